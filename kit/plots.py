@@ -1,0 +1,124 @@
+"""Records in, figures out: every picture of the notebooks, readable in print and without colour.
+
+Every function returns a matplotlib Figure. `warning` (of a stand-in data set) is written
+across the top of a picture, so that no picture of stand-in data can pass for a real one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Okabe-Ito, safe for colour-blind readers; the hatches tell the bars apart in print.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999")
+HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
+
+
+def _figure(width: float, height: float, title: str, warning: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    _warn(figure, warning)
+    return figure, axes
+
+
+def _warn(figure: Figure, warning: str) -> None:
+    if warning:
+        figure.suptitle(warning, color="#B00000", fontsize=10, fontweight="bold", wrap=True)
+
+
+def image_grid(
+    images: "np.ndarray", labels: Sequence[int], names: Sequence[str], warning: str = ""
+) -> Figure:
+    """Show the first image of each class, (N, 28, 28) uint8, in one row."""
+    figure = Figure(figsize=(9, 1.6 + 0.3 * bool(warning)), layout="constrained")
+    row = figure.subplots(1, len(names))
+    _warn(figure, warning)
+    for number, (axes, name) in enumerate(zip(row, names, strict=True)):
+        axes.set_title(name, fontsize=8)
+        axes.axis("off")
+        found = [index for index, label in enumerate(labels) if label == number]
+        if found:
+            axes.imshow(images[found[0]], cmap="gray_r", vmin=0, vmax=255)
+    return figure
+
+
+def loss_curve(losses: Sequence[tuple[int, float]], steps_per_epoch: int, warning: str) -> Figure:
+    """Draw mean training loss (cross entropy) over steps, with the epochs marked."""
+    figure, axes = _figure(7, 3, "Training loss", warning)
+    axes.plot([s for s, _ in losses], [v for _, v in losses], "o-", color=COLOURS[0], markersize=3)
+    last = max((step for step, _ in losses), default=0)
+    for end in range(steps_per_epoch, last + 1, steps_per_epoch):
+        axes.axvline(end, color="#BBBBBB", linewidth=0.8, linestyle=":")
+    axes.set_xlabel("step (dotted: end of an epoch)")
+    axes.set_ylabel("cross entropy")
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def confusion_matrix(matrix: "np.ndarray", names: Sequence[str], warning: str = "") -> Figure:
+    """Draw counts (10, 10), rows the true class, columns the predicted one."""
+    figure, axes = _figure(6.2, 5.4, "Confusion matrix (test images)", warning)
+    axes.imshow(matrix, cmap="Blues")
+    axes.spines[["top", "right"]].set_visible(True)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    half = matrix.max() / 2
+    for (row, column), count in _cells(matrix):
+        colour = "white" if count > half else "black"
+        axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
+    return figure
+
+
+def _cells(matrix: "np.ndarray") -> list[tuple[tuple[int, int], int]]:
+    rows, columns = matrix.shape
+    return [((r, c), int(matrix[r, c])) for r in range(rows) for c in range(columns)]
+
+
+def timeline(rows: Mapping[str, Mapping[str, float]], warning: str = "") -> Figure:
+    """Stack the seconds of each row (a run) by what they went to; the total stands behind."""
+    names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
+    height = 1.3 + 0.45 * len(rows) + 0.2 * ((len(names) + 3) // 4)
+    figure, axes = _figure(8, height, "Where the seconds went", warning)
+    left = [0.0] * len(rows)
+    for number, name in enumerate(names):
+        widths = [parts.get(name, 0.0) for parts in rows.values()]
+        style = {"color": COLOURS[number % 8], "hatch": HATCHES[number % 8]}
+        axes.barh(list(rows), widths, left=left, label=name, edgecolor="white", **style)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    for row, total in enumerate(left):
+        axes.text(total, row, f" {total:,.1f} s", va="center", fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("seconds")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def bars(
+    groups: Mapping[str, Mapping[str, float]], title: str, unit: str, logarithmic: bool = False
+) -> Figure:
+    """Draw groups of bars with their numbers on top: group -> series -> height."""
+    series = list(dict.fromkeys(name for parts in groups.values() for name in parts))
+    figure, axes = _figure(1.8 + 1.9 * len(groups), 3.4, title, "")
+    width = 0.8 / max(len(series), 1)
+    for number, name in enumerate(series):
+        at = [group + number * width for group in range(len(groups))]
+        heights = [parts.get(name, 0.0) for parts in groups.values()]
+        style = {"color": COLOURS[number % 8], "hatch": HATCHES[number % 8]}
+        drawn = axes.bar(at, heights, width, label=name, edgecolor="white", **style)
+        axes.bar_label(drawn, [f"{height:,.0f}" for height in heights], fontsize=8, padding=2)
+    middle = (len(series) - 1) * width / 2
+    axes.set_xticks([group + middle for group in range(len(groups))], list(groups))
+    axes.set_ylabel(unit)
+    if logarithmic:
+        axes.set_yscale("log")
+    axes.margins(y=0.15)
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    return figure

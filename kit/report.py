@@ -1,0 +1,155 @@
+"""The article's table from `results/article/`, and new runs beside it.
+
+A new column holds every finished run of one target with the newest parameters and data: one
+run as it is, several as their median with the smallest and largest value.
+"""
+
+import ast
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kit import records
+from kit.errors import DataError
+from kit.records import Json
+from kit.settings import ROOT, Settings
+
+ARTICLE = ROOT / "results" / "article" / "figures.json"
+NOTEBOOKS = ROOT / "notebooks"
+# label of the row -> key of the figure, digits after the point
+ROWS: Mapping[str, tuple[str, int]] = {
+    "training s": ("training_s", 2),
+    "Ray job s": ("ray_job_s", 2),
+    "train component s": ("train_component_s", 2),
+    "pipeline s": ("pipeline_s", 2),
+    "rows of notebook code": ("notebook_rows", 0),
+    "accuracy": ("accuracy", 4),
+    "Slurm BU": ("slurm_bu", 2),
+    "VM + floating IP BU": ("cloud_bu", 2),
+    "total BU, as in the article": ("total_bu", 2),
+}
+Column = dict[str, str]
+
+
+def article() -> dict[str, Json]:
+    """Give the published figures: target -> figure -> value."""
+    targets: dict[str, Json] = records.read_json(ARTICLE)["targets"]
+    return targets
+
+
+def notebook_rows(path: Path) -> int:
+    """Count rows by the article's rule: the lines of all code cells."""
+    cells = _cells(path)
+    return sum(len(source.splitlines()) for source in cells)
+
+
+def package_lines(notebook: Path) -> dict[str, int]:
+    """Count the lines of each file of `kit/` that a notebook pulls in, by its imports.
+
+    Every import statement counts, also those inside functions, and those of the files
+    imported: file name -> lines.
+    """
+    todo = _imports("\n".join(_cells(notebook)))
+    lines: dict[str, int] = {}
+    while todo:
+        path = ROOT / "kit" / f"{todo.pop()}.py"
+        if path.name in lines or not path.exists():
+            continue
+        source = path.read_text(encoding="utf-8")
+        lines[path.name] = len(source.splitlines())
+        todo |= _imports(source)
+    return dict(sorted(lines.items()))
+
+
+def _cells(path: Path) -> list[str]:
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise DataError(f"{path} is not a notebook", str(err)) from err
+
+
+def _imports(source: str) -> set[str]:
+    """Name the files of `kit/` that some Python source imports (magics left out)."""
+    lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    found: set[str] = {"__init__"}
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.ImportFrom) and node.module == "kit":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kit."):
+            found.add(str(node.module).removeprefix("kit."))
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("kit.") for a in node.names if a.name.startswith("kit.")}
+    return found
+
+
+def columns(settings: Settings) -> tuple[dict[str, Column], list[str]]:
+    """Build the table: column title -> row label -> text, and what could not be read."""
+    table = {f"article {name}": _published(figures) for name, figures in article().items()}
+    history, problems = records.read_history(settings.profile_dir / "history.jsonl")
+    for target, runs in _newest_groups(history).items():
+        table[f"{target} (new)"] = _measured(target, runs)
+    return table, problems
+
+
+def _published(figures: Json) -> Column:
+    column = {label: _number(figures.get(key), digits) for label, (key, digits) in ROWS.items()}
+    return column | {"data": "official 60,000 + 10,000", "runs": "1", "hardware": "as published"}
+
+
+def _newest_groups(history: Iterable[Json]) -> dict[str, list[Json]]:
+    """Give for each target the runs that share parameters and data with its newest run."""
+    groups: dict[str, dict[str, list[Json]]] = {}
+    for run in history:
+        kind = json.dumps([run["parameters"], run.get("data", {}).get("hash")], sort_keys=True)
+        kinds = groups.setdefault(run["target"], {})
+        kinds[kind] = [*kinds.pop(kind, []), run]  # the kind of the newest run stands last
+    return {target: list(kinds.values())[-1] for target, kinds in groups.items()}
+
+
+def _measured(target: str, runs: list[Json]) -> Column:
+    column = {}
+    for label, (key, digits) in ROWS.items():
+        values = [run["figures"][key] for run in runs if key in run.get("figures", {})]
+        column[label] = _spread(values, digits)
+    notebook = NOTEBOOKS / f"{target}.ipynb"
+    column["rows of notebook code"] = _number(notebook_rows(notebook), 0)
+    newest = runs[-1]
+    column["data"] = newest.get("data", {}).get("title", "not recorded")
+    column["runs"] = str(len(runs))
+    host = newest.get("host", {})
+    column["hardware"] = f"{host.get('cpu', '?')}, {newest['parameters'].get('threads')} thread(s)"
+    return column
+
+
+def _spread(values: list[float], digits: int) -> str:
+    if len(values) < 2:
+        return _number(values[0] if values else None, digits)
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:,.{digits}f} [{low:,.{digits}f} to {high:,.{digits}f}]"
+
+
+def _number(value: Any, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def render(table: Mapping[str, Column], form: str) -> str:
+    """Give the table as text: form "table" (terminal) or "md" (Markdown)."""
+    titles = list(table)
+    labels = list(dict.fromkeys(label for column in table.values() for label in column))
+    lines = [["", *titles]] + [[n, *(table[t].get(n, "-") for t in titles)] for n in labels]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(titles) + 1)]
+    rows = [
+        [
+            line[0].ljust(widths[0]),
+            *(text.rjust(w) for text, w in zip(line[1:], widths[1:], strict=True)),
+        ]
+        for line in lines
+    ]
+    if form == "md":
+        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
+    rule = ["-" * width for width in widths]
+    return "\n".join("  ".join(row).rstrip() for row in [rows[0], rule, *rows[1:]])
