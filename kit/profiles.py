@@ -150,8 +150,12 @@ def _sections(path: Path, table: dict[str, Any]) -> dict[str, Any]:
     return sections
 
 
-def _typed(path: Path, section: str, cls: type, table: dict[str, Any]) -> Any:
+def _typed(path: Path, section: str, cls: type, table: Any) -> Any:
     """Build the dataclass of one section, with every key and type checked."""
+    if not isinstance(table, dict):
+        raise UsageError(
+            f"{path}: [{section}] is {table!r}", next_step=f"write a table [{section}]"
+        )
     hints = typing.get_type_hints(cls)
     _refuse_unknown(path, section, table, list(hints))
     required = [

@@ -9,12 +9,16 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kit import records
+from kit import plots, records
 from kit.errors import DataError
 from kit.records import Json
 from kit.settings import ROOT, Settings
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 ARTICLE = ROOT / "results" / "article" / "figures.json"
 NOTEBOOKS = ROOT / "notebooks"
@@ -83,6 +87,48 @@ def _imports(source: str) -> set[str]:
         elif isinstance(node, ast.Import):
             found |= {a.name.removeprefix("kit.") for a in node.names if a.name.startswith("kit.")}
     return found
+
+
+def size_table() -> "pandas.DataFrame":
+    """Give, for each target with a notebook, the article's rows, ours and the lines of `kit/`."""
+    import pandas
+
+    sizes = _sizes()
+    frame = pandas.DataFrame.from_dict(sizes, orient="index")
+    frame["rows saved"] = [f"{1 - s['our rows'] / s['article rows']:.1%}" for s in sizes.values()]
+    return frame
+
+
+def size_chart() -> "Figure":
+    """Draw the sizes as bars on a logarithmic axis."""
+    return plots.bars(_sizes(), "Rows of notebook code and lines behind them", "rows, lines", True)
+
+
+def size_details() -> "pandas.DataFrame":
+    """Give the lines of each file of `kit/` that each notebook pulls in."""
+    import pandas
+
+    pulled = {path.stem: package_lines(path) for path in _target_notebooks()}
+    frame = pandas.DataFrame(pulled).fillna(0).astype(int).sort_index()
+    frame.loc["together"] = frame.sum()
+    return frame
+
+
+def _target_notebooks() -> list[Path]:
+    paths = [NOTEBOOKS / f"{name}.ipynb" for name in ("local", "cloud", "cloud-hpc")]
+    return [path for path in paths if path.exists()]
+
+
+def _sizes() -> dict[str, dict[str, int]]:
+    published = {name.removesuffix("-1"): figures for name, figures in article().items()}
+    return {
+        path.stem: {
+            "article rows": published[path.stem]["notebook_rows"],
+            "our rows": notebook_rows(path),
+            "lines of kit/": sum(package_lines(path).values()),
+        }
+        for path in _target_notebooks()
+    }
 
 
 def columns(settings: Settings) -> tuple[dict[str, Column], list[str]]:

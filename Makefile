@@ -1,0 +1,61 @@
+# `make reproduce` runs the experiments and prints the table, `make test` checks everything.
+# Both do all the set-up they need. `make local` is the quick way to a first result.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+KIT := $(BIN)/kit
+PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup local reproduce test lint lab bench sandbox sandbox-down lock
+
+help: ## say what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "The kit needs Python 3.11; name one with: make PYTHON=python3.11 …"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "No venv could be made; on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 2; }
+
+$(VENV)/local.stamp: requirements.lock pyproject.toml | $(BIN)/python
+	@echo "Installing the packages of the local target into $(VENV) (one to two minutes) …"
+	@$(PIP) -c requirements.lock setuptools
+	@$(PIP) -c requirements.lock --no-build-isolation -e '.[local]'
+	@touch $@
+
+$(VENV)/full.stamp: requirements.lock pyproject.toml | $(BIN)/python
+	@echo "Installing all packages of requirements.lock into $(VENV) (two to three minutes) …"
+	@$(PIP) -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $(VENV)/local.stamp $@
+
+setup: $(VENV)/full.stamp ## make .venv with everything from the lock
+
+local: $(if $(wildcard $(VENV)/full.stamp),,$(VENV)/local.stamp) ## a first result: the local target, one epoch
+	@$(KIT) run local -p epochs 1
+	@$(KIT) report
+
+reproduce: setup ## run every notebook and print the article's table with the new runs
+	@$(KIT) reproduce
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
+
+test: setup lint ## linters, types, all tests, on the sandbox's real services
+	@$(BIN)/python -m pytest
+
+sandbox: setup ## start the sandbox's services
+	@$(KIT) sandbox up
+
+sandbox-down: setup ## stop the sandbox's services
+	@$(KIT) sandbox down
+
+lab: setup ## JupyterLab on the notebooks
+	@$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+
+bench: setup ## speed and memory as ratios of one run on this machine
+	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lock: setup ## make requirements.lock and environment.yml from pyproject.toml
+	@$(BIN)/python env/lock.py
