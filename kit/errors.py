@@ -48,6 +48,10 @@ class Unreachable(KitError):
     exit_code = 3
 
 
+class HostKeyRefused(Unreachable):
+    """The other side is not the machine that is known by that name; nothing was sent to it."""
+
+
 class CredentialRefused(KitError):
     """The other side does not accept a key, certificate, password or token."""
 
