@@ -1,0 +1,55 @@
+"""Tensors and a little JSON in one safetensors file, written whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from kit.errors import DataError
+
+Tensors = dict[str, torch.Tensor]
+
+
+def save(path: Path, tensors: Tensors, state: dict[str, Any] | None = None) -> None:
+    """Write the tensors, with `state` as JSON in the file's header, and rename into place.
+
+    One file and one rename: whoever is killed in between leaves the old file or the new one.
+    Raises DataError when the folder cannot be written or is full.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": "pt", "state": json.dumps(state or {}, allow_nan=False)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("wb") as file:
+            file.write(safetensors.torch.save(content, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as err:
+        fresh.unlink(missing_ok=True)
+        next_step = "make room there, or set KIT_RESULTS_DIR to a folder that can be written"
+        raise DataError(f"writing {path}", str(err), next_step) from err
+
+
+def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read what `save` wrote: the tensors (on the CPU) and the state.
+
+    Raises DataError when the file is missing, cut or of another kind. Nothing in the file is
+    ever executed: safetensors holds numbers only.
+    """
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            state = json.loads((file.metadata() or {}).get("state", "{}"))
+    except (OSError, ValueError, safetensors.SafetensorError) as err:
+        raise DataError(
+            f"reading {path}", str(err), "remove the file, or give one that `save` wrote"
+        ) from err
+    if not isinstance(state, dict):
+        raise DataError(f"reading {path}", "a state that is not an object", "remove the file")
+    return tensors, state
