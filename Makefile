@@ -39,7 +39,7 @@ local: $(if $(wildcard $(VENV)/full.stamp),,$(VENV)/local.stamp) ## a first resu
 reproduce: setup ## run every notebook and print the article's table with the new runs
 	@$(KIT) reproduce
 
-lint: setup
+lint: setup ## linters and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 
 test: setup lint ## linters, types, all tests, on the sandbox's real services

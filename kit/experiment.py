@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from kit import fashion_mnist, plots, records, report, runlog, runs, settings, tracking, training
+from kit.errors import UsageError
+from kit.hyperparameters import Hyperparameters
 from kit.records import Json, Timeline
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class Local:
 
     run: runs.Run
     data: fashion_mnist.Dataset
-    hyperparameters: training.Hyperparameters
+    hyperparameters: Hyperparameters
     trained: training.Trained | None = None
     evaluation: training.Evaluation | None = None
 
@@ -44,11 +46,11 @@ class Local:
 def start_local(profile: str, fresh: bool, **hyperparameters: object) -> Local:
     """Read the settings and the data and start a run, or go on with a broken-off one.
 
-    `hyperparameters` are the fields of `training.Hyperparameters`. Raises UsageError for a
+    `hyperparameters` are the fields of `Hyperparameters`. Raises UsageError for a
     value that cannot be, DataError for damaged data, Busy when the run is being executed.
     """
     loaded = settings.load(profile)
-    chosen = training.Hyperparameters(**hyperparameters)  # type: ignore[arg-type]
+    chosen = Hyperparameters(**hyperparameters)  # type: ignore[arg-type]
     timeline = Timeline()
     with timeline.span("data"):
         data = fashion_mnist.load(loaded.data_dir, loaded.cache_dir)
@@ -170,13 +172,11 @@ def compare(work: Local) -> "pandas.DataFrame":
     """Put this run beside the article's local row."""
     import pandas
 
-    published = report.article()["local"]
     table, _ = report.columns(work.run.settings)
     ours = table["local (new)"]
-    rows = {label: [table["article local"][label], text] for label, text in ours.items()}
-    frame = pandas.DataFrame.from_dict(rows, orient="index", columns=["article", "this machine"])
-    frame.attrs["speed-up"] = published["training_s"] / max(_seconds(work), 1e-9)
-    return frame
+    theirs = table["article local"]
+    rows = {label: [theirs[label], text] for label, text in ours.items() if text != "-"}
+    return pandas.DataFrame.from_dict(rows, orient="index", columns=["article", "this machine"])
 
 
 def show_timeline(work: Local) -> "Figure":
@@ -186,11 +186,5 @@ def show_timeline(work: Local) -> "Figure":
     return plots.timeline({work.run.target: seconds}, work.data.warning)
 
 
-def _seconds(work: Local) -> float:
-    return work.trained.seconds if work.trained else 0.0
-
-
-def _too_early(step: str) -> Exception:
-    from kit.errors import UsageError
-
+def _too_early(step: str) -> UsageError:
     return UsageError("this step came too early", next_step=f"run the cell with `{step}` first")

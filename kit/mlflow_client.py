@@ -8,6 +8,7 @@ overwritten by itself; a model version is found by its tag.
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ def connect(uri: str, env_file: Path | None = None) -> Iterator[Any]:
     if uri.startswith("http"):
         _check_health(uri, secrets.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True)
     with _environment({**_MLFLOW_ENV, **secrets}):
-        from mlflow import MlflowClient  # here: it takes a second
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tqdm 4.70 misses ipywidgets, not needed here
+            from mlflow import MlflowClient  # here: it takes a second
 
         with _quiet("mlflow", "alembic"), kit_errors(uri, env_file):
             yield MlflowClient(uri, uri)

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ def run(settings: Settings, name: str, values: Mapping[str, Any]) -> records.Jso
 
 def _execute(notebook: Path, executed: Path, values: Mapping[str, Any]) -> Any:
     """Run the notebook with its streams shown here; give the failure or None."""
-    import papermill
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm 4.70 misses ipywidgets, which nothing here needs
+        import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
@@ -138,9 +141,9 @@ def _keep(settings: Settings, executed: Path, run_id: str | None, failed: bool) 
 
 def _told(failure: Any, kept: Path) -> KitError:
     """Turn papermill's error into the error that the cell raised."""
-    kind = getattr(errors, failure.ename, KitError)
+    kind = getattr(errors, failure.ename, None)
     text = _ANSI.sub("", failure.evalue)
-    message = text if issubclass(kind, KitError) else f"{failure.ename}: {text}"
+    message = text if kind else f"{failure.ename}: {text}"
     told = KitError(message, next_step=f"the cells up to there are in {kept}")
     told.exit_code = getattr(kind, "exit_code", 1)
     return told
