@@ -27,6 +27,7 @@ from kit.model import Model, as_labels, as_tensor, machine
 from kit.model import load_model as load_model  # for those who train and then save
 from kit.model import save_model as save_model
 from kit.progress import Bar, Progress
+from kit.sgd import SGD
 
 NAME = "Convolutional-neural-network-classifier"
 LOSS_EVERY = 2000  # steps in one point of the loss curve; fewer when an epoch is short
@@ -58,7 +59,7 @@ class _State:
     """What changes while training: the checkpoint holds all of it."""
 
     model: Model
-    optimizer: torch.optim.SGD
+    sgd: SGD
     shuffle: torch.Generator
     epoch: int
     losses: list[tuple[int, float]]
@@ -87,10 +88,11 @@ def train(
         if path and path.exists():
             _restore(path, state, data, hp)
         resumed = state.epoch
-        x, y = as_tensor(data.train_images, hp.device), as_labels(data.train_labels, hp.device)
+        x = as_tensor(data.train_images, hp.device)
+        targets = F.one_hot(as_labels(data.train_labels, hp.device), len(LABELS)).float()
         while state.epoch < hp.epochs:
             clock = time.perf_counter()
-            _train_epoch(state, x, y, hp, resumed, show)
+            _train_epoch(state, x, targets, hp, resumed, show)
             state.seconds += time.perf_counter() - clock
             state.epoch, state.end = state.epoch + 1, time.time()
             if path:
@@ -102,33 +104,25 @@ def _begin(hp: Hyperparameters) -> _State:
     """Seed first, then build: the same seed gives the same weights and the same order."""
     torch.manual_seed(hp.seed)
     model = Model().to(hp.device)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=hp.learning_rate, momentum=hp.momentum, fused=True
-    )
     shuffle = torch.Generator().manual_seed(hp.seed)
-    return _State(model, optimizer, shuffle, 0, [], time.time(), 0.0, 0.0)
+    return _State(model, SGD(model, hp), shuffle, 0, [], time.time(), 0.0, 0.0)
 
 
 def _train_epoch(
     state: _State,
     x: Tensor,
-    y: Tensor,
+    targets: Tensor,
     hp: Hyperparameters,
     resumed: int,
     show: Callable[[Progress], None],
 ) -> None:
     """One pass over all images in a new order: one SGD step a batch, the last may be smaller."""
-    model, optimizer = state.model, state.optimizer
     order = torch.randperm(len(x), generator=state.shuffle).to(hp.device)
     batches = torch.split(order, hp.batch_size)
     stride = min(LOSS_EVERY, max(1, len(batches) // 5))
     total = torch.zeros((), device=hp.device)
     for number, batch in enumerate(batches, start=1):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x[batch]), y[batch])
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        total += loss.detach()
+        total += state.sgd.step(x[batch], targets[batch])
         if number % stride == 0 or number == len(batches):
             mean = float(total) / ((number - 1) % stride + 1)
             total.zero_()
@@ -144,10 +138,8 @@ def _train_epoch(
 
 def _keep(path: Path, state: _State, data: Dataset, hp: Hyperparameters) -> None:
     """Save weights, momentum and the shuffle's state, and beside them where the run is."""
-    names = [name for name, _ in state.model.named_parameters()]
-    buffers = [state.optimizer.state[p]["momentum_buffer"] for p in state.model.parameters()]
     tensors = {f"weight.{name}": p.detach() for name, p in state.model.named_parameters()}
-    tensors |= {f"momentum.{name}": b for name, b in zip(names, buffers, strict=True)}
+    tensors |= {f"momentum.{name}": v for name, v in state.sgd.velocity.items()}
     tensors["shuffle"] = state.shuffle.get_state()
     record = {field: getattr(state, field) for field in ("epoch", "losses", *_TIMES)}
     checkpoint.save(path, tensors, record | {"of": _identity(data, hp)})
@@ -168,8 +160,7 @@ def _restore(path: Path, state: _State, data: Dataset, hp: Hyperparameters) -> N
     try:
         for name, parameter in state.model.named_parameters():
             parameter.data.copy_(tensors[f"weight.{name}"])
-            buffer = tensors[f"momentum.{name}"].to(hp.device)
-            state.optimizer.state[parameter]["momentum_buffer"] = buffer
+            state.sgd.velocity[name].copy_(tensors[f"momentum.{name}"])
         state.shuffle.set_state(tensors["shuffle"])
         state.epoch = int(record["epoch"])
         state.losses = [(int(step), float(loss)) for step, loss in record["losses"]]
