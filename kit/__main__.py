@@ -43,7 +43,7 @@ def run(
     target: str, pairs: tuple[tuple[str, str], ...], profile: str | None, fresh: bool, repeat: int
 ) -> None:
     """Run the notebook of TARGET and keep what it made under results/."""
-    from kit import notebooks, settings
+    from kit import notebooks, reproduce, settings
 
     loaded = settings.load(profile)
     values = notebooks.parse(pairs) | ({"fresh": True} if fresh else {})
@@ -52,10 +52,19 @@ def run(
             f"kit run {target}: run {number} of {repeat}, profile {loaded.profile}", err=True
         )
         record = notebooks.run(loaded, target, values)
+        click.echo(reproduce.summary(record))
         if record:
-            figures = ", ".join(f"{key} {value:.5g}" for key, value in record["figures"].items())
-            click.echo(f"{record['run']}: {figures}")
             click.echo(f"  files: {loaded.profile_dir / 'runs' / record['run']}")
+
+
+@cli.command("reproduce")
+@click.option("--profile", help="The site profile (default: KIT_PROFILE, else sandbox).")
+@click.pass_context
+def reproduce_command(ctx: click.Context, profile: str | None) -> None:
+    """Run every notebook, then show the article's table with the new runs beside it."""
+    from kit import reproduce, settings
+
+    ctx.exit(reproduce.reproduce(settings.load(profile), click.echo))
 
 
 @cli.command()

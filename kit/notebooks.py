@@ -109,7 +109,7 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, Any]) -> Any:
             str(executed),
             dict(values),
             kernel_name="python3",
-            progress_bar=False,
+            progress_bar=sys.stderr.isatty(),
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
             config=transport,

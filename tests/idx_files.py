@@ -1,57 +1,60 @@
-"""IDX files for tests: the 900 real images where they are at hand, else generated ones."""
+"""Write IDX files, right and wrong ones, for tests and benchmarks."""
 
 import gzip
 import os
-import shutil
 import struct
 from pathlib import Path
 
 import numpy as np
 
-from kit.fashion_mnist import stand_in
-
-NAMES = {"train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")}
-NAMES["test"] = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+from kit import fashion_mnist
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    """Write an unsigned-byte IDX file, gzipped when its name says so."""
-    head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    content = head + np.ascontiguousarray(array, dtype=np.uint8).tobytes()
-    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+def images_bytes(images: np.ndarray) -> bytes:
+    return struct.pack(">4I", 2051, *images.shape) + images.tobytes()
 
 
-def write_data_dir(folder: Path, train: int, test: int) -> Path:
-    """Write the four files of a generated set of that many images."""
+def labels_bytes(labels: np.ndarray) -> bytes:
+    return struct.pack(">2I", 2049, len(labels)) + labels.tobytes()
+
+
+def four_files(data: fashion_mnist.Dataset) -> dict[str, bytes]:
+    """The four files of a data set, gzipped, always the same bytes."""
+    plain = (
+        images_bytes(data.train_images),
+        labels_bytes(data.train_labels),
+        images_bytes(data.test_images),
+        labels_bytes(data.test_labels),
+    )
+    return {
+        name: gzip.compress(content, 1, mtime=0)
+        for name, content in zip(fashion_mnist.FILES, plain, strict=True)
+    }
+
+
+def write_folder(folder: Path, data: fashion_mnist.Dataset) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    data = stand_in(train, test)
-    for part, images, labels in (
-        ("train", data.train_images, data.train_labels),
-        ("test", data.test_images, data.test_labels),
-    ):
-        write_idx(folder / NAMES[part][0], images)
-        write_idx(folder / NAMES[part][1], labels)
+    for name, content in four_files(data).items():
+        (folder / name).write_bytes(content)
     return folder
 
 
-def real_data_dir() -> Path | None:
-    """Give the folder of the 900 real images, where KIT_TEST_DATA names them."""
+def real_or_stand_in() -> fashion_mnist.Dataset:
+    """The 900 real images where `KIT_TEST_DATA` leads to them, else generated ones.
+
+    Whoever prints figures says which: `source` is `folder` or `synthetic`.
+    """
     given = os.environ.get("KIT_TEST_DATA")
-    return Path(given) / "fashion-mnist-900" if given else None
+    if given:
+        return fashion_mnist.load(Path(given) / "fashion-mnist-900", Path(given))
+    return fashion_mnist.stand_in(720, 180)
 
 
 def small_data_dir(folder: Path) -> Path:
-    """Make a folder of 720 + 180 images, real ones where they are at hand."""
-    real = real_data_dir()
-    if real is None:
-        return write_data_dir(folder, 720, 180)
-    folder.mkdir(parents=True)
-    for names in NAMES.values():
-        for name in names:
-            shutil.copyfile(real / name, folder / name)
-    return folder
+    """A folder of 720 + 180 images, real ones where they are at hand."""
+    return write_folder(folder, real_or_stand_in())
 
 
 def full_size_data_dir(folder: Path) -> Path:
-    """Make a folder of 60,000 + 10,000 generated images."""
-    return write_data_dir(folder, 60_000, 10_000)
+    """A folder of 60,000 + 10,000 generated images."""
+    return write_folder(folder, fashion_mnist.stand_in())

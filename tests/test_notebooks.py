@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
+from filelock import FileLock
 from idx_files import small_data_dir
 
 from kit import notebooks, records, settings
@@ -169,3 +172,29 @@ def test_a_damaged_data_file_ends_the_run_with_its_name(environ):
     assert done.returncode == 1
     assert "train-images-idx3-ubyte.gz" in done.stderr
     assert "local-failed.ipynb" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_under_its_id_and_ends_as_an_unbroken_one(environ, tmp_path):
+    arguments = [sys.executable, "-m", "kit", "run", "local", "-p", "epochs", "60"]
+    base = tmp_path / "results" / "sandbox"
+    first = subprocess.Popen(arguments, env=environ, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not list(base.glob("runs/*/checkpoint/*")):
+        assert first.poll() is None, "it ended before its first checkpoint"
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    (folder,) = (base / "runs").iterdir()
+    with FileLock(folder / ".lock", timeout=30):  # its kernel notices that its parent is gone
+        assert not (folder / "record.json").exists()
+    again = kit(environ, "run", "local", "-p", "epochs", "60")
+    assert again.returncode == 0, again.stderr[-2000:]
+    (line,) = records.read_history(base / "history.jsonl")[0]
+    assert (line["run"], line["resumed"]) == (folder.name, True)
+    unbroken = kit(environ, "run", "local", "-p", "epochs", "60", "--fresh")
+    assert unbroken.returncode == 0, unbroken.stderr[-2000:]
+    whole = records.read_history(base / "history.jsonl")[0][-1]
+    assert whole["resumed"] is False
+    assert whole["performance"] == line["performance"]
+    other = base / "runs" / whole["run"] / "model.safetensors"
+    assert other.read_bytes() == (folder / "model.safetensors").read_bytes()

@@ -135,3 +135,20 @@ def test_an_unwritable_results_folder_is_named_with_the_setting(loaded, tmp_path
 
 def test_a_busy_run_is_a_kit_error():
     assert issubclass(Busy, KitError)
+
+
+def test_runs_that_finish_at_the_same_time_leave_one_whole_set_and_all_their_lines(loaded):
+    code = (
+        "import sys; from kit import runs, settings\n"
+        "run = runs.start_run(settings.load('sandbox'), 'local', {'n': sys.argv[1]}, 'd', False)\n"
+        "run.save('a.json', run.id); run.save('b.json', run.id)\n"
+        "run.finish({'local/a.json': 'a.json', 'local/b.json': 'b.json'}, {'figures': {}})"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", code, str(n)]) for n in range(4)]
+    assert [process.wait(60) for process in started] == [0, 0, 0, 0]
+    history, problems = records.read_history(loaded.profile_dir / "history.jsonl")
+    assert (len({row["run"] for row in history}), problems) == (4, [])
+    manifest = records.read_json(loaded.profile_dir / "manifest.json")
+    owners = {(loaded.profile_dir / name).read_text() for name in manifest}
+    assert owners == {entry["run"] for entry in manifest.values()}
+    assert len(owners) == 1

@@ -1,0 +1,66 @@
+"""`make reproduce`: every notebook in order, then the article's table with the new runs.
+
+Where the sandbox cannot be had, the notebooks that need nothing of it still run, and the end
+says what was left out and how to get it.
+"""
+
+import os
+from collections.abc import Callable
+
+from kit import notebooks, report, sandbox
+from kit.errors import KitError, UsageError
+from kit.settings import Settings
+
+Say = Callable[[str], None]
+# notebook -> whether it needs the sandbox's services
+ORDER = {"local": False, "cloud": True, "cloud-hpc": True, "Notebook_Size_Comparison": False}
+
+
+def reproduce(settings: Settings, say: Say) -> int:
+    """Run everything; give the exit code: 1 in CI when something had to be left out."""
+    reason = _sandbox(settings, say)
+    left_out = []
+    for name, needs_sandbox in ORDER.items():
+        if not (notebooks.NOTEBOOKS / f"{name}.ipynb").exists():
+            continue
+        if needs_sandbox and reason is not None:
+            left_out.append(name)
+            continue
+        say(f"running the notebook {name} …")
+        say(summary(notebooks.run(settings, name, {})))
+    table, problems = report.columns(settings)
+    for line in [report.render(table, "table"), *problems]:
+        say(line)
+    if reason is None:
+        return 0
+    say(f"\nNot run: {', '.join(left_out) or 'the sandbox'}\n{reason}")
+    return 1 if os.environ.get("CI") else 0
+
+
+def summary(record: dict[str, object] | None) -> str:
+    """Tell in a few lines what a run came to; stand-in data in capital letters."""
+    if record is None:
+        return "  done"
+    figures = record["figures"]
+    data = record.get("data")
+    told = (
+        [f"{key} {value:.5g}" for key, value in figures.items()]
+        if isinstance(figures, dict)
+        else []
+    )
+    lines = [f"  {record['run']}: {', '.join(told)}"]
+    if isinstance(data, dict) and data.get("warning"):
+        lines.append(f"  !!! {data['warning']}")
+    return "\n".join(lines)
+
+
+def _sandbox(settings: Settings, say: Say) -> KitError | None:
+    """Bring the sandbox up; give the reason when its packages are missing."""
+    if settings.profile != "sandbox":
+        return None
+    say("bringing the sandbox up …")
+    try:
+        sandbox.up(settings, say)
+    except UsageError as err:
+        return err
+    return None
