@@ -22,7 +22,9 @@ def save(path: Path, tensors: Tensors, state: dict[str, Any] | None = None) -> N
     """
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", "state": json.dumps(state or {}, allow_nan=False)}
+    # One key only: safetensors 0.6 writes several in a random order, and equal models shall
+    # be equal files (their hashes are compared).
+    metadata = {"state": json.dumps(state, allow_nan=False)} if state else {"format": "pt"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("wb") as file:
