@@ -22,7 +22,7 @@ def save(path: Path, tensors: Tensors, state: dict[str, Any] | None = None) -> N
     """
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # One key only: safetensors 0.6 writes several in a random order, and equal models shall
+    # One key only: safetensors 0.8.0 writes several in a random order, and equal models shall
     # be equal files (their hashes are compared).
     metadata = {"state": json.dumps(state, allow_nan=False)} if state else {"format": "pt"}
     try:
