@@ -1,0 +1,90 @@
+# The part of `svc` that is Allas: Keystone, and Ceph's monitor, OSD and RADOS gateway.
+# Read by svc. Everything listens on a loopback address and wants a credential: Keystone's tokens
+# and EC2 keys from users, cephx between the Ceph daemons.
+
+svc_keystone() {
+    local url=http://$ADDR_KEYSTONE:$PORT_KEYSTONE/v3
+    export OS_BOOTSTRAP_PASSWORD=$KEYSTONE_ADMIN_PASSWORD OS_BOOTSTRAP_REGION_ID=regionOne
+    export OS_BOOTSTRAP_{PUBLIC,INTERNAL,ADMIN}_URL="$url"
+    export SBX PROJECTS CSC_PASSWORD RGW_SERVICE_PASSWORD PLATFORM_PASSWORD ADDR_RGW PORT_RGW
+    umask 077
+    exec "$APPS/keystone/bin/python" "$here/keystone_serve.py" "$SBX/etc/keystone.conf" \
+        "$SBX/state/keystone" "$ADDR_KEYSTONE" "$PORT_KEYSTONE"
+}
+token() { # print a token of the platform's user
+    local body='{"auth": {"identity": {"methods": ["password"], "password": {"user": {"name":
+        "platform", "domain": {"id": "default"}, "password": "'$PLATFORM_PASSWORD'"}}},
+        "scope": {"project": {"name": "platform", "domain": {"id": "default"}}}}}'
+    curl -sf -m 5 -o /dev/null -D - -H 'Content-Type: application/json' -d @- \
+        "http://$ADDR_KEYSTONE:$PORT_KEYSTONE/v3/auth/tokens" <<<"$body" |
+        tr -d '\r' | sed -n 's/^x-subject-token: *//Ip' | grep .
+}
+check_keystone() { test -s "$SBX/etc/.env" && test -n "$(token)" && echo "a token"; }
+
+ceph_() { ceph -c "$SBX/etc/ceph.conf" --connect-timeout 20 "$@"; }
+asok() { # asok NAME COMMAND: ask a daemon on its socket; the `ceph` command takes ten times as long
+    "$SYS_PYTHON" -ISc 'import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.settimeout(5)
+s.connect(sys.argv[1])
+s.sendall(b"{\"prefix\": \"%s\"}\0" % sys.argv[2].encode())
+print(s.makefile("rb").read()[4:].decode())' "$SBX/run/$1.asok" "$2"
+}
+ceph_keyring() { # made once, before anything else of Ceph
+    local ring=$SBX/state/ceph/keyring any='allow *'
+    [ ! -s "$ring" ] || return 0
+    mkdir -p "$SBX/state/ceph/rgw"
+    ceph-authtool -C "$ring.new" -n mon. --gen-key --cap mon "$any"
+    ceph-authtool "$ring.new" -n client.admin --gen-key --cap mon "$any" --cap osd "$any"
+    ceph-authtool "$ring.new" -n osd.0 --gen-key --cap mon 'allow profile osd' --cap osd "$any"
+    ceph-authtool "$ring.new" -n client.rgw --gen-key --cap mon 'allow rw' --cap osd 'allow rwx'
+    mv -T "$ring.new" "$ring"
+}
+
+svc_ceph_mon() {
+    local data=$SBX/state/ceph/mon conf=$SBX/etc/ceph.conf
+    umask 077
+    ceph_keyring
+    if [ ! -d "$data" ]; then
+        rm -rf "$data.new"
+        ceph-mon --mkfs -i a -c "$conf" --keyring "$SBX/state/ceph/keyring" --mon-data "$data.new"
+        mv -T "$data.new" "$data"
+    fi
+    exec ceph-mon -f -i a -c "$conf"
+}
+check_ceph_mon() { asok mon.a mon_status | grep -o '"state": "leader"'; }
+
+svc_ceph_osd() {
+    local data=$SBX/state/ceph/osd conf=$SBX/etc/ceph.conf uuid
+    umask 077
+    wait_for check_ceph_mon
+    if [ ! -d "$data" ]; then
+        rm -rf "$data.new"
+        [ -s "$data.uuid" ] || cat /proc/sys/kernel/random/uuid >"$data.uuid"
+        uuid=$(<"$data.uuid")
+        ceph_ osd new "$uuid"
+        ceph-osd --mkfs -i 0 -c "$conf" --osd-uuid "$uuid" --osd-data "$data.new"
+        mv -T "$data.new" "$data"
+    fi
+    exec ceph-osd -f -i 0 -c "$conf"
+}
+check_ceph_osd() { asok osd.0 status | grep -o '"state": "active"'; }
+
+svc_rgw() {
+    umask 077
+    wait_for check_ceph_osd # a gateway that meets the OSD of yesterday loses five seconds
+    exec radosgw -f -n client.rgw -c "$SBX/etc/ceph.conf"
+}
+check_rgw() { # an object put by Swift is read by S3
+    local url=https://$ADDR_RGW:$PORT_RGW word="ping $$" heard
+    . "$SBX/etc/mlflow-s3.env"
+    rgw_swift() {
+        printf 'header = "X-Auth-Token: %s"\n' "$held" |
+            curl -K - -sf -m 5 --cacert "$SBX/etc/ca.crt" "$@"
+    }
+    local held; held=$(token)
+    rgw_swift -X PUT "$url/swift/v1/health" && rgw_swift -T - "$url/swift/v1/health/ping" <<<"$word"
+    heard=$(web "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" --aws-sigv4 aws:amz:regionOne:s3 \
+        --cacert "$SBX/etc/ca.crt" "$url/health/ping")
+    [ "$heard" = "$word" ] && echo "Swift PUT, S3 GET"
+}

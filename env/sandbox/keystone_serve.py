@@ -1,0 +1,66 @@
+"""Be Keystone, in one process: prepare its state the first time, fill it, serve its WSGI application.
+
+usage: keystone_serve.py CONF FOLDER ADDRESS PORT. The environment has what `keystone-manage
+bootstrap` and seed_allas.py need, passwords among it, since every user can read the arguments.
+"""
+
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+conf, folder, address, port = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+os.environ["OS_KEYSTONE_CONFIG_FILES"] = conf
+sys.argv = sys.argv[:1]  # Keystone parses the rest itself
+
+
+def manage(*command: str) -> None:
+    """Run a keystone-manage command in a fork: its imports, most of its time, are done once."""
+    from keystone.cmd import cli
+
+    child = os.fork()
+    if child == 0:
+        cli.main(["keystone-manage", "--config-file", conf, *command])
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code != 0:
+        sys.exit(f"keystone-manage {' '.join(command)} ended with exit code {code}")
+
+
+def prepare() -> None:
+    """Make database, keys and the first administrator; the mark comes last."""
+    mark = folder / "prepared"
+    if mark.exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for kind in ("fernet", "receipt", "credential"):
+        (folder / f"{kind}-keys").mkdir(mode=0o700, parents=True)
+    manage("db_sync")
+    owner = ["--keystone-user", "root", "--keystone-group", "root"] if os.getuid() == 0 else []
+    for kind in ("fernet", "receipt", "credential"):
+        manage(f"{kind}_setup", *owner)
+    manage("bootstrap")
+    mark.touch()
+
+
+def seed() -> None:
+    """Fill Keystone through its own API; when that fails the supervisor starts us again."""
+    import seed_allas
+
+    try:
+        seed_allas.main()
+    except Exception as err:
+        print(f"seeding failed: {err!r}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+prepare()
+import waitress  # noqa: E402 - the fork above must come before threads
+from keystone.wsgi.api import application  # noqa: E402
+
+server = waitress.create_server(
+    application, host=address, port=port, threads=4, ident="keystone", _quiet=True
+)
+threading.Thread(target=seed, daemon=True).start()  # the port is open: requests wait for run()
+server.run()

@@ -1,0 +1,104 @@
+"""Fill Keystone with what a CSC project looks like, through its own API; harmless when repeated.
+
+One person in two projects; a service user by which the object store asks about tokens; a service
+user of the platform with an EC2 key, which MLflow and the health checks use. Settings come from
+the environment. Writes etc/.env and etc/mlflow-s3.env when all is there.
+"""
+
+import os
+from pathlib import Path
+
+from keystoneauth1.identity.v3 import Password
+from keystoneauth1.session import Session
+
+REGION = "regionOne"
+
+
+class Keystone:
+    """The few calls of the identity API that are needed, made as the administrator."""
+
+    def __init__(self, url: str, password: str) -> None:
+        self.url = url
+        login = Password(
+            url, username="admin", password=password, user_domain_id="default",
+            project_name="admin", project_domain_id="default",
+        )  # fmt: skip
+        self.session = Session(login)
+
+    def get(self, path: str, **params: str) -> dict:
+        return self.session.get(self.url + path, params=params).json()
+
+    def ensure(self, kind: str, name: str, **fields: str) -> str:
+        """Give the id of a project, user, role or service of that name, made if needed."""
+        for row in self.get(f"/{kind}s", name=name)[f"{kind}s"]:
+            if row["name"] == name:
+                return row["id"]
+        body = {kind: {"name": name, **fields}}
+        return self.session.post(f"{self.url}/{kind}s", json=body).json()[kind]["id"]
+
+    def member(self, user: str, password: str, projects: list[str], role: str) -> tuple[str, str]:
+        """Give a user a role in projects; (user id, id of the last project)."""
+        user_id = self.ensure("user", user, password=password, domain_id="default")
+        role_id = self.ensure("role", role)
+        for name in projects:
+            project = self.ensure("project", name, domain_id="default")
+            self.session.put(f"{self.url}/projects/{project}/users/{user_id}/roles/{role_id}")
+        return user_id, project
+
+    def endpoint(self, name: str, kind: str, url: str) -> None:
+        """Name a service in the catalogue, at this URL."""
+        service = self.ensure("service", name, type=kind)
+        rows = self.get("/endpoints", service_id=service)["endpoints"]
+        have = {row["interface"]: row for row in rows}
+        for interface in ("public", "internal", "admin"):
+            body = {"service_id": service, "interface": interface, "url": url, "region_id": REGION}
+            old = have.get(interface)
+            if old is None:
+                self.session.post(f"{self.url}/endpoints", json={"endpoint": body})
+            elif old["url"] != url:
+                self.session.patch(f"{self.url}/endpoints/{old['id']}", json={"endpoint": body})
+
+    def ec2_key(self, user_id: str, project: str) -> tuple[str, str]:
+        """Give the EC2 key of a user in a project, made if needed: (access, secret)."""
+        path = f"/users/{user_id}/credentials/OS-EC2"
+        for row in self.get(path)["credentials"]:
+            if row["tenant_id"] == project:
+                return row["access"], row["secret"]
+        made = self.session.post(self.url + path, json={"tenant_id": project})
+        return made.json()["credential"]["access"], made.json()["credential"]["secret"]
+
+
+def write(path: Path, values: dict[str, str]) -> None:
+    """Write NAME="value" lines that only their owner can read, whole or not at all."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    new.touch(mode=0o600)
+    new.write_text("".join(f'{name}="{value}"\n' for name, value in values.items()))
+    new.replace(path)
+
+
+def main() -> None:
+    """Do all of it."""
+    given = os.environ
+    keystone = Keystone(given["OS_BOOTSTRAP_PUBLIC_URL"], given["OS_BOOTSTRAP_PASSWORD"])
+    rgw = f"https://{given['ADDR_RGW']}:{given['PORT_RGW']}"
+    keystone.endpoint("swift", "object-store", f"{rgw}/swift/v1/AUTH_%(project_id)s")
+    keystone.endpoint("s3", "s3", rgw)
+    # admin, for RGW asks Keystone about other people's tokens and EC2 keys
+    keystone.member("rgw", given["RGW_SERVICE_PASSWORD"], ["service"], "admin")
+    projects = given["PROJECTS"].split()
+    keystone.member("researcher", given["CSC_PASSWORD"], projects, "member")
+    user, project = keystone.member(
+        "platform", given["PLATFORM_PASSWORD"], ["platform"], "member"
+    )
+    access, secret = keystone.ec2_key(user, project)
+    etc = Path(given["SBX"], "etc")
+    key = {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
+    write(etc / "mlflow-s3.env", key)
+    person = {"CSC_USERNAME": "researcher", "CSC_PASSWORD": given["CSC_PASSWORD"]}
+    person |= {"CSC_USER_DOMAIN_NAME": "Default", "CSC_PROJECT_NAME": min(projects)}
+    write(etc / ".env", person)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The services of a sandbox while it runs: the supervisor over them, their health checks."""
+
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit import sandbox_files, sandbox_processes
+from kit.errors import KitError
+from kit.sandbox_files import PLACES, PROGRAMS, SOURCE
+from kit.sandbox_processes import Process
+from kit.sandbox_supervisor import control
+from kit.settings import ROOT, Settings
+
+Say = Callable[[str], None]
+READY_S = 150.0  # longer than any first start that was seen, on a busy machine
+CHECK_S = 15.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service as it is now: `up` is the answer of its health check."""
+
+    name: str
+    up: bool
+    health_s: float
+    answer: str
+    state: str
+    pid: int | None = None
+    since: float | None = None
+    address: str = ""
+    port: int | None = None
+    rss: int = 0
+
+
+def status(loaded: Settings) -> list[Service]:
+    """Ask every service its health question, all at the same time."""
+    folder = loaded.sandbox_dir.absolute()
+    rows = {row["name"]: row for row in programs(folder)} if supervisor(folder) else {}
+
+    def one(name: str) -> Service:
+        row = rows.get(name, {"statename": "STOPPED", "pid": 0})
+        good, took, answer = check(folder, name) if row["pid"] else (False, 0.0, "not running")
+        address, port = ("", None)
+        if name in PLACES:
+            address, port = sandbox_files.place_of(loaded, PLACES[name])
+        found = sandbox_processes.process(row["pid"]) if row["pid"] else None
+        family = [found, *sandbox_processes.descendants(found.pid)] if found else []
+        return Service(
+            name=name,
+            up=good,
+            health_s=round(took, 3),
+            answer=answer,
+            state=row["statename"].lower(),
+            pid=row["pid"] or None,
+            since=sandbox_processes.started_at(found) if found else None,
+            address=address,
+            port=port,
+            rss=sandbox_processes.resident(family),
+        )
+
+    with ThreadPoolExecutor(len(PROGRAMS)) as pool:
+        return list(pool.map(one, PROGRAMS))
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Name the files a client needs: ssh, Slurm, credentials, the CA."""
+    names = {"env_file": ".env", "ca_file": "ca.crt", "mlflow_env": "mlflow.env"}
+    names |= {"redis_env": "redis.env", "prometheus_env": "prometheus.env"}
+    names |= {name: name for name in ("ssh_config", "known_hosts")}
+    names |= {"slurm_conf": "slurm.conf", "user_ca": "ssh/user_ca", "user_key": "ssh/id"}
+    return {key: str(folder / "etc" / name) for key, name in names.items()}
+
+
+def supervisor(folder: Path) -> Process | None:
+    """Find the supervisor of this folder, if it runs."""
+    ours = [one.process for one in sandbox_processes.supervisors() if one.folder == folder]
+    return ours[0] if ours else None
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What the daemons may see of our environment: nothing of it."""
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return {"PATH": path, "SBX": str(folder), "TZ": "UTC", "LANG": "C.UTF-8", "HOME": str(folder)}
+
+
+def start(folder: Path) -> None:
+    """Start the supervisor in the background; it starts all programs at once."""
+    config = str(folder / "etc" / "supervisord.conf")
+    argv = [sys.executable, "-m", "kit.sandbox_supervisor", "--configuration", config]
+    environ = environment(folder) | {"PYTHONPATH": str(ROOT)}
+    with open(folder / "log" / "supervisord.out", "ab") as log:
+        subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ,
+            cwd=folder, start_new_session=True,
+        )  # fmt: skip
+
+
+def programs(folder: Path) -> list[dict[str, Any]]:
+    """Ask the supervisor for its programs; empty while it does not answer."""
+    try:
+        rows: list[dict[str, Any]] = control(folder).getAllProcessInfo()
+    except (OSError, xmlrpc.client.Error):
+        return []
+    return rows
+
+
+def start_stopped(folder: Path, say: Say) -> None:
+    """Start the programs that were stopped by hand under a supervisor that runs."""
+    for row in programs(folder):
+        if not row["pid"]:
+            say(f"starting {row['name']} again")
+            control(folder).startProcess(row["name"], False)
+
+
+def stop_programs(folder: Path) -> None:
+    """Stop all programs, the last of PROGRAMS first."""
+    try:
+        control(folder).stopAllProcesses(True)
+    except (OSError, xmlrpc.client.Error) as err:
+        raise KitError("could not ask the supervisor to stop", str(err)) from err
+
+
+def check(folder: Path, name: str) -> tuple[bool, float, str]:
+    """Ask one service: (good, seconds, its short answer)."""
+    begin = time.monotonic()
+    argv = ["bash", str(SOURCE / "svc"), "check", name]
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=CHECK_S, env=environment(folder)
+        )
+    except subprocess.TimeoutExpired:
+        return False, time.monotonic() - begin, f"no answer in {CHECK_S:g} s"
+    text = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip()
+    return done.returncode == 0, time.monotonic() - begin, text.splitlines()[-1] if text else ""
+
+
+def wait(folder: Path, say: Say) -> None:
+    """Wait until all health checks are good, naming each service as it becomes so."""
+    begin, left, answers = time.monotonic(), list(PROGRAMS), {}
+    with ThreadPoolExecutor(8) as pool:
+        while left:
+            for name, (good, _, answer) in zip(
+                left, pool.map(lambda name: check(folder, name), left), strict=True
+            ):
+                answers[name] = answer
+                if good:
+                    left = [other for other in left if other != name]
+                    say(f"{time.monotonic() - begin:5.1f} s  {name}")
+            if left and time.monotonic() - begin > READY_S:
+                raise KitError(
+                    f"not healthy after {READY_S:g} s: {', '.join(left)}",
+                    "; ".join(f"{name}: {answers[name]}" for name in left),
+                    f"kit sandbox logs {left[0]}",
+                )
+            time.sleep(0.2 if left else 0)
