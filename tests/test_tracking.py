@@ -22,8 +22,9 @@ import pytest
 
 from kit import mlflow_client, runlog, tracking
 from kit.errors import Busy, CredentialRefused, DataError, Unreachable, UsageError
+from kit.profiles import Cloud, Site
 from kit.runlog import RunLog
-from kit.settings import Cloud, Settings, Site
+from kit.settings import Settings
 from kit.tracking import Tracking, destinations, tracking_for
 
 START_MS = 1_700_000_000_000

@@ -1,0 +1,167 @@
+"""One run of the cloud pipeline, seen from the notebook: arguments, run, outcome.
+
+Needs neither KFP nor PyTorch in this process: the pipeline runs in a child or on a cluster, and
+all that it found out is read from the object store afterwards.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit import records
+from kit.errors import UsageError
+from kit.gates import Gates
+from kit.hyperparameters import Hyperparameters
+from kit.kfp_cluster import run_on_cluster
+from kit.kfp_runner import OnChange, PipelineFailed, States, ignore, run_local
+from kit.records import Json
+from kit.settings import ROOT, Settings
+from kit.stage_log import run_log
+from kit.stage_store import EVALUATE, PREPROCESS_TRAIN, StageStore
+from kit.tracking import tracking_for
+
+PIPELINE = "kit.pipeline:cloud_fmnist"
+COMPONENTS = (PREPROCESS_TRAIN, EVALUATE)
+# Arguments of a pipeline are floats on their way (protobuf Struct): larger seeds would change.
+_LARGEST_SEED = 2**53
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: the records of its two stages and the seconds of the pipeline.
+
+    `start` and `end` are epoch seconds of this start of the pipeline; stages that were finished
+    by an earlier one keep their times, which are counted in `pipeline_s`.
+    """
+
+    trained: Json
+    evaluated: Json
+    losses: list[tuple[int, float]]
+    start: float
+    end: float
+    states: States = ()
+
+    @property
+    def performance(self) -> Json:
+        """Accuracy, precision, recall, in total and by class."""
+        return dict(self.evaluated["performance"])
+
+    @property
+    def mlflow(self) -> Json:
+        """What became of the run in MLflow: state, link, mlflow_run_id, reason."""
+        return dict(self.evaluated["mlflow"])
+
+    @property
+    def kept(self) -> list[str]:
+        """Name the stages that an earlier start had finished."""
+        stages = {PREPROCESS_TRAIN: self.trained, EVALUATE: self.evaluated}
+        return [name for name, stage in stages.items() if stage["time"]["end-time"] < self.start]
+
+    @property
+    def pipeline_s(self) -> float:
+        """Seconds of the pipeline: this start's, and those of stages finished before it."""
+        stages = {PREPROCESS_TRAIN: self.trained, EVALUATE: self.evaluated}
+        before = sum(float(stages[name]["time"]["total-seconds"]) for name in self.kept)
+        return self.end - self.start + before
+
+    def cloud_metrics(self) -> Json:
+        """Give the content of cloud-metrics.json."""
+        return {"performance": self.performance, "time": self.trained["training"]}
+
+    def pipeline_data(self) -> Json:
+        """Give the content of pipeline_data.json: the two components and the pipeline."""
+        start = min(self.start, self.trained["time"]["start-time"])
+        whole = records.time_record("pipeline", start, self.end, self.pipeline_s)
+        return records.time_file([self.trained["time"], self.evaluated["time"], whole])
+
+    def seconds(self) -> dict[str, float]:
+        """Say where the seconds went; what no stage accounts for is `starting components`."""
+        spans: dict[str, float] = {}
+        for stage in (self.trained, self.evaluated):
+            for name, seconds in stage["spans"].items():
+                spans[name] = spans.get(name, 0.0) + seconds
+        return {**spans, "starting components": max(0.0, self.pipeline_s - sum(spans.values()))}
+
+
+def arguments_of(
+    settings: Settings,
+    run_id: str,
+    bucket: str,
+    data_hash: str,
+    hyperparameters: Hyperparameters,
+    gates: Gates,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """Give the arguments of the pipeline: data only, nothing secret.
+
+    Raises UsageError for a seed that does not survive KFP's way of passing numbers.
+    """
+    if hyperparameters.seed > _LARGEST_SEED:
+        raise UsageError(
+            f"seed = {hyperparameters.seed} is too large for a pipeline argument",
+            next_step=f"give a seed of at most {_LARGEST_SEED}",
+        )
+    port = settings.ports.get("mlflow")
+    inside = bool(settings.cloud and settings.cloud.runner == "cluster" and port and port.svc)
+    return {
+        "profile": settings.profile,
+        "run_id": run_id,
+        "bucket": bucket,
+        "data_hash": data_hash,
+        **dataclasses.asdict(hyperparameters),
+        **{f"min_{kind}": value for kind, value in dataclasses.asdict(gates).items()},
+        "strict": strict,
+        "commit": records.git_state(ROOT)["commit"] or "",
+        "mlflow_url": f"http://{port.svc}.{port.namespace}:{port.port}" if inside and port else "",
+    }
+
+
+def run_pipeline(
+    settings: Settings,
+    objects: StageStore,
+    arguments: dict[str, Any],
+    folder: Path,
+    on_change: OnChange = ignore,
+    clock: Callable[[], float] = time.time,
+) -> Outcome:
+    """Run the pipeline where the profile says and read what it came to.
+
+    `folder` gets its log. Raises PipelineFailed with the component's own traceback.
+    """
+    cloud, start = settings.cloud, clock()
+    try:
+        if cloud is not None and cloud.runner == "cluster":
+            run = objects.run_id
+            states = run_on_cluster(cloud.kfp_url, PIPELINE, COMPONENTS, arguments, run, on_change)
+        else:
+            states = run_local(PIPELINE, COMPONENTS, arguments, folder, on_change)
+    except PipelineFailed as err:
+        if err.traceback or not err.component:
+            raise
+        # On a cluster the traceback is in the store: a pod's log is soon gone.
+        kept = objects.failure(err.component)
+        raise PipelineFailed(err.component, kept, err.log, err.states, err.where) from err
+    outcome = dataclasses.replace(read_outcome(objects, start, clock()), states=states)
+    if cloud is not None and cloud.runner == "cluster" and outcome.mlflow["state"] != "logged":
+        outcome.evaluated["mlflow"] = _log_again(settings, objects, outcome, folder)
+    return outcome
+
+
+def read_outcome(objects: StageStore, start: float, end: float) -> Outcome:
+    """Read the records of a finished run; raises DataError when one is not there."""
+    trained, evaluated = objects.finished(PREPROCESS_TRAIN), objects.finished(EVALUATE)
+    losses = json.loads(objects.get(trained["objects"]["losses"]))
+    return Outcome(trained, evaluated, losses, start, end)
+
+
+def _log_again(settings: Settings, objects: StageStore, outcome: Outcome, folder: Path) -> Json:
+    """Log from here what a pod could not: its spool went away with it, this one stays."""
+    kept = {**outcome.trained["objects"], **outcome.evaluated["objects"]}
+    for name in ("model", "predictions"):
+        (folder / Path(kept[name]["key"]).name).write_bytes(objects.get(kept[name]))
+    run = run_log(objects.run_id, outcome.trained, outcome.evaluated, outcome.losses, folder)
+    return dataclasses.asdict(tracking_for(settings, "cloud").log(run))

@@ -1,0 +1,275 @@
+"""A run of the cloud pipeline as the notebook sees it, on kfp.local with folders for services."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cloud_site import BUCKET, make_site, small_data
+from fake_kfp import FakeKfp, run, serving, task
+from kit.store import open_store
+
+from kit import stages
+from kit.cloud_run import COMPONENTS, Outcome, arguments_of, run_pipeline
+from kit.errors import DataError, UsageError
+from kit.gates import Gates
+from kit.hyperparameters import Hyperparameters
+from kit.kfp_runner import PipelineFailed, States
+from kit.profiles import Port
+from kit.settings import Settings
+from kit.stage_store import EVALUATE, PREPROCESS_TRAIN, StageStore
+from kit.tracking import tracking_for
+
+RUN = "cloud-0123456789ab-1"
+HP = Hyperparameters(epochs=2, learning_rate=0.01)
+NO_GATES = Gates(0.0, 0.0, 0.0)
+PUBLISHED_TIME = {"name": str, "start-time": float, "end-time": float, "total-seconds": float}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    return make_site(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def objects(site: Settings) -> StageStore:
+    return StageStore(open_store(site, BUCKET), RUN)
+
+
+def arguments(site: Settings, objects: StageStore, **changes: Any) -> dict[str, Any]:
+    data = small_data()
+    objects.put_data(data)
+    given = {"hyperparameters": HP, "gates": NO_GATES, **changes}
+    return arguments_of(site, RUN, BUCKET, data.hash, **given)
+
+
+def time_of(name: str, start: float, end: float) -> dict[str, Any]:
+    return {"name": name, "start-time": start, "end-time": end, "total-seconds": end - start}
+
+
+def an_outcome(start: float, end: float) -> Outcome:
+    """Stages at 100..150 and 151..160."""
+    trained = {
+        "time": time_of("preprocess-train", 100.0, 150.0),
+        "training": time_of("cloud-model-training", 105.0, 145.0),
+        "spans": {"download": 5.0, "training": 40.0, "upload": 1.0},
+    }
+    evaluated = {
+        "time": time_of("evaluate", 151.0, 160.0),
+        "performance": {"accuracy": 0.5},
+        "mlflow": {"state": "logged"},
+        "spans": {"download": 2.0, "mlflow": 3.0},
+    }
+    return Outcome(trained, evaluated, [(1, 2.3)], start, end)
+
+
+# -- figures -----------------------------------------------------------------------------------
+
+
+def test_the_pipeline_s_seconds_are_those_between_its_start_and_its_end() -> None:
+    outcome = an_outcome(98.0, 162.0)
+    assert outcome.kept == []
+    assert outcome.pipeline_data() == {
+        "1": time_of("preprocess-train", 100.0, 150.0),
+        "2": time_of("evaluate", 151.0, 160.0),
+        "3": time_of("pipeline", 98.0, 162.0),
+    }
+
+
+def test_a_stage_that_was_finished_before_counts_with_its_own_time_and_not_the_gap() -> None:
+    outcome = an_outcome(150.5, 162.0)
+    assert outcome.kept == ["preprocess-train"]
+    whole = outcome.pipeline_data()["3"]
+    assert whole == {**time_of("pipeline", 100.0, 162.0), "total-seconds": 50.0 + 11.5}
+
+
+def test_the_timeline_accounts_for_every_second() -> None:
+    outcome = an_outcome(98.0, 162.0)
+    assert outcome.seconds() == {
+        "download": 7.0,
+        "training": 40.0,
+        "upload": 1.0,
+        "mlflow": 3.0,
+        "starting components": 13.0,
+    }
+    assert sum(outcome.seconds().values()) == outcome.pipeline_s
+
+
+def test_the_metrics_file_has_performance_and_the_time_of_the_training() -> None:
+    assert an_outcome(98.0, 162.0).cloud_metrics() == {
+        "performance": {"accuracy": 0.5},
+        "time": time_of("cloud-model-training", 105.0, 145.0),
+    }
+
+
+# -- arguments ---------------------------------------------------------------------------------
+
+
+def test_the_arguments_are_data_and_fit_the_pipeline(site: Settings, objects: StageStore) -> None:
+    given = arguments(site, objects, gates=Gates(0.1, 0.2, 0.3), strict=True)
+    assert len(given.pop("commit")) in (0, 40)
+    assert given == {
+        "profile": "folders",
+        "run_id": RUN,
+        "bucket": BUCKET,
+        "data_hash": small_data().hash,
+        "epochs": 2,
+        "batch_size": 4,
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "seed": 42,
+        "threads": 1,
+        "device": "cpu",
+        "min_accuracy": 0.1,
+        "min_precision": 0.2,
+        "min_recall": 0.3,
+        "strict": True,
+        "mlflow_url": "",
+    }
+
+
+def test_inside_a_cluster_mlflow_has_the_address_of_its_service(site: Settings) -> None:
+    ports = {"mlflow": Port(5000, svc="mlflow", namespace="mlflow")}
+    inside = dataclasses.replace(
+        site, ports=ports, cloud=dataclasses.replace(site.cloud, runner="cluster")
+    )
+    outside = dataclasses.replace(site, ports=ports)
+    urls = [
+        arguments_of(chosen, RUN, BUCKET, "d", HP, NO_GATES)["mlflow_url"]
+        for chosen in (inside, outside)
+    ]
+    assert urls == ["http://mlflow.mlflow:5000", ""]
+
+
+@pytest.mark.parametrize(("seed", "good"), [(2**53, True), (2**53 + 1, False)])
+def test_a_seed_that_kfp_would_round_is_refused(site: Settings, seed: int, good: bool) -> None:
+    hp = dataclasses.replace(HP, seed=seed)
+    if good:
+        assert arguments_of(site, RUN, BUCKET, "d", hp, NO_GATES)["seed"] == seed
+    else:
+        with pytest.raises(UsageError, match="seed"):
+            arguments_of(site, RUN, BUCKET, "d", hp, NO_GATES)
+
+
+# -- running -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_metrics_times_and_a_registered_model(
+    site: Settings, objects: StageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / ".env"
+    secret.write_text("CSC_PASSWORD=planted-secret\n")
+    monkeypatch.setenv("KIT_ENV_FILE", str(secret))
+    seen: list[States] = []
+    outcome = run_pipeline(site, objects, arguments(site, objects), tmp_path / "run", seen.append)
+    assert [state.state for state in outcome.states] == ["done", "done"]
+    assert [state.state for state in seen[0]] == ["pending", "pending"]
+    assert any(shown[0].message.startswith("epoch 2/2, step 200/200") for shown in seen)
+    assert outcome.mlflow["state"] == "logged"
+    assert outcome.kept == []
+    times = outcome.pipeline_data()
+    assert [times[n]["name"] for n in "123"] == [*COMPONENTS, "pipeline"]
+    for record in (*times.values(), outcome.cloud_metrics()["time"]):
+        assert {name: type(value) for name, value in record.items()} == PUBLISHED_TIME
+    read = tracking_for(site, "cloud").read("cloud-fmnist-pipeline", RUN)
+    assert read["metrics"]["accuracy"] == pytest.approx(outcome.performance["accuracy"])
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path != secret]
+    assert [path for path in written if b"planted-secret" in path.read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_a_run_whose_pipeline_is_killed_goes_on_with_the_first_times(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    """Killed when the evaluation begins: the training is kept, and counted once."""
+    given = arguments(site, objects)
+    (tmp_path / "given.json").write_text(json.dumps(given))
+    code = (
+        "import json, os, pathlib, signal\n"
+        "from kit import cloud_run, settings\n"
+        "from kit.stage_store import StageStore\n"
+        "from kit.store import open_store\n"
+        "def kill(states):\n"
+        "    if states[0].state == 'done': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "site = settings.load('folders')\n"
+        f"objects = StageStore(open_store(site, {BUCKET!r}), {RUN!r})\n"
+        f"given = json.loads(pathlib.Path({str(tmp_path / 'given.json')!r}).read_text())\n"
+        f"folder = pathlib.Path({str(tmp_path / 'run')!r})\n"
+        "cloud_run.run_pipeline(site, objects, given, folder, kill)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    first = objects.finished(PREPROCESS_TRAIN)
+    outcome = run_pipeline(site, objects, given, tmp_path / "run")
+    assert outcome.kept[0] == PREPROCESS_TRAIN
+    assert outcome.pipeline_data()["1"] == first["time"]
+    assert outcome.pipeline_s >= first["time"]["total-seconds"] + (outcome.end - outcome.start)
+
+
+@pytest.mark.slow
+def test_a_component_that_raises_shows_its_own_traceback_and_log(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    given = arguments(site, objects) | {"data_hash": "not-uploaded"}
+    with pytest.raises(PipelineFailed, match="preprocess-train failed") as caught:
+        run_pipeline(site, objects, given, tmp_path / "run")
+    error = caught.value
+    assert error.got.startswith("kit.errors.DataError: the data set not-uploaded is not in the")
+    assert "get_data" in error.traceback
+    assert "site-packages/kfp" not in error.traceback
+    assert [(state.state, state.tries) for state in error.states] == [("failed", 2), ("pending", 0)]
+    assert "DataError" in objects.failure(PREPROCESS_TRAIN)
+
+
+@pytest.mark.slow
+def test_a_strict_run_whose_model_misses_the_gates_fails_with_the_figures_recorded(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    given = arguments(site, objects, gates=Gates(1.0, 1.0, 1.0), strict=True)
+    with pytest.raises(PipelineFailed, match="is below 1.0"):
+        run_pipeline(site, objects, given, tmp_path / "run")
+    assert objects.finished(EVALUATE)["gates"]["passed"] is False
+
+
+def on_a_cluster(site: Settings, url: str, mlflow_url: str = "") -> Settings:
+    cloud = dataclasses.replace(site.cloud, runner="cluster", kfp_url=url, mlflow_url=mlflow_url)
+    return dataclasses.replace(site, cloud=cloud)
+
+
+def test_what_a_pod_could_not_log_is_logged_from_here(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    given = arguments(site, objects)
+    trained = stages.preprocess_train(
+        "folders", RUN, BUCKET, given["data_hash"], **dataclasses.asdict(HP)
+    )
+    gates = {f"min_{kind}": 0.0 for kind in ("accuracy", "precision", "recall")}
+    stages.evaluate("folders", RUN, BUCKET, trained, **gates, mlflow_url="http://127.0.0.1:1")
+    with serving(FakeKfp([run("SUCCEEDED")])) as url:
+        outcome = run_pipeline(on_a_cluster(site, url), objects, given, tmp_path)
+    assert outcome.mlflow["state"] == "logged"
+    read = tracking_for(site, "cloud").read("cloud-fmnist-pipeline", RUN)
+    assert read["artifacts"] == ["model/model.safetensors", "predicted_qualities/predictions.npy"]
+    assert read["tags"]["kit.gates"] == "passed"
+
+
+def test_on_a_cluster_the_traceback_comes_from_the_store(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError):
+        stages.preprocess_train("folders", RUN, BUCKET, "absent", **dataclasses.asdict(HP))
+    failed = task(PREPROCESS_TRAIN, "FAILED", "2026-01-01T00:00:00Z")
+    with serving(FakeKfp([run("FAILED", failed)])) as url, pytest.raises(PipelineFailed) as caught:
+        run_pipeline(on_a_cluster(site, url), objects, {"profile": "x"}, tmp_path)
+    assert "get_data" in caught.value.traceback
+    assert caught.value.got.startswith("kit.errors.DataError: the data set absent")
+
+
+def test_the_notebook_s_process_loads_neither_kfp_nor_torch() -> None:
+    heavy = "import sys, kit.cloud_run; sys.exit(bool({'kfp', 'torch', 'mlflow'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", heavy]).returncode == 0

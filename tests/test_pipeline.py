@@ -1,0 +1,149 @@
+"""The pipeline as Kubeflow gets it, its picture and its gates."""
+
+import inspect
+import math
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kit import pipeline, stages
+from kit.cloud_run import COMPONENTS, PIPELINE
+from kit.errors import UsageError
+from kit.gates import Gates
+from kit.hyperparameters import Hyperparameters
+from kit.kfp_log import ComponentState
+from kit.pipeline_picture import PipelinePicture, live_picture
+from kit.settings import ROOT
+
+GOLDEN = Path(__file__).parent / "golden" / "cloud-pipeline.yaml"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    pipeline.compile_to(path)
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+
+
+def test_the_compiled_pipeline_is_the_golden_one(compiled: list[Any]) -> None:
+    assert compiled == list(yaml.safe_load_all(GOLDEN.read_text(encoding="utf-8")))
+
+
+def test_nothing_is_installed_when_a_component_starts(compiled: list[Any]) -> None:
+    for executor in compiled[0]["deploymentSpec"]["executors"].values():
+        assert "pip" not in " ".join(executor["container"]["command"])
+
+
+def test_components_are_named_as_the_time_file_names_them(compiled: list[Any]) -> None:
+    assert sorted(compiled[0]["root"]["dag"]["tasks"]) == sorted(COMPONENTS)
+    assert compiled[0]["pipelineInfo"]["name"] == "cloud-fmnist-pipeline"
+    assert f"{pipeline.__name__}:cloud_fmnist" == PIPELINE
+
+
+def test_no_argument_of_the_pipeline_can_carry_a_credential(compiled: list[Any]) -> None:
+    names = compiled[0]["root"]["inputDefinitions"]["parameters"]
+    for word in ("password", "secret", "token", "key", "credential", "user"):
+        assert [name for name in names if word in name] == []
+
+
+def test_every_pod_gets_the_secret_as_a_file_where_the_image_looks_for_it(
+    compiled: list[Any],
+) -> None:
+    mounts = compiled[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    image = (ROOT / "env/images/pipeline/Dockerfile").read_text()
+    for executor in mounts.values():
+        (mount,) = executor["secretAsVolume"]
+        assert f"KIT_ENV_FILE={mount['mountPath']}/.env" in image
+    assert len(mounts) == 2
+
+
+def test_the_image_is_built_under_the_name_that_the_components_ask_for() -> None:
+    image = (ROOT / "env/images/pipeline/Dockerfile").read_text()
+    assert f"docker build -f env/images/pipeline/Dockerfile -t {pipeline.IMAGE} ." in image
+    assert f"docker push {pipeline.IMAGE}" in image
+
+
+def test_the_defaults_of_the_pipeline_are_those_of_the_kit(compiled: list[Any]) -> None:
+    given = compiled[0]["root"]["inputDefinitions"]["parameters"]
+    defaults = {name: value["defaultValue"] for name, value in given.items() if len(value) > 2}
+    wanted = vars(Hyperparameters()) | {f"min_{k}": v for k, v in vars(Gates()).items()}
+    assert defaults == wanted | {"strict": False, "commit": "", "mlflow_url": ""}
+
+
+def test_components_pass_everything_on_to_their_stage() -> None:
+    evaluate = set(inspect.signature(pipeline.evaluate.python_func).parameters) - {"metrics"}
+    assert evaluate == set(inspect.signature(stages.evaluate).parameters)
+    train = set(inspect.signature(pipeline.preprocess_train.python_func).parameters)
+    assert train == {"profile", "run_id", "bucket", "data_hash", *vars(Hyperparameters())}
+
+
+# -- gates -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "precision", "recall", "missed"),
+    [
+        (0.8, 0.8, 0.8, []),
+        (0.79999, 0.9, 0.9, ["accuracy 0.8000 is below 0.8"]),
+        (0.9, 0.5, 0.1, ["precision 0.5000 is below 0.8", "recall 0.1000 is below 0.8"]),
+        (math.nan, 0.9, 0.9, ["accuracy nan is below 0.8"]),
+        (0.0, 0.0, 0.0, [f"{k} 0.0000 is below 0.8" for k in ("accuracy", "precision", "recall")]),
+    ],
+)
+def test_gates_say_which_figure_missed_which_threshold(
+    accuracy: float, precision: float, recall: float, missed: list[str]
+) -> None:
+    performance = {"accuracy": accuracy, "precision": precision, "recall": recall}
+    assert Gates().outcome(performance) == {
+        "passed": not missed,
+        "thresholds": {"accuracy": 0.8, "precision": 0.8, "recall": 0.8},
+        "missed": missed,
+    }
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.01, math.nan, math.inf])
+@pytest.mark.parametrize("kind", ["accuracy", "precision", "recall"])
+def test_a_threshold_that_no_figure_can_have_is_refused(kind: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"min_{kind}"):
+        Gates(**{kind: value})
+
+
+# -- picture -----------------------------------------------------------------------------------
+
+FLOWS = ("data set", "model", "predictions")
+
+
+def test_the_picture_shows_states_seconds_and_the_last_line() -> None:
+    states = (
+        ComponentState("preprocess-train", "done", 100.0, 112.5, "epoch 5/5", 2),
+        ComponentState("evaluate", "running", 113.0, None, "gates: passed", 1),
+    )
+    picture = PipelinePicture(states, FLOWS, now=115.0)
+    assert str(picture) == "preprocess-train: done 12.5 s, try 2 | evaluate: running 2.0 s"
+    texts = [node.text for node in ET.fromstring(picture._repr_html_()).iter() if node.text]
+    assert texts == [
+        *FLOWS,
+        "preprocess-train",
+        "done 12.5 s, try 2",
+        "epoch 5/5",
+        "evaluate",
+        "running 2.0 s",
+        "gates: passed",
+    ]
+
+
+@pytest.mark.parametrize("message", ["<script>alert(1)</script>", "a & b", "'\"", "x" * 500])
+def test_what_a_component_prints_cannot_break_the_picture(message: str) -> None:
+    state = ComponentState("a", "failed", 1.0, 2.0, message, 1)
+    svg = ET.fromstring(live_picture(("in", "out"), [state], 3.0)._repr_html_())
+    texts = [node.text or "" for node in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[-1] in (message, "x" * 43 + "…")
+    assert "script" not in {node.tag for node in svg.iter()}
+
+
+def test_a_pipeline_that_did_not_start_is_drawn_as_pending() -> None:
+    picture = live_picture(FLOWS, [ComponentState("a"), ComponentState("b")], 1.0)
+    assert str(picture) == "a: pending | b: pending"
