@@ -42,8 +42,8 @@ def up(loaded: Settings, say: Say) -> None:
     with _alone(folder):
         if sandbox_services.supervisor(folder) is None:
             _clean(folder, say)
-            sandbox_install.install(say)
             _refuse_taken_ports(loaded)
+            sandbox_install.install(say)
             sandbox_install.adopt_homes(folder)
             sandbox_files.prepare(loaded, folder)
             sandbox_services.start(folder)

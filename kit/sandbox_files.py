@@ -24,14 +24,19 @@ PROJECTS = ("project_2001234", "project_2005678")
 SLURM = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd-c1", "slurmd-c2", "slurmd-g1")
 ALLAS = ("keystone", "ceph-mon", "ceph-osd", "rgw")
 PROGRAMS = (*SLURM, "sshd-login", "sshd-vm", *ALLAS, "mlflow", "redis", "prometheus")
-if not (SOURCE / "allas.sh").exists():
-    PROGRAMS = (*SLURM, "sshd-login", "sshd-vm", "redis", "prometheus")
 DIRECTORIES = (
-    *("etc/ssh/login_keys", "etc/ssh/cloud_keys", "etc/modules/pytorch", "run/pids", "log"),
+    *(
+        "etc/ssh/login_keys",
+        "etc/ssh/cloud_keys",
+        "etc/modules/pytorch",
+        "etc/daemon",
+        "run/pids",
+        "log",
+    ),
     *("home", "projappl", "state/slurmctld", "state/slurmd.c1", "state/slurmd.c2"),
     *("state/slurmd.g1", "state/dev", "state/mlflow", "state/redis", "state/prometheus"),
 )
-PUBLIC = ("slurm.conf", "hosts", "known_hosts")  # what other users' programs read too
+PUBLIC = ("slurm.conf", "hosts", "known_hosts", "task_prolog")  # read by other users as well
 PASSWORDS = ["redis", "mlflow", "prometheus", "keystone_admin", "rgw_service", "platform", "csc"]
 
 
@@ -189,9 +194,10 @@ def prepare(settings: Settings, folder: Path) -> dict[str, str]:
     sandbox_keys.make(folder, values)
     for template in sorted((SOURCE / "etc").rglob("*.in")):
         target = folder / "etc" / template.relative_to(SOURCE / "etc").with_suffix("")
-        private(target, string.Template(template.read_text()).substitute(values))
+        text = string.Template(template.read_text()).substitute(values)
+        private(target, text)
         if target.name in PUBLIC or target.suffix == ".lua":
-            target.chmod(0o644)
+            target.chmod(0o755 if text.startswith("#!") else 0o644)
     hosts = (folder / "etc" / "hosts").read_text() + Path("/etc/hosts").read_text()
     (folder / "etc" / "hosts").write_text(hosts)
     lines = [f"{key}={shlex.quote(value)}" for key, value in sorted(values.items())]

@@ -141,21 +141,28 @@ def check(folder: Path, name: str) -> tuple[bool, float, str]:
 
 
 def wait(folder: Path, say: Say) -> None:
-    """Wait until all health checks are good, naming each service as it becomes so."""
-    begin, left, answers = time.monotonic(), list(PROGRAMS), {}
-    with ThreadPoolExecutor(8) as pool:
-        while left:
-            for name, (good, _, answer) in zip(
-                left, pool.map(lambda name: check(folder, name), left), strict=True
-            ):
-                answers[name] = answer
-                if good:
-                    left = [other for other in left if other != name]
-                    say(f"{time.monotonic() - begin:5.1f} s  {name}")
-            if left and time.monotonic() - begin > READY_S:
-                raise KitError(
-                    f"not healthy after {READY_S:g} s: {', '.join(left)}",
-                    "; ".join(f"{name}: {answers[name]}" for name in left),
-                    f"kit sandbox logs {left[0]}",
-                )
-            time.sleep(0.2 if left else 0)
+    """Wait until all health checks are good, naming each service as it becomes so.
+
+    Raises KitError with the last answers when that takes longer than READY_S.
+    """
+    begin = time.monotonic()
+
+    def until_good(name: str) -> str:
+        while True:
+            good, _, answer = check(folder, name)
+            took = time.monotonic() - begin
+            if good:
+                say(f"{took:5.1f} s  {name}")
+                return ""
+            if took > READY_S:
+                return f"{name}: {answer or 'no answer'}"
+            time.sleep(0.3)
+
+    with ThreadPoolExecutor(len(PROGRAMS)) as pool:
+        late = [answer for answer in pool.map(until_good, PROGRAMS) if answer]
+    if late:
+        raise KitError(
+            f"{len(late)} services are not healthy after {READY_S:g} s",
+            "; ".join(late),
+            f"kit sandbox logs {late[0].split(':')[0]}",
+        )

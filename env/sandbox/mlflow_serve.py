@@ -1,0 +1,61 @@
+"""MLflow's own server in one process, behind a user name and a password.
+
+    mlflow_serve.py ADDRESS PORT BACKEND_URI ARTIFACTS_URI
+
+The credential is MLFLOW_USER and MLFLOW_PASSWORD; /health is open. `mlflow server` (3.17.2) would
+keep a second process of 260 MB, whose worker survives it when it is killed, and its own basic
+authentication hashes a password at every request: a run takes 1.2 s instead of 0.05 s.
+"""
+
+import base64
+import hmac
+import os
+import sys
+
+import uvicorn
+
+
+def set_up(backend: str, artifacts: str) -> None:
+    """Say to MLflow what `mlflow server` would; before mlflow.server is imported."""
+    os.environ |= {
+        "_MLFLOW_SERVER_FILE_STORE": backend,
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": artifacts,
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+
+
+class PasswordWall:
+    """An ASGI application that lets a request through to `inner` when it has the credential."""
+
+    def __init__(self, inner, user: str, password: str):
+        self.inner = inner
+        self.wanted = b"Basic " + base64.b64encode(f"{user}:{password}".encode())
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "lifespan" or scope["path"] == "/health":
+            return await self.inner(scope, receive, send)
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if hmac.compare_digest(given, self.wanted):
+            return await self.inner(scope, receive, send)
+        headers = [(b"www-authenticate", b'Basic realm="mlflow"'), (b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": 401, "headers": headers})
+        await send({"type": "http.response.body", "body": b"a user name and a password, please\n"})
+
+
+def main() -> None:
+    """Serve until TERM."""
+    address, port, backend, artifacts = sys.argv[1:]
+    set_up(backend, artifacts)
+    from mlflow.server import handlers
+    from mlflow.server.fastapi_app import app
+
+    handlers.initialize_backend_stores(backend, backend, "mlflow-artifacts:/")
+    wall = PasswordWall(app, os.environ.pop("MLFLOW_USER"), os.environ.pop("MLFLOW_PASSWORD"))
+    uvicorn.run(wall, host=address, port=int(port), log_level="warning")
+
+
+if __name__ == "__main__":
+    main()
