@@ -21,6 +21,8 @@ from typing import Any
 from kit.errors import KitError
 from kit.kfp_log import ComponentState, LogReader, exception_text, own_traceback
 
+LOG_LINES = 15  # of a failed component's log, shown with the error
+
 States = tuple[ComponentState, ...]
 OnChange = Callable[[States], None]
 
@@ -34,6 +36,16 @@ class PipelineFailed(KitError):
         super().__init__(f"{what} failed", got, f"read {where}, then run again: it goes on")
         self.component, self.traceback, self.log = component, traceback, log
         self.states, self.where = states, where
+
+    def __str__(self) -> str:
+        """Give the message, then the component's own traceback and the end of its log."""
+        said = self.log.partition("Traceback (most recent call last)")[0].strip().splitlines()
+        parts = [
+            super().__str__(),
+            self.traceback,
+            "\n".join(["its log ended with:", *said[-LOG_LINES:]]) if said else "",
+        ]
+        return "\n\n".join(part for part in parts if part)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Rebuild from the fields."""

@@ -182,33 +182,53 @@ def test_a_run_ends_with_metrics_times_and_a_registered_model(
     assert [path for path in written if b"planted-secret" in path.read_bytes()] == []
 
 
-@pytest.mark.slow
-def test_a_run_whose_pipeline_is_killed_goes_on_with_the_first_times(
-    site: Settings, objects: StageStore, tmp_path: Path
-) -> None:
-    """Killed when the evaluation begins: the training is kept, and counted once."""
-    given = arguments(site, objects)
-    (tmp_path / "given.json").write_text(json.dumps(given))
+def kill_a_run_when(condition: str, given: dict[str, Any], folder: Path) -> None:
+    """Run the pipeline in a process that kills itself when `condition` on its states holds."""
+    (folder / "given.json").write_text(json.dumps(given))
     code = (
         "import json, os, pathlib, signal\n"
         "from kit import cloud_run, settings\n"
         "from kit.stage_store import StageStore\n"
         "from kit.store import open_store\n"
         "def kill(states):\n"
-        "    if states[0].state == 'done': os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"    if {condition}: os.kill(os.getpid(), signal.SIGKILL)\n"
         "site = settings.load('folders')\n"
         f"objects = StageStore(open_store(site, {BUCKET!r}), {RUN!r})\n"
-        f"given = json.loads(pathlib.Path({str(tmp_path / 'given.json')!r}).read_text())\n"
-        f"folder = pathlib.Path({str(tmp_path / 'run')!r})\n"
+        f"given = json.loads(pathlib.Path({str(folder / 'given.json')!r}).read_text())\n"
+        f"folder = pathlib.Path({str(folder / 'run')!r})\n"
         "cloud_run.run_pipeline(site, objects, given, folder, kill)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
+@pytest.mark.slow
+def test_a_run_whose_pipeline_is_killed_goes_on_with_the_first_times(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    """Killed when the evaluation begins: the training is kept, and counted once."""
+    given = arguments(site, objects)
+    kill_a_run_when("states[0].state == 'done'", given, tmp_path)
     first = objects.finished(PREPROCESS_TRAIN)
     outcome = run_pipeline(site, objects, given, tmp_path / "run")
     assert outcome.kept[0] == PREPROCESS_TRAIN
     assert outcome.pipeline_data()["1"] == first["time"]
     assert outcome.pipeline_s >= first["time"]["total-seconds"] + (outcome.end - outcome.start)
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_trains_ends_with_the_result_of_an_unbroken_one(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    """The component may outlive the kill: then it is waited for, not started a second time."""
+    given = arguments(site, objects, hyperparameters=dataclasses.replace(HP, epochs=60))
+    kill_a_run_when("states[0].message.startswith('epoch')", given, tmp_path)
+    outcome = run_pipeline(site, objects, given, tmp_path / "run")
+    unbroken = StageStore(objects.store, "cloud-0123456789ab-2")
+    again = run_pipeline(site, unbroken, given | {"run_id": unbroken.run_id}, tmp_path / "run-2")
+    assert outcome.losses == again.losses
+    assert outcome.losses[-1][0] == 60 * 100
+    assert outcome.performance == again.performance
 
 
 @pytest.mark.slow

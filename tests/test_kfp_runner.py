@@ -136,6 +136,8 @@ def test_a_failing_component_comes_back_with_its_own_traceback_and_log(tmp_path:
     assert "ValueError: bad xxx\nsecond line" in error.traceback
     assert error.log.startswith("about to fail\n")
     assert [state.state for state in error.states] == ["done", "failed"]
+    assert error.traceback in str(error)
+    assert str(error).endswith("its log ended with:\nabout to fail")
     assert str(tmp_path / "pipeline.log") in error.next_step
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
