@@ -109,13 +109,13 @@ def directives(spec: JobSpec) -> list[str]:
     return lines
 
 
-def argv(folder: str, path: str) -> list[str]:
-    """Name the command that submits the script at `path`, to run in `folder`.
+def argv(folder: str) -> list[str]:
+    """Name the command that submits the script `job.sh` of the try in `folder`.
 
     Nothing of the login shell's environment travels along (`NIL`; `NONE` would run the person's
     login profile on the node).
     """
-    return ["sbatch", "--parsable", "--export=NIL", f"--chdir={folder}", path]
+    return ["sbatch", "--parsable", "--export=NIL", f"--chdir={folder}", f"{folder}/job.sh"]
 
 
 def _modules(spec: JobSpec) -> list[str]:

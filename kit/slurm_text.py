@@ -43,6 +43,15 @@ class AccountRow:
     end: float | None
     columns: Mapping[str, str]
 
+    @property
+    def whole(self) -> bool:
+        """Whether slurmdbd has the record in full.
+
+        For some seconds after a quick job it is called `allocation` and has no partition, no
+        cores and no memory asked for, though a state and an end (seen with 22.05).
+        """
+        return bool(self.step or self.columns.get("Partition", "-"))
+
 
 @dataclass(frozen=True)
 class SubmitReply:
@@ -54,10 +63,12 @@ class SubmitReply:
 
 
 QUEUE_FORMAT = "%i|%T|%V|%S|%N|%j|%r"  # name and reason may hold blanks: they come last
+# Planned and PlannedCPU are not asked for: before 23.02 they are called Reserved and ResvCPU, and
+# sacct refuses a name that it does not know.
 ACCOUNT_COLUMNS = (
     *("JobID", "Account", "Partition", "ReqCPUS", "AllocCPUS", "ReqNodes", "AllocNodes", "State"),
     *("AveCPU", "AveCPUFreq", "AveDiskRead", "AveDiskWrite", "Timelimit", "Submit", "Start"),
-    *("Elapsed", "Planned", "End", "PlannedCPU", "CPUTime", "TotalCPU", "ExitCode", "ElapsedRaw"),
+    *("Elapsed", "End", "CPUTime", "TotalCPU", "ExitCode", "ElapsedRaw"),
     *("CPUTimeRAW", "MaxRSS", "ReqMem", "ReqTRES", "AllocTRES", "NodeList", "Cluster", "User"),
     *("Group", "JobName"),  # a name may hold a bar: it comes last
 )

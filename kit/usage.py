@@ -7,6 +7,7 @@ kept by whoever asked.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, tzinfo
 
 from kit.errors import DataError
 from kit.slurm_text import AccountRow
@@ -47,14 +48,17 @@ class Usage:
 
 
 def read_usage(rows: Sequence[AccountRow], job_id: str, life: int = 0) -> Usage:
-    """Sum up one life of a job (0 = its first start). Raises DataError when it is not listed."""
+    """Sum up one life of a job (0 = its first start).
+
+    Raises DataError when it is not listed, or not whole yet (`whole`).
+    """
     lives: list[list[AccountRow]] = []
     for row in (row for row in rows if row.job_id == job_id):
         if row.step:
             lives[-1].append(row) if lives else None
         else:
             lives.append([row])
-    if life >= len(lives):
+    if life >= len(lives) or not lives[life][0].whole:
         raise DataError(f"job {job_id} is not in the accounting", next_step="ask again later")
     job, *steps = lives[life]
     rss = [size(step.columns.get("MaxRSS", "")) or 0 for step in steps]
@@ -75,12 +79,24 @@ def read_usage(rows: Sequence[AccountRow], job_id: str, life: int = 0) -> Usage:
     )
 
 
-def published_rows(usage: Usage) -> dict[str, dict[str, str | None]]:
-    """Give the 22 published columns of each row, numbered from "1"; empty texts are None."""
-    return {
-        str(n): {name: row.columns.get(name) or None for name in PUBLISHED}
-        for n, row in enumerate(usage.rows, start=1)
-    }
+def published_rows(usage: Usage, zone: tzinfo) -> dict[str, dict[str, str | None]]:
+    """Give the 22 published columns of each row, numbered from "1"; empty texts are None.
+
+    Times are local to the site's `zone`, as sacct prints them. Planned (start minus submit) and
+    PlannedCPU (times the cores asked for) are computed: sacct names them differently by version.
+    """
+    rows: dict[str, dict[str, str | None]] = {}
+    for number, row in enumerate(usage.rows, start=1):
+        columns = dict(row.columns)
+        for name, moment in (("Submit", row.submit), ("Start", row.start), ("End", row.end)):
+            if moment is not None:
+                columns[name] = datetime.fromtimestamp(moment, zone).strftime("%Y-%m-%dT%H:%M:%S")
+        if not row.step and usage.queued_seconds is not None:
+            asked = _number(columns.get("ReqCPUS")) or 0
+            columns.setdefault("Planned", _clock(usage.queued_seconds))
+            columns.setdefault("PlannedCPU", _clock(usage.queued_seconds * asked))
+        rows[str(number)] = {name: columns.get(name) or None for name in PUBLISHED}
+    return rows
 
 
 def read_seff(text: str) -> dict[str, str]:

@@ -58,9 +58,7 @@ def test_bash_takes_the_golden_script(name):
 
 
 def test_the_command_passes_no_environment_on():
-    assert argv("/a", "/a/job.x") == [
-        *("sbatch", "--parsable", "--export=NIL", "--chdir=/a", "/a/job.x")
-    ]
+    assert argv("/a") == ["sbatch", "--parsable", "--export=NIL", "--chdir=/a", "/a/job.sh"]
 
 
 @pytest.mark.parametrize(

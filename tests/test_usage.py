@@ -1,12 +1,13 @@
 """What a job used: from sacct, from seff of both kinds, or computed."""
 
 import json
+from zoneinfo import ZoneInfo
 
 import captured
 import pytest
 
 from kit.errors import DataError
-from kit.slurm_text import read_account
+from kit.slurm_text import account_row, read_account
 from kit.slurm_values import JobState
 from kit.usage import PUBLISHED, computed_seff, published_rows, read_seff, read_usage
 
@@ -45,10 +46,28 @@ def test_a_life_that_is_not_listed_has_no_usage(job_id, life):
 def test_the_published_columns_keep_their_names_and_empty_ones_are_null():
     table = json.loads(captured.read("slurm-mahti-2024/sacct-1.json"))
     assert list(table["1"]) == list(PUBLISHED)
-    rows = published_rows(read_usage(read_account(captured.read("made/sacct.txt")), "97"))
+    usage = read_usage(read_account(captured.read("made/sacct.txt")), "97")
+    rows = published_rows(usage, ZoneInfo("UTC"))
     assert list(rows) == ["1"]
     assert list(rows["1"]) == list(PUBLISHED)
     assert (rows["1"]["JobID"], rows["1"]["AveCPU"]) == ("97", None)
+
+
+def test_the_published_row_of_mahti_is_made_again_from_its_times():
+    published = json.loads(captured.read("slurm-mahti-2024/sacct-1.json"))["1"]
+    asked = {k: v or "" for k, v in published.items() if k not in ("Planned", "PlannedCPU")}
+    zone = ZoneInfo("Europe/Helsinki")
+    row = account_row(asked, zone)
+    asked |= {"Submit": f"{row.submit:.0f}", "Start": f"{row.start:.0f}", "End": f"{row.end:.0f}"}
+    listing = "|".join(asked) + "\n" + "|".join(asked.values()) + "\n"
+    usage = read_usage(read_account(listing), "3659617")
+    assert published_rows(usage, zone)["1"] == published
+
+
+def test_a_record_that_is_not_whole_yet_has_no_usage():
+    rows = read_account(captured.read(SITE + "sacct-just-ended.txt"))
+    with pytest.raises(DataError, match="not in the accounting"):
+        read_usage(rows, "12")
 
 
 def test_the_published_seff_of_mahti_is_read_back():
