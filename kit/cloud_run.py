@@ -16,7 +16,7 @@ from kit import records
 from kit.errors import UsageError
 from kit.gates import Gates
 from kit.hyperparameters import Hyperparameters
-from kit.kfp_cluster import run_on_cluster
+from kit.kfp_cluster import access_of, run_on_cluster
 from kit.kfp_runner import OnChange, PipelineFailed, States, ignore, run_local
 from kit.records import Json
 from kit.settings import ROOT, Settings
@@ -135,8 +135,8 @@ def run_pipeline(
     cloud, start = settings.cloud, clock()
     try:
         if cloud is not None and cloud.runner == "cluster":
-            run = objects.run_id
-            states = run_on_cluster(cloud.kfp_url, PIPELINE, COMPONENTS, arguments, run, on_change)
+            access, run = access_of(cloud.kfp_url, settings.env_file), objects.run_id
+            states = run_on_cluster(access, PIPELINE, COMPONENTS, arguments, run, on_change)
         else:
             states = run_local(PIPELINE, COMPONENTS, arguments, folder, on_change)
     except PipelineFailed as err:

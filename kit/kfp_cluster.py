@@ -9,12 +9,15 @@ import pkgutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from kit.errors import CredentialRefused, KitError, Unreachable
+from kit.errors import CredentialRefused, KitError, Unreachable, UsageError
 from kit.kfp_log import DONE, FAILED, PENDING, RUNNING, ComponentState
 from kit.kfp_runner import OnChange, PipelineFailed, States, ignore
 
+_LOG_IN = "log in with the browser and put KUBEFLOW_COOKIES (authservice_session=...) into .env"
 _OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _STATES = {
     "RUNNING": RUNNING,
@@ -27,8 +30,31 @@ _STATES = {
 }
 
 
+@dataclass(frozen=True)
+class Access:
+    """How to reach Kubeflow: its address and, behind a log-in page, a session of the browser.
+
+    `cookies` is what the browser sends after the log-in (`authservice_session=...`); `namespace`
+    is the user's own, on a platform with several users.
+    """
+
+    url: str
+    cookies: str = field(default="", repr=False)
+    namespace: str = ""
+
+
+def access_of(url: str, env_file: Path | None) -> Access:
+    """Take KUBEFLOW_COOKIES and KUBEFLOW_NAMESPACE from the env file, when they are there."""
+    import dotenv
+
+    found = dotenv.dotenv_values(env_file) if env_file is not None and env_file.is_file() else {}
+    return Access(
+        url.rstrip("/"), found.get("KUBEFLOW_COOKIES") or "", found.get("KUBEFLOW_NAMESPACE") or ""
+    )
+
+
 def run_on_cluster(
-    url: str,
+    access: Access,
     pipeline: str,
     names: Sequence[str],
     arguments: Mapping[str, Any],
@@ -44,9 +70,11 @@ def run_on_cluster(
     Raises PipelineFailed, CredentialRefused, or Unreachable when the cluster does not answer
     (once at the start, for `patience_s` later); the run goes on there and can be followed again.
     """
-    client = _ask(url, lambda: _client(url))
-    run_id = _ask(url, lambda: _going_on(client, run_name)) or _ask(
-        url, lambda: _submit(client, pipeline, arguments, run_name)
+    url = access.url
+    _greet(access)
+    client = _ask(url, lambda: _client(access))
+    run_id = _ask(url, lambda: _going_on(client, access, run_name)) or _ask(
+        url, lambda: _submit(client, access, pipeline, arguments, run_name)
     )
     where = f"{url}/#/runs/details/{run_id}"
     last_answer = clock()
@@ -94,30 +122,61 @@ def _result(run: Any, states: States, where: str) -> States:
     raise PipelineFailed(failed.name if failed else "", "", text, states, where)
 
 
-def _client(url: str) -> Any:
+def _greet(access: Access) -> None:
+    """Ask whether Kubeflow is there; its client would try for half a minute and not say why."""
+    import requests
+
+    headers = {"Cookie": access.cookies} if access.cookies else {}
+    health = f"{access.url}/apis/v2beta1/healthz"
+    try:
+        answer = requests.get(health, headers=headers, timeout=10, allow_redirects=False)
+    except requests.RequestException as err:
+        raise _away(access.url, f"{type(err).__name__}: {str(err)[:300]}") from err
+    got = f"HTTP {answer.status_code} for {health}"
+    if answer.status_code in (301, 302, 303, 307, 401, 403):  # a redirect leads to the log-in page
+        raise CredentialRefused(f"Kubeflow at {access.url} refused", got, _LOG_IN)
+    if answer.status_code >= 500:
+        raise _away(access.url, got)
+    if answer.status_code != 200:
+        raise UsageError(
+            f"there is no Kubeflow Pipelines at {access.url}", got, "correct cloud.kfp_url"
+        )
+
+
+def _away(url: str, got: str) -> Unreachable:
+    return Unreachable(f"Kubeflow at {url} does not answer", got, "try again later")
+
+
+def _client(access: Access) -> Any:
     import kfp
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # "works with Pipelines 2.0 and later"
-        return kfp.Client(host=url)
+        return kfp.Client(host=access.url, cookies=access.cookies or None)
 
 
-def _going_on(client: Any, run_name: str) -> str | None:
+def _going_on(client: Any, access: Access, run_name: str) -> str | None:
     """Give the id of a KFP run of that name that has not ended."""
     same_name = {"operation": "EQUALS", "key": "display_name", "stringValue": run_name}
     found = client.list_runs(
-        page_size=100, sort_by="created_at desc", filter=json.dumps({"predicates": [same_name]})
+        page_size=100,
+        sort_by="created_at desc",
+        namespace=access.namespace or None,
+        filter=json.dumps({"predicates": [same_name]}),
     )
     going = [run.run_id for run in found.runs or [] if run.state not in _OVER]
     return str(going[0]) if going else None
 
 
-def _submit(client: Any, pipeline: str, arguments: Mapping[str, Any], run_name: str) -> str:
+def _submit(
+    client: Any, access: Access, pipeline: str, arguments: Mapping[str, Any], run_name: str
+) -> str:
     made = client.create_run_from_pipeline_func(
         pkgutil.resolve_name(pipeline),
         arguments=dict(arguments),
         run_name=run_name,
         experiment_name=pipeline.partition(":")[2].replace("_", "-"),
+        namespace=access.namespace or None,
         enable_caching=False,
     )
     return str(made.run_id)
@@ -133,10 +192,9 @@ def _ask(url: str, call: Callable[[], Any]) -> Any:
     except kfp_server_api.ApiException as err:
         got = f"HTTP {err.status}: {str(err.body or err.reason)[:300]}"
         if err.status in (401, 403):
-            raise CredentialRefused(f"Kubeflow at {url} refused", got, "log in again") from err
+            raise CredentialRefused(f"Kubeflow at {url} refused", got, _LOG_IN) from err
         if err.status and 400 <= err.status < 500:
             raise KitError(f"Kubeflow at {url} said no", got, "read its words above") from err
-        raise Unreachable(f"Kubeflow at {url} does not answer", got, "try again later") from err
+        raise _away(url, got) from err
     except (HTTPError, OSError) as err:
-        got = f"{type(err).__name__}: {str(err)[:300]}"
-        raise Unreachable(f"Kubeflow at {url} does not answer", got, "try again later") from err
+        raise _away(url, f"{type(err).__name__}: {str(err)[:300]}") from err

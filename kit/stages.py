@@ -192,7 +192,7 @@ def _talk() -> None:
         kit.propagate = False
 
 
-def _alone(work: Path) -> filelock.AcquireReturnProxy:
+def _alone(work: Path) -> contextlib.AbstractContextManager[object]:
     """Take the lock of a folder, and say so when that means waiting."""
     lock = filelock.FileLock(work.with_suffix(".lock"))
     try:

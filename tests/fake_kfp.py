@@ -16,8 +16,8 @@ EXPERIMENT = {"experiment_id": "e-1", "display_name": "cloud-fmnist"}
 class FakeKfp:
     """`answers` are the states that the run shows one after the other; an int is an HTTP error."""
 
-    def __init__(self, answers: list[Any], going_on: bool = False) -> None:
-        self.answers = answers
+    def __init__(self, answers: list[Any], going_on: bool = False, cookie: str = "") -> None:
+        self.answers, self.cookie, self.health = answers, cookie, 200
         self.runs = [{**RUN, "state": "RUNNING"}] if going_on else []
         self.submitted: list[dict[str, Any]] = []
         self.filters: list[Any] = []
@@ -28,7 +28,7 @@ class FakeKfp:
         query = dict(urllib.parse.parse_qsl(parts.query))
         path = parts.path.removeprefix("/apis/v2beta1/")
         if (method, path) == ("GET", "healthz"):
-            return 200, {"multi_user": False}
+            return self.health, {"multi_user": False}
         if (method, path) == ("GET", "experiments"):
             return 200, {"experiments": [EXPERIMENT]}
         if (method, path) == ("GET", "runs"):
@@ -51,7 +51,10 @@ def serving(fake: FakeKfp) -> Iterator[str]:
         def do_GET(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length) or "null")
-            status, content = fake.answer(self.command, self.path, body)
+            if fake.cookie and self.headers.get("Cookie") != fake.cookie:
+                status, content = 401, {"error": "log in first"}
+            else:
+                status, content = fake.answer(self.command, self.path, body)
             text = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -1,13 +1,14 @@
 """The same pipeline object on a cluster: kfp's own client against a small fake of the API."""
 
 import warnings
+from pathlib import Path
 
 import pytest
 from fake_kfp import FakeKfp, run, serving, task
 
 from kit.cloud_run import COMPONENTS, PIPELINE
-from kit.errors import CredentialRefused, KitError, Unreachable
-from kit.kfp_cluster import run_on_cluster
+from kit.errors import CredentialRefused, KitError, Unreachable, UsageError
+from kit.kfp_cluster import Access, access_of, run_on_cluster
 from kit.kfp_runner import PipelineFailed, States
 
 T0, T1, T2 = "2026-01-01T00:00:00Z", "2026-01-01T00:00:30Z", "2026-01-01T00:00:40Z"
@@ -15,14 +16,16 @@ TRAIN, TEST = COMPONENTS
 ARGUMENTS = {"profile": "sandbox", "run_id": "cloud-0-1", "bucket": "b", "data_hash": "d"}
 
 
-def follow(fake: FakeKfp, patience_s: float = 600.0) -> tuple[States, list[States]]:
+def follow(
+    fake: FakeKfp, patience_s: float = 600.0, env_file: Path | None = None
+) -> tuple[States, list[States]]:
     """Run against the fake without waiting; the clock gains 10 s at each poll."""
     seen: list[States] = []
     ticks = iter(range(0, 100_000, 10))
     with serving(fake) as url, warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         result = run_on_cluster(
-            url,
+            access_of(url, env_file),
             PIPELINE,
             COMPONENTS,
             ARGUMENTS,
@@ -127,4 +130,34 @@ def test_a_refusal_is_not_taken_for_an_outage(
 
 def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
     with pytest.raises(Unreachable, match="does not answer"):
-        run_on_cluster("http://127.0.0.1:1", PIPELINE, COMPONENTS, ARGUMENTS, "cloud-0-1")
+        run_on_cluster(Access("http://127.0.0.1:1"), PIPELINE, COMPONENTS, ARGUMENTS, "cloud-0-1")
+
+
+def test_a_platform_behind_a_log_in_gets_the_browser_s_session(tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text("KUBEFLOW_COOKIES=authservice_session=planted\nKUBEFLOW_NAMESPACE=me\n")
+    session = "authservice_session=planted"
+    follow(FakeKfp([run("SUCCEEDED")], cookie=session), env_file=env_file)
+    assert "planted" not in repr(access_of("http://h", env_file))
+    with pytest.raises(CredentialRefused, match="KUBEFLOW_COOKIES"):
+        follow(FakeKfp([run("SUCCEEDED")], cookie=session))
+    assert access_of("http://h/", tmp_path / "absent") == Access("http://h")
+
+
+@pytest.mark.parametrize(
+    ("health", "kind", "words"),
+    [
+        (302, CredentialRefused, "KUBEFLOW_COOKIES"),
+        (403, CredentialRefused, "KUBEFLOW_COOKIES"),
+        (404, UsageError, "correct cloud.kfp_url"),
+        (503, Unreachable, "HTTP 503"),
+    ],
+)
+def test_what_is_wrong_at_the_door_is_told_at_once(
+    health: int, kind: type[KitError], words: str
+) -> None:
+    fake = FakeKfp([run("SUCCEEDED")])
+    fake.health = health
+    with pytest.raises(kind, match=words):
+        follow(fake)
+    assert fake.submitted == []
