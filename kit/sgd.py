@@ -23,12 +23,12 @@ _TWO, _ONE, _NONE = (2, 2), (1, 1), (0, 0)
 
 
 class _Layer(NamedTuple):
-    """A layer's weight, as a matrix (outputs, inputs), and bias, with their gradients."""
+    """A layer's weight, as a matrix (outputs, inputs), and bias, with their velocities."""
 
     weight: Tensor
     bias: Tensor
-    d_weight: Tensor
-    d_bias: Tensor
+    v_weight: Tensor
+    v_bias: Tensor
 
 
 class SGD:
@@ -42,10 +42,8 @@ class SGD:
         self._rate, self._momentum = hp.learning_rate, hp.momentum
         parameters = dict(model.named_parameters())
         self._weights = torch.cat([p.detach().reshape(-1) for p in parameters.values()])
-        self._gradient = torch.zeros_like(self._weights)
         self._velocity = torch.zeros_like(self._weights)
         weights = _views(self._weights, parameters)
-        gradients = _views(self._gradient, parameters)
         self.velocity = _views(self._velocity, parameters)
         for name, parameter in parameters.items():
             parameter.data = weights[name]
@@ -53,24 +51,25 @@ class SGD:
             _Layer(
                 weights[f"{name}.weight"].flatten(1),
                 weights[f"{name}.bias"],
-                gradients[f"{name}.weight"].flatten(1),
-                gradients[f"{name}.bias"],
+                self.velocity[f"{name}.weight"].flatten(1),
+                self.velocity[f"{name}.bias"],
             )
             for name in ("conv1", "conv2", "fc1", "fc2", "fc3")
         ]
 
-    @torch.no_grad()
     def step(self, x: Tensor, target: Tensor) -> Tensor:
         """Take one step on images (N, 1, 28, 28) and one-hot labels (N, 10).
 
-        Gives the loss before the step: the mean cross entropy of the batch.
+        Gives the loss before the step: the mean cross entropy of the batch. To be called
+        under `torch.no_grad()`.
         """
-        loss = self._set_gradient(x, target)
-        self._velocity.mul_(self._momentum).add_(self._gradient)
+        self._velocity.mul_(self._momentum)
+        loss = self._add_gradient(x, target)
         self._weights.add_(self._velocity, alpha=-self._rate)
         return loss
 
-    def _set_gradient(self, x: Tensor, target: Tensor) -> Tensor:
+    def _add_gradient(self, x: Tensor, target: Tensor) -> Tensor:
+        """Add the gradient to the velocity; give the loss."""
         conv1, conv2, fc1, fc2, fc3 = self._layers
         n = len(x)
         # Forward. The first convolution is a matrix product with all 5x5 patches of the batch.
@@ -89,31 +88,31 @@ class SGD:
         d = _linear_backward(fc3, log_p.exp_().sub_(target).div_(n), h4)
         d = _linear_backward(fc2, _relu_backward(d, h4, 0), h3)
         d = _linear_backward(fc1, _relu_backward(d, h3, 0), h2)
-        d = _relu_backward(d, h2, 0).view(1, 16 * n, 4, 4)
+        d = _planes(_relu_backward(d, h2, 0), 16 * n, 4)
         d = _pool_backward(d, c2, _TWO, _TWO, _NONE, _ONE, False, where2).reshape(n, 16, 8, 8)
         d = _conv2_backward(conv2, d, h1)
-        d = _relu_backward(d, h1, 0).transpose(0, 1).reshape(1, 6 * n, 12, 12)
+        d = _planes(_relu_backward(d, h1, 0).transpose(0, 1).reshape(1, 6 * n, 12, 12), 6 * n, 12)
         d = _pool_backward(d, c1, _TWO, _TWO, _NONE, _ONE, False, where1).reshape(6, n * 576)
-        torch.mm(d, patches.t(), out=conv1.d_weight)
-        torch.sum(d, 1, out=conv1.d_bias)
+        conv1.v_weight.addmm_(d, patches.t())
+        conv1.v_bias.add_(d.sum(1))
         return loss
 
 
 def _linear_backward(layer: _Layer, d: Tensor, inputs: Tensor) -> Tensor:
-    """Set the layer's gradients; give the derivative by its inputs."""
-    torch.mm(d.t(), inputs, out=layer.d_weight)
-    torch.sum(d, 0, out=layer.d_bias)
+    """Add the layer's gradients to its velocities; give the derivative by its inputs."""
+    layer.v_weight.addmm_(d.t(), inputs)
+    layer.v_bias.add_(d.sum(0))
     return d.mm(layer.weight)
 
 
 def _conv2_backward(layer: _Layer, d: Tensor, inputs: Tensor) -> Tensor:
-    """Set the gradients of the second convolution; give the derivative by its inputs."""
+    """Do the same for the second convolution."""
     weight, wanted = layer.weight.view(16, 6, 5, 5), (True, True, True)
     by_inputs, by_weight, by_bias = _conv_backward(
         d, inputs, weight, (16,), _ONE, _NONE, _ONE, False, _NONE, 1, wanted
     )
-    layer.d_weight.copy_(by_weight.view(16, 150))
-    layer.d_bias.copy_(by_bias)
+    layer.v_weight.add_(by_weight.view(16, 150))
+    layer.v_bias.add_(by_bias)
     return by_inputs  # type: ignore[no-any-return]
 
 

@@ -83,7 +83,7 @@ def train(
     """
     path = checkpoint_dir / "checkpoint.safetensors" if checkpoint_dir else None
     show = progress or Bar()
-    with machine(hp):
+    with machine(hp), torch.no_grad():
         state = _begin(hp)
         if path and path.exists():
             _restore(path, state, data, hp)
@@ -117,23 +117,22 @@ def _train_epoch(
     show: Callable[[Progress], None],
 ) -> None:
     """One pass over all images in a new order: one SGD step a batch, the last may be smaller."""
+    per_epoch = -(-len(x) // hp.batch_size)
+    stride = min(LOSS_EVERY, max(1, per_epoch // 5))
     order = torch.randperm(len(x), generator=state.shuffle).to(hp.device)
-    batches = torch.split(order, hp.batch_size)
-    stride = min(LOSS_EVERY, max(1, len(batches) // 5))
-    total = torch.zeros((), device=hp.device)
-    for number, batch in enumerate(batches, start=1):
-        total += state.sgd.step(x[batch], targets[batch])
-        if number % stride == 0 or number == len(batches):
-            mean = float(total) / ((number - 1) % stride + 1)
-            total.zero_()
-            step = state.epoch * len(batches) + number
-            if not math.isfinite(mean):
-                raise UsageError(
-                    f"the loss is {mean} at step {step}", next_step="lower learning_rate"
-                )
-            state.losses.append((step, mean))
-            steps = hp.epochs * len(batches)
-            show(Progress(state.epoch + 1, hp.epochs, step, steps, mean, resumed * len(batches)))
+    step = state.epoch * per_epoch
+    for piece in torch.split(order, stride * hp.batch_size):
+        images = torch.split(x[piece], hp.batch_size)
+        labels = torch.split(targets[piece], hp.batch_size)
+        losses = [state.sgd.step(*batch) for batch in zip(images, labels, strict=True)]
+        step += len(losses)
+        mean = torch.stack(losses).mean().item()
+        if not math.isfinite(mean):
+            next_step = "lower learning_rate"
+            raise UsageError("the training diverged", f"loss {mean} by step {step}", next_step)
+        state.losses.append((step, mean))
+        steps, skipped = hp.epochs * per_epoch, resumed * per_epoch
+        show(Progress(state.epoch + 1, hp.epochs, step, steps, mean, skipped))
 
 
 def _keep(path: Path, state: _State, data: Dataset, hp: Hyperparameters) -> None:
