@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import http.server
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ from typing import Any
 import filelock
 import pytest
 
-from kit import mlflow_client, runlog, tracking
+from kit import mlflow_client, runlog, settings, tracking
 from kit.errors import Busy, CredentialRefused, DataError, Unreachable, UsageError
 from kit.profiles import Cloud, Site
 from kit.runlog import RunLog
@@ -492,3 +493,24 @@ def test_a_server_killed_while_it_receives_a_run_has_exactly_that_run_after_sync
         "cloud-0-2",
         "cloud-0-3",
     ]
+
+
+# -- the sandbox's server ----------------------------------------------------------------------
+
+
+@pytest.mark.sandbox
+def test_the_sandbox_s_mlflow_takes_a_run_with_its_credential_and_refuses_another(
+    tmp_path: Path,
+) -> None:
+    place = dataclasses.replace(
+        tracking_for(settings.load("sandbox"), "cloud"), spool_dir=tmp_path / "spool"
+    )
+    run = a_run(tmp_path / "files", f"cloud-{secrets.token_hex(6)}-1")
+    run = dataclasses.replace(run, experiment="tracking-test", model=None)
+    wrong = tmp_path / "wrong.env"
+    wrong.write_text("MLFLOW_TRACKING_USERNAME=kit\nMLFLOW_TRACKING_PASSWORD=wrong\n")
+    refused = dataclasses.replace(place, env_file=wrong).log(run)
+    assert (refused.state, "refused the credential" in refused.reason) == ("spooled", True)
+    assert [result.state for result in place.sync()] == ["logged"]
+    assert place.log(run).state == "logged"
+    assert place.read("tracking-test", run.run_id)["metrics"]["accuracy"] == 0.75
