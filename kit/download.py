@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import urllib3
 
 TRIES_PER_MIRROR = 4
+BACK_OFF_S = 0.2  # before the second try; twice as long each time
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, LOCK_TIMEOUT_S = 3.0, 30.0, 900.0
 # Called with file name, bytes so far, bytes in all (0 when the server does not say).
 Progress = Callable[[str, int, int], None]
@@ -22,7 +23,6 @@ def bring(
     folder: Path,
     mirrors: Sequence[str],
     progress: Progress | None = None,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Have every file of `files` (name -> MD5) in `folder`; what is there and right is kept.
 
@@ -39,7 +39,7 @@ def bring(
         with filelock.FileLock(folder / ".lock", timeout=LOCK_TIMEOUT_S):
             for name, md5 in files.items():
                 if not _right_or_aside(folder / name, md5):
-                    _fetch(folder / name, md5, mirrors, progress or Bar(), sleep)
+                    _fetch(folder / name, md5, mirrors, progress or Bar())
     except filelock.Timeout as err:
         raise Busy(f"downloading into {folder}", "another process is at it", "wait for it") from err
     except OSError as err:
@@ -93,7 +93,6 @@ def _fetch(
     md5: str,
     mirrors: Sequence[str],
     progress: Progress,
-    sleep: Callable[[float], None],
 ) -> None:
     """Try the mirrors in order; after a cut ask for the rest only."""
     seen: list[str] = []
@@ -112,7 +111,7 @@ def _fetch(
             seen.append(f"{url}: {problem}")
             if not again:
                 break
-            sleep(0.2 * 2**attempt)
+            time.sleep(BACK_OFF_S * 2**attempt)
     got = "; ".join(dict.fromkeys(seen))
     kind = DataError if "HTTP 404" in got or "wrong checksum" in got else Unreachable
     next_step = "run again later, or set KIT_DATA_DIR to a folder with the four files"

@@ -1,6 +1,6 @@
 """Compare the kit's training with the usual loop, and measure the memory of a full-size run.
 
-    python -m tests.benchmarks.bench_training
+Usage: python tests/benchmarks/bench_training.py
 
 One run prints one table of ratios; all loops take turns, seed by seed, so that a machine
 that gets slower or faster in between does so for all of them.
@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from kit import fashion_mnist, model, training
 from kit.hyperparameters import Hyperparameters
-from tests.idx_files import real_or_stand_in
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from idx_files import real_or_stand_in
 
 SEEDS = (1, 2, 3, 4, 5)
 EPOCHS = 5
@@ -194,7 +197,7 @@ def main():
     print(f"{torch.__version__}, {sum(p.numel() for p in model.Model().parameters())} weights")
     print(table(compare(data)), flush=True)
     # In a process of its own: peak memory never goes down again.
-    argv = [sys.executable, "-m", "tests.benchmarks.bench_training", "--memory"]
+    argv = [sys.executable, __file__, "--memory"]
     return subprocess.run(argv, check=False).returncode
 
 
