@@ -113,7 +113,10 @@ def arguments_of(
         "bucket": bucket,
         "data_hash": data_hash,
         **dataclasses.asdict(hyperparameters),
-        **{f"min_{kind}": value for kind, value in dataclasses.asdict(gates).items()},
+        # KFP takes no whole number where the component wants a float.
+        "learning_rate": float(hyperparameters.learning_rate),
+        "momentum": float(hyperparameters.momentum),
+        **{f"min_{kind}": float(least) for kind, least in dataclasses.asdict(gates).items()},
         "strict": strict,
         "commit": records.git_state(ROOT)["commit"] or "",
         "mlflow_url": f"http://{port.svc}.{port.namespace}:{port.port}" if inside and port else "",

@@ -73,7 +73,8 @@ class LogReader:
 
     def _end(self, name: str, status: str, now: float) -> None:
         state = DONE if status == "SUCCESS" else FAILED
-        self.states[name] = dataclasses.replace(self.states[name], state=state, end=now)
+        before = self.states.get(name, ComponentState(name))
+        self.states[name] = dataclasses.replace(before, state=state, end=now)
         self._current = None
 
     def _said(self, name: str, text: str) -> None:

@@ -62,7 +62,7 @@ def run_local(
     arguments: Mapping[str, Any],
     folder: Path,
     on_change: OnChange = ignore,
-    tick_s: float = 0.5,
+    tick_s: float = 1.0,
     clock: Callable[[], float] = time.time,
 ) -> States:
     """Run a pipeline on this machine; its log is `folder/pipeline.log`.
@@ -88,7 +88,7 @@ def run_local(
     if child.returncode == 0:
         return states
     failed = reader.failed()
-    lines = reader.logs[failed] if failed else reader.rest
+    lines = reader.logs.get(failed, reader.rest)
     text = "\n".join(lines).strip()
     raise PipelineFailed(failed, own_traceback(lines), text, states, str(folder / "pipeline.log"))
 

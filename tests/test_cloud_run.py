@@ -132,6 +132,13 @@ def test_the_arguments_are_data_and_fit_the_pipeline(site: Settings, objects: St
     }
 
 
+def test_whole_numbers_become_floats_where_the_pipeline_wants_floats(site: Settings) -> None:
+    hp = dataclasses.replace(HP, learning_rate=1, momentum=0)
+    given = arguments_of(site, RUN, BUCKET, "d", hp, Gates(0, 1, 0))
+    fractional = ("learning_rate", "momentum", "min_accuracy", "min_precision", "min_recall")
+    assert [type(given[name]) for name in fractional] == [float] * 5
+
+
 def test_inside_a_cluster_mlflow_has_the_address_of_its_service(site: Settings) -> None:
     ports = {"mlflow": Port(5000, svc="mlflow", namespace="mlflow")}
     inside = dataclasses.replace(

@@ -69,6 +69,18 @@ def test_a_component_cannot_end_another_one_by_what_it_prints() -> None:
     assert reader.states["one"].state == "running"
 
 
+def test_a_component_that_nobody_named_is_kept_as_well() -> None:
+    reader = LogReader(["one"])
+    reader.feed("21:44:39.922 - INFO - Executing task 'two'", 1.0)
+    reader.feed("    hello", 1.5)
+    reader.feed("21:44:39.922 - INFO - Task 'three' finished with status FAILURE", 2.0)
+    assert [(s.name, s.state) for s in reader.states.values()] == [
+        ("one", "pending"),
+        ("two", "running"),
+        ("three", "failed"),
+    ]
+
+
 def test_the_traceback_is_the_component_s_own_with_its_cause_and_without_kfp() -> None:
     reader = LogReader(["first-step", "failing-step"])
     for line in captured_lines():
