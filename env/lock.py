@@ -21,7 +21,7 @@ def resolve() -> list[str]:
     argv += ["--no-emit-index-url", "--no-emit-find-links", "--no-emit-trusted-host"]
     argv += ["--no-annotate", "--no-header", "--allow-unsafe", "--output-file", "-"]
     argv += [f"--extra={extra}" for extra in EXTRAS] + ["pyproject.toml"]
-    done = subprocess.run(argv, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    done = subprocess.run(argv, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     lines = [re.sub(r"\+\w+", "", line) for line in done.stdout.splitlines() if "==" in line]
     return sorted(line for line in lines if not LEFT_OUT.match(line))
 
