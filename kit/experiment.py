@@ -33,14 +33,24 @@ class Local:
 
     def __repr__(self) -> str:
         """Show the run, the data and, for stand-in data, the warning."""
-        lines = [repr(self.run), f"data: {data_title(self.data)}", f"folder: {self.run.folder}"]
-        return "\n".join([*lines, *([f"!!! {self.data.warning} !!!"] if self.data.warning else [])])
+        return describe(self.run, self.data)
 
     def _repr_html_(self) -> str:
         """The same for a notebook, the warning where nobody can miss it."""
-        style = "background:#B00000;color:white;font-weight:bold;padding:8px"
-        banner = f"<p style='{style}'>{self.data.warning}</p>" if self.data.warning else ""
-        return f"{banner}<p>{self.run!r}<br>data: {data_title(self.data)}</p>"
+        return banner(self.run, self.data)
+
+
+def describe(run: runs.Run, data: fashion_mnist.Dataset) -> str:
+    """Name a run, its data and folder and, for stand-in data, the warning."""
+    lines = [repr(run), f"data: {data_title(data)}", f"folder: {run.folder}"]
+    return "\n".join([*lines, *([f"!!! {data.warning} !!!"] if data.warning else [])])
+
+
+def banner(run: runs.Run, data: fashion_mnist.Dataset, more: str = "") -> str:
+    """Give `describe` as HTML: the warning white on red above everything."""
+    style = "background:#B00000;color:white;font-weight:bold;padding:8px"
+    top = f"<p style='{style}'>{data.warning}</p>" if data.warning else ""
+    return f"{top}<p>{run!r}<br>data: {data_title(data)}<br>{more}</p>"
 
 
 def start_local(profile: str, fresh: bool, **hyperparameters: object) -> Local:
@@ -93,7 +103,7 @@ def train(work: Local) -> str:
 def evaluate(work: Local) -> "pandas.DataFrame":
     """Evaluate on the test images; the table has one row a class and one for the mean."""
     if work.trained is None:
-        raise _too_early("train")
+        raise too_early("train")
     with work.run.timeline.span("evaluation"):
         work.evaluation = training.evaluate(work.trained.model, work.data, work.hyperparameters)
     return class_table(work.evaluation.performance)
@@ -111,7 +121,7 @@ def class_table(performance: Json) -> "pandas.DataFrame":
 def show_loss(work: Local) -> "Figure":
     """Draw the training loss over the steps."""
     if work.trained is None:
-        raise _too_early("train")
+        raise too_early("train")
     steps = -(-len(work.data.train_labels) // work.hyperparameters.batch_size)
     return plots.loss_curve(work.trained.losses, steps, work.data.warning)
 
@@ -119,7 +129,7 @@ def show_loss(work: Local) -> "Figure":
 def show_confusion(work: Local) -> "Figure":
     """Draw which class was taken for which."""
     if work.evaluation is None:
-        raise _too_early("evaluate")
+        raise too_early("evaluate")
     return plots.confusion_matrix(
         work.evaluation.confusion, fashion_mnist.LABELS, work.data.warning
     )
@@ -128,7 +138,7 @@ def show_confusion(work: Local) -> "Figure":
 def finish(work: Local) -> Json:
     """Write the published file, log to MLflow, add the run to the history; give that line."""
     if work.trained is None or work.evaluation is None:
-        raise _too_early("train and evaluate")
+        raise too_early("train and evaluate")
     run, trained, performance = work.run, work.trained, work.evaluation.performance
     time_record = records.time_record(
         "local-model-training", trained.start, trained.end, trained.seconds
@@ -170,12 +180,20 @@ def _log(work: Local, time_record: Json, performance: Json) -> tracking.Logged:
 
 def compare(work: Local) -> "pandas.DataFrame":
     """Put this run beside the article's local row."""
+    return beside_article(work.run.settings, "local", "article local")
+
+
+def beside_article(loaded: settings.Settings, target: str, published: str) -> "pandas.DataFrame":
+    """Put the newest runs of a target beside a column of the article; empty rows left out."""
     import pandas
 
-    table, _ = report.columns(work.run.settings)
-    ours = table["local (new)"]
-    theirs = table["article local"]
-    rows = {label: [theirs[label], text] for label, text in ours.items() if text != "-"}
+    table, _ = report.columns(loaded)
+    theirs = table[published]
+    rows = {
+        label: [theirs[label], text]
+        for label, text in table[f"{target} (new)"].items()
+        if text != "-"
+    }
     return pandas.DataFrame.from_dict(rows, orient="index", columns=["article", "this machine"])
 
 
@@ -186,5 +204,6 @@ def show_timeline(work: Local) -> "Figure":
     return plots.timeline({work.run.target: seconds}, work.data.warning)
 
 
-def _too_early(step: str) -> UsageError:
+def too_early(step: str) -> UsageError:
+    """Say which step of the notebook has to come first."""
     return UsageError("this step came too early", next_step=f"run the cell with `{step}` first")

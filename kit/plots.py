@@ -81,23 +81,31 @@ def _cells(matrix: "np.ndarray") -> list[tuple[tuple[int, int], int]]:
     return [((r, c), int(matrix[r, c])) for r in range(rows) for c in range(columns)]
 
 
-def timeline(rows: Mapping[str, Mapping[str, float]], warning: str = "") -> Figure:
-    """Stack the seconds of each row (a run) by what they went to; the total stands behind."""
+def timeline(
+    rows: Mapping[str, Mapping[str, float]], warning: str = "", shares: bool = False
+) -> Figure:
+    """Stack the seconds of each row (a run) by what they went to; the total stands behind.
+
+    With `shares` every row is drawn to 100 %, for runs of very different lengths.
+    """
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
-    height = 1.3 + 0.45 * len(rows) + 0.2 * ((len(names) + 3) // 4)
-    figure, axes = _figure(8, height, "Where the seconds went", warning)
+    lines = (len(names) + 3) // 4
+    title = "Where the seconds went" + (", as shares of each run" if shares else "")
+    figure, axes = _figure(8, 1.3 + 0.5 * len(rows) + 0.22 * lines, title, warning)
+    totals = [sum(parts.values()) for parts in rows.values()]
+    units = [100 / (total or 1) if shares else 1.0 for total in totals]
     left = [0.0] * len(rows)
     for number, name in enumerate(names):
-        widths = [parts.get(name, 0.0) for parts in rows.values()]
+        widths = [p.get(name, 0.0) * u for p, u in zip(rows.values(), units, strict=True)]
         style = {"color": COLOURS[number % 8], "hatch": HATCHES[number % 8]}
         axes.barh(list(rows), widths, left=left, label=name, edgecolor="white", **style)
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    for row, total in enumerate(left):
-        axes.text(total, row, f" {total:,.1f} s", va="center", fontsize=9)
+    for row, (end, total) in enumerate(zip(left, totals, strict=True)):
+        axes.text(end, row, f" {total:,.1f} s", va="center", fontsize=9)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set_xlabel("seconds")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=4, fontsize=8, frameon=False)
+    axes.set_xlabel("per cent of the run" if shares else "seconds")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return figure
 
 
