@@ -1,7 +1,7 @@
 """What the stages of a run keep in the object store: files by hash, one record a stage.
 
-    data/<hash>.safetensors   the data set (uint8 arrays), the hash that of `Dataset.hash`
-    data/<hash>.json          where it is, with its own SHA-256, and where it came from
+    data/<hash>-{train,test}.safetensors   the data set (uint8 arrays), under `Dataset.hash`
+    data/<hash>.json   which objects it is in, with their SHA-256, and where it came from
     runs/<run>/<file>         what a stage made
     runs/<run>/<stage>.json   the record of a finished stage, written last
     runs/<run>/<stage>.failed.json   the traceback of its last failure
@@ -14,14 +14,17 @@ import json
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from kit.errors import DataError, KitError
-from kit.fashion_mnist import Dataset
+from kit.fashion_mnist import SIDE, Dataset
 from kit.records import SCHEMA, Json, dumps, sha256_of
 from kit.store import NoSuchObject, ObjectStore
 
 PREPROCESS_TRAIN, EVALUATE = "preprocess-train", "evaluate"
-_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_KINDS = ("images", "labels")
 
 
 @dataclass(frozen=True)
@@ -35,32 +38,49 @@ class StageStore:
         """Upload a data set; False when the same one is there already."""
         from safetensors.numpy import save
 
-        name, about = f"data/{data.hash}.safetensors", f"data/{data.hash}.json"
-        known = self._read(about)
-        if known and self._is_there(known["object"]):
+        known = self._read(f"data/{data.hash}.json")
+        if known and all(map(self._is_there, known["objects"].values())):
             return False
-        content = self._put(name, save({name: getattr(data, name) for name in _ARRAYS}))
-        facts = {"source": data.source, "files": data.files, "warning": data.warning}
-        self._put(about, dumps({"schema": SCHEMA, "object": content, **facts}).encode())
+        about: Json = {"schema": SCHEMA, "hash": data.hash, "objects": {}}
+        for part in ("train", "test"):
+            arrays = {kind: getattr(data, f"{part}_{kind}") for kind in _KINDS}
+            key = f"data/{data.hash}-{part}.safetensors"
+            about["objects"][part] = self._put(key, save(arrays))
+        about |= {"source": data.source, "files": data.files, "warning": data.warning}
+        self._put(f"data/{data.hash}.json", dumps(about).encode())
         return True
 
-    def get_data(self, data_hash: str) -> Dataset:
-        """Download a data set; raises DataError when it is not there or not that one."""
+    def get_data(self, data_hash: str) -> tuple[Dataset, Json]:
+        """Download a data set; give it and what is known of it, among it its two objects.
+
+        Raises DataError when it is not there or not that one.
+        """
+        about = self._read(f"data/{data_hash}.json")
+        if about is None:
+            raise DataError(f"the data set {data_hash} is not in the bucket", "", "upload it first")
+        data = self._dataset(about, ("train", "test"))
+        if data.hash != data_hash:
+            raise _changed(f"data/{data_hash}.json", f"the data set {data.hash}")
+        return data, about
+
+    def get_test_data(self, about: Json) -> Dataset:
+        """Download the test images alone, of the data set that the training got as `about`."""
+        return self._dataset(about, ("test",))
+
+    def _dataset(self, about: Json, parts: tuple[str, ...]) -> Dataset:
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        known = self._read(f"data/{data_hash}.json")
-        if known is None:
-            raise DataError(f"the data set {data_hash} is not in the bucket", "", "upload it first")
+        arrays: dict[str, Any] = {"train_images": np.empty((0, SIDE, SIDE), np.uint8)}
+        arrays["train_labels"] = np.empty(0, np.uint8)
         try:
-            arrays = load(self.get(known["object"]))
-            facts = {key: known[key] for key in ("source", "files", "warning")}
-            data = Dataset(*(arrays[name] for name in _ARRAYS), **facts)
+            for part in parts:
+                found = load(self.get(about["objects"][part]))
+                arrays |= {f"{part}_{kind}": found[kind] for kind in _KINDS}
+            facts = {key: about[key] for key in ("source", "files", "warning")}
         except (SafetensorError, KeyError) as err:
-            raise _changed(f"data/{data_hash}.safetensors", f"no data set: {err}") from err
-        if data.hash != data_hash:
-            raise _changed(f"data/{data_hash}.safetensors", f"the data set {data.hash}")
-        return data
+            raise _changed(f"data/{about.get('hash')}", f"no data set: {err}") from err
+        return Dataset(**arrays, **facts)
 
     def keep(self, name: str, content: bytes) -> Json:
         """Put a file of this run; give the reference (key, sha256, bytes) to get it by."""

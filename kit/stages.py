@@ -52,7 +52,7 @@ def preprocess_train(
 def _train(objects: StageStore, work: Path, data_hash: str, hp: Hyperparameters) -> Json:
     start, timeline, model_file = time.time(), Timeline(), work / "model.safetensors"
     with timeline.span("download"):
-        data = objects.get_data(data_hash)
+        data, about = objects.get_data(data_hash)
     log.info("%s training and %s test images", len(data.train_labels), len(data.test_labels))
     with timeline.span("training"):
         trained = training.train(data, hp, work / "checkpoint", _say)
@@ -65,7 +65,7 @@ def _train(objects: StageStore, work: Path, data_hash: str, hp: Hyperparameters)
         }
     return {
         "objects": kept,
-        "data": {"hash": data_hash, "source": data.source, "warning": data.warning},
+        "data": about,
         "hyperparameters": dataclasses.asdict(hp),
         "training": records.time_record(
             "cloud-model-training", trained.start, trained.end, trained.seconds
@@ -125,7 +125,7 @@ def _evaluate(
     start, timeline = time.time(), Timeline()
     with timeline.span("download"):
         before = trained_record(objects, trained)
-        data = objects.get_data(before["data"]["hash"])
+        data = objects.get_test_data(before["data"])
         model_file, predictions = work / "model.safetensors", work / "predictions.npy"
         model_file.write_bytes(objects.get(before["objects"]["model"]))
     with timeline.span("evaluation"):

@@ -72,7 +72,8 @@ def test_a_data_set_comes_back_as_it_was_and_is_uploaded_once(
 ) -> None:
     assert objects.put_data(data) is True
     assert objects.put_data(data) is False
-    back = objects.get_data(data.hash)
+    back, about = objects.get_data(data.hash)
+    assert objects.get_test_data(about).test_images.tobytes() == data.test_images.tobytes()
     assert back.hash == data.hash
     assert (back.source, back.files, back.warning) == (data.source, data.files, data.warning)
     assert back.train_images.dtype == np.uint8
@@ -81,11 +82,11 @@ def test_a_data_set_comes_back_as_it_was_and_is_uploaded_once(
 def test_a_data_set_is_uploaded_again_when_its_object_is_gone(
     uploaded: StageStore, data: Dataset
 ) -> None:
-    uploaded.store.delete(f"data/{data.hash}.safetensors")
+    uploaded.store.delete(f"data/{data.hash}-test.safetensors")
     with pytest.raises(KitError):
         uploaded.get_data(data.hash)
     assert uploaded.put_data(data) is True
-    assert uploaded.get_data(data.hash).hash == data.hash
+    assert uploaded.get_data(data.hash)[0].hash == data.hash
 
 
 def test_a_data_set_that_is_not_there_is_named(objects: StageStore) -> None:
@@ -98,7 +99,7 @@ def test_data_changed_behind_the_kit_s_back_is_not_used(
 ) -> None:
     other = small_data(train=404)
     uploaded.put_data(other)
-    name = "data/{}.safetensors".format
+    name = "data/{}-train.safetensors".format
     uploaded.store.put(name(data.hash), uploaded.store.get(name(other.hash)))
     with pytest.raises(DataError, match="not what was put there"):
         uploaded.get_data(data.hash)
@@ -110,7 +111,7 @@ def test_data_changed_behind_the_kit_s_back_is_not_used(
 
 def test_an_object_that_is_no_data_set_is_refused(uploaded: StageStore, data: Dataset) -> None:
     about = json.loads(uploaded.store.get(f"data/{data.hash}.json"))
-    about["object"] = uploaded.keep("garbage", b"\x00" * 100)
+    about["objects"]["test"] = uploaded.keep("garbage", b"\x00" * 100)
     uploaded.store.put(f"data/{data.hash}.json", json.dumps(about).encode())
     with pytest.raises(DataError, match="no data set"):
         uploaded.get_data(data.hash)
