@@ -1,5 +1,6 @@
 """Tensors and a little JSON in one safetensors file, written whole or not at all."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -33,7 +34,8 @@ def save(path: Path, tensors: Tensors, state: dict[str, Any] | None = None) -> N
             os.fsync(file.fileno())
         fresh.replace(path)
     except OSError as err:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is nothing to remove in a folder that is none
+            fresh.unlink()
         next_step = "make room there, or set KIT_RESULTS_DIR to a folder that can be written"
         raise DataError(f"writing {path}", str(err), next_step) from err
 
