@@ -47,7 +47,10 @@ svc_ceph_mon() {
     ceph_keyring
     if [ ! -d "$data" ]; then
         rm -rf "$data.new"
-        ceph-mon --mkfs -i a -c "$conf" --keyring "$SBX/state/ceph/keyring" --mon-data "$data.new"
+        monmaptool --create --clobber --fsid "$(ceph-conf -c "$conf" fsid)" \
+            --addv a "[v2:$ADDR_CEPH_MON:$PORT_CEPH_MON]" "$data.map"
+        ceph-mon --mkfs -i a -c "$conf" --monmap "$data.map" --keyring "$SBX/state/ceph/keyring" \
+            --mon-data "$data.new"
         mv -T "$data.new" "$data"
     fi
     exec ceph-mon -f -i a -c "$conf"
@@ -63,6 +66,7 @@ svc_ceph_osd() {
         [ -s "$data.uuid" ] || cat /proc/sys/kernel/random/uuid >"$data.uuid"
         uuid=$(<"$data.uuid")
         ceph_ osd new "$uuid"
+        mkdir "$data.new" # that one command does not make it
         ceph-osd --mkfs -i 0 -c "$conf" --osd-uuid "$uuid" --osd-data "$data.new"
         mv -T "$data.new" "$data"
     fi
@@ -75,16 +79,17 @@ svc_rgw() {
     wait_for check_ceph_osd # a gateway that meets the OSD of yesterday loses five seconds
     exec radosgw -f -n client.rgw -c "$SBX/etc/ceph.conf"
 }
+swift() { # swift TOKEN CONTAINER[/KEY] CURL-ARGUMENT…
+    local token=$1 path=$2; shift 2
+    curl -K <(printf 'header = "X-Auth-Token: %s"\n' "$token") -sf -m 5 \
+        --cacert "$SBX/etc/ca.crt" "$@" "$OS_STORAGE_URL/$path"
+}
 check_rgw() { # an object put by Swift is read by S3
-    local url=https://$ADDR_RGW:$PORT_RGW word="ping $$" heard
+    local word="ping $$" held
     . "$SBX/etc/mlflow-s3.env"
-    rgw_swift() {
-        printf 'header = "X-Auth-Token: %s"\n' "$held" |
-            curl -K - -sf -m 5 --cacert "$SBX/etc/ca.crt" "$@"
-    }
-    local held; held=$(token)
-    rgw_swift -X PUT "$url/swift/v1/health" && rgw_swift -T - "$url/swift/v1/health/ping" <<<"$word"
-    heard=$(web "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" --aws-sigv4 aws:amz:regionOne:s3 \
-        --cacert "$SBX/etc/ca.crt" "$url/health/ping")
-    [ "$heard" = "$word" ] && echo "Swift PUT, S3 GET"
+    . "$SBX/etc/mlflow-swift.env"
+    held=$(token)
+    swift "$held" health/ping -o /dev/null -X PUT --data-binary "$word" ||
+        { swift "$held" health -X PUT; return 1; } # the first time
+    [ "$(s3 health/ping)" = "$word" ] && echo "Swift PUT, S3 GET"
 }

@@ -1,4 +1,4 @@
-"""Be Keystone, in one process: prepare its state the first time, fill it, serve its WSGI application.
+"""Be Keystone in one process: prepare its state the first time, fill it, serve it.
 
 usage: keystone_serve.py CONF FOLDER ADDRESS PORT. The environment has what `keystone-manage
 bootstrap` and seed_allas.py need, passwords among it, since every user can read the arguments.
@@ -45,22 +45,23 @@ def prepare() -> None:
 
 
 def seed() -> None:
-    """Fill Keystone through its own API; when that fails the supervisor starts us again."""
+    """Fill Keystone through its own API."""
     import seed_allas
 
-    try:
-        seed_allas.main()
-    except Exception as err:
-        print(f"seeding failed: {err!r}", file=sys.stderr, flush=True)
-        os._exit(1)
+    seed_allas.main()
+
+
+def give_up(failure: threading.ExceptHookArgs) -> None:
+    """End with the traceback when seeding failed; the supervisor starts us again."""
+    threading.__excepthook__(failure)
+    os._exit(1)
 
 
 prepare()
 import waitress  # noqa: E402 - the fork above must come before threads
 from keystone.wsgi.api import application  # noqa: E402
 
-server = waitress.create_server(
-    application, host=address, port=port, threads=4, ident="keystone", _quiet=True
-)
+server = waitress.create_server(application, host=address, port=port, threads=4, ident="keystone")
+threading.excepthook = give_up
 threading.Thread(target=seed, daemon=True).start()  # the port is open: requests wait for run()
 server.run()

@@ -26,6 +26,7 @@ class Keystone:
         self.session = Session(login)
 
     def get(self, path: str, **params: str) -> dict:
+        """GET a path of the API; the parsed answer."""
         return self.session.get(self.url + path, params=params).json()
 
     def ensure(self, kind: str, name: str, **fields: str) -> str:
@@ -84,16 +85,16 @@ def main() -> None:
     rgw = f"https://{given['ADDR_RGW']}:{given['PORT_RGW']}"
     keystone.endpoint("swift", "object-store", f"{rgw}/swift/v1/AUTH_%(project_id)s")
     keystone.endpoint("s3", "s3", rgw)
-    # admin, for RGW asks Keystone about other people's tokens and EC2 keys
-    keystone.member("rgw", given["RGW_SERVICE_PASSWORD"], ["service"], "admin")
+    # RGW asks Keystone about other people's tokens (admin) and EC2 signatures (service)
+    for role in ("admin", "service"):
+        keystone.member("rgw", given["RGW_SERVICE_PASSWORD"], ["service"], role)
     projects = given["PROJECTS"].split()
     keystone.member("researcher", given["CSC_PASSWORD"], projects, "member")
-    user, project = keystone.member(
-        "platform", given["PLATFORM_PASSWORD"], ["platform"], "member"
-    )
+    user, project = keystone.member("platform", given["PLATFORM_PASSWORD"], ["platform"], "member")
     access, secret = keystone.ec2_key(user, project)
     etc = Path(given["SBX"], "etc")
     key = {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
+    write(etc / "mlflow-swift.env", {"OS_STORAGE_URL": f"{rgw}/swift/v1/AUTH_{project}"})
     write(etc / "mlflow-s3.env", key)
     person = {"CSC_USERNAME": "researcher", "CSC_PASSWORD": given["CSC_PASSWORD"]}
     person |= {"CSC_USER_DOMAIN_NAME": "Default", "CSC_PROJECT_NAME": min(projects)}
