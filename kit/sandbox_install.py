@@ -5,6 +5,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,8 @@ from kit.settings import ROOT
 Say = Callable[[str], None]
 POLICY = Path("/usr/sbin/policy-rc.d")
 POLICY_TEXT = "#!/bin/sh\n# Written by `kit sandbox up` while it installs packages.\nexit 101\n"
-UNITS = Path("/etc/systemd/system")
+# the links in these are what systemd or a System V init starts at boot
+ENABLED = (Path("/etc/systemd/system"), *(Path(f"/etc/rc{level}.d") for level in "2345"))
 ACCOUNT_MARK = "Cloud-HPC kit sandbox"
 TARGET = "/usr/bin/python3"  # other users cannot run a Python that lives in a private home
 
@@ -123,7 +125,7 @@ def _ask(packages: list[str], accounts: list[str]) -> None:
     if os.environ.get("CI") == "true" or os.environ.get("KIT_SANDBOX_INSTALL") == "yes":
         return
     what = f"packages {', '.join(packages) or 'none'}; accounts {', '.join(accounts) or 'none'}"
-    if not click.get_text_stream("stdin").isatty():
+    if not sys.stdin.isatty():
         raise UsageError(
             "the sandbox has to install something and nobody can be asked",
             what,
@@ -142,17 +144,18 @@ def _call(argv: list[str]) -> None:
 def _packages(names: list[str]) -> None:
     """Run apt-get; no daemon is started and no unit stays enabled that was not there before."""
     apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=150"]
-    before = _unit_links()
+    before = _boot_links()
     with no_daemon_starts(POLICY):
-        _call([*apt, "update"])
-        _call([*apt, "install", "--no-install-recommends", *names])
-    for link in sorted(_unit_links() - before):
-        link.unlink()
+        try:
+            _call([*apt, "update"])
+            _call([*apt, "install", "--no-install-recommends", *names])
+        finally:
+            for link in _boot_links() - before:
+                link.unlink()
 
 
-def _unit_links(folder: Path = UNITS) -> set[Path]:
-    """The links by which systemd knows what to start."""
-    return {path for path in folder.rglob("*") if path.is_symlink()} if folder.exists() else set()
+def _boot_links() -> set[Path]:
+    return {path for folder in ENABLED for path in folder.rglob("*") if path.is_symlink()}
 
 
 @contextmanager

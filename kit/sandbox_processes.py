@@ -128,7 +128,7 @@ def supervisors() -> list[Supervisor]:
     for pid in _pids():
         argv = _argv(pid)
         one = process(pid)
-        if one and "kit.sandbox_supervisor" in argv[:4]:
+        if one and argv[1:3] == ["-m", "kit.sandbox_supervisor"]:
             user = user_name((PROC / str(pid)).stat().st_uid)
             found.append(Supervisor(one, Path(argv[-1]).parent.parent, user))
     return found
