@@ -203,6 +203,7 @@ def evaluate(model: Model, data: Dataset, hp: Hyperparameters) -> Evaluation:
 
     clock = time.perf_counter()
     with machine(hp), torch.inference_mode():
+        model = model.to(hp.device)
         parts = np.array_split(data.test_images, -(-len(data.test_images) // EVALUATION_BATCH))
         scores = torch.cat([model(as_tensor(part, hp.device)) for part in parts]).cpu()
         probabilities, predicted = scores.softmax(1), scores.argmax(1)
