@@ -117,8 +117,9 @@ def bars(
     figure, axes = _figure(1.8 + 1.9 * len(groups), 3.4, title, "")
     width = 0.8 / max(len(series), 1)
     for number, name in enumerate(series):
-        at = [group + number * width for group in range(len(groups))]
-        heights = [parts.get(name, 0.0) for parts in groups.values()]
+        there = [place for place, parts in enumerate(groups.values()) if name in parts]
+        at = [place + number * width for place in there]
+        heights = [parts[name] for parts in groups.values() if name in parts]
         style = {"color": COLOURS[number % 8], "hatch": HATCHES[number % 8]}
         drawn = axes.bar(at, heights, width, label=name, edgecolor="white", **style)
         axes.bar_label(drawn, [f"{height:,.0f}" for height in heights], fontsize=8, padding=2)
@@ -128,5 +129,5 @@ def bars(
     if logarithmic:
         axes.set_yscale("log")
     axes.margins(y=0.15)
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return figure

@@ -94,8 +94,11 @@ def size_table() -> "pandas.DataFrame":
     import pandas
 
     sizes = _sizes()
-    frame = pandas.DataFrame.from_dict(sizes, orient="index")
-    frame["rows saved"] = [f"{1 - s['our rows'] / s['article rows']:.1%}" for s in sizes.values()]
+    frame = pandas.DataFrame.from_dict(sizes, orient="index").astype("Int64")
+    frame["rows saved"] = [
+        f"{1 - size['our rows'] / size['article rows']:.1%}" if "our rows" in size else "-"
+        for size in sizes.values()
+    ]
     return frame
 
 
@@ -120,15 +123,15 @@ def _target_notebooks() -> list[Path]:
 
 
 def _sizes() -> dict[str, dict[str, int]]:
-    published = {name.removesuffix("-1"): figures for name, figures in article().items()}
-    return {
-        path.stem: {
-            "article rows": published[path.stem]["notebook_rows"],
-            "our rows": notebook_rows(path),
-            "lines of kit/": sum(package_lines(path).values()),
-        }
-        for path in _target_notebooks()
+    published = article()
+    sizes = {
+        name: {"article rows": published[key]["notebook_rows"]}
+        for name, key in (("local", "local"), ("cloud", "cloud"), ("cloud-hpc", "cloud-hpc-1"))
     }
+    for path in _target_notebooks():
+        sizes[path.stem]["our rows"] = notebook_rows(path)
+        sizes[path.stem]["lines of kit/"] = sum(package_lines(path).values())
+    return sizes
 
 
 def columns(settings: Settings) -> tuple[dict[str, Column], list[str]]:
