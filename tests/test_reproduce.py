@@ -1,0 +1,64 @@
+"""What `make reproduce` runs, and what it says where the sandbox cannot be had."""
+
+import pytest
+
+from kit import notebooks, reproduce, sandbox, settings
+from kit.errors import Busy, UsageError
+
+NEEDS = UsageError("packages are missing", "slurmctld", "sudo kit sandbox install")
+
+
+@pytest.fixture
+def ran(tmp_path, monkeypatch):
+    """The names of the notebooks that were run; nothing is executed."""
+    names = []
+    monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
+    monkeypatch.setattr(notebooks, "run", lambda _settings, name, _values: names.append(name))
+    monkeypatch.setattr(sandbox, "up", lambda _settings, _say: None)
+    return names
+
+
+def run(said):
+    return reproduce.reproduce(settings.load("sandbox"), said.append)
+
+
+def test_every_notebook_is_run_in_order_and_the_table_ends_it(ran, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    said = []
+    assert run(said) == 0
+    here = [name for name in reproduce.ORDER if (notebooks.NOTEBOOKS / f"{name}.ipynb").exists()]
+    assert ran == here
+    assert {"local", "Notebook_Size_Comparison"} <= set(ran)
+    assert "training s" in said[-1]
+
+
+@pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 1)])
+def test_without_the_sandboxs_packages_the_rest_runs_and_the_command_is_named(
+    ran, monkeypatch, ci, code
+):
+    def missing(_settings, _say):
+        raise NEEDS
+
+    monkeypatch.setattr(sandbox, "up", missing)
+    monkeypatch.setenv("CI", ci)
+    said = []
+    assert run(said) == code
+    assert ran == ["local", "Notebook_Size_Comparison"]
+    assert "Not run: " in said[-1]
+    assert "sudo kit sandbox install" in said[-1]
+
+
+def test_another_fault_of_the_sandbox_is_not_taken_for_missing_packages(ran, monkeypatch):
+    def broken(_settings, _say):
+        raise Busy("port 5000 is taken")
+
+    monkeypatch.setattr(sandbox, "up", broken)
+    with pytest.raises(Busy, match="port 5000"):
+        run([])
+    assert ran == []
+
+
+def test_the_summary_of_a_run_on_stand_in_data_says_so():
+    record = {"run": "local-a-1", "figures": {"accuracy": 0.5}, "data": {"warning": "STAND-IN"}}
+    assert reproduce.summary(record) == "  local-a-1: accuracy 0.5\n  !!! STAND-IN"
+    assert reproduce.summary(None) == "  done"
