@@ -268,6 +268,7 @@ def on_a_cluster(site: Settings, url: str, mlflow_url: str = "") -> Settings:
     return dataclasses.replace(site, cloud=cloud)
 
 
+@pytest.mark.slow
 def test_what_a_pod_could_not_log_is_logged_from_here(
     site: Settings, objects: StageStore, tmp_path: Path
 ) -> None:

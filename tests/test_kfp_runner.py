@@ -154,6 +154,7 @@ def test_a_failing_component_comes_back_with_its_own_traceback_and_log(tmp_path:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
+@pytest.mark.slow
 def test_a_component_that_dies_without_a_word_is_named_with_its_last_lines(tmp_path: Path) -> None:
     with pytest.raises(PipelineFailed, match="vanishing-step") as caught:
         run_local("kfp_examples:vanishing", ["vanishing-step"], {}, tmp_path)
@@ -161,6 +162,7 @@ def test_a_component_that_dies_without_a_word_is_named_with_its_last_lines(tmp_p
     assert caught.value.traceback == ""
 
 
+@pytest.mark.slow
 def test_a_second_try_that_works_is_a_success(tmp_path: Path) -> None:
     names = ["second-time-lucky"]
     arguments = {"mark": str(tmp_path / "mark")}
@@ -168,6 +170,7 @@ def test_a_second_try_that_works_is_a_success(tmp_path: Path) -> None:
     assert (state.state, state.tries, state.message) == ("done", 2, "the second try does not")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pipeline", "arguments", "words"),
     [
@@ -204,6 +207,7 @@ def _is_alive(pid: int) -> bool:
     return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_components_too(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
 

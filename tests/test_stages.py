@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from cloud_site import BUCKET, make_site, small_data
+from kit.store import NoSuchObject, open_store
+from mlflow_store import empty_store
 
 from kit import mlflow_client, stages, training
 from kit.errors import DataError, KitError, UsageError
@@ -20,7 +22,6 @@ from kit.hyperparameters import Hyperparameters
 from kit.progress import Progress
 from kit.settings import Settings
 from kit.stage_store import EVALUATE, PREPROCESS_TRAIN, StageStore
-from kit.store import NoSuchObject, open_store
 from kit.tracking import destinations, tracking_for
 
 RUN = "cloud-0123456789ab-1"
@@ -31,7 +32,9 @@ HIGH_GATES = {"min_accuracy": 1.0, "min_precision": 1.0, "min_recall": 1.0}
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    return make_site(tmp_path, monkeypatch)
+    site = make_site(tmp_path, monkeypatch)
+    empty_store(site.profile_dir / "mlflow.db")
+    return site
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import dataclasses
 import http.server
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 
 import filelock
 import pytest
+from mlflow_store import empty_store
 
 from kit import mlflow_client, runlog, settings, tracking
 from kit.errors import Busy, CredentialRefused, DataError, Unreachable, UsageError
@@ -96,19 +96,10 @@ def expected(run: RunLog) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An embedded store whose tables exist (making them takes a second and a half)."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with mlflow_client.connect(f"sqlite:///{path}") as client:
-        client.search_experiments()
-    return path
-
-
 @pytest.fixture
-def embedded(tmp_path: Path, empty_store: Path) -> Tracking:
+def embedded(tmp_path: Path) -> Tracking:
     """A store of this test's own."""
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    empty_store(tmp_path / "mlflow.db")
     return Tracking(
         f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "spool", tmp_path / "artifacts"
     )
@@ -315,7 +306,7 @@ def answering(status: int, body: bytes, health: int) -> Iterator[str]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
