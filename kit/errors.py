@@ -38,6 +38,26 @@ class DataError(KitError):
     """A data file that is missing, damaged or not what it says it is."""
 
 
+class NoSuchObject(DataError):
+    """The bucket holds no object of that key."""
+
+
+class NoSuchBucket(DataError):
+    """The store has no bucket of that name."""
+
+
+class ObjectDamaged(DataError):
+    """An object's bytes are not the ones its SHA-256 was made of."""
+
+
+class ObjectTooLarge(UsageError):
+    """More bytes than the store takes in one object by that protocol."""
+
+
+class BucketTaken(KitError):
+    """A bucket of that name belongs to another project: names are global in the store."""
+
+
 class Busy(KitError):
     """Another process holds what this one needs."""
 
@@ -46,6 +66,10 @@ class Unreachable(KitError):
     """No contact: it says nothing about the state of what runs on the other side."""
 
     exit_code = 3
+
+
+class StoreUnavailable(Unreachable):
+    """The object store does not answer, or says that it cannot now; asking again may help."""
 
 
 class HostKeyRefused(Unreachable):

@@ -1,0 +1,99 @@
+"""The object store of a profile: which one, what its buckets are called, many objects at a time."""
+
+import contextlib
+import getpass
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from kit.credentials import Keystone, keystone_for
+from kit.errors import NoSuchObject, UsageError
+from kit.login import read_login
+from kit.objects import Data, ObjectInfo, ObjectStore, Report
+from kit.settings import Settings
+from kit.store_answers import Patience
+from kit.store_directory import DirectoryStore
+from kit.store_s3 import S3Store
+from kit.store_swift import SwiftStore
+
+__all__ = ["NoSuchObject", "ObjectInfo", "ObjectStore", "bucket_name", "open_store"]
+LONG = 32 << 20  # bytes from which on a transfer shows a bar
+AT_ONCE = 8  # small objects on their way at the same time
+
+
+def open_store(
+    settings: Settings,
+    bucket: str,
+    kind: str = "",
+    patience: Patience | None = None,
+    keystone: Keystone | None = None,
+) -> ObjectStore:
+    """Give a bucket of the profile's store; nothing is asked of it yet.
+
+    `kind` (s3, swift, directory) replaces the profile's. Raises UsageError when the profile has no
+    store, or one of an unknown kind, or there is no login for it.
+    """
+    store = settings.store
+    if store is None:
+        raise UsageError(
+            f"profile {settings.profile} has no object store",
+            next_step="add [store] with kind and url to the profile, or use another profile",
+        )
+    kind = kind or store.kind
+    if kind == "directory":
+        return DirectoryStore(bucket, Path(store.url))
+    if kind not in ("s3", "swift"):
+        raise UsageError(
+            f"[store] kind = {kind!r} in profile {settings.profile} is unknown",
+            next_step="write s3, swift or directory",
+        )
+    keystone = keystone or keystone_for(settings)
+    if kind == "swift":
+        return SwiftStore(bucket, keystone, store.region, store.ca_file, patience)
+    return S3Store(bucket, keystone, store.url, store.region, store.ca_file, patience)
+
+
+def bucket_name(settings: Settings, role: str) -> str:
+    """Name the bucket for a role: `<prefix>-<role>-<ice id>-<user>`; the forwarder's has no user.
+
+    Names are global across projects, hence the user, with all but a-z and 0-9 as `-`.
+    """
+    store = settings.store
+    if store is None:
+        raise UsageError(f"profile {settings.profile} has no object store")
+    parts = [store.bucket_prefix, role, store.ice_id]
+    if role != "forwarder":
+        user = read_login(settings).username if store.auth_url else getpass.getuser()
+        parts.append(re.sub("[^a-z0-9]+", "-", user.lower()))
+    return "-".join(parts)
+
+
+@contextlib.contextmanager
+def bar(title: str, size: int) -> Iterator[Report | None]:
+    """Give what shows a transfer's progress on stderr or in a notebook; None for a short one."""
+    if size < LONG:
+        yield None
+        return
+    import tqdm.auto
+
+    with tqdm.auto.tqdm(
+        total=size, desc=title, unit="B", unit_scale=True, mininterval=0.5
+    ) as shown:
+        yield shown.update
+
+
+def put_many(
+    store: ObjectStore, objects: Iterable[tuple[str, Data]], at_once: int = AT_ONCE
+) -> list[ObjectInfo]:
+    """Put many small objects, `at_once` at a time, in order; the first failure is raised."""
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(lambda pair: store.put(*pair), objects))
+
+
+def get_many(
+    store: ObjectStore, keys: Iterable[str], at_once: int = AT_ONCE
+) -> list[tuple[str, bytes]]:
+    """Get many small objects, `at_once` at a time: (key, bytes) in order, each checked."""
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(lambda key: (key, store.get(key)), keys))
