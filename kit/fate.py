@@ -5,7 +5,7 @@ come from squeue; an end comes from sacct with an end time; the rest is UNKNOWN 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kit.fence import Try
 from kit.slurm_text import AccountRow, QueueRow
@@ -39,6 +39,7 @@ class JobStatus:
     life: int = 0
     manifest: str = ""
     exit_code: int | None = None
+    signal: int | None = None
     start: float | None = None
     end: float | None = None
     done: bool = False
@@ -137,9 +138,11 @@ def from_account(
     reason = EXITS.get(row.exit_code or 0, row.state.when)
     if put_back:
         reason = f"{row.state.when}; it was put back to the queue, where it may not work again"
-    code, start = row.exit_code, row.start
-    return _status(
-        found, job_id, row.state, reason, life=number, code=code, start=start, end=row.end
+    if row.state is JobState.FAILED and 9 in (row.exit_code, row.signal):
+        reason = "it was killed (signal 9): most often for more memory than it asked for"
+    status = _status(found, job_id, row.state, reason, start=row.start)
+    return replace(
+        status, life=number, exit_code=row.exit_code, signal=row.signal, end=row.end, done=True
     )
 
 
@@ -166,25 +169,15 @@ def _unknown(found: Try, job_id: str, reason: str, missing_s: float = 0) -> JobS
 
 
 def _status(
-    found: Try,
-    job_id: str,
-    state: JobState,
-    reason: str,
-    life: int | None = None,
-    code: int | None = None,
-    start: float | None = None,
-    end: float | None = None,
+    found: Try, job_id: str, state: JobState, reason: str, start: float | None = None
 ) -> JobStatus:
     return JobStatus(
         token=found.token,
         state=state,
         why=reason,
         job_id=job_id,
-        life=(found.life or 0) if life is None else life,
-        exit_code=code,
+        life=found.life or 0,
         start=start,
-        end=end,
-        done=end is not None,
         worked=found.worked,
         seen=True,
     )

@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 from fake_slurm import FakeHost, Site
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -40,9 +40,12 @@ T = token(0)
 
 
 def client(site, host=None, at_sleep=lambda: None, **options):
-    """Make a client whose sleep moves the site's time on."""
+    """Make a client whose sleep moves the site's time on; a wait without an end is an error."""
+    slept = []
 
     def sleep(seconds):
+        slept.append(seconds)
+        assert len(slept) < 500, "the client waits for ever"
         site.now += round(seconds)
         at_sleep()
 
@@ -566,8 +569,15 @@ class Orders(RuleBasedStateMachine):
         self.a_closed_try_stays_still()
 
 
-Orders.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+class ManyOrders(Orders):
+    """The same, many more times."""
+
+
+STEPS = {"stateful_step_count": 50, "deadline": None, "suppress_health_check": list(HealthCheck)}
+Orders.TestCase.settings = settings(max_examples=100, **STEPS)
+ManyOrders.TestCase.settings = settings(max_examples=2500, **STEPS)
 TestOrders = Orders.TestCase
+TestManyOrders = pytest.mark.slow(ManyOrders.TestCase)
 
 
 def test_the_status_is_data(site):
