@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from kit.errors import DataError, KitError
+from kit.errors import DataError, KitError, NoSuchObject, ObjectDamaged
 from kit.fashion_mnist import SIDE, Dataset
 from kit.records import SCHEMA, Json, dumps, sha256_of
-from kit.store import NoSuchObject, ObjectStore
+from kit.store import ObjectStore
 
 PREPROCESS_TRAIN, EVALUATE = "preprocess-train", "evaluate"
 _KINDS = ("images", "labels")
@@ -88,10 +88,7 @@ class StageStore:
 
     def get(self, reference: Json) -> bytes:
         """Get what a reference names; raises DataError when it is gone or other bytes."""
-        content = self.store.get(reference["key"])
-        if sha256_of(content) != reference["sha256"]:
-            raise _changed(reference["key"], f"SHA-256 {sha256_of(content)}")
-        return content
+        return self.store.get(reference["key"], sha256=reference["sha256"])
 
     def record(self, stage: str) -> tuple[Json, str] | None:
         """Give the record of a finished stage and its hash; None when it must be done (again).
@@ -139,20 +136,20 @@ class StageStore:
             self.keep(f"{stage}.failed.json", dumps({"schema": SCHEMA, "traceback": text}).encode())
 
     def _put(self, key: str, content: bytes) -> Json:
-        self.store.put(key, content)
-        return {"key": key, "sha256": sha256_of(content), "bytes": len(content)}
+        info = self.store.put(key, content)
+        return {"key": key, "sha256": info.sha256, "bytes": info.size}
 
     def _read(self, key: str) -> Json | None:
         """Read a JSON object; None when it is not there, or damaged."""
         try:
             found = json.loads(self.store.get(key))
-        except (NoSuchObject, ValueError):
+        except (NoSuchObject, ObjectDamaged, ValueError):
             return None
         return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
 
     def _is_there(self, reference: Json) -> bool:
         try:
-            return self.store.stat(reference["key"]).sha256 == reference["sha256"]
+            return bool(self.store.stat(reference["key"]).sha256 == reference["sha256"])
         except NoSuchObject:
             return False
 

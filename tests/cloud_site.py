@@ -6,6 +6,7 @@ import pytest
 
 from kit import settings
 from kit.fashion_mnist import Dataset, stand_in
+from kit.store import open_store
 
 PROFILE = """
 [site]
@@ -35,7 +36,9 @@ def make_site(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> 
         "PYTHONPATH": IN_CHILD,
     }.items():
         monkeypatch.setenv(name, str(value))
-    return settings.load("folders")
+    site = settings.load("folders")
+    open_store(site, BUCKET).ensure_bucket()
+    return site
 
 
 def small_data(train: int = 400) -> Dataset:

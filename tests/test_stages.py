@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from cloud_site import BUCKET, make_site, small_data
-from kit.store import NoSuchObject, open_store
 from mlflow_store import empty_store
 
 from kit import mlflow_client, stages, training
-from kit.errors import DataError, KitError, UsageError
+from kit.errors import DataError, KitError, NoSuchObject, ObjectDamaged, UsageError
 from kit.fashion_mnist import LABELS, Dataset
 from kit.gates import GatesNotPassed
 from kit.hyperparameters import Hyperparameters
 from kit.progress import Progress
 from kit.settings import Settings
 from kit.stage_store import EVALUATE, PREPROCESS_TRAIN, StageStore
+from kit.store import open_store
 from kit.tracking import destinations, tracking_for
 
 RUN = "cloud-0123456789ab-1"
@@ -104,7 +104,7 @@ def test_data_changed_behind_the_kit_s_back_is_not_used(
     uploaded.put_data(other)
     name = "data/{}-train.safetensors".format
     uploaded.store.put(name(data.hash), uploaded.store.get(name(other.hash)))
-    with pytest.raises(DataError, match="not what was put there"):
+    with pytest.raises(ObjectDamaged, match="not the ones that were put there"):
         uploaded.get_data(data.hash)
     about = json.loads(uploaded.store.get(f"data/{other.hash}.json"))
     uploaded.store.put(f"data/{data.hash}.json", json.dumps(about).encode())
