@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import secrets
 import signal
 import subprocess
 import sys
@@ -11,17 +12,18 @@ from typing import Any
 import pytest
 from cloud_site import BUCKET, make_site, small_data
 from fake_kfp import FakeKfp, run, serving, task
-from kit.store import open_store
 
-from kit import stages
+from kit import settings, stages
 from kit.cloud_run import COMPONENTS, Outcome, arguments_of, run_pipeline
 from kit.errors import DataError, UsageError
 from kit.gates import Gates
 from kit.hyperparameters import Hyperparameters
 from kit.kfp_runner import PipelineFailed, States
+from kit.login import read_login
 from kit.profiles import Port
 from kit.settings import Settings
 from kit.stage_store import EVALUATE, PREPROCESS_TRAIN, StageStore
+from kit.store import bucket_name, open_store
 from kit.tracking import tracking_for
 
 RUN = "cloud-0123456789ab-1"
@@ -301,3 +303,27 @@ def test_on_a_cluster_the_traceback_comes_from_the_store(
 def test_the_notebook_s_process_loads_neither_kfp_nor_torch() -> None:
     heavy = "import sys, kit.cloud_run; sys.exit(bool({'kfp', 'torch', 'mlflow'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", heavy]).returncode == 0
+
+
+@pytest.mark.sandbox
+@pytest.mark.slow
+def test_in_the_sandbox_a_run_goes_through_the_real_store_and_the_real_mlflow(
+    tmp_path: Path,
+) -> None:
+    sandbox = settings.load("sandbox")
+    bucket = bucket_name(sandbox, "pipeline")
+    store = open_store(sandbox, bucket)
+    store.ensure_bucket()
+    objects = StageStore(store, f"cloud-{secrets.token_hex(6)}-1")
+    given = arguments(sandbox, objects) | {"run_id": objects.run_id, "bucket": bucket}
+    outcome = run_pipeline(sandbox, objects, given, tmp_path / "run")
+    assert outcome.mlflow["state"] == "logged"
+    assert outcome.mlflow["link"].startswith(sandbox.cloud.mlflow_url)
+    read = tracking_for(sandbox, "cloud").read("cloud-fmnist-pipeline", objects.run_id)
+    assert read["metrics"]["recall"] == pytest.approx(outcome.performance["recall"])
+    assert read["artifacts"] == ["model/model.safetensors", "predicted_qualities/predictions.npy"]
+    assert read["tags"]["kit.profile"] == "sandbox"
+    password = read_login(sandbox).password.reveal()
+    texts = [path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert texts != []
+    assert [text for text in texts if password in text] == []
