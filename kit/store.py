@@ -19,7 +19,7 @@ from kit.store_swift import SwiftStore
 
 __all__ = ["NoSuchObject", "ObjectInfo", "ObjectStore", "bucket_name", "open_store"]
 LONG = 32 << 20  # bytes from which on a transfer shows a bar
-AT_ONCE = 8  # small objects on their way at the same time
+AT_ONCE = 16  # small objects on their way at the same time
 
 
 def open_store(
@@ -87,6 +87,7 @@ def put_many(
     store: ObjectStore, objects: Iterable[tuple[str, Data]], at_once: int = AT_ONCE
 ) -> list[ObjectInfo]:
     """Put many small objects, `at_once` at a time, in order; the first failure is raised."""
+    store = light(store)
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(lambda pair: store.put(*pair), objects))
 
@@ -95,5 +96,21 @@ def get_many(
     store: ObjectStore, keys: Iterable[str], at_once: int = AT_ONCE
 ) -> list[tuple[str, bytes]]:
     """Get many small objects, `at_once` at a time: (key, bytes) in order, each checked."""
+    store = light(store)
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(lambda key: (key, store.get(key)), keys))
+
+
+def light(store: ObjectStore) -> ObjectStore:
+    """Give the same bucket by the protocol that costs least for each small object.
+
+    boto3 takes 1.3 ms of processor time for each, the Swift face a quarter of it; both show the
+    same objects and hashes. A store that has no Swift face is given back as it is.
+    """
+    if not isinstance(store, S3Store):
+        return store
+    try:
+        store.keystone.storage_url(store.region)
+    except UsageError:
+        return store
+    return SwiftStore(store.bucket, store.keystone, store.region, store.ca_file, store.patience)

@@ -24,6 +24,7 @@ from kit.objects import (
     whole_file,
 )
 from kit.store_answers import AGAIN, UNTRUSTED, Patience, persist, refused, unreached
+from kit.store_link import Links
 
 T = TypeVar("T")
 LARGEST = 5 << 30  # bytes in one plain object, Allas's and Ceph's default limit
@@ -34,7 +35,7 @@ HASH = "x-object-meta-sha256"  # RGW shows it to S3 as the metadata `sha256`, an
 class SwiftStore:
     """One bucket (Swift says container); see `ObjectStore`. `ca_file` "": the system's CAs.
 
-    Each thread has its own connection. A token is renewed before it ends, and after a 401.
+    Safe to share between threads. A token is renewed before it ends, and after a 401.
     """
 
     def __init__(
@@ -47,7 +48,8 @@ class SwiftStore:
     ) -> None:
         self.bucket, self.keystone, self.region = bucket, keystone, region
         self.ca_file, self.patience = ca_file, patience or Patience()
-        self._mine = threading.local()
+        self._opening = threading.Lock()
+        self._links: Links | None = None
         self._url = ""
 
     def put(
@@ -164,21 +166,22 @@ class SwiftStore:
 
     def _call(self, tried: str, request: Callable[..., T]) -> T:
         """Make a request, again while that may help, and explain its failure."""
-        import requests
         import urllib3
         from swiftclient import client
         from swiftclient.exceptions import ClientException
 
         def once() -> T:
-            token = self.keystone.token().reveal()
-            self._url = self._url or self.keystone.storage_url(self.region)
-            return request(
-                client, url=self._url, token=token, container=self.bucket, http_conn=self._link()
-            )
+            token, link = self.keystone.token().reveal(), self._connected().one()
+            with contextlib.ExitStack() as stack:
+                stack.callback(link[1].close)  # after a failure in the middle of a body
+                given = request(
+                    client, url=self._url, token=token, container=self.bucket, http_conn=link
+                )
+                stack.pop_all()
+            return given
 
         def again(err: Any) -> str | None:
             if not isinstance(err, ClientException):
-                self._mine.link = None
                 return None if UNTRUSTED in str(err) else ""
             if err.http_status == 401 and not renewed:
                 renewed.append(True)
@@ -188,25 +191,22 @@ class SwiftStore:
             return str(asked) if err.http_status in AGAIN else None
 
         renewed: list[bool] = []
-        broken = (requests.RequestException, urllib3.exceptions.HTTPError)
+        broken = urllib3.exceptions.HTTPError
         try:
-            return persist(self.patience, once, (ClientException, *broken), again)
+            return persist(self.patience, once, (ClientException, broken), again)
         except ClientException as err:
             text = f"{err.http_reason} {err.http_response_content or b''!r}"
             raise refused(tried, self.bucket, err.http_status or 0, text) from err
         except broken as err:
             raise unreached(tried, err) from err
 
-    def _link(self) -> Any:
-        """Give this thread's connection to the store."""
-        if getattr(self._mine, "link", None) is None:
-            from swiftclient import client
-
-            times = (min(10.0, self.patience.timeout_s), self.patience.timeout_s)
-            self._mine.link = client.http_connection(
-                self._url, cacert=self.ca_file or None, timeout=times
-            )
-        return self._mine.link
+    def _connected(self) -> Links:
+        """Give the connections to the store; its address is Keystone's to know."""
+        with self._opening:
+            if self._links is None:
+                self._url = self.keystone.storage_url(self.region)
+                self._links = Links(self._url, self.ca_file, self.patience)
+            return self._links
 
 
 class _Counted:
