@@ -2,12 +2,16 @@
 
 import json
 import sys
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import click
 
 from kit import __version__
 from kit.errors import KitError
+
+if TYPE_CHECKING:
+    from kit.objects import ObjectStore
 
 
 class _LazyGroup(click.Group):
@@ -95,6 +99,89 @@ def sync(profile: str | None, as_json: bool) -> None:
     for result in results:
         click.echo(result)
     click.echo(f"{len(results)} run(s) looked at")
+
+
+@cli.command()
+@click.option("--profile", help="The site profile (default: KIT_PROFILE, else sandbox).")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.pass_context
+def token(ctx: click.Context, profile: str | None, as_json: bool) -> None:
+    """Say which credential is valid until when and how it is renewed; exit 1 when one is not."""
+    from kit import credentials, settings
+
+    rows = credentials.clock(settings.load(profile))
+    if as_json:
+        click.echo(json.dumps([vars(row) for row in rows]))
+    for row in [] if as_json else rows:
+        texts = credentials.texts(row)
+        click.echo(f"{texts['what']}: until {texts['valid until']}, left {texts['left']}")
+        click.echo(f"  renewed {texts['renewed']}")
+        if row.problem:
+            click.echo(f"  problem: {texts['problem']}")
+    ctx.exit(1 if any(row.problem for row in rows) else 0)
+
+
+@cli.group()
+@click.option("--profile", help="The site profile (default: KIT_PROFILE, else sandbox).")
+@click.option("--bucket", help="The bucket (default: the pipeline's).")
+@click.pass_context
+def store(ctx: click.Context, profile: str | None, bucket: str | None) -> None:
+    """List, put, get and remove objects; each one is checked by its SHA-256."""
+    from kit import settings, store
+
+    loaded = settings.load(profile)
+    ctx.obj = store.open_store(loaded, bucket or store.bucket_name(loaded, "pipeline"))
+
+
+@store.command("ls")
+@click.argument("prefix", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.pass_obj
+def store_ls(bucket: "ObjectStore", prefix: str, as_json: bool) -> None:
+    """List the objects whose key begins with PREFIX: bytes, time, key."""
+    rows = bucket.list(prefix)
+    if as_json:
+        click.echo(json.dumps([vars(row) for row in rows], default=str))
+        return
+    for row in rows:
+        click.echo(f"{row.size:>13,}  {row.modified:%Y-%m-%d %H:%M:%S}  {row.key}")
+
+
+@store.command("put")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("key", required=False)
+@click.pass_obj
+def store_put(bucket: "ObjectStore", file: Path, key: str | None) -> None:
+    """Put FILE under KEY (default: its name); the bucket is made when it is not there."""
+    from kit.store import bar
+
+    bucket.ensure_bucket()
+    with bar(file.name, file.stat().st_size) as progress:
+        info = bucket.put(key or file.name, file, progress=progress)
+    click.echo(f"{info.key}: {info.size:,} bytes, sha256 {info.sha256}")
+
+
+@store.command("get")
+@click.argument("key")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_obj
+def store_get(bucket: "ObjectStore", key: str, file: Path) -> None:
+    """Get the object KEY into FILE, whole and checked or not at all."""
+    from kit.store import bar
+
+    with bar(key, bucket.stat(key).size) as progress:
+        info = bucket.get_file(key, file, progress=progress)
+    click.echo(f"{file}: {info.size:,} bytes, sha256 {info.sha256}")
+
+
+@store.command("rm")
+@click.argument("keys", nargs=-1, required=True)
+@click.pass_obj
+def store_rm(bucket: "ObjectStore", keys: tuple[str, ...]) -> None:
+    """Remove the objects KEYS."""
+    for key in keys:
+        bucket.delete(key)
+        click.echo(f"removed {key}")
 
 
 def main() -> None:

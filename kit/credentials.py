@@ -204,3 +204,14 @@ def _row(what: str, end: float | None, now: float, renew: str, problem: str = ""
     if left is not None and left <= 0:
         problem = "it has ended"
     return Credential(what, end, left, renew, problem)
+
+
+def texts(row: Credential) -> dict[str, str]:
+    """Say a row of the clock in words: what, until (UTC), left, renew, problem."""
+    until = left = "no end" if not row.problem else "-"
+    if row.valid_until is not None and row.left_s is not None:
+        until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(row.valid_until))
+        hours, seconds = divmod(max(0, int(row.left_s)), 3600)
+        left = f"{hours} h {seconds // 60:02d} min" if hours else f"{seconds} s"
+    words = {"what": row.what, "valid until": until, "left": left, "renewed": row.how_to_renew}
+    return words | {"problem": row.problem.replace("\n", " ")}
