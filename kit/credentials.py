@@ -92,14 +92,18 @@ class Keystone:
 
     def storage_url(self, region: str) -> str:
         """Give the URL of the project's account in the Swift API, from the catalogue."""
+        from keystoneauth1.exceptions import CatalogException
+
         with self._explained():
-            url = self.session.get_endpoint(service_type="object-store", region_name=region)
-        if not url:
-            raise UsageError(
-                f"{self.auth_url} names no object store in region {region}",
-                next_step="check [store] region in the profile, and that the project has Allas",
-            )
-        return str(url)
+            try:
+                where = {"service_type": "object-store", "region_name": region}
+                return str(self.session.get_endpoint(**where))
+            except CatalogException as err:
+                raise UsageError(
+                    f"{self.auth_url} names no object store in region {region}",
+                    str(err),
+                    "check [store] region in the profile, and that the project has Allas",
+                ) from err
 
     def ec2_key(self) -> Ec2Key:
         """Give the project's EC2 key of this login: the one there is, else a new one."""

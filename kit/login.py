@@ -96,7 +96,7 @@ def _parsed(path: Path, hint: str) -> dict[str, str]:
         raise UsageError(f"cannot read the login in {path}", str(err), hint) from err
     if others:
         warnings.warn(f"{path} can be read by others: chmod 600 {path}", stacklevel=2)
-    wrong = [str(binding.original.line) for binding in bindings if binding.error]
+    wrong = [str(b.original.line) for b in bindings if b.error or (b.key and b.value is None)]
     if wrong:
         raise UsageError(
             f"{path} is malformed at line {', '.join(wrong)}",
