@@ -65,7 +65,10 @@ def down(loaded: Settings, wipe: bool, say: Say) -> None:
         if supervisor is not None:
             _cancel_jobs(folder, say)
             below = sandbox_processes.descendants(supervisor.pid)
-            sandbox_services.stop_programs(folder)
+            daemons = {row["pid"] for row in sandbox_services.programs(folder)}
+            # jobs that are still there, ssh sessions: slurmd would wait for its own to the end
+            sandbox_processes.end([one for one in below if one.pid not in daemons], grace_s=0.5)
+            sandbox_services.stop_programs(folder, say)
             sandbox_processes.end([supervisor], grace_s=5)
             sandbox_processes.end(below, grace_s=2)
         _clean(folder, say)
@@ -127,7 +130,7 @@ def _cancel_jobs(folder: Path, say: Say) -> None:
     user = f"--user={sandbox_files.users()[0]}"
     try:
         subprocess.run(["scancel", user], env=environ, capture_output=True, timeout=3)
-        for _ in range(15):
+        for _ in range(12):
             queue = subprocess.run(["squeue", "-h"], env=environ, capture_output=True, timeout=3)
             if not queue.stdout.strip():
                 return

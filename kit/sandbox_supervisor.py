@@ -52,7 +52,7 @@ startsecs=0
 autorestart=true
 stopasgroup=true
 killasgroup=true
-stopwaitsecs=8
+stopwaitsecs={wait}
 redirect_stderr=true
 stdout_logfile={SBX}/log/{name}.out
 stdout_logfile_maxbytes=5MB
@@ -64,7 +64,8 @@ def config(values: Mapping[str, str], programs: Sequence[str]) -> str:
     """Write supervisord.conf: all programs start at once, each waits for what it needs."""
     parts = [HEAD.format(**values)]
     for number, name in enumerate(programs):
-        parts.append(PROGRAM.format(name=name, priority=10 * (number + 1), **values))
+        wait = 1 if name.startswith("slurmd-") else 8  # slurmd waits for its jobs, killed or not
+        parts.append(PROGRAM.format(name=name, priority=10 * (number + 1), wait=wait, **values))
     return "".join(parts)
 
 

@@ -154,7 +154,7 @@ def stopped_after_a_job(ssh, request):
     assert sandbox_processes.process(pid)
     begin = time.monotonic()
     request.getfixturevalue("stopped")
-    assert time.monotonic() - begin < 15, f"job {job} held it up"
+    assert time.monotonic() - begin < 10, f"job {job} held it up"
     return pid
 
 
