@@ -23,7 +23,9 @@ CLOSED_OWNER = ("fenced", "cancelled")
 LOOK = r"""
 umask 077
 enter() {
-    if [ -d "${1%/kit/tries*}" ]; then mkdir -p "$1" && cd "$1" && return; fi
+    if [ -d "${1%/kit/tries*}" ]; then
+        { [ -d "$1" ] || mkdir -p "$1"; } && cd "$1" && return
+    fi
     echo "cannot use the folder $1" >&2; exit 74
 }
 look() {
@@ -31,7 +33,7 @@ look() {
     (cd "$tries" && find "$@" -maxdepth 1 \( -type l -o -name reply \) \
         -printf '%h|%f|%T@|%l\n' 2>/dev/null
     cd "$tries" && grep -as '' /dev/null "${@/%//reply}")
-    echo "@now $(date +%s)"
+    printf '@now %(%s)T\n'
 }
 """
 
@@ -42,21 +44,19 @@ SUBMIT = r"""
 tries=$1 token=$2 patience=$3 job=$4; shift 4
 enter "$tries/$token"
 if [ ! -L submit ] && [ ! -L owner ]; then
-    me=$(hostname).$$.$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n')
+    me=$HOSTNAME.$$.${EPOCHREALTIME:-$(date +%s.%N)}.$RANDOM$RANDOM
     printf %s "$job" >"job.$me" || { rm -f "job.$me"; exit 74; }
     ln -sT "$me" submit 2>/dev/null
     if [ "$(readlink submit)" = "$me" ]; then
         mv -T "job.$me" job.sh
         setsid bash -c '
             timeout 300 "$@" >"out.$0" 2>"err.$0"; code=$?
-            { echo "exit $code"
-              head -c 4000 "out.$0" | sed "s/^/out /;\$a\\"
-              head -c 4000 "err.$0" | sed "s/^/err /;\$a\\"; } >"reply.$0"
+            mapfile -tn 60 out <"out.$0"; mapfile -tn 60 err <"err.$0"
+            { echo "exit $code"; printf "out %s\n" "${out[@]}"
+              printf "err %s\n" "${err[@]}"; } >"reply.$0"
             mv -T "reply.$0" reply' "$me" "$@" </dev/null >/dev/null 2>&1 &
-    elif [ -L submit ]; then
-        rm -f "job.$me"
     else
-        rm -f "job.$me"; exit 74
+        rm -f "job.$me"; [ -L submit ] || exit 74
     fi
 fi
 turns=$((patience * 50))
@@ -128,7 +128,7 @@ look "$token"
 echo "@cancel $code"
 """
 
-# $1 tries folder, $2 token, $3 offset, $4 file ("" is the owner's log): at most 1 MB from there.
+# $1 tries folder, $2 token, $3 offset, $4 file ("" is the owner's log): at most 1 MB.
 LOG = r"""
 cd "$1/$2" || exit 74
 owner=$(readlink owner)

@@ -83,7 +83,7 @@ def read_reply(code: int, out: str, err: str) -> SubmitReply:
     text = " ".join(f"{err}\n{out}".split())[-1000:]
     if len(ids) == 1:
         return SubmitReply(ids.pop(), False, text)
-    known = re.search(r"\b[Ii]nvalid |\bRequested |\bviolates |\bAccess/permission denied", err)
+    known = re.search(r"\b[Ii]nvalid\b|\bRequested |\bviolates |\bAccess/permission denied", err)
     return SubmitReply("", bool(known) and code != 0 and not ids, text or "no output")
 
 

@@ -374,6 +374,35 @@ def test_links_with_values_that_nobody_makes_are_no_evidence():
     assert (found.worked, found.given_up, found.manifest, found.job_id) == (False, False, "", "")
 
 
+def test_the_job_that_owns_the_try_is_its_job_whatever_sbatch_said(site):
+    slurm = client(site)
+    slurm.submit(SPEC, T)  # sbatch names job 1
+    site.start(site.land(T, stored=False))  # job 2 of the same try starts first
+    assert slurm.status([T])[T].job_id == "2"
+
+
+def test_a_surplus_job_that_was_cancelled_is_not_the_end_of_the_try(site):
+    site.sbatch = "twice"
+    slurm = client(site)
+    slurm.submit(SPEC, T)
+    site.end(site.jobs[0], "CANCELLED by 0")
+    status = slurm.status([T])[T]
+    assert (status.state, status.job_id, status.done) == (JobState.PENDING, "2", False)
+
+
+def test_a_commit_made_just_before_the_close_is_the_result(site):
+    def orphan(name):
+        if name == "wait 1 asked" and site.orphans:
+            site.commit(site.orphans.pop())
+
+    slurm = client(site, step=orphan)
+    slurm.submit(SPEC, T)
+    site.start(site.jobs[0])
+    site.lose_node(site.jobs[0], requeue=False)
+    assert slurm.wait(T).succeeded
+    assert len(site.commits) == 1
+
+
 # Thousands of orders of everything.
 
 

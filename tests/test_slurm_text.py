@@ -20,9 +20,21 @@ SITE = "slurm-22.05/"
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("sbatch-bad-partition.txt", "sbatch-bad-account.txt", "sbatch-too-long.txt"),
+        *("sbatch-too-many-nodes.txt", "sbatch-too-much-memory.txt", "sbatch-no-such-gres.txt"),
+    ],
+)
+def test_what_slurm_refuses_is_known_as_a_refusal(name):
+    assert read_reply(1, "", captured.read(SITE + name)).refused
+
+
+@pytest.mark.parametrize(
     ("code", "out", "err", "job_id", "refused"),
     [
         (0, "123\n", "", "123", False),
+        (0, captured.read(SITE + "sbatch-parsable.txt"), "", "1371", False),
         (0, "123;mahti\n", "", "123", False),
         (0, "Welcome!\n123\nhave a nice day 4\n", "sbatch: note", "123", False),
         (1, "123\n", "slurm: something odd", "123", False),  # an id is an id
@@ -58,6 +70,19 @@ def test_a_listing_with_odd_rows_keeps_every_row():
     assert (rows[0].start, rows[1].start) == (None, 1795453399.0)
     assert rows[2].word == "FROZEN_SOLID"
     assert rows[4].submit == 1795453398.0
+
+
+def test_what_squeue_and_sacct_print_when_asked_as_the_kit_asks():
+    failed, waiting = read_queue(captured.read(SITE + "squeue-asked.txt"))
+    assert (failed.state, failed.nodes, failed.submit) == (
+        *(JobState.COMPLETING, ("c2",), 1795474111.0),
+    )
+    assert (waiting.state, waiting.nodes, waiting.reason) == (JobState.PENDING, (), "BeginTime")
+    job, *steps = read_account(captured.read(SITE + "sacct-asked.txt"))
+    assert tuple(job.columns) == ACCOUNT_COLUMNS
+    assert (job.state, job.exit_code, job.signal) == (JobState.FAILED, 0, 9)
+    assert (job.end, job.whole) == (1795474113.0, True)
+    assert [step.step for step in steps] == ["batch", "0"]
 
 
 def test_an_empty_queue_is_an_empty_list():

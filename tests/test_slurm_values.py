@@ -3,6 +3,7 @@
 import math
 from zoneinfo import ZoneInfo
 
+import captured
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,6 +142,11 @@ def test_what_is_no_time_is_an_error(text):
 )
 def test_host_lists_are_expanded(text, names):
     assert expand_hosts(text) == names
+
+
+def test_host_lists_are_expanded_as_slurm_does_it():
+    names = captured.read("slurm-22.05/scontrol-hostnames.txt").split()
+    assert expand_hosts("c[1-2],g1,n[08-11,20]x[1-2]") == names
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,189 @@
+"""What one fenced submission costs beside plainer ways, and what asking and waiting cost.
+
+    python tests/benchmarks/bench_slurm.py [--json FILE] [--without-wait]
+
+Needs the sandbox (`kit sandbox up`). All figures are measured in one run on one machine; submitit
+is put into a folder of its own and run on the login node, as its users do.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from kit import settings
+from kit.jobspec import JobSpec
+from kit.slurm import Slurm
+from kit.ssh import SSHHost
+
+ROUNDS = 30
+OPTIONS = ["--partition=gputest", "--mem=1M", "--time=1", "--output=/dev/null"]
+SMALL = {"partition": "gputest", "memory": "20M", "time": "00:05:00"}
+TOKENS = []
+SUBMITIT = """
+import submitit, sys, time
+executor = submitit.SlurmExecutor(folder=sys.argv[2])
+executor.update_parameters(partition="gputest", time=1, mem="100M", account=sys.argv[3])
+for _ in range(int(sys.argv[1])):
+    begun = time.perf_counter()
+    executor.submit(abs, -1)
+    print(time.perf_counter() - begun)
+"""
+MANY = """
+cd "$1/kit/tries" || exit
+shift
+for token; do
+    mkdir -m 700 "$token"; ln -sT bench "$token/submit"
+    id=$(sbatch --parsable --hold -A "$ACCOUNT" -p gputest --mem=1M -J "kit-$token" --wrap true)
+    printf 'exit 0\\nout %s\\n' "$id" >"$token/reply"
+done
+"""
+
+
+class Counted(SSHHost):
+    """A host that counts its remote commands."""
+
+    calls = 0
+
+    def run(self, *args, **kwargs):
+        self.calls += 1
+        return super().run(*args, **kwargs)
+
+
+def new_token():
+    """A token of this benchmark; its folder is taken away at the end."""
+    TOKENS.append(secrets.token_hex(6))
+    return TOKENS[-1]
+
+
+def timed(call, rounds=ROUNDS):
+    """Give the seconds of every call, the first one (which warms up) left out."""
+    times = []
+    for _ in range(rounds + 1):
+        begun = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begun)
+    return times[1:]
+
+
+def figures(times):
+    quantiles = statistics.quantiles(times, n=20)
+    values = {"median": statistics.median(times), "p95": quantiles[-1], "n": len(times)}
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def submissions(slurm, host, account, folder):
+    """The ways to submit, side by side."""
+    spec = JobSpec("bench", ("true",), account=account, **SMALL)
+    rows = {"kit, fenced, over an open connection": timed(lambda: slurm.submit(spec, new_token()))}
+    known = new_token()
+    rows["kit, asked again for a known try"] = timed(lambda: slurm.submit(spec, known))
+    plain = ["sbatch", "--parsable", f"--account={account}", *OPTIONS, "--wrap", "true"]
+    ssh = ["ssh", "-F", host.config, "-o", f"ControlPath={host.socket}", host.name]
+    rows["ssh hpc sbatch, over an open connection"] = timed(
+        lambda: subprocess.run([*ssh, shlex.join(plain)], check=True, capture_output=True)
+    )
+    rows["ssh hpc true, over an open connection"] = timed(
+        lambda: subprocess.run([*ssh, "true"], check=True)
+    )
+    cold = [*ssh[:3], "-o", "ControlPath=none", host.name, shlex.join(plain)]
+    rows["ssh hpc sbatch, a connection each"] = timed(
+        lambda: subprocess.run(cold, check=True, capture_output=True)
+    )
+    once = f"date +%s.%N; {shlex.join(plain)} >/dev/null"
+    loop = f"for i in $(seq {ROUNDS + 1}); do {once}; done; date +%s.%N"
+    stamps = [float(line) for line in host.run(["bash", "-c", loop], timeout=120).out.split()]
+    rows["sbatch on the login node"] = [b - a for a, b in pairwise(stamps)][1:]
+    rows["submitit on the login node"] = submitit(host, account, folder)
+    return {name: figures(times) for name, times in rows.items()}
+
+
+def submitit(host, account, folder):
+    """Install submitit where the jobs' user can read it, and time its submissions."""
+    packages = Path(folder) / "submitit"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(packages), "submitit"]
+    subprocess.run(pip, check=True)
+    (packages / "bench.py").write_text(SUBMITIT)
+    subprocess.run(["chmod", "-R", "a+rX", str(packages)], check=True)
+    logs = host.run(["mktemp", "-d"]).out.strip()
+    command = ["env", f"PYTHONPATH={packages}", "/usr/bin/python3", f"{packages}/bench.py"]
+    out = host.run([*command, str(ROUNDS + 1), logs, account], timeout=120).out
+    return [float(line) for line in out.split()][1:]
+
+
+def status_of_many(slurm, host, hpc, count=500):
+    """One status pass over many tries: waiting ones (squeue), then ended ones (sacct)."""
+    tokens = [new_token() for _ in range(count)]
+    fill = ["env", f"ACCOUNT={hpc.account}", "bash", "-c", MANY, "-", hpc.project_dir]
+    with ThreadPoolExecutor(2) as pool:
+        list(
+            pool.map(
+                lambda part: host.run([*fill, *part], timeout=300), (tokens[::2], tokens[1::2])
+            )
+        )
+    rows = {}
+    for name in (f"{count} waiting tries", f"{count} ended tries"):
+        begun, calls = time.perf_counter(), host.calls
+        statuses = slurm.status(tokens)
+        seconds = round(time.perf_counter() - begun, 3)
+        states = sorted({s.state.name for s in statuses.values()})
+        rows[name] = {"seconds": seconds, "remote commands": host.calls - calls, "states": states}
+        ids = " ".join(status.job_id for status in statuses.values())
+        host.run(["xargs", "scancel"], input=ids.encode(), timeout=120)
+        time.sleep(8)  # slurmdbd gets the ends
+    return rows
+
+
+def wait_for_60_seconds(hpc, host):
+    """Follow a job of 60 s as on a real site: at most six commands, floor 15 s."""
+    slurm = Slurm(host, replace(hpc, poll_floor_s=15.0))
+    commands = ("sleep 60", "echo {} >m", "commit m")
+    spec, token = JobSpec("bench", commands, account=hpc.account, **SMALL), new_token()
+    slurm.submit(spec, token)
+    begun, calls = time.perf_counter(), host.calls
+    status = slurm.wait(token)
+    return {
+        "state": status.state.name,
+        "seconds": round(time.perf_counter() - begun, 1),
+        "remote commands": host.calls - calls,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--without-wait", action="store_true")
+    options = parser.parse_args()
+    hpc = settings.load("sandbox").hpc
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        os.chmod(folder, 0o755)
+        host = Counted(hpc.ssh_host, config=hpc.ssh_config, folder=Path(folder) / "c")
+        slurm = Slurm(host, hpc)
+        result = {
+            "machine": {"cores": os.cpu_count(), "slurm": host.run(["sbatch", "-V"]).out.strip()},
+            "seconds a submission": submissions(slurm, host, hpc.account, folder),
+            "a status pass": status_of_many(slurm, host, hpc),
+        }
+        if not options.without_wait:
+            result["waiting for a job of 60 s"] = wait_for_60_seconds(hpc, host)
+        folders = [f"{hpc.project_dir}/kit/tries/{token}" for token in TOKENS]
+        host.run(["xargs", "rm", "-rf"], input="\n".join(folders).encode())
+        host.close()
+    text = json.dumps(result, indent=4)
+    if options.json:
+        options.json.write_text(text + "\n")
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
