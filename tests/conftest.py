@@ -1,17 +1,9 @@
 """What several test files share: the sandbox, started at most once for the whole run."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-
-KIT = [sys.executable, "-m", "kit", "sandbox"]
-
-
-def kit_sandbox(*words, **options):
-    """Run `kit sandbox …`; gives the completed process with its texts."""
-    return subprocess.run([*KIT, *words], capture_output=True, text=True, **options)
+from sandbox_command import kit_sandbox
 
 
 @pytest.fixture(scope="session")

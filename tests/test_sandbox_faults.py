@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import kit_sandbox
+from sandbox_command import kit_sandbox
 
 from kit import sandbox_processes, sandbox_supervisor
 

@@ -8,7 +8,7 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
-from conftest import kit_sandbox
+from sandbox_command import kit_sandbox
 
 from kit import sandbox, sandbox_files
 from kit.sandbox_services import Service
