@@ -99,6 +99,9 @@ class DirectoryStore:
             path.unlink()
             if content:
                 content.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == self.folder or not _removed(folder):
+                    break
 
     def stat(self, key: str) -> ObjectInfo:
         """See `ObjectStore.stat`."""
@@ -149,12 +152,18 @@ class DirectoryStore:
 
     def _link(self, path: Path, content: Path) -> None:
         """Make the key's link name this content, in one step; remove what it named before."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         before = self._linked(path)
-        new = content.with_suffix(".link")
+        new = content.with_name(f"{content.name}.link")
         new.symlink_to(os.path.relpath(content, path.parent))
         try:
-            new.replace(path)
+            for left in range(9, -1, -1):  # a `delete` may remove the folder in between
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    new.replace(path)
+                    break
+                except FileNotFoundError:
+                    if not left:
+                        raise
         finally:
             new.unlink(missing_ok=True)
         if before:
@@ -194,6 +203,15 @@ class DirectoryStore:
                 raise unavailable(tried, str(err)) from err
             step = "check [store] url in the profile and the folder's permissions"
             raise KitError(f"{tried}: the folder does not allow it", str(err), step) from err
+
+
+def _removed(folder: Path) -> bool:
+    """Remove a folder if it is empty."""
+    try:
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def _copy(source: IO[bytes], target: IO[bytes], progress: Report | None) -> None:
