@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kit.errors import UsageError
+from kit.slurm_values import seconds
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,11 @@ def argv(folder: str) -> list[str]:
     login profile on the node).
     """
     return ["sbatch", "--parsable", "--export=NIL", f"--chdir={folder}", f"{folder}/job.sh"]
+
+
+def node_hours(spec: JobSpec) -> float:
+    """Give the most that a job can take: its nodes times its time limit, in node-hours."""
+    return spec.nodes * (seconds(spec.time) or 0) / 3600
 
 
 def _modules(spec: JobSpec) -> list[str]:

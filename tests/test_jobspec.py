@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kit.errors import UsageError
-from kit.jobspec import JobSpec, argv, script
+from kit.jobspec import JobSpec, argv, node_hours, script
 
 GOLDEN = Path(__file__).parent / "golden"
 LEAST = JobSpec(name="kit-0123456789ab", commands=("true",))
@@ -59,6 +59,11 @@ def test_bash_takes_the_golden_script(name):
 
 def test_the_command_passes_no_environment_on():
     assert argv("/a") == ["sbatch", "--parsable", "--export=NIL", "--chdir=/a", "/a/job.sh"]
+
+
+def test_node_hours_are_nodes_times_the_time_limit():
+    assert node_hours(LEAST) == pytest.approx(1 / 3)
+    assert node_hours(EVERY_FIELD) == 2 * 26.5
 
 
 @pytest.mark.parametrize(

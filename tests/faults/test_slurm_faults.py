@@ -26,6 +26,7 @@ from kit.errors import (
     KitError,
     Unreachable,
 )
+from kit.link_race import race
 from kit.slurm import SUBMIT_STEPS, WAIT_STEPS
 from kit.slurm_values import JobState
 
@@ -526,6 +527,16 @@ def test_a_refusal_of_sbatch_is_an_error_and_no_job(site, seen):
     site.check(token, bodies=0, committed=False)
     assert site.link(token, "owner") == "fenced"
     seen("sbatch refuses (partition)", "error with the text, try closed, no job")
+
+
+def test_the_login_node_and_a_job_agree_on_the_winner_of_every_link(site, seen):
+    token, slurm = site.token(), site.slurm()
+    result = race(slurm, site.spec(memory="50M"), token, rounds=400)
+    assert (result.login + result.job, result.disputed) == (400, ())
+    assert min(result.login, result.job) > 0
+    assert slurm.wait(token).done
+    outcome = f"login node won {result.login}, job {result.job}, no dispute"
+    seen("race for 400 links, login node against a job", outcome)
 
 
 def test_no_method_raises_anything_but_the_kits_errors_without_a_site(site):

@@ -1,0 +1,61 @@
+"""Race the fence's primitive between the login node and a short job, on the site's file system.
+
+Everything that the kit promises about a try rests on `ln -sT VALUE NAME` followed by `readlink
+NAME`: one winner, and both sides agree who it is. `kit doctor` tries it where it matters.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from kit.errors import DataError
+from kit.jobspec import JobSpec
+from kit.slurm import Slurm
+
+# Both sides make the same links in the same order and write down whom each link then names. The
+# job waits for the login node's word, so that they run at the same time.
+RACERS = """\
+race() { for n in $(seq "$2"); do ln -sT "$1" "race-$n" 2>/dev/null; readlink "race-$n"; done; }
+"""
+LOGIN = """\
+cd "$1" || exit 74
+for n in $(seq "$3"); do [ -e ready ] && break; sleep 0.05; done
+touch go; race login "$2"
+for n in $(seq "$3"); do [ -e seen ] && break; sleep 0.05; done
+echo "@job"; cat seen
+"""
+
+
+@dataclass(frozen=True)
+class Race:
+    """How many links each side won; `disputed` numbers the links on which they disagree."""
+
+    login: int
+    job: int
+    disputed: tuple[int, ...]
+
+
+def race(slurm: Slurm, spec: JobSpec, token: str, rounds: int = 200, patience_s: int = 60) -> Race:
+    """Run the race in the try of `token`; `spec` says where (its commands are replaced).
+
+    Both sides must have won some links for the race to say something. Raises DataError when the
+    job did not come to the start in time (`patience_s`), and what `Slurm.submit` raises.
+    """
+    commands = (
+        RACERS,
+        "touch ready; for n in $(seq 1200); do [ -e go ] && break; sleep 0.05; done",
+        f"race job {rounds} >seen.part; mv -T seen.part seen",
+    )
+    slurm.submit(replace(spec, commands=commands), token)
+    argv = ["bash", "-c", RACERS + LOGIN, "race", slurm.folder(token), str(rounds)]
+    argv.append(str(patience_s * 20))
+    done = slurm.host.run(argv, timeout=120, check=False)
+    here, _, there = done.out.partition("@job\n")
+    login, job = here.split(), there.split()
+    whole = len(login) == len(job) == rounds
+    if done.code != 0 or not whole or re.sub(r"(login|job)\s", "", here + there):
+        step = "look at the job in squeue; run the doctor again when the queue is shorter"
+        raise DataError("race for links with a job", (done.err or done.out)[-300:], step)
+    disputed = tuple(
+        n for n, pair in enumerate(zip(login, job, strict=True), 1) if len({*pair}) > 1
+    )
+    return Race(login.count("login"), job.count("job"), disputed)

@@ -1,0 +1,54 @@
+"""The race of the fence's primitive, with a job that is played by a local process."""
+
+import os
+import subprocess
+
+import pytest
+
+from kit.errors import DataError
+from kit.host import LocalHost
+from kit.jobspec import JobSpec
+from kit.link_race import race
+
+
+class LocalJobs:
+    """What the race needs of Slurm: `submit` starts the commands at once, or never."""
+
+    def __init__(self, folder, path=os.environ["PATH"], starts=True):
+        self.place, self.path, self.starts = folder, path, starts
+        self.host = LocalHost(prefix=("env", f"PATH={path}"))
+
+    def folder(self, token):
+        return str(self.place)
+
+    def submit(self, spec, token):
+        if self.starts:
+            env = {**os.environ, "PATH": self.path}
+            script = "\n".join(spec.commands)
+            self.job = subprocess.Popen(["bash", "-c", script], cwd=self.place, env=env)
+
+
+SPEC = JobSpec("race", ())
+
+
+def test_both_sides_agree_on_the_winner_of_every_link(tmp_path):
+    jobs = LocalJobs(tmp_path)
+    result = race(jobs, SPEC, "0123456789ab", rounds=100)
+    assert result.disputed == ()
+    assert result.login + result.job == 100
+    assert jobs.job.wait() == 0
+
+
+def test_a_file_system_where_the_later_link_wins_is_found_out(tmp_path):
+    (tmp_path / "bin").mkdir()
+    ln = tmp_path / "bin" / "ln"  # as if `ln -sT` replaced what is there
+    ln.write_text('#!/bin/sh\nshift; exec /bin/ln -sfT "$@"\n')
+    ln.chmod(0o755)
+    jobs = LocalJobs(tmp_path, path=f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert race(jobs, SPEC, "0123456789ab", rounds=100).disputed
+    jobs.job.wait()
+
+
+def test_a_job_that_does_not_start_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="race for links"):
+        race(LocalJobs(tmp_path, starts=False), SPEC, "0123456789ab", rounds=3, patience_s=1)
