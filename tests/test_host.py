@@ -278,6 +278,7 @@ def test_a_certificate_that_ended_is_told_from_a_refused_key(certified, ago):
     host.close()
 
 
+@pytest.mark.slow
 def test_an_open_connection_outlives_its_certificate(certified):
     certified.certify(time.time() - 60, time.time() + 2)
     host = certified.host(name="outlives")
