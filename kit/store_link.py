@@ -21,9 +21,10 @@ class Links:
     def __init__(self, url: str, ca_file: str, patience: Patience) -> None:
         self._where = urlparse(url)
         times = urllib3.Timeout(min(10.0, patience.timeout_s), patience.timeout_s)
-        self._pool = urllib3.connection_from_url(
-            url, ca_certs=ca_file or None, timeout=times, maxsize=32, retries=False, blocksize=BLOCK
+        manager = urllib3.PoolManager(
+            ca_certs=ca_file or None, timeout=times, maxsize=32, retries=False, blocksize=BLOCK
         )
+        self._pool = manager.connection_from_url(url)
 
     def one(self) -> "tuple[ParseResult, Exchange]":
         """Give the `http_conn` of one call of swiftclient's functions."""
