@@ -164,7 +164,7 @@ def _listeners() -> Iterator[tuple[tuple[str, int], int, str]]:
         table = PROC / "net" / name
         for line in table.read_text().splitlines()[1:] if table.exists() else []:
             columns = line.split()
-            if columns[3] == LISTEN:
+            if columns[3] == LISTEN and columns[9] != "0":  # 0: closed, on its way out
                 host, port = columns[1].split(":")
                 words = (int(host[i : i + 8], 16) for i in range(0, len(host), 8))
                 address = socket.inet_ntop(family, b"".join(struct.pack("=I", w) for w in words))
