@@ -92,13 +92,19 @@ def sync(profile: str | None, as_json: bool) -> None:
     """Send to MLflow what was kept on disk while its server was away; repeat at will."""
     from kit import settings, tracking
 
-    results = tracking.tracking_for(settings.load(profile)).sync()
+    results, away = [], []
+    for place in tracking.destinations(settings.load(profile)):
+        try:
+            results += place.sync()
+        except KitError as err:  # the other destinations can still be served
+            away.append(err)
     if as_json:
-        click.echo(json.dumps([vars(result) for result in results], default=str))
-        return
-    for result in results:
-        click.echo(result)
-    click.echo(f"{len(results)} run(s) looked at")
+        click.echo(json.dumps([vars(result) for result in results]))
+    for result in [] if as_json else results:
+        click.echo(f"{result.run_id}: {result.state} {result.link or result.reason}")
+    click.echo(f"{len(results)} run(s) sent or looked at", err=True)
+    if away:
+        raise away[0]
 
 
 @cli.command()
