@@ -65,9 +65,8 @@ def down(loaded: Settings, wipe: bool, say: Say) -> None:
         if supervisor is not None:
             _cancel_jobs(folder, say)
             below = sandbox_processes.descendants(supervisor.pid)
-            daemons = {row["pid"] for row in sandbox_services.programs(folder)}
-            # jobs that are still there, ssh sessions: slurmd would wait for its own to the end
-            sandbox_processes.end([one for one in below if one.pid not in daemons], grace_s=0.5)
+            # jobs that are still there: slurmd would wait for them
+            sandbox_processes.end(sandbox_services.orphans(folder, supervisor), grace_s=0.5)
             sandbox_services.stop_programs(folder, say)
             sandbox_processes.end([supervisor], grace_s=5)
             sandbox_processes.end(below, grace_s=2)

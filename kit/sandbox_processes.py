@@ -55,16 +55,27 @@ def _pids() -> Iterator[int]:
     return (int(entry) for entry in os.listdir(PROC) if entry.isdigit())
 
 
+def _families() -> dict[int, list[Process]]:
+    """The live children of every process that has some."""
+    families: dict[int, list[Process]] = {}
+    for pid in _pids():
+        fields, found = _stat(pid), process(pid)
+        if fields and found:
+            families.setdefault(int(fields[1]), []).append(found)
+    return families
+
+
+def children(pid: int) -> list[Process]:
+    """Name the live children of `pid`."""
+    return _families().get(pid, [])
+
+
 def descendants(pid: int) -> list[Process]:
     """Name all live processes below `pid`, children before grandchildren."""
-    children: dict[int, list[Process]] = {}
-    for candidate in _pids():
-        fields, found = _stat(candidate), process(candidate)
-        if fields and found:
-            children.setdefault(int(fields[1]), []).append(found)
-    below = list(children.get(pid, []))
+    families = _families()
+    below = list(families.get(pid, []))
     for parent in below:  # the list grows while it is walked
-        below.extend(children.get(parent.pid, []))
+        below.extend(families.get(parent.pid, []))
     return below
 
 

@@ -118,9 +118,19 @@ def start_stopped(folder: Path, say: Say) -> None:
             control(folder).startProcess(row["name"], False)
 
 
+def orphans(folder: Path, top: Process) -> list[Process]:
+    """Name what came to the supervisor because its parent ended: the batch jobs' processes."""
+    ours = {row["pid"] for row in programs(folder)}
+    strays = [one for one in sandbox_processes.children(top.pid) if one.pid not in ours]
+    return [*strays, *(low for one in strays for low in sandbox_processes.descendants(one.pid))]
+
+
 def stop_programs(folder: Path, say: Say) -> None:
     """Stop all programs, each with the time it needs to end well."""
+    running = [row["name"] for row in programs(folder) if row["pid"]]
     try:
+        if "slurmctld" in running:  # while slurmdbd is there to take what it still has to say
+            control(folder).stopProcess("slurmctld", True)
         control(folder).stopAllProcesses(True)
     except (OSError, xmlrpc.client.Error) as err:
         say(f"the supervisor does not answer ({err}); its programs are ended one by one")

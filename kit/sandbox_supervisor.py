@@ -64,7 +64,7 @@ def config(values: Mapping[str, str], programs: Sequence[str]) -> str:
     """Write supervisord.conf: all programs start at once, each waits for what it needs."""
     parts = [HEAD.format(**values)]
     for number, name in enumerate(programs):
-        wait = 1 if name.startswith("slurmd-") else 8  # slurmd waits for its jobs, killed or not
+        wait = 1 if name.startswith("slurmd-") else 5  # slurmd waits for its jobs, killed or not
         parts.append(PROGRAM.format(name=name, priority=10 * (number + 1), wait=wait, **values))
     return "".join(parts)
 

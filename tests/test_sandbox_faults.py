@@ -117,7 +117,7 @@ def test_a_job_outlives_the_controller_that_was_away(folder, ssh):
 
 
 def test_after_a_killed_supervisor_there_are_no_double_daemons_and_jobs_go_on(folder, ssh):
-    job = ssh("sbatch --parsable -p small -t 2", input="#!/bin/bash\nsleep 20\n")
+    job = ssh("sbatch --parsable -p small -t 2", input="#!/bin/bash\nsleep 60\n")
     state = f"sacct -nX -j {job} -o State"
     wait_until(lambda: ssh(state) == "RUNNING")
     before = status()

@@ -59,8 +59,9 @@ def test_a_listener_on_every_address_holds_the_port_of_each(family, address):
 def test_grandchildren_are_found_and_ended(spawn):
     shell = spawn("sh", "-c", "sleep 60 & sleep 60 & echo; wait")
     shell.stdout.readline()
-    below = sandbox_processes.descendants(os.getpid())
-    assert len([one for one in below if one.pid == shell.pid]) == 1
+    assert shell.pid in {one.pid for one in sandbox_processes.children(os.getpid())}
+    assert shell.pid in {one.pid for one in sandbox_processes.descendants(os.getpid())}
+    assert len(sandbox_processes.children(shell.pid)) == 2
     family = [sandbox_processes.process(shell.pid), *sandbox_processes.descendants(shell.pid)]
     assert len(family) == 3
     sandbox_processes.end(family)
