@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit import hpc_env
+from kit.fashion_mnist import Dataset
 from kit.hyperparameters import Hyperparameters
 from kit.jobspec import JobSpec
 from kit.profiles import Hpc
 
 WARNING_S = 60  # so long before the time limit the job is told to end
 MANIFEST = "manifest.json"
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 # Exit codes are below 128: Slurm shows larger ones minus 128, as signals.
 ENVIRONMENT_FAILED, KILLED = 95, 93
@@ -93,6 +95,13 @@ def task_text(task: Task) -> str:
     known = {"run", "number", "token", "data_hash", "data", "hyperparameters", "previous"}
     table = {name: value for name, value in dataclasses.asdict(task).items() if name in known}
     return json.dumps({**table, "ray": hpc_env.locked()["ray"]}, sort_keys=True)
+
+
+def data_file(data: Dataset) -> bytes:
+    """Give the data set as the one file that `kit.ray_driver` reads."""
+    from safetensors.numpy import save
+
+    return bytes(save({name: getattr(data, name) for name in ARRAYS}))
 
 
 def archive() -> bytes:

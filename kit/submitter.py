@@ -1,0 +1,241 @@
+"""The submitter: sees requests in the store, has them worked on by the site, publishes results.
+
+It alone holds the ssh key. A pass does for every open run the next step that is due and keeps
+nothing that it could not find out again, so it may be killed anywhere, and two of them at once
+do no harm: they meet at the links of a try. The site gets no credential of any kind.
+"""
+
+import json
+import logging
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+
+from kit import hpc_env, ray_job
+from kit.collect import Collector, digest_of
+from kit.errors import CommandFailed, DataError, KitError, NoSuchBucket, NoSuchObject, UsageError
+from kit.fate import JobStatus
+from kit.jobs import Jobs, Request, RunState, Standing, token
+from kit.profiles import Hpc
+from kit.records import Json, sha256_of
+from kit.settings import Settings
+from kit.slurm import Slurm
+from kit.ssh import SSHHost
+from kit.stage_store import StageStore
+from kit.store import ObjectStore, bucket_name, open_store
+
+PASS_S = 1.5  # between two passes: a request is seen within two seconds
+BACK_OFF_S = 60.0
+TRIES = 5  # of one run without anybody's word, all but the last without work done
+
+log = logging.getLogger(__name__)
+
+
+class Submitter:
+    """One submitter of one profile. `step` gets the name of each step done (tests kill there)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        slurm: Slurm,
+        jobs: Jobs,
+        data: ObjectStore,
+        step: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.settings, self.slurm, self.jobs, self.data = settings, slurm, jobs, data
+        self.step = step
+        self._shown: dict[str, str] = {}
+        self._asked_at = 0.0
+
+    @property
+    def hpc(self) -> Hpc:
+        """The profile's section."""
+        return self.slurm.hpc
+
+    def once(self) -> dict[str, Standing]:
+        """Do one pass; give how the runs stood at its beginning.
+
+        Raises KitError when the store cannot be read; what goes wrong with one run is told in
+        its `progress` and does not hold up the others.
+        """
+        try:
+            standings = self.jobs.standings()
+        except NoSuchBucket:  # nobody has asked for anything yet
+            return {}
+        self.step("listed")
+        todo = {each.run: each for each in standings.values() if not each.state.finished}
+        for each in todo.values():
+            if each.state is RunState.REQUESTED:
+                self._try(each, lambda one: self._begin(one.run, one.number))
+            elif each.state is RunState.CANCELLING:
+                self._try(each, self._cancel)
+        live = [each for each in todo.values() if each.state is RunState.SUBMITTED]
+        floor = self.hpc.poll_floor_s
+        if live and self.slurm.clock() - self._asked_at >= floor:
+            self._asked_at = self.slurm.clock()
+            self._follow(live)
+        return standings
+
+    def _try(self, standing: Standing, action: Callable[[Standing], None]) -> None:
+        try:
+            action(standing)
+        except KitError as err:
+            self._show(standing.run, {"state": standing.state.name, "why": str(err)})
+
+    def _begin(self, run: str, number: int) -> None:
+        """Submit a try of a run; a request that cannot be accepted is refused with the reason."""
+        try:
+            request = self.jobs.request(run)
+            if self.settings.site.closed:
+                raise DataError("submit", self.settings.site.closed)
+        except NoSuchObject:
+            return
+        except DataError as err:
+            log.info("%s is refused: %s", run, err.got)
+            self.jobs.write(run, "refused", {"why": str(err)})
+            return
+        name = token(run, number)
+        self._show(run, {"state": "STAGING", "why": "inputs are copied to the site"})
+        task = self._stage(request, number, name)
+        self.step("staged")
+        try:
+            status = self.slurm.submit(ray_job.spec(self.hpc, task), name)
+        except CommandFailed as err:
+            self.jobs.write(run, f"try-{number}/ended", _refusal(name, err))
+            return
+        self.step("sent")
+        log.info("%s: try %s is job %s", run, number, status.job_id or "?")
+        self.jobs.write(run, f"try-{number}/submitted", {"token": name})
+        self.step("recorded")
+
+    def _stage(self, request: Request, number: int, name: str) -> ray_job.Task:
+        """Put code, data and the list of packages on the site, each unless it is there."""
+        code = ray_job.archive()
+        inputs = f"{self.hpc.project_dir}/kit/inputs"
+        code_file = f"{inputs}/{sha256_of(code)}.zip"
+        data_file = f"{inputs}/{request.data_hash}.safetensors"
+        if not self._is_there(code_file):
+            self.slurm.host.put(code, code_file)
+        if not self._is_there(data_file):
+            content = StageStore(self.data, request.run).get_data(request.data_hash)[0]
+            self.slurm.host.put(ray_job.data_file(content), data_file)
+        environment, private = "", False
+        hpc_env.stage(self.slurm.host, self.hpc)
+        if self.hpc.env_in == "login":
+            made = hpc_env.make(self.slurm.host, self.hpc, name, request.configured, log.info)
+            environment, private = made
+        return ray_job.Task(
+            run=request.run,
+            number=number,
+            token=name,
+            data_hash=request.data_hash,
+            data=data_file,
+            code=code_file,
+            configured=request.configured,
+            hyperparameters=request.hyperparameters,
+            previous=self.slurm.folder(token(request.run, number - 1)) if number > 1 else "",
+            environment=environment,
+            private=private,
+        )
+
+    def _is_there(self, path: str) -> bool:
+        return self.slurm.host.run(["test", "-e", path], check=False, repeat=True).code == 0
+
+    def _cancel(self, standing: Standing) -> None:
+        """End a run that is no longer wanted; what was committed before is its result."""
+        name = token(standing.run, standing.number)
+        status = self.slurm.cancel(name)
+        self.step("cancelled")
+        if status.manifest or status.done:
+            self._end(standing, status)
+
+    def _follow(self, live: list[Standing]) -> None:
+        """Ask about all live tries at once and do what is due."""
+        names = {token(each.run, each.number): each for each in live}
+        try:
+            found = self.slurm.status(list(names))
+        except KitError as err:
+            for each in live:
+                self._show(each.run, {"state": "UNKNOWN", "why": str(err)})
+            return
+        for name, standing in names.items():
+            self._try(standing, partial(self._look, status=found[name]))
+
+    def _look(self, standing: Standing, status: JobStatus) -> None:
+        if not status.manifest and (status.done or status.missing_s > self.slurm.lost_after_s):
+            status = self.slurm.wait(status.token, timeout_s=0)  # closes what has ended
+        self.step("asked")
+        if not status.done:
+            training = self.slurm.logs(status.token, name="progress.json")[0]
+            shown = {"state": status.state.name, "why": status.why, "job": status.job_id}
+            self._show(standing.run, {**shown, "training": json.loads(training or "null")})
+            return
+        again = not status.worked or standing.number <= self.hpc.retries
+        if not status.manifest and again and standing.number < TRIES:
+            log.info("%s: try %s did no work: %s", standing.run, standing.number, status.why)
+            self._begin(standing.run, standing.number + 1)
+            return
+        self._end(standing, status)
+
+    def _end(self, standing: Standing, status: JobStatus) -> None:
+        """Publish what a try came to. A result waits until the accounting has all of it."""
+        objects = StageStore(self.data, standing.run)
+        collector = Collector(self.slurm, objects, standing.number, status.token)
+        if not status.manifest:
+            failure = collector.failure(status)
+            self.jobs.write(standing.run, f"try-{standing.number}/ended", failure)
+            log.info("%s has ended: %s", standing.run, status.why)
+            return
+        result = collector.result(status)
+        self.step("collected")
+        if result is None:
+            self._show(standing.run, {"state": "COMPLETED", "why": "the accounting is awaited"})
+            return
+        self.jobs.write(standing.run, "result", result)
+        log.info("%s is done", standing.run)
+
+    def _show(self, run: str, content: Json) -> None:
+        """Publish a run's progress when it is another than before."""
+        shown = digest_of(content)
+        if self._shown.get(run) != shown:
+            self.jobs.write(run, "progress", {**content, "seen": self.slurm.clock()})
+            self._shown[run] = shown
+
+
+def _refusal(name: str, err: CommandFailed) -> Json:
+    """Say that the scheduler refused a submission, in the shape of a failed try."""
+    cause = {"cause": "the scheduler refused the job", "got": err.got, "next": err.next_step}
+    return {"token": name, "why": err.got, "worked": False, "failure": cause, "log": ""}
+
+
+def submitter_for(settings: Settings, step: Callable[[str], None] = lambda _: None) -> Submitter:
+    """Make the submitter of a profile. Raises UsageError when it has no site or no store."""
+    if settings.hpc is None:
+        step_text = "add [hpc] to the profile, or use another profile"
+        raise UsageError(f"profile {settings.profile} has no HPC site", next_step=step_text)
+    hpc = settings.hpc
+    host = SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
+    jobs = Jobs(open_store(settings, bucket_name(settings, "submitter")))
+    data = open_store(settings, bucket_name(settings, "pipeline"))
+    return Submitter(settings, Slurm(host, hpc, say=log.info), jobs, data, step)
+
+
+def run(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
+    """Pass after pass until `stop`; what cannot be reached is asked again later and later."""
+    pause = PASS_S
+    while not stop():
+        try:
+            submitter.once()
+            pause = PASS_S
+        except KitError as err:
+            log.warning("%s", err)
+            pause = min(pause * 2, BACK_OFF_S)
+        time.sleep(pause * (1 + 0.1 * random.random()))  # noqa: S311 - no secret
+
+
+def clean(submitter: Submitter) -> list[str]:
+    """Remove environments that no open run uses; give their names."""
+    standings = submitter.jobs.standings().values()
+    tokens = [token(each.run, each.number) for each in standings if not each.state.finished]
+    return hpc_env.clean(submitter.slurm.host, submitter.hpc, tokens)
