@@ -157,12 +157,16 @@ def test_the_citation_names_the_article_and_the_version():
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
 
 
+# The batch job sets these for its own processes; nobody else does.
+OF_THE_JOB = {"KIT_TRY", "KIT_TASK", "KIT_CODE", "KIT_STEP"}
+
+
 def test_every_setting_has_a_row_in_the_readme():
     used = set()
     for path in [*(ROOT / "kit").glob("*.py"), ROOT / "Makefile"]:
         used |= set(re.findall(r"\bKIT_[A-Z_]+\b", text_of(path)))
     rows = set(re.findall(r"^\| `(KIT_[A-Z_]+)`", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert used - rows == set(), "settings without a row in the README's table"
+    assert used - rows - OF_THE_JOB == set(), "settings without a row in the README's table"
 
 
 def test_every_file_of_the_package_has_a_row_in_the_readme():
