@@ -187,11 +187,12 @@ README_BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text
 NOT_RUN = ("git clone", "make reproduce", "make test", "make lab", "make bench", "sudo ", "pip ")
 
 
+@pytest.mark.sandbox
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "block", [b for kind, b in README_BLOCKS if kind == "sh" and not any(n in b for n in NOT_RUN)]
 )
-def test_a_code_block_of_the_readme_runs(block, tmp_path):
+def test_a_code_block_of_the_readme_runs(block, sandbox, tmp_path):
     from idx_files import small_data_dir
 
     environ = {
