@@ -12,9 +12,15 @@ from kit.jobspec import JobSpec
 from kit.slurm import Slurm
 
 # Both sides make the same links in the same order and write down whom each link then names. The
-# job waits for the login node's word, so that they run at the same time.
+# job waits for the login node's word; who has won a link pauses, so that the other catches up and
+# they meet again and again.
 RACERS = """\
-race() { for n in $(seq "$2"); do ln -sT "$1" "race-$n" 2>/dev/null; readlink "race-$n"; done; }
+race() {
+    for n in $(seq "$2"); do
+        ln -sT "$1" "race-$n" 2>/dev/null; who=$(readlink "race-$n"); echo "$who"
+        [ "$who" != "$1" ] || sleep "0.00$((RANDOM % 10))"
+    done
+}
 """
 LOGIN = """\
 cd "$1" || exit 74

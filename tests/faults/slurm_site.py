@@ -194,6 +194,13 @@ class SlurmSite:
             content = (self.tries / token / name).read_bytes()
             assert name == f"manifest-{hashlib.sha256(content).hexdigest()}"
 
+    def node_state(self, node):
+        """A node's state; one that answers again is put back to work at once."""
+        state = self.admin("sinfo", "-h", "-n", node, "-o", "%T").strip()
+        if state == "down":  # without the star it answers, and waits to register
+            self.admin("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        return state
+
     def pid(self, program):
         return control(self.state).getProcessInfo(program)["pid"]
 
