@@ -7,12 +7,14 @@ do no harm: they meet at the links of a try. The site gets no credential of any 
 
 import json
 import logging
+import os
 import random
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 
-from kit import hpc_env, ray_job
+from kit import hpc_env, ray_job, settings
 from kit.collect import Collector, digest_of
 from kit.errors import CommandFailed, DataError, KitError, NoSuchBucket, NoSuchObject, UsageError
 from kit.fate import JobStatus
@@ -37,13 +39,13 @@ class Submitter:
 
     def __init__(
         self,
-        settings: Settings,
+        profile: Settings,
         slurm: Slurm,
         jobs: Jobs,
         data: ObjectStore,
         step: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.settings, self.slurm, self.jobs, self.data = settings, slurm, jobs, data
+        self.settings, self.slurm, self.jobs, self.data = profile, slurm, jobs, data
         self.step = step
         self._shown: dict[str, str] = {}
         self._asked_at = 0.0
@@ -209,16 +211,16 @@ def _refusal(name: str, err: CommandFailed) -> Json:
     return {"token": name, "why": err.got, "worked": False, "failure": cause, "log": ""}
 
 
-def submitter_for(settings: Settings, step: Callable[[str], None] = lambda _: None) -> Submitter:
+def submitter_for(profile: Settings, step: Callable[[str], None] = lambda _: None) -> Submitter:
     """Make the submitter of a profile. Raises UsageError when it has no site or no store."""
-    if settings.hpc is None:
+    if profile.hpc is None:
         step_text = "add [hpc] to the profile, or use another profile"
-        raise UsageError(f"profile {settings.profile} has no HPC site", next_step=step_text)
-    hpc = settings.hpc
+        raise UsageError(f"profile {profile.profile} has no HPC site", next_step=step_text)
+    hpc = profile.hpc
     host = SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
-    jobs = Jobs(open_store(settings, bucket_name(settings, "submitter")))
-    data = open_store(settings, bucket_name(settings, "pipeline"))
-    return Submitter(settings, Slurm(host, hpc, say=log.info), jobs, data, step)
+    jobs = Jobs(open_store(profile, bucket_name(profile, "submitter")))
+    data = open_store(profile, bucket_name(profile, "pipeline"))
+    return Submitter(profile, Slurm(host, hpc, say=log.info), jobs, data, step)
 
 
 def run(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
@@ -234,8 +236,13 @@ def run(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
         time.sleep(pause * (1 + 0.1 * random.random()))  # noqa: S311 - no secret
 
 
-def clean(submitter: Submitter) -> list[str]:
-    """Remove environments that no open run uses; give their names."""
-    standings = submitter.jobs.standings().values()
-    tokens = [token(each.run, each.number) for each in standings if not each.state.finished]
-    return hpc_env.clean(submitter.slurm.host, submitter.hpc, tokens)
+def main(profile: str) -> None:
+    """Be the submitter of a profile as long as the process that started this one lives."""
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("kit").setLevel(logging.INFO)
+    parent = os.getppid()
+    run(submitter_for(settings.load(profile)), lambda: os.getppid() != parent)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,86 @@
+"""Follow a run in the store until its result is there, or say what it ended with."""
+
+import time
+from collections.abc import Callable
+
+from kit.errors import KitError, StoreUnavailable, Unreachable
+from kit.jobs import Jobs, RunState
+from kit.records import Json
+
+POLL_S = 1.0
+
+
+class TrainingFailed(KitError):
+    """The training on the site came to nothing; `traceback` and `log` are from there."""
+
+    def __init__(
+        self, tried: str, got: str = "", next_step: str = "", traceback: str = "", log: str = ""
+    ) -> None:
+        super().__init__(tried, got, next_step)
+        self.traceback, self.log = traceback, log
+
+    def __str__(self) -> str:
+        """Give the message, then what the driver or the job said last."""
+        end = "\n".join(self.log.splitlines()[-10:])
+        more = self.traceback or (f"the job's log ended with:\n{end}" if end else "")
+        return f"{super().__str__()}\n\n{more}".rstrip()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuild from the fields."""
+        return type(self), (self.tried, self.got, self.next_step, self.traceback, self.log)
+
+
+def follow(
+    jobs: Jobs,
+    run: str,
+    timeout_s: float,
+    say: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Json:
+    """Wait for a run's result. Raises TrainingFailed, Unreachable after `timeout_s`.
+
+    A store that does not answer is asked again. Nothing is ever cancelled here.
+    """
+    end, said = clock() + timeout_s, ""
+    while True:
+        try:
+            state = jobs.standing(run).state
+            if state.finished:
+                return _finished(jobs, run)
+            text = _sentence(jobs.read(run, "progress") or {}) or state.when
+        except StoreUnavailable as err:
+            text = f"the store does not answer: {err.got}"
+        if text != said:
+            say(text)
+            said = text
+        if clock() >= end:
+            step = "run again to go on: nothing was cancelled"
+            raise Unreachable(f"{run} is still running after {timeout_s:.0f} s", said, step)
+        sleep(POLL_S)
+
+
+def _finished(jobs: Jobs, run: str) -> Json:
+    """Give the result of a finished run, or raise what it ended with."""
+    standing = jobs.standing(run)
+    if standing.state is RunState.DONE:
+        return jobs.read(run, "result") or {}
+    if standing.state is RunState.REFUSED:
+        why = (jobs.read(run, "refused") or {}).get("why", "")
+        raise TrainingFailed(f"the request of {run} was refused", why)
+    if standing.state is RunState.CANCELLED:
+        raise TrainingFailed(f"{run} was cancelled", next_step="start it again with --fresh")
+    ended = jobs.read(run, f"try-{standing.number}/ended") or {}
+    left = ended.get("failure") or {}
+    got = f"{left.get('cause') or ended.get('why', '')}: {left.get('got', '')}".strip(": ")
+    step = left.get("next") or "mend the cause; run again for another try"
+    tried = f"try {standing.number} of {run} failed on the site"
+    raise TrainingFailed(tried, got, step, left.get("traceback", ""), ended.get("log", ""))
+
+
+def _sentence(progress: Json) -> str:
+    """Say how a run stands, for a person."""
+    now = progress.get("training") or {}
+    if now:
+        return f"epoch {now['epoch']}/{now['epochs']}, loss {now['loss']:.4f}"
+    return f"{progress.get('state', '')}: {progress.get('why', '')}".strip(": ")
