@@ -10,6 +10,8 @@ from kit.host import LocalHost
 from kit.jobspec import JobSpec
 from kit.link_race import race
 
+pytestmark = pytest.mark.slow
+
 
 class LocalJobs:
     """What the race needs of Slurm: `submit` starts the commands at once, or never."""
