@@ -139,7 +139,7 @@ def variables(settings: Settings, folder: Path) -> dict[str, str]:
         "CLOUD_USER": cloud,
         "TUNNEL_USER": tunnel,
         "TUNNEL_HOME": "kit-tunnel",
-        "PROJECTS": " ".join(reversed(PROJECTS)),  # the last one becomes the user's default
+        "PROJECTS": " ".join(PROJECTS),  # the first becomes the user's default account
         "UNSHARE": unshare,
         "SLURM_HOST": "slurm" if unshare else here,
         "SLURM_COMMUNICATION": "NoInAddrAny,NoCtldInAddrAny" if unshare else "",

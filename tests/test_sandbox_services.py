@@ -1,6 +1,7 @@
 """Every service of the sandbox answers, wants its credential, and `status` says the truth."""
 
 import json
+import re
 import subprocess
 import urllib.error
 import urllib.request
@@ -47,6 +48,16 @@ def test_a_service_is_up_and_says_where_since_when_and_how_big(services, name):
     assert Path(f"/proc/{one['pid']}").exists()
     assert 1e6 < one["rss"] < 6e8
     assert (one["port"] is not None) == (name in WITH_A_PORT)
+
+
+@pytest.mark.sandbox
+def test_every_service_listens_on_loopback_addresses_only(services):
+    pids = {str(one["pid"]) for one in services}
+    lines = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True).stdout.splitlines()
+    ours = [line for line in lines if pids & set(re.findall(r"pid=(\d+)", line))]
+    listening = {line.split()[3] for line in ours}
+    assert {f"{one['address']}:{one['port']}" for one in services if one["port"]} <= listening
+    assert [address for address in listening if not address.startswith("127.")] == []
 
 
 @pytest.mark.sandbox

@@ -87,6 +87,12 @@ def test_a_job_on_two_nodes_runs_srun_on_hosts_of_those_names(hpc, submit, ended
     assert hpc(f"cat nodes-{job}")[1].split() == ["c1", "c2", "127.0.1.2", "c2"]
 
 
+def test_jobs_are_billed_to_the_first_project_unless_they_name_another(submit, ended):
+    jobs = [submit("-p small", "true\n"), submit("-p small -A project_2005678", "true\n")]
+    accounts = [ended(job, "JobID,Account,End")[0]["Account"] for job in jobs]
+    assert accounts == ["project_2001234", "project_2005678"]
+
+
 def test_srun_works_from_the_login_node_too(hpc):
     assert hpc("srun -p small -N 2 hostname 2>/dev/null | sort")[1].split() == ["c1", "c2"]
 
@@ -172,12 +178,3 @@ def test_the_project_folder_belongs_to_the_hpc_user_and_is_private(hpc, sandbox)
     _, out, _ = hpc(f"stat -c '%U %a' {folder}/project_2001234 {folder}/project_2005678; id -un")
     first, second, user = out.splitlines()
     assert first == second == f"{user} 700"
-
-
-def test_slurm_listens_on_the_addresses_of_its_hosts_only(sandbox):
-    listening = {(one["address"], one["port"]) for one in sandbox["services"] if one["port"]}
-    for address, port in listening:
-        with_wildcard = subprocess.run(
-            ["ss", "-Hltn", f"sport = :{port}"], capture_output=True, text=True
-        ).stdout
-        assert with_wildcard.split()[3] == f"{address}:{port}"
