@@ -239,10 +239,9 @@ def show_timeline(work: CloudHpc) -> "Figure":
     """Draw which share of the pipeline went where, beside the article's."""
     theirs = report.article()["cloud-hpc-1"]
     training = theirs["training_s"]
-    rows = {"article": {"training": training, "not training": theirs["pipeline_s"] - training}}
-    return plots.timeline(
-        {**rows, "this run": _outcome(work).seconds()}, work.data.warning, shares=True
-    )
+    published = {"training": training, "not training": theirs["pipeline_s"] - training}
+    rows = {"article": published, "this run": _outcome(work).seconds()}
+    return plots.timeline(rows, work.data.warning, shares=True)
 
 
 def _outcome(work: CloudHpc) -> Outcome:

@@ -26,8 +26,11 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 # Exit codes are below 128: Slurm shows larger ones minus 128, as signals.
 ENVIRONMENT_FAILED, KILLED = 95, 93
 
+BEGIN = """\
+private=
+trap '[ -z "$private" ] || rm -rf "$private"' EXIT"""
+
 RUN = f"""
-trap '[ -z "$private" ] || rm -rf "$private"' EXIT
 unset PYTHONPATH
 export KIT_TRY=$try PYTHONPATH=$KIT_CODE PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$try/ray.token RAY_USAGE_STATS_ENABLED=0
@@ -73,7 +76,7 @@ def spec(hpc: Hpc, task: Task) -> JobSpec:
         environment = f"{hpc_env.FUNCTION}\n{wanted} || exit {ENVIRONMENT_FAILED}"
     return JobSpec(
         name=f"kit-{task.token}",
-        commands=(environment, RUN),
+        commands=(BEGIN, environment, RUN),
         account=hpc.account,
         partition=hpc.partition,
         nodes=hpc.nodes,

@@ -1,0 +1,90 @@
+#!/bin/bash
+#SBATCH --job-name=kit-0123456789ab
+#SBATCH --account=project_2001234
+#SBATCH --partition=medium
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=20G
+#SBATCH --gres=nvme:10
+#SBATCH --time=00:20:00
+#SBATCH --output=job-%j.log
+#SBATCH --signal=B:TERM@60
+#SBATCH --dependency=singleton
+#SBATCH --no-requeue
+
+try=/projappl/project_2001234/kit/tries/0123456789ab
+export SLURM_EXPORT_ENV=ALL PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}
+export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
+umask 077
+cd "$try" || exit 98
+me=$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
+ln -sT "$me" owner 2>/dev/null
+case "$(readlink owner)" in "$me") ;; "") exit 98 ;; *) exit 99 ;; esac
+
+# commit FILE: publish the try's manifest, once and last; 97: the try was closed before.
+commit() {
+    local hash
+    hash=$(sha256sum <"$1") && hash=${hash%% *} || exit 97
+    mv -T "$1" "$try/manifest-$hash" && sync "$try/manifest-$hash" || exit 97
+    ln -sT "manifest-$hash" "$try/commit" 2>/dev/null
+    [ "$(readlink "$try/commit")" = "manifest-$hash" ] || exit 97
+}
+
+source /usr/share/lmod/lmod/init/bash
+module use /appl/modules
+module load pytorch/2.13 || exit 96
+export KIT_TASK='{"data": "/projappl/project_2001234/kit/inputs/dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd.safetensors", "data_hash": "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd", "hyperparameters": {"batch_size": 4, "device": "cpu", "epochs": 3, "learning_rate": 0.001, "momentum": 0.9, "seed": 42, "threads": 1}, "number": 2, "previous": "/projappl/project_2001234/kit/tries/ba9876543210", "ray": "2.60.0", "run": "cloud-hpc-0123456789ab-1", "token": "0123456789ab"}'
+export KIT_CODE=/projappl/project_2001234/kit/inputs/cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc.zip
+private=
+trap '[ -z "$private" ] || rm -rf "$private"' EXIT
+
+say() { printf '%(%T)T %s\n' -1 "$*"; }
+environment() {
+    local root=$1/kit key=$2 python=$4 token=$5 configured=$6 made
+    local link=$root/venvs/$key wheels=$root/wheels/$3 pins=$root/wheels/$3.txt
+    private=
+    if [ "$configured" = yes ] && venv=$(readlink -e "$link") && "$venv/bin/python" -c ''; then
+        say "environment: found $venv"; return
+    fi
+    made=$key.$(cat /proc/sys/kernel/random/uuid) venv=$root/venvs/$made private=$venv
+    mkdir -p "$root/venvs" "$wheels" || return
+    say "environment: making $venv"
+    "$python" -m venv --system-site-packages --without-pip "$venv" || return
+    echo "$token" >"$venv/.try"
+    tr : '\n' <<<"${PYTHONPATH:-}" >"$(echo "$venv"/lib/python3*/site-packages)/module.pth"
+    unset PYTHONPATH
+    if [ ! -e "$wheels/complete" ]; then
+        say "environment: bringing wheels"
+        "$python" -m pip --disable-pip-version-check --quiet download --no-deps \
+            --only-binary :all: --dest "$venv/wheels" --requirement "$pins" || return
+        mv -n "$venv"/wheels/* "$wheels" && touch "$wheels/complete"
+        rm -rf "$venv/wheels"
+    fi
+    say "environment: installing $(grep -c == "$pins") packages"
+    "$python" -m pip --python "$venv/bin/python" --disable-pip-version-check --quiet \
+        install --no-deps --no-compile --no-index --find-links "$wheels" \
+        --requirement "$pins" || return
+    "$venv/bin/python" -c 'import ray, torch' || return
+    ln -sT "$made" "$link" 2>/dev/null
+    if [ "$(readlink "$link")" = "$made" ]; then
+        private=
+    elif [ "$configured" = yes ]; then
+        rm -rf "$venv"; private= venv=$(readlink -e "$link") || return
+    fi
+    say "environment: ready $venv"
+}
+
+environment /projappl/project_2001234 eeeeeeeeeeee 111111111111 /usr/bin/python3 0123456789ab yes || exit 95
+
+unset PYTHONPATH
+export KIT_TRY=$try PYTHONPATH=$KIT_CODE PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$try/ray.token RAY_USAGE_STATS_ENABLED=0
+od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >ray.token
+"$venv/bin/python" -m kit.ray_main & main=$!
+trap 'kill -TERM "$main"' TERM
+while wait "$main"; code=$?; kill -0 "$main" 2>/dev/null; do :; done
+rm -f ray.token
+[ "$code" -lt 128 ] || exit 93
+[ "$code" = 0 ] || exit "$code"
+commit manifest.json
