@@ -39,6 +39,7 @@ class PasswordWall:
         self.wanted = b"Basic " + base64.b64encode(f"{user}:{password}".encode())
 
     async def __call__(self, scope, receive, send):
+        """Answer one connection (the ASGI interface)."""
         if scope["type"] == "lifespan" or scope["path"] == "/health":
             return await self.inner(scope, receive, send)
         given = dict(scope["headers"]).get(b"authorization", b"")
