@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from kit.errors import NoSuchObject
+from kit.errors import NoSuchObject, ObjectDamaged
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,13 @@ class MemoryStore:
         self.objects[key] = content.read_bytes() if hasattr(content, "read_bytes") else content
         return self.stat(key)
 
-    def get(self, key):
+    def get(self, key, *, sha256=""):
         self._asked("get")
         if key not in self.objects:
             raise NoSuchObject(f"get {key}")
+        if sha256 and hashlib.sha256(self.objects[key]).hexdigest() != sha256:
+            raise ObjectDamaged(f"get {key}")
         return self.objects[key]
-
-    def get_file(self, key, path):
-        path.write_bytes(self.get(key))
 
     def stat(self, key):
         self._asked("stat")

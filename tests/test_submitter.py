@@ -1,0 +1,310 @@
+"""The submitter takes every request to one end, whatever dies, is away or is asked of it."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+
+import pytest
+from submitter_world import DATA, RUN, World
+
+from kit.errors import KitError, StoreUnavailable, Unreachable
+from kit.jobs import Request, RunState, token
+from kit.submitter import TRIES
+
+STEPS = ("listed", "staged", "sent", "recorded", "asked", "collected", "cancelled")
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def test_a_request_becomes_a_job_and_its_files_a_result(world):
+    world.ask()
+    assert world.until_finished().state is RunState.DONE
+    result = world.jobs.read(RUN, "result")
+    assert result["job"]["state"] == "COMPLETED"
+    assert {"model.safetensors", "metrics.json", "job.log", "sacct.txt"} <= set(result["files"])
+    for reference in result["files"].values():
+        content = world.data.objects[reference["key"]]
+        assert hashlib.sha256(content).hexdigest() == reference["sha256"]
+    assert result["sacct"]["1"]["State"] == "COMPLETED"
+    assert result["seff"]["Source"] == "computed from sacct"
+
+
+def test_inputs_are_copied_once(world):
+    world.ask()
+    world.submitter().once()
+    before = {name: id(content) for name, content in world.files.items() if "/inputs/" in name}
+    assert len(before) == 2
+    assert any(name.endswith(f"{DATA.hash}.safetensors") for name in before)
+    world.jobs.store.delete(f"runs/{RUN}/try-1/submitted.json")
+    world.submitter().once()
+    after = {name: id(content) for name, content in world.files.items() if "/inputs/" in name}
+    assert after == before
+
+
+@pytest.mark.parametrize("nth", range(1, 4))
+@pytest.mark.parametrize("where", STEPS[:-1])
+def test_killed_at_any_step_the_next_submitter_takes_it_to_the_same_end(world, where, nth):
+    seen = itertools.count(1)
+
+    def step(name):
+        if name == where and next(seen) == nth:
+            raise Killed
+
+    world.ask()
+    first = world.submitter(step)
+    try:
+        for _ in range(6):
+            first.once()
+            world.play()
+    except Killed:
+        pass
+    assert world.until_finished().state is RunState.DONE
+    assert len(world.site.bodies) == len(world.site.commits) == 1
+    assert world.jobs.standing(RUN).number == 1
+
+
+def test_two_submitters_at_once_do_no_harm(world):
+    world.ask()
+    pair = world.submitter(), world.submitter()
+    for _ in range(8):
+        for each in pair:
+            each.once()
+        world.play()
+    assert world.jobs.standing(RUN).state is RunState.DONE
+    assert len(world.site.jobs) == len(world.site.commits) == 1
+
+
+def test_a_second_submitter_in_the_middle_of_the_firsts_pass_does_no_harm(world):
+    world.ask()
+    other = world.submitter()
+    first = world.submitter(lambda name: other.once() if name in ("staged", "sent") else None)
+    assert world.until_finished(first).state is RunState.DONE
+    assert len(world.site.jobs) == 1
+
+
+def test_publishing_twice_gives_the_same_result(world):
+    world.ask()
+    world.until_finished()
+    result, files = world.jobs.read(RUN, "result"), dict(world.data.objects)
+    world.jobs.store.delete(f"runs/{RUN}/result.json")
+    world.until_finished()
+    assert world.jobs.read(RUN, "result") == result
+    assert world.data.objects == files
+
+
+def test_a_failed_try_is_told_with_the_cause_that_it_left(world):
+    world.ask()
+    world.submitter().once()
+    world.play()
+    folder = f"/proj/kit/tries/{token(RUN, 1)}"
+    failure = {"cause": "the training failed", "got": "ValueError", "traceback": "Traceback"}
+    world.files[f"{folder}/failure.json"] = json.dumps(failure).encode()
+    assert world.until_finished(end="FAILED", code=1).state is RunState.ENDED
+    ended = world.jobs.read(RUN, "try-1/ended")
+    assert ended["failure"] == failure
+    assert (ended["job"]["state"], ended["exit_code"], ended["worked"]) == ("FAILED", 1, True)
+    assert len(world.site.jobs) == 1  # work was done: nobody pays twice unasked
+
+
+def test_the_persons_word_opens_another_try_that_knows_the_earlier_one(world):
+    world.ask()
+    world.until_finished(end="FAILED", code=1)
+    world.jobs.ask_again(RUN)
+    standing = world.until_finished()
+    assert (standing.state, standing.number) == (RunState.DONE, 2)
+    script = world.site.scripts[token(RUN, 2)]
+    assert f"/proj/kit/tries/{token(RUN, 1)}" in script
+
+
+def test_retries_of_the_profile_open_another_try(tmp_path):
+    world = World(tmp_path, retries=1)
+    world.ask()
+    standing = world.until_finished(end="FAILED", code=1)
+    assert (standing.state, standing.number) == (RunState.ENDED, 2)
+    assert len(world.site.jobs) == 2
+
+
+def test_a_submission_that_never_lands_is_fenced_and_tried_again(world):
+    world.ask()
+    world.site.sbatch = "late"
+    submitter = world.submitter()
+    submitter.once()
+    world.site.sbatch = "ok"
+    world.site.now += 1000
+    standing = world.until_finished(submitter)
+    assert (standing.state, standing.number) == (RunState.DONE, 2)
+    lost = world.site.land(token(RUN, 1))  # it lands after all
+    world.site.start(lost)
+    assert len(world.site.bodies) == 1
+
+
+def test_tries_without_work_are_not_made_for_ever(world):
+    world.ask()
+    world.site.sbatch = "late"
+    for _ in range(3 * TRIES):
+        world.submitter().once()
+        world.site.now += 1000
+    assert world.jobs.standing(RUN).state is RunState.ENDED
+    assert world.jobs.standing(RUN).number == TRIES
+
+
+def test_a_refused_submission_is_told_in_the_schedulers_words(world):
+    world.ask()
+    world.site.sbatch = "refuse"
+    assert world.until_finished().state is RunState.ENDED
+    ended = world.jobs.read(RUN, "try-1/ended")
+    assert "Invalid partition" in ended["failure"]["got"]
+    assert "partition" in ended["failure"]["next"]
+
+
+@pytest.mark.parametrize("passes", [0, 1, 2, 3])
+def test_cancel_at_each_stage_leaves_nothing_behind(world, passes):
+    world.ask()
+    submitter = world.submitter()
+    for _ in range(passes):
+        submitter.once()
+        if passes < 3 or not world.live() or world.live()[0].state == "PENDING":
+            world.play()
+    world.jobs.cancel(RUN)
+    standing = world.until_finished(submitter)
+    assert standing.state in (RunState.CANCELLED, RunState.DONE)
+    assert world.live() == []
+    if standing.state is RunState.CANCELLED:
+        assert world.site.commits == []
+        late = world.site.land(token(RUN, 1))
+        world.site.start(late)
+        assert world.site.commits == []
+
+
+def test_what_was_committed_before_the_cancel_is_the_result(world):
+    world.ask()
+    world.submitter().once()
+    world.play()
+    world.play()
+    world.jobs.write(RUN, "cancel", {})
+    assert world.until_finished().state is RunState.DONE
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[", b'{"schema": 1}', b"\x80\x04K\x01.", b" " * 70_000, b"[" * 60_000]
+)
+def test_a_hostile_request_is_refused_and_others_go_on(world, content):
+    bad = "cloud-hpc-ffffffffffff-1"
+    world.jobs.store.put(f"runs/{bad}/request.json", content)
+    world.ask()
+    assert world.until_finished().state is RunState.DONE
+    assert world.jobs.standing(bad).state is RunState.REFUSED
+    assert bad in world.jobs.read(bad, "refused")["why"]
+    assert len(world.site.jobs) == 1
+
+
+def test_a_closed_site_refuses_with_its_sentence(world):
+    closed = dataclasses.replace(world.settings.site, closed="closed in 2026: use roihu")
+    world.settings = dataclasses.replace(world.settings, site=closed)
+    world.ask()
+    assert world.until_finished().state is RunState.REFUSED
+    assert "use roihu" in world.jobs.read(RUN, "refused")["why"]
+    assert world.site.jobs == []
+
+
+def test_data_that_is_not_in_the_store_is_waited_for_and_named(world):
+    world.ask()
+    objects, world.data.objects = world.data.objects, {}
+    submitter = world.submitter()
+    submitter.once()
+    assert DATA.hash in world.jobs.read(RUN, "progress")["why"]
+    world.data.objects = objects
+    assert world.until_finished(submitter).state is RunState.DONE
+
+
+@pytest.mark.parametrize("nth", range(1, 9))
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_site_that_is_cut_off_changes_nothing(world, when, nth):
+    world.ask()
+    submitter = world.submitter()
+    host = world.hosts[-1]
+    calls, run = itertools.count(1), host.run
+
+    def cut(*args, **kwargs):
+        if next(calls) == nth:
+            host.break_next = when
+        return run(*args, **kwargs)
+
+    host.run = cut
+    assert world.until_finished(submitter).state is RunState.DONE
+    assert len(world.site.bodies) == 1
+
+
+def test_a_site_that_is_away_is_told_and_waited_for(world):
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    host, run = world.hosts[-1], world.hosts[-1].run
+
+    def away(*args, **kwargs):
+        raise Unreachable("reach x by ssh", "connection refused")
+
+    host.run = away
+    for _ in range(3):
+        submitter.once()
+    assert "connection refused" in world.jobs.read(RUN, "progress")["why"]
+    assert world.jobs.standing(RUN).state is RunState.SUBMITTED
+    host.run = run
+    assert world.until_finished(submitter).state is RunState.DONE
+
+
+def test_a_store_that_is_away_while_the_job_ends_loses_nothing(world):
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    world.jobs.store.away = world.data.away = StoreUnavailable("ask the store", "503")
+    for _ in range(4):
+        with pytest.raises(KitError, match="503"):
+            submitter.once()
+        world.play()
+    assert len(world.site.commits) == 1
+    world.jobs.store.away = world.data.away = None
+    assert world.until_finished(submitter).state is RunState.DONE
+
+
+def test_a_pass_over_finished_runs_is_one_listing_and_no_ssh(world):
+    for number in range(1, 201):
+        run = f"cloud-hpc-0123456789ab-{number}"
+        for name in ("request", "try-1/submitted", "result"):
+            world.jobs.write(run, name, {})
+    world.jobs.store.calls.clear()
+    assert len(world.submitter().once()) == 200
+    assert world.jobs.store.calls == ["list"]
+    assert world.hosts[-1].calls == []
+
+
+def test_all_live_runs_are_asked_about_in_one_query(world):
+    for number in range(1, 11):
+        world.jobs.ask(Request(f"cloud-hpc-0123456789ab-{number}", DATA.hash))
+    submitter = world.submitter()
+    submitter.once()
+    world.play()
+    world.hosts[-1].calls.clear()
+    submitter.once()
+    asked = [call for call in world.hosts[-1].calls if call == ["bash", "-s"]]
+    assert len(asked) == 1 + 10  # one query, and the progress of each
+
+
+def test_a_file_that_is_not_the_manifests_is_not_published(world):
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    world.play()
+    world.play()
+    world.files[f"/proj/kit/tries/{token(RUN, 1)}/model.safetensors"] = b"another model"
+    submitter.once()
+    assert world.jobs.read(RUN, "result") is None
+    assert "it was changed" in world.jobs.read(RUN, "progress")["why"]
