@@ -151,7 +151,7 @@ def run_pipeline(work: CloudHpc) -> str:
 @contextlib.contextmanager
 def _submitter(work: CloudHpc) -> Iterator[None]:
     """Have a submitter of this profile run beside the block; its log is in the run's folder."""
-    argv = [sys.executable, "-m", "kit.submitter", work.run.settings.profile]
+    argv = [sys.executable, "-m", "kit.submitter_loop", work.run.settings.profile]
     with (
         (work.run.folder / "submitter.log").open("ab") as log,
         subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL) as child,

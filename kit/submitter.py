@@ -7,28 +7,21 @@ do no harm: they meet at the links of a try. The site gets no credential of any 
 
 import json
 import logging
-import os
-import random
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 
-from kit import hpc_env, ray_job, settings
+from kit import hpc_env, ray_job
 from kit.collect import Collector, digest_of
-from kit.errors import CommandFailed, DataError, KitError, NoSuchBucket, NoSuchObject, UsageError
+from kit.errors import CommandFailed, DataError, KitError, NoSuchBucket, NoSuchObject
 from kit.fate import JobStatus
 from kit.jobs import Jobs, Request, RunState, Standing, token
 from kit.profiles import Hpc
 from kit.records import Json, sha256_of
 from kit.settings import Settings
 from kit.slurm import Slurm
-from kit.ssh import SSHHost
 from kit.stage_store import StageStore
-from kit.store import ObjectStore, bucket_name, open_store
+from kit.store import ObjectStore
 
-PASS_S = 1.5  # between two passes: a request is seen within two seconds
-BACK_OFF_S = 60.0
 TRIES = 5  # of one run without anybody's word, all but the last without work done
 
 log = logging.getLogger(__name__)
@@ -209,40 +202,3 @@ def _refusal(name: str, err: CommandFailed) -> Json:
     """Say that the scheduler refused a submission, in the shape of a failed try."""
     cause = {"cause": "the scheduler refused the job", "got": err.got, "next": err.next_step}
     return {"token": name, "why": err.got, "worked": False, "failure": cause, "log": ""}
-
-
-def submitter_for(profile: Settings, step: Callable[[str], None] = lambda _: None) -> Submitter:
-    """Make the submitter of a profile. Raises UsageError when it has no site or no store."""
-    if profile.hpc is None:
-        step_text = "add [hpc] to the profile, or use another profile"
-        raise UsageError(f"profile {profile.profile} has no HPC site", next_step=step_text)
-    hpc = profile.hpc
-    host = SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
-    jobs = Jobs(open_store(profile, bucket_name(profile, "submitter")))
-    data = open_store(profile, bucket_name(profile, "pipeline"))
-    return Submitter(profile, Slurm(host, hpc, say=log.info), jobs, data, step)
-
-
-def run(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
-    """Pass after pass until `stop`; what cannot be reached is asked again later and later."""
-    pause = PASS_S
-    while not stop():
-        try:
-            submitter.once()
-            pause = PASS_S
-        except KitError as err:
-            log.warning("%s", err)
-            pause = min(pause * 2, BACK_OFF_S)
-        time.sleep(pause * (1 + 0.1 * random.random()))  # noqa: S311 - no secret
-
-
-def main(profile: str) -> None:
-    """Be the submitter of a profile as long as the process that started this one lives."""
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-    logging.getLogger("kit").setLevel(logging.INFO)
-    parent = os.getppid()
-    run(submitter_for(settings.load(profile)), lambda: os.getppid() != parent)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

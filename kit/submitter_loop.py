@@ -1,0 +1,69 @@
+"""The submitter as a process of its own: `python -m kit.submitter_loop PROFILE`."""
+
+import dataclasses
+import logging
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from kit import compose_secrets, settings
+from kit.errors import KitError, UsageError
+from kit.jobs import Jobs
+from kit.settings import Settings
+from kit.slurm import Slurm
+from kit.ssh import SSHHost
+from kit.store import bucket_name, open_store
+from kit.submitter import Submitter
+
+PASS_S = 1.5  # between two passes: a request is seen within two seconds
+BACK_OFF_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+def submitter_for(profile: Settings, step: Callable[[str], None] = lambda _: None) -> Submitter:
+    """Make the submitter of a profile. Raises UsageError when it has no site or no store."""
+    if profile.hpc is None:
+        step_text = "add [hpc] to the profile, or use another profile"
+        raise UsageError(f"profile {profile.profile} has no HPC site", next_step=step_text)
+    hpc = profile.hpc
+    host = SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
+    jobs = Jobs(open_store(profile, bucket_name(profile, "submitter")))
+    data = open_store(profile, bucket_name(profile, "pipeline"))
+    return Submitter(profile, Slurm(host, hpc, say=log.info), jobs, data, step)
+
+
+def run(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
+    """Pass after pass until `stop`; what cannot be reached is asked again later and later."""
+    pause = PASS_S
+    while not stop():
+        try:
+            submitter.once()
+            pause = PASS_S
+        except KitError as err:
+            log.warning("%s", err)
+            pause = min(pause * 2, BACK_OFF_S)
+        time.sleep(pause * (1 + 0.1 * random.random()))  # noqa: S311 - no secret
+
+
+def main(profile: str) -> None:
+    """Be the submitter of a profile as long as the process that started this one lives."""
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("kit").setLevel(logging.INFO)
+    parent, chosen = os.getppid(), settings.load(profile)
+    with tempfile.TemporaryDirectory(prefix="kit-") as folder:
+        if (given := os.environ.get("KIT_COMPOSE_SECRETS")) and chosen.hpc:
+            config = Path(folder) / "config"
+            platforms = compose_secrets.read(Path(given))["HPC"]
+            config.write_text(compose_secrets.ssh_config(platforms, chosen.profile))
+            hpc = dataclasses.replace(chosen.hpc, ssh_host=chosen.profile, ssh_config=str(config))
+            chosen = dataclasses.replace(chosen, hpc=hpc)
+        run(submitter_for(chosen), lambda: os.getppid() != parent)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
