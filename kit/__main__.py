@@ -127,6 +127,24 @@ def token(ctx: click.Context, profile: str | None, as_json: bool) -> None:
     ctx.exit(1 if any(row.problem for row in rows) else 0)
 
 
+@cli.command()
+@click.argument("profile", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.pass_context
+def doctor(ctx: click.Context, profile: str | None, as_json: bool) -> None:
+    """Check every step of PROFILE's set-up; exit 1 when one failed, with its next step."""
+    from kit import doctor
+
+    findings = doctor.examine(profile)
+    if as_json:
+        click.echo(json.dumps([vars(finding) for finding in findings]))
+    for finding in [] if as_json else findings:
+        click.echo(f"{finding.state:8}{finding.name}: {finding.answer}")
+        if finding.next_step:
+            click.echo(f"{'':8}next: {finding.next_step}")
+    ctx.exit(1 if any(finding.state == "failed" for finding in findings) else 0)
+
+
 @cli.group()
 @click.option("--profile", help="The site profile (default: KIT_PROFILE, else sandbox).")
 @click.option("--bucket", help="The bucket (default: the pipeline's).")

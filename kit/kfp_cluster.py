@@ -122,6 +122,11 @@ def _result(run: Any, states: States, where: str) -> States:
     raise PipelineFailed(failed.name if failed else "", "", text, states, where)
 
 
+def greet(url: str, env_file: Path | None) -> None:
+    """Ask whether the pipeline service answers and lets us in. Raises what `_greet` raises."""
+    _greet(access_of(url, env_file))
+
+
 def _greet(access: Access) -> None:
     """Ask whether Kubeflow is there; its client would try for half a minute and not say why."""
     import requests
