@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from keystoneauth1.session import Session
 
 TIMEOUT_S = 20.0
+LEAST_S = 120.0  # a token with less left is replaced; keystoneauth1's own limit, too
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ class Keystone:
     def __init__(self, login: Login, auth_url: str, ca_file: str = "") -> None:
         self.login, self.auth_url, self.ca_file = login, auth_url, ca_file
         self._session: Session | None = None
+        self._held: tuple[Secret, float] | None = None
 
     @property
     def session(self) -> "Session":
-        """The keystoneauth1 session; it gets a new token two minutes before one ends."""
+        """The keystoneauth1 session; it gets a new token LEAST_S before one ends."""
         if self._session is None:
             from keystoneauth1.identity.v3 import Password
             from keystoneauth1.session import Session
@@ -78,8 +80,11 @@ class Keystone:
 
     def token(self) -> Secret:
         """Give a token that is good for at least two minutes more; the same one if it is."""
-        with self._explained():
-            return Secret(self.session.get_token())
+        if self._held is None or time.time() > self._held[1] - LEAST_S:
+            with self._explained():
+                access = self.session.auth.get_access(self.session)
+                self._held = Secret(access.auth_token), float(access.expires.timestamp())
+        return self._held[0]
 
     def valid_until(self) -> float:
         """When the present token ends, in seconds since 1970."""
@@ -89,6 +94,7 @@ class Keystone:
     def renew(self) -> None:
         """Forget the present token: somebody answered 401 to it (revoked, or keys rotated)."""
         self.session.invalidate()
+        self._held = None
 
     def storage_url(self, region: str) -> str:
         """Give the URL of the project's account in the Swift API, from the catalogue."""

@@ -3,9 +3,10 @@
 import contextlib
 import getpass
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from kit.credentials import Keystone, keystone_for
 from kit.errors import NoSuchObject, UsageError
@@ -18,6 +19,8 @@ from kit.store_s3 import S3Store
 from kit.store_swift import SwiftStore
 
 __all__ = ["NoSuchObject", "ObjectInfo", "ObjectStore", "bucket_name", "open_store"]
+S = TypeVar("S")
+T = TypeVar("T")
 LONG = 32 << 20  # bytes from which on a transfer shows a bar
 AT_ONCE = 16  # small objects on their way at the same time
 
@@ -88,8 +91,7 @@ def put_many(
 ) -> list[ObjectInfo]:
     """Put many small objects, `at_once` at a time, in order; the first failure is raised."""
     store = light(store)
-    with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(lambda pair: store.put(*pair), objects))
+    return _spread(lambda pair: store.put(*pair), list(objects), at_once)
 
 
 def get_many(
@@ -97,8 +99,21 @@ def get_many(
 ) -> list[tuple[str, bytes]]:
     """Get many small objects, `at_once` at a time: (key, bytes) in order, each checked."""
     store = light(store)
+    return _spread(lambda key: (key, store.get(key)), list(keys), at_once)
+
+
+def _spread(call: Callable[[S], T], items: list[S], at_once: int) -> list[T]:
+    """Call for each item in threads, each of which takes every `at_once`-th; results in order."""
+    results: dict[int, T] = {}
+
+    def work(first: int) -> None:
+        for number in range(first, len(items), at_once):
+            results[number] = call(items[number])
+
     with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(lambda key: (key, store.get(key)), keys))
+        for done in [pool.submit(work, first) for first in range(min(at_once, len(items)))]:
+            done.result()
+    return [results[number] for number in range(len(items))]
 
 
 def light(store: ObjectStore) -> ObjectStore:
@@ -109,8 +124,13 @@ def light(store: ObjectStore) -> ObjectStore:
     """
     if not isinstance(store, S3Store):
         return store
-    try:
-        store.keystone.storage_url(store.region)
-    except UsageError:
-        return store
-    return SwiftStore(store.bucket, store.keystone, store.region, store.ca_file, store.patience)
+    if store.light is None:
+        swift = SwiftStore(
+            store.bucket, store.keystone, store.region, store.ca_file, store.patience
+        )
+        try:
+            store.keystone.storage_url(store.region)
+            store.light = swift
+        except UsageError:
+            store.light = store
+    return store.light

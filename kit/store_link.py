@@ -13,6 +13,10 @@ import urllib3
 from kit.store_answers import Patience
 
 BLOCK = 1 << 18  # bytes sent at a time
+HEADERS = (  # of an answer, that somebody looks at; swiftclient takes its time over each
+    *("content-length", "content-type", "last-modified", "x-object-meta-sha256", "etag"),
+    *("retry-after", "x-trans-id"),
+)
 
 
 class Links:
@@ -59,7 +63,9 @@ class Exchange:
         answer = self._answer
         answer.request = SimpleNamespace(url=answer.url)
         answer.status_code, answer.content = answer.status, b""
-        answer.getheaders, answer.getheader = answer.headers.items, answer.headers.get
+        found = [(name, answer.headers.get(name)) for name in HEADERS]
+        answer.getheaders = lambda: [(name, value) for name, value in found if value is not None]
+        answer.getheader = answer.headers.get
         return answer
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from kit.objects import (
     BLOCK,
     Data,
     ObjectInfo,
+    ObjectStore,
     Report,
     check_bucket,
     check_key,
@@ -45,6 +46,7 @@ class S3Store:
         self.ca_file, self.patience = ca_file, patience or Patience()
         self._opening = threading.Lock()
         self._client: Any = None
+        self.light: ObjectStore | None = None  # the same bucket by Swift; `store.light` makes it
 
     def put(
         self, key: str, data: Data, *, sha256: str = "", progress: Report | None = None

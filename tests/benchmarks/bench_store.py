@@ -1,0 +1,135 @@
+"""What the object store's clients reach beside curl and plain python-swiftclient calls.
+
+Needs the sandbox. Every figure is a ratio of measurements taken in turn, the median of some rounds.
+Usage: python tests/benchmarks/bench_store.py [PROFILE]
+"""
+
+import contextlib
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from swiftclient import Connection
+
+from kit import settings
+from kit.store import get_many, open_store, put_many
+
+SIZE, ROUNDS = 100_000_000, 5
+COUNT, SMALL_ROUNDS, BASE = 1000, 5, 250  # BASE one-by-one calls are enough for a rate
+GIGABYTE = 1_000_000_000
+
+
+def main() -> None:
+    loaded = settings.load(sys.argv[1] if len(sys.argv) > 1 else "sandbox")
+    stores = {kind: open_store(loaded, f"bench-{uuid.uuid4().hex[:12]}", kind)
+              for kind in ("s3", "swift")}  # fmt: skip
+    for store in stores.values():
+        store.ensure_bucket()
+    with tempfile.TemporaryDirectory() as folder:
+        large(stores, Path(folder))
+        small(stores)
+        memory(loaded.profile, stores, Path(folder))
+    for store in stores.values():
+        for row in list(store.list()):
+            store.delete(row.key)
+        store.delete_bucket()
+
+
+def seconds(action) -> float:
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def say(what: str, ratio: float, aim: float, more: str = "") -> None:
+    verdict = "ok" if ratio >= aim else "MISSED"
+    print(f"{what:42} ratio {ratio:5.2f}  (aim {aim})  {verdict:6}  {more}", flush=True)
+
+
+def large(stores, folder: Path) -> None:
+    source, target = folder / "source", folder / "target"
+    source.write_bytes(os.urandom(SIZE))
+    swift = stores["swift"]
+    url = f"{swift.keystone.storage_url(swift.region)}/{swift.bucket}/curl"
+    config = folder / "curl.conf"
+    config.touch(mode=0o600)
+    config.write_text(f'header = "X-Auth-Token: {swift.keystone.token().reveal()}"\n')
+    curl = ["curl", "-sSf", "-K", str(config), "--cacert", swift.ca_file, "-o"]
+
+    def up_by_curl():
+        subprocess.run([*curl, "/dev/null", "-T", str(source), url], check=True)
+
+    def down_by_curl():
+        subprocess.run([*curl, str(target), url], check=True)
+
+    for kind, store in stores.items():
+        figures = {"up": [], "down": []}
+        for _ in range(ROUNDS):
+            base, ours = seconds(up_by_curl), seconds(lambda s=store: s.put("big", source))
+            figures["up"].append((base / ours, SIZE / 1e6 / ours))
+            base = seconds(down_by_curl)
+            ours = seconds(lambda s=store: s.get_file("big", target))
+            figures["down"].append((base / ours, SIZE / 1e6 / ours))
+        for way, rows in figures.items():
+            ratio, speed = (statistics.median(column) for column in zip(*rows, strict=True))
+            say(f"100 MB {way} by {kind}, rate beside curl's", ratio, 0.6, f"{speed:.0f} MB/s")
+
+
+def small(stores) -> None:
+    swift = stores["swift"]
+    options = {"region_name": swift.region}
+    plain = Connection(session=swift.keystone.session, os_options=options, cacert=swift.ca_file)
+    body = os.urandom(1000)
+
+    def one_by_one(call):
+        return BASE / seconds(lambda: [call(f"plain/{n:04}") for n in range(BASE)])
+
+    keys = [f"small/{n:04}" for n in range(COUNT)]
+    objects = [(key, body) for key in keys]
+    for kind, store in stores.items():
+        puts, gets, lists = [], [], []
+        for _ in range(SMALL_ROUNDS):
+            base = one_by_one(lambda key: plain.put_object(swift.bucket, key, body))
+            puts.append(COUNT / seconds(lambda s=store: put_many(s, objects)))
+            puts[-1] /= base
+            base = one_by_one(lambda key: plain.get_object(swift.bucket, key))
+            gets.append(COUNT / seconds(lambda s=store: get_many(s, keys)) / base)
+            lists.append(seconds(lambda s=store: list(s.list("small/"))))
+        say(f"{COUNT} small objects put by {kind}, one by one", statistics.median(puts), 2.5)
+        say(f"{COUNT} small objects got by {kind}, one by one", statistics.median(gets), 2.5)
+        took = statistics.median(lists)
+        say(f"{COUNT} objects listed by {kind}, 0.3 s", 0.3 / took, 1.0, f"{took:.3f} s")
+
+
+def memory(profile: str, stores, folder: Path) -> None:
+    source = folder / "source"
+    with source.open("wb") as stream:
+        stream.truncate(GIGABYTE)
+    for kind, store in stores.items():
+        argv = [sys.executable, __file__, "--move", profile, kind, store.bucket, str(source)]
+        done = subprocess.run(argv, check=True, capture_output=True, text=True)
+        resident = float(done.stdout)
+        say(f"1 GB moved by {kind}, 200 MB resident", 200 / resident, 1.0, f"{resident:.0f} MB")
+
+
+def move(profile: str, kind: str, bucket: str, source: str) -> None:
+    """Put and get one large object and print the most memory this process had, in MB."""
+    store = open_store(settings.load(profile), bucket, kind)
+    store.put("gigabyte", Path(source))
+    store.get_file("gigabyte", Path(source + ".copy"))
+    with contextlib.suppress(OSError):
+        os.unlink(source + ".copy")
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--move"]:
+        move(*sys.argv[2:])
+    else:
+        main()
