@@ -101,15 +101,20 @@ class AllasSite:
         for name in ratios:
             self.ceph("osd", f"set-{name}-ratio", "0.000001")
         try:
-            deadline = time.monotonic() + 30
-            while "full" not in self.ceph("health", "detail"):
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+            self.until_full(True)
             yield
         finally:
             for name, ratio in zip(ratios, ("0.85", "0.90", "0.95"), strict=True):
                 self.ceph("osd", f"set-{name}-ratio", ratio)
+            self.until_full(False)
             self.wait("rgw")
+
+    def until_full(self, full):
+        """Wait until every pool is held back (nearly full is not enough), or none is."""
+        deadline = time.monotonic() + 60
+        while ("POOL_FULL" in self.ceph("health", "detail")) is not full:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
     @contextlib.contextmanager
     def short_tokens(self, seconds):
