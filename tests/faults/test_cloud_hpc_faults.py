@@ -116,7 +116,7 @@ def test_the_site_gives_the_same_bits_as_this_process(bench, seen, tmp_path):
     seen("none: same seed, threads, machine", "model equal to the last bit, all steps COMPLETED")
 
 
-@pytest.mark.parametrize("when", ["at once", "while it is queued", "while it trains"])
+@pytest.mark.parametrize("when", ["at once", "while it trains"])
 def test_a_killed_submitter_is_followed_by_another(bench, seen, when):
     run = bench.ask(dataclasses.replace(LONG, epochs=30))
     child = bench.start_process()
@@ -180,22 +180,6 @@ def test_a_cancel_releases_the_nodes_at_once_and_leaves_nothing(bench, seen):
     assert bench.jobs.standing(run).state is RunState.CANCELLED
     assert took < 6
     seen("cancel while it trains", f"nodes released after {took:.1f} s")
-
-
-def test_a_time_limit_keeps_the_last_epoch_for_the_next_try(bench, seen):
-    short = dataclasses.replace(bench.profile.hpc, time="00:01:00")
-    limited = submitter_for(dataclasses.replace(bench.profile, hpc=short))
-    run = bench.ask(dataclasses.replace(LONG, epochs=400))
-    bench.passes_until(run, lambda: bench.jobs.standing(run).state.finished, limited)
-    with pytest.raises(TrainingFailed, match="told to end"):
-        follow(bench.jobs, run, 0, lambda _: None)
-    assert bench.jobs.ask_again(run).number == 2
-    bench.finish(run)
-    result = follow(bench.jobs, run, 0, lambda _: None)
-    times = bench.submitter.data.get(result["files"]["times.json"]["key"]).decode()
-    resumed = int(times.split('"epochs_resumed": ')[1].split(",")[0])
-    assert resumed > 0
-    seen("time limit, then the person's word", f"try 2 went on after epoch {resumed}")
 
 
 def test_no_secret_is_in_scripts_arguments_or_objects(bench):
