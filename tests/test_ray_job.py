@@ -127,11 +127,12 @@ def test_the_archive_has_the_same_bytes_again_and_runs_without_the_rest(tmp_path
 
 
 def test_no_node_starts_ray_at_a_fixed_port():
-    ports = ray_cluster.free_ports("127.0.0.1", 5)
+    # an address that nobody else uses: no outgoing connection can take the port meanwhile
+    ports = ray_cluster.free_ports("127.0.0.88", 5)
     assert len(set(ports)) == 5
-    with socket.create_server(("127.0.0.1", ports[0])):
-        assert ray_cluster.listens("127.0.0.1", ports[0])
-    assert not ray_cluster.listens("127.0.0.1", ports[0])
+    with socket.create_server(("127.0.0.88", ports[0])):
+        assert ray_cluster.listens("127.0.0.88", ports[0])
+    assert not ray_cluster.listens("127.0.0.88", ports[0])
 
 
 def ray_step(tmp_path, *argv):
