@@ -5,7 +5,6 @@ profile, target, parameters, data and code. A run that was broken off goes on un
 """
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -162,10 +161,3 @@ def _publish(run: Run, publish: Mapping[str, str]) -> None:
         records.write_bytes(base / published, content)
         manifest[published] = {"run": run.id, "sha256": records.sha256_of(content)}
     records.write_json(manifest_file, manifest)
-
-
-def keep_notebook(run_folder: Path, executed: Path, name: str) -> Path:
-    """Move an executed notebook into the folder of its run."""
-    target = run_folder / name
-    shutil.move(executed, target)
-    return target
