@@ -69,8 +69,10 @@ def serving(fake: FakeKfp) -> Iterator[str]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:  # also after an exception: a thread on a closed socket spins for ever
+            server.shutdown()
 
 
 def task(name: str, state: str, start: str = "", end: str = "", error: str = "") -> dict[str, Any]:

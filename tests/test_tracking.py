@@ -307,8 +307,10 @@ def answering(status: int, body: bytes, health: int) -> Iterator[str]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:  # also after an exception: a thread on a closed socket spins for ever
+            server.shutdown()
 
 
 @pytest.mark.parametrize(
