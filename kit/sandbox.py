@@ -46,6 +46,7 @@ def up(loaded: Settings, say: Say) -> None:
             sandbox_install.install(say)
             sandbox_install.adopt_homes(folder)
             sandbox_files.prepare(loaded, folder)
+            sandbox_install.lend_address(folder, say)
             sandbox_services.start(folder)
         else:
             sandbox_services.start_stopped(folder, say)
@@ -73,6 +74,7 @@ def down(loaded: Settings, wipe: bool, say: Say) -> None:
         _clean(folder, say)
         if os.getuid() == 0:
             sandbox_processes.end(sandbox_processes.owned_by(sandbox_install.account_uids()), 2)
+            sandbox_install.take_back_address(folder)
     if wipe:
         shutil.rmtree(folder)
     say(f"down; {'removed' if wipe else 'kept'} {folder}")

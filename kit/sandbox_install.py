@@ -4,6 +4,7 @@ import hashlib
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ POLICY_TEXT = "#!/bin/sh\n# Written by `kit sandbox up` while it installs packag
 # the links in these are what systemd or a System V init starts at boot
 ENABLED = (Path("/etc/systemd/system"), *(Path(f"/etc/rc{level}.d") for level in "2345"))
 ACCOUNT_MARK = "Cloud-HPC kit sandbox"
+# RFC 5737: an address that is nobody's; on the loopback interface it leads nowhere
+LENT = "192.0.2.1/32"
 TARGET = "/usr/bin/python3"  # other users cannot run a Python that lives in a private home
 
 
@@ -119,6 +122,33 @@ def adopt_homes(folder: Path) -> None:
         home = str(folder / "home" / name)
         if pwd.getpwnam(name).pw_dir != home:
             _call(["usermod", "-d", home, name])
+
+
+def lend_address(folder: Path, say: Say) -> None:
+    """Give a machine that is off every network an address, so that Slurm can look up its own.
+
+    Slurm 22.05 asks with AI_ADDRCONFIG, and getaddrinfo(3) then answers nothing while loopback
+    addresses are all there are. Raises UsageError when that needs root.
+    """
+    try:
+        socket.getaddrinfo("127.0.0.1", 1, socket.AF_INET, flags=socket.AI_ADDRCONFIG)
+    except socket.gaierror as err:
+        argv = ["ip", "address", "add", LENT, "dev", "lo"]
+        if os.getuid() != 0:
+            tried = "Slurm finds no host by its address while this machine is off every network"
+            raise UsageError(tried, str(err), f"sudo {' '.join(argv)}") from err
+        say(f"off every network: {LENT} is added to the loopback interface until `down`")
+        (folder / "run" / "lent-address").touch()
+        _call(argv)
+
+
+def take_back_address(folder: Path) -> None:
+    """Remove what `lend_address` added."""
+    mark = folder / "run" / "lent-address"
+    if mark.exists():
+        # it may be gone: the machine was restarted since
+        subprocess.run(["ip", "address", "del", LENT, "dev", "lo"], capture_output=True)
+        mark.unlink()
 
 
 def _ask(packages: list[str], accounts: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The install step, with a package manager that only writes down what it was asked."""
 
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -141,6 +142,43 @@ def test_an_environment_counts_only_when_it_was_finished_from_this_list(tmp_path
     assert "pytorch" in sandbox_install.missing_apps()
     stamp.write_text(sandbox_install._wanted("pytorch"))
     assert sandbox_install.missing_apps() == ["keystone"]
+
+
+@pytest.fixture
+def off_every_network(machine, monkeypatch):
+    """A machine with loopback addresses only, and an `ip` that only writes down its calls."""
+
+    def nothing_found(*args, **options):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(sandbox_install.socket, "getaddrinfo", nothing_found)
+    program(machine, "ip", f'#!/bin/sh\necho "ip $*" >>{machine}/log\n')
+    (machine / "run").mkdir()
+    return machine
+
+
+def test_a_machine_off_every_network_gets_an_address_until_down(off_every_network, monkeypatch):
+    as_root(monkeypatch)
+    said = []
+    sandbox_install.lend_address(off_every_network, said.append)
+    sandbox_install.take_back_address(off_every_network)
+    sandbox_install.take_back_address(off_every_network)
+    calls = (off_every_network / "log").read_text().splitlines()
+    assert calls == [f"ip address {verb} 192.0.2.1/32 dev lo" for verb in ("add", "del")]
+    assert "off every network" in said[0]
+
+
+def test_off_every_network_an_ordinary_user_gets_the_one_command(off_every_network, monkeypatch):
+    as_root(monkeypatch, uid=1000)
+    with pytest.raises(UsageError, match="off every network") as caught:
+        sandbox_install.lend_address(off_every_network, lambda text: None)
+    assert caught.value.next_step == "sudo ip address add 192.0.2.1/32 dev lo"
+
+
+def test_on_a_network_no_address_is_added(machine, monkeypatch):
+    monkeypatch.setattr(sandbox_install.socket, "getaddrinfo", lambda *args, **options: [])
+    sandbox_install.lend_address(machine, lambda text: None)
+    assert not (machine / "log").exists()
 
 
 def test_every_package_of_the_list_is_named_once():
