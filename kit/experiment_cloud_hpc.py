@@ -67,6 +67,7 @@ def start_cloud_hpc(
     configured: bool,
     gates: tuple[float, float, float],
     strict: bool,
+    workers: int = 1,
     **values: object,
 ) -> CloudHpc:
     """Read settings and data and start a run, or go on with a broken-off one.
@@ -81,11 +82,12 @@ def start_cloud_hpc(
     timeline = Timeline()
     with timeline.span("data"):
         data = fashion_mnist.load(loaded.data_dir, loaded.cache_dir)
-    parameters = {**asdict(chosen), "configured": configured, "gates": list(gates)}
+    parameters = {**asdict(chosen), "configured": configured, "workers": workers}
+    parameters |= {"gates": list(gates)}
     run = runs.start_run(loaded, "cloud-hpc", {**parameters, "strict": strict}, data.hash, fresh)
     run.timeline = timeline
     store = stores.open_store(loaded, stores.bucket_name(loaded, "pipeline"))
-    request = Request(run.id, data.hash, configured, chosen)
+    request = Request(run.id, data.hash, configured, chosen, workers)
     objects = StageStore(store, run.id)
     return CloudHpc(run, data, request, least, strict, hpc_run.jobs_of(loaded), objects)
 
@@ -120,6 +122,7 @@ def show_script(work: CloudHpc) -> str:
         code=f"{place}/inputs/code.zip",
         configured=work.request.configured,
         hyperparameters=work.request.hyperparameters,
+        workers=work.request.workers,
     )
     return script(ray_job.spec(hpc, task), f"{place}/tries/{task.token}")
 

@@ -33,6 +33,7 @@ def run_log(
     model = str(work / "model.safetensors")
     files = ((str(work / "predictions.npy"), "predicted_qualities"),)
     job = {
+        "workers": str(trained["workers"]),
         "billed-project": slurm["seff"].get("Billed project", ""),
         "cluster": slurm["seff"].get("Cluster", ""),
         "status": slurm["job"]["state"],

@@ -61,6 +61,7 @@ def train(
     jobs_bucket: str,
     data_hash: str,
     configured: bool,
+    workers: int,
     follow_timeout_s: float,
     **hyperparameters: float | str,
 ) -> str:
@@ -72,9 +73,10 @@ def train(
             return done[1]
         start = time.time()
         jobs = Jobs(open_store(chosen, jobs_bucket))
-        jobs.ask(Request(run_id, data_hash, configured, hp))
+        request = Request(run_id, data_hash, configured, hp, workers)
+        jobs.ask(request)
         result = follow(jobs, run_id, follow_timeout_s, log.info)
-        record = _record(objects, result, start, data_hash, configured, hp)
+        record = _record(objects, result, start, request)
         return objects.commit(TRAIN, record)
 
 
@@ -82,13 +84,11 @@ def _record(
     objects: StageStore,
     result: Json,
     start: float,
-    data_hash: str,
-    configured: bool,
-    hp: Hyperparameters,
+    request: Request,
 ) -> Json:
     """Make the record of the training stage from the run's result."""
     times = json.loads(objects.get(result["files"]["times.json"]))
-    about = json.loads(objects.store.get(f"data/{data_hash}.json"))
+    about = json.loads(objects.store.get(f"data/{request.data_hash}.json"))
     whole = records.time_record(TRAIN, start, time.time())
     job_s, queued = float(result["elapsed_s"] or 0), float(result["queued_s"] or 0)
     spans = {"queue": queued, "environment": max(0.0, job_s - sum(times["spans"].values()))}
@@ -96,9 +96,10 @@ def _record(
     known = ("try", "token", "job", "sacct", "seff", "elapsed_s", "queued_s", "nodes", "cores")
     return {
         "objects": result["files"],
-        "data": {"hash": data_hash, "source": about["source"], "warning": about["warning"]},
-        "hyperparameters": dataclasses.asdict(hp),
-        "configured": configured,
+        "data": {"hash": request.data_hash, "source": about["source"], "warning": about["warning"]},
+        "hyperparameters": dataclasses.asdict(request.hyperparameters),
+        "configured": request.configured,
+        "workers": times["workers"],
         "training": times["training"],
         "ray_job": times["job"],
         "epochs_resumed": times["epochs_resumed"],

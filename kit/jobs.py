@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kit.store import ObjectStore
 
 REQUEST_BYTES = 64 * 1024
+MOST_WORKERS = 64
 RUN = r"cloud-hpc-[0-9a-f]{12}-[1-9]\d{0,5}"
 _KEY = re.compile(
     rf"runs/(?P<run>{RUN})/(?:(?P<name>request|cancel|refused|result|progress)"
@@ -67,13 +68,15 @@ class Standing:
 class Request:
     """What a run asks for: the data set by its hash, whether to use what is there, the training.
 
-    Raises UsageError for a run id or a hash that is none.
+    `workers` share each epoch (see `training.train`); 1 is what the other targets do. Raises
+    UsageError for a run id or a hash that is none and for what is out of range.
     """
 
     run: str
     data_hash: str
     configured: bool = True
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    workers: int = 1
 
     def __post_init__(self) -> None:
         """Check what is not checked by `Hyperparameters`."""
@@ -83,6 +86,10 @@ class Request:
             raise UsageError(f"{str(self.data_hash)[:80]!r} is no hash of a data set")
         if not isinstance(self.configured, bool):
             raise UsageError(f"configured = {str(self.configured)[:80]!r} is not true or false")
+        whole = isinstance(self.workers, int) and not isinstance(self.workers, bool)
+        if not whole or not 1 <= self.workers <= MOST_WORKERS:
+            got = f"workers = {str(self.workers)[:80]!r} is not possible"
+            raise UsageError(got, next_step=f"give a whole number from 1 to {MOST_WORKERS}")
 
 
 def fold(keys: Iterable[str]) -> dict[str, Standing]:
@@ -124,7 +131,8 @@ def read_request(run: str, content: bytes) -> Request:
         raise DataError(tried, f"{len(content)} bytes, at most {REQUEST_BYTES} are allowed", step)
     try:
         table = json.loads(content)
-        values = dict(_only(table, ("schema", "run", "data_hash", "configured", "hyperparameters")))
+        fields = [each.name for each in dataclasses.fields(Request)]
+        values = dict(_only(table, ("schema", *fields)))
         if values.pop("schema") != SCHEMA or values["run"] != run:
             raise DataError(tried, "another schema or the id of another run", step)
         given = values.pop("hyperparameters")

@@ -4,14 +4,16 @@ Runs on the HPC side, started through Ray's Jobs API in an environment that has 
 training is `kit.training`, the same as on the other targets, so that it gives the same bits.
 """
 
+import functools
 import json
 import os
 import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kit import records
 from kit.errors import DataError
@@ -21,6 +23,7 @@ from kit.records import Json, Timeline
 
 if TYPE_CHECKING:
     from kit.progress import Progress
+    from kit.training import Elsewhere
 
 FAILED = 1
 
@@ -39,7 +42,9 @@ def work(task: Json, folder: Path) -> None:
     if earlier.is_dir() and not checkpoints.exists():
         shutil.copytree(earlier, checkpoints)
     with timeline.span("training"):
-        trained = training.train(data, hp, checkpoints, Reporter(folder / "progress.json"))
+        report, workers = Reporter(folder / "progress.json"), task["workers"]
+        others = _others(task) if workers > 1 else None
+        trained = training.train(data, hp, checkpoints, report, workers, others)
         training.save_model(trained.model, folder / "model.safetensors")
     with timeline.span("evaluation"):
         result = training.evaluate(trained.model, data, hp)
@@ -52,6 +57,7 @@ def work(task: Json, folder: Path) -> None:
         "training": records.time_record(
             "remote-model-training", trained.start, trained.end, trained.seconds
         ),
+        "workers": workers,
         "epochs_resumed": trained.epochs_resumed,
         "spans": timeline.seconds(),
         "host": records.host_facts() | {"node": os.environ.get("SLURMD_NODENAME", "")},
@@ -60,6 +66,40 @@ def work(task: Json, folder: Path) -> None:
     records.write_json(folder / "times.json", times)
 
 
+def share(task: Json, vectors: Any, order: Any) -> Any:
+    """Do another worker's share of an epoch, in its own Ray worker; arrays in, an array out."""
+    import torch
+
+    from kit import training
+
+    hp = Hyperparameters(**task["hyperparameters"])
+    data = load_data(Path(task["data"]), task["data_hash"])
+    return training.share(data, hp, torch.tensor(vectors), torch.tensor(order)).numpy()
+
+
+def _others(task: Json) -> "Elsewhere":
+    """Have the other workers' shares done by Ray; one that is lost fails the training."""
+    import ray
+    import torch
+
+    from kit import ray_driver
+
+    remote = ray.remote(**_needs(task), scheduling_strategy="SPREAD")(ray_driver.share)
+
+    def begin(vectors: torch.Tensor, order: torch.Tensor) -> Callable[[], torch.Tensor]:
+        reference = remote.remote(task, vectors.numpy(), order.numpy())
+        return lambda: torch.tensor(ray.get(reference))
+
+    return begin
+
+
+def _needs(task: Json) -> dict[str, int]:
+    """Say what each Ray worker of the training reserves; none is ever tried twice."""
+    gpus = 1 if task["hyperparameters"]["device"] == "cuda" else 0
+    return {"num_cpus": 1, "num_gpus": gpus, "max_retries": 0}
+
+
+@functools.lru_cache(1)  # a worker does a share of every epoch
 def load_data(path: Path, data_hash: str) -> Dataset:
     """Read the data set that the submitter put on the site. Raises DataError."""
     from safetensors import SafetensorError
@@ -88,15 +128,14 @@ class Reporter:
 
 
 def main() -> int:
-    """Be the driver: hand the work to one Ray worker and wait for it."""
+    """Be the driver: hand the work to a Ray worker, the first of them, and wait for it."""
     import ray
 
     from kit import ray_driver  # by its own name, so that the workers import it
 
     task, folder = json.loads(os.environ["KIT_TASK"]), Path(os.environ["KIT_TRY"])
     ray.init()
-    gpus = 1 if task["hyperparameters"]["device"] == "cuda" else 0
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(ray_driver.work)
+    remote = ray.remote(**_needs(task))(ray_driver.work)
     try:
         ray.get(remote.remote(task, folder))
     except ray.exceptions.RayError as err:

@@ -61,6 +61,7 @@ class Task:
     code: str
     configured: bool
     hyperparameters: Hyperparameters
+    workers: int = 1
     previous: str = ""
     environment: str = ""
     private: bool = False
@@ -95,8 +96,9 @@ def spec(hpc: Hpc, task: Task) -> JobSpec:
 
 def task_text(task: Task) -> str:
     """Give what the job's programs read: one line of JSON, with the version of Ray they need."""
-    known = {"run", "number", "token", "data_hash", "data", "hyperparameters", "previous"}
-    table = {name: value for name, value in dataclasses.asdict(task).items() if name in known}
+    of_the_script = {"code", "configured", "environment", "private"}
+    table = dataclasses.asdict(task)
+    table = {name: value for name, value in table.items() if name not in of_the_script}
     return json.dumps({**table, "ray": hpc_env.locked()["ray"]}, sort_keys=True)
 
 

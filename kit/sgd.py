@@ -57,6 +57,16 @@ class SGD:
             for name in ("conv1", "conv2", "fc1", "fc2", "fc3")
         ]
 
+    @property
+    def vectors(self) -> Tensor:
+        """A copy (2, parameters) on the CPU: all weights, all velocities; set it to go on there."""
+        return torch.stack([self._weights, self._velocity]).cpu()
+
+    @vectors.setter
+    def vectors(self, given: Tensor) -> None:
+        self._weights.copy_(given[0])
+        self._velocity.copy_(given[1])
+
     def step(self, x: Tensor, target: Tensor) -> Tensor:
         """Take one step on images (N, 1, 28, 28) and one-hot labels (N, 10).
 

@@ -84,6 +84,9 @@ class Submitter:
             request = self.jobs.request(run)
             if self.settings.site.closed:
                 raise DataError("submit", self.settings.site.closed)
+            if request.workers > (most := self.hpc.nodes * self.hpc.cpus):
+                got = f"the profile asks for {most} CPUs, one a worker"
+                raise DataError(f"train with {request.workers} workers", got)
         except NoSuchObject:
             return
         except DataError as err:
@@ -129,6 +132,7 @@ class Submitter:
             code=code_file,
             configured=request.configured,
             hyperparameters=request.hyperparameters,
+            workers=request.workers,
             previous=self.slurm.folder(token(request.run, number - 1)) if number > 1 else "",
             environment=environment,
             private=private,

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ EVALUATION_BATCH = 1000  # images; the result does not depend on it, the article
 
 
 # --- the loop ---------------------------------------------------------------------------------
+
+# Begins another worker's share of an epoch, given what `share` takes; the call waits for its end.
+Elsewhere = Callable[[Tensor, Tensor], Callable[[], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -73,30 +77,43 @@ def train(
     hp: Hyperparameters,
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    workers: int = 1,
+    elsewhere: Elsewhere | None = None,
 ) -> Trained:
     """Train for `hp.epochs`; with `checkpoint_dir`, save every epoch and go on from there.
 
     An unbroken training and one that was killed and started again give the same bits.
-    `progress` is called a few times an epoch; without it a bar is shown. Raises UsageError
-    when there is no such device or the loss is no number any more, DataError for a
-    checkpoint that is damaged or of another training.
+    `progress` is called a few times an epoch; without it a bar is shown. With several `workers`
+    each takes its share of every epoch's images, all from the same weights and velocities, and
+    the mean of theirs goes into the next epoch (local SGD, arXiv:1805.09767); `elsewhere` has
+    the others' shares done at the same time, without it they are done here one by one, with the
+    same bits. Losses are the first one's, steps are counted for all. Raises UsageError when there
+    is no such device or the loss is no number any more, DataError for a checkpoint that is
+    damaged or of another training.
     """
+    elsewhere = elsewhere or (lambda vectors, part: partial(share, data, hp, vectors, part))
     path = checkpoint_dir / "checkpoint.safetensors" if checkpoint_dir else None
     show = progress or Bar()
     with machine(hp), torch.no_grad():
         state = _begin(hp)
         if path and path.exists():
-            _restore(path, state, data, hp)
+            _restore(path, state, _identity(data, hp, workers))
         resumed = state.epoch
         x = as_tensor(data.train_images, hp.device)
         targets = F.one_hot(as_labels(data.train_labels, hp.device), len(LABELS)).float()
         while state.epoch < hp.epochs:
             clock = time.perf_counter()
-            _train_epoch(state, x, targets, hp, resumed, show)
+            order = torch.randperm(len(x), generator=state.shuffle)
+            mine, *parts = torch.tensor_split(order, workers)
+            before = state.sgd.vectors
+            others = [elsewhere(before, part) for part in parts]
+            _train_epoch(state, x, targets, mine, hp, workers, resumed, show)
+            if others:
+                state.sgd.vectors = _mean([state.sgd.vectors, *(wait() for wait in others)])
             state.seconds += time.perf_counter() - clock
             state.epoch, state.end = state.epoch + 1, time.time()
             if path:
-                _keep(path, state, data, hp)
+                _keep(path, state, _identity(data, hp, workers))
     return Trained(state.model, state.losses, state.start, state.end, state.seconds, resumed)
 
 
@@ -112,20 +129,21 @@ def _train_epoch(
     state: _State,
     x: Tensor,
     targets: Tensor,
+    order: Tensor,
     hp: Hyperparameters,
+    workers: int,
     resumed: int,
     show: Callable[[Progress], None],
 ) -> None:
-    """One pass over all images in a new order: one SGD step a batch, the last may be smaller."""
-    per_epoch = -(-len(x) // hp.batch_size)
-    stride = min(LOSS_EVERY, max(1, per_epoch // 5))
-    order = torch.randperm(len(x), generator=state.shuffle).to(hp.device)
+    """One pass over the images `order`: one SGD step a batch, the last may be smaller."""
+    own_steps = -(-len(order) // hp.batch_size)
+    stride, per_epoch = min(LOSS_EVERY, max(1, own_steps // 5)), own_steps * workers
     step = state.epoch * per_epoch
-    for piece in torch.split(order, stride * hp.batch_size):
+    for piece in torch.split(order.to(hp.device), stride * hp.batch_size):
         images = torch.split(x[piece], hp.batch_size)
         labels = torch.split(targets[piece], hp.batch_size)
         losses = [state.sgd.step(*batch) for batch in zip(images, labels, strict=True)]
-        step += len(losses)
+        step += len(losses) * workers
         mean = torch.stack(losses).mean().item()
         if not math.isfinite(mean):
             next_step = "lower learning_rate"
@@ -135,19 +153,39 @@ def _train_epoch(
         show(Progress(state.epoch + 1, hp.epochs, step, steps, mean, skipped))
 
 
-def _keep(path: Path, state: _State, data: Dataset, hp: Hyperparameters) -> None:
+def share(data: Dataset, hp: Hyperparameters, vectors: Tensor, order: Tensor) -> Tensor:
+    """Do one worker's share of an epoch: `SGD.vectors` before it to those after it."""
+    with machine(hp), torch.no_grad():
+        sgd = SGD(Model().to(hp.device), hp)
+        sgd.vectors = vectors
+        x = as_tensor(data.train_images[order.numpy()], hp.device)
+        targets = F.one_hot(as_labels(data.train_labels[order.numpy()], hp.device), len(LABELS))
+        batches = (torch.split(each, hp.batch_size) for each in (x, targets.float()))
+        for batch in zip(*batches, strict=True):
+            sgd.step(*batch)
+        return sgd.vectors
+
+
+def _mean(vectors: list[Tensor]) -> Tensor:
+    """Average what the workers came to. Raises UsageError when one of them diverged."""
+    mean = torch.stack(vectors).mean(0)
+    if not mean.isfinite().all():
+        raise UsageError("the training diverged", "in one of the workers", "lower learning_rate")
+    return mean
+
+
+def _keep(path: Path, state: _State, identity: dict[str, Any]) -> None:
     """Save weights, momentum and the shuffle's state, and beside them where the run is."""
     tensors = {f"weight.{name}": p.detach() for name, p in state.model.named_parameters()}
     tensors |= {f"momentum.{name}": v for name, v in state.sgd.velocity.items()}
     tensors["shuffle"] = state.shuffle.get_state()
     record = {field: getattr(state, field) for field in ("epoch", "losses", *_TIMES)}
-    checkpoint.save(path, tensors, record | {"of": _identity(data, hp)})
+    checkpoint.save(path, tensors, record | {"of": identity})
 
 
-def _restore(path: Path, state: _State, data: Dataset, hp: Hyperparameters) -> None:
+def _restore(path: Path, state: _State, mine: dict[str, Any]) -> None:
     """Put a checkpoint into a fresh state; one of another training is refused."""
     tensors, record = checkpoint.load(path)
-    mine = _identity(data, hp)
     theirs = record.get("of", {})
     others = [name for name in mine if theirs.get(name) != mine[name]]
     if others:
@@ -171,8 +209,8 @@ def _restore(path: Path, state: _State, data: Dataset, hp: Hyperparameters) -> N
 _TIMES = ("start", "end", "seconds")
 
 
-def _identity(data: Dataset, hp: Hyperparameters) -> dict[str, Any]:
-    return dataclasses.asdict(hp) | {"data": data.hash}
+def _identity(data: Dataset, hp: Hyperparameters, workers: int) -> dict[str, Any]:
+    return dataclasses.asdict(hp) | {"data": data.hash, "workers": workers}
 
 
 # --- evaluation -------------------------------------------------------------------------------

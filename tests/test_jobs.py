@@ -134,7 +134,12 @@ BAD = {
     "not a number": training(learning_rate=float("nan")),
     "a huge float": training(learning_rate=1e300),
     "true for a number": training(seed=True),
-    "an unknown setting": training(workers="`id`"),
+    "an unknown setting": training(partition="`id`"),
+    "no workers": changed(workers=0),
+    "too many workers": changed(workers=65),
+    "text for workers": changed(workers="`id`"),
+    "true for workers": changed(workers=True),
+    "half a worker": changed(workers=1.5),
 }
 
 
@@ -148,7 +153,7 @@ def test_a_request_that_is_none_is_refused_with_a_reason(name):
 
 
 def test_a_request_is_read_as_it_was_written():
-    request = Request(RUN, HASH, False, Hyperparameters(epochs=3, learning_rate=0.01))
+    request = Request(RUN, HASH, False, Hyperparameters(epochs=3, learning_rate=0.01), 4)
     assert read_request(RUN, write_request(request)) == request
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kit import hpc_env, ray_cluster, ray_driver, ray_job, ray_main, training
 from kit.errors import DataError, UsageError
@@ -108,7 +109,7 @@ def test_the_task_is_data_with_the_version_of_ray_and_nothing_secret():
     assert task["ray"] == "2.60.0"
     assert task["hyperparameters"]["epochs"] == 3
     known = {"run", "number", "token", "data_hash", "data", "hyperparameters", "previous", "ray"}
-    assert set(task) == known
+    assert set(task) == known | {"workers"}
 
 
 def test_the_archive_has_the_same_bytes_again_and_runs_without_the_rest(tmp_path):
@@ -256,6 +257,7 @@ def staged(tmp_path):
     path.write_bytes(ray_job.data_file(data))
     hp = dataclasses.asdict(Hyperparameters(epochs=2))
     task = {"data": str(path), "data_hash": data.hash, "hyperparameters": hp, "previous": ""}
+    task["workers"] = 1
     folder = tmp_path / "try"
     folder.mkdir()
     return data, task, folder
@@ -275,6 +277,26 @@ def test_the_driver_trains_to_the_same_bits_as_here(staged, tmp_path):
     assert (predictions == measured.predictions).all()
     assert {name for name in ray_main.FILES if not (folder / name).exists()} == set()
     assert json.loads((folder / "progress.json").read_text())["epoch"] == 2
+
+
+def test_the_shares_of_other_workers_come_to_the_same_bits_as_here(staged, tmp_path, monkeypatch):
+    data, task, folder = staged
+
+    def others(task):
+        def begin(*arrays):
+            given = [array.numpy() for array in arrays]
+            return lambda: torch.tensor(ray_driver.share(task, *given))
+
+        return begin
+
+    monkeypatch.setattr(ray_driver, "_others", others)
+    ray_driver.work({**task, "workers": 3}, folder)
+    quiet = {"progress": lambda _: None}
+    here = training.train(data, Hyperparameters(epochs=2), workers=3, **quiet)
+    training.save_model(here.model, tmp_path / "here.safetensors")
+    theirs = (folder / "model.safetensors").read_bytes()
+    assert theirs == (tmp_path / "here.safetensors").read_bytes()
+    assert json.loads((folder / "times.json").read_text())["workers"] == 3
 
 
 def test_a_later_try_goes_on_from_the_last_epoch_of_an_earlier_one(staged, tmp_path):

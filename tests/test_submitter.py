@@ -206,6 +206,17 @@ def test_a_hostile_request_is_refused_and_others_go_on(world, content):
     assert len(world.site.jobs) == 1
 
 
+def test_more_workers_than_cpus_are_refused_and_as_many_are_taken(tmp_path):
+    world = World(tmp_path, nodes=2, cpus=3)
+    bad = "cloud-hpc-ffffffffffff-1"
+    world.jobs.ask(Request(bad, DATA.hash, workers=7))
+    world.jobs.ask(Request(RUN, DATA.hash, workers=6))
+    assert world.until_finished().state is RunState.DONE
+    assert world.jobs.standing(bad).state is RunState.REFUSED
+    assert "6 CPUs" in world.jobs.read(bad, "refused")["why"]
+    assert '"workers": 6' in world.site.scripts[token(RUN, 1)]
+
+
 def test_a_closed_site_refuses_with_its_sentence(world):
     closed = dataclasses.replace(world.settings.site, closed="closed in 2026: use roihu")
     world.settings = dataclasses.replace(world.settings, site=closed)

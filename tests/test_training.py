@@ -143,6 +143,64 @@ def test_every_image_is_seen_once_an_epoch_in_another_order(monkeypatch):
     assert done.losses[-1][0] == 26
 
 
+def test_workers_share_each_epoch_and_go_on_from_their_mean(monkeypatch):
+    seen = []
+    take = SGD.step
+    monkeypatch.setattr(SGD, "step", lambda *a: seen.append(a[1].clone()) or take(*a))
+    hp = Hyperparameters(epochs=1)
+    done = training.train(TINY, hp, None, quiet, 3)
+    assert [len(x) for x in seen] == [4, 4, 4, 4, 1] * 2 + [4, 4, 4, 4]  # 17 + 17 + 16 of 50
+    assert done.losses[-1][0] == 15
+    alone = training.train(TINY, hp, None, quiet)
+    all_images = as_tensor(TINY.train_images).sum((1, 2, 3)).sort()[0]
+    assert torch.equal(torch.cat(seen[:14]).sum((1, 2, 3)).sort()[0], all_images)
+    assert bits(done.model) != bits(alone.model)
+    monkeypatch.undo()
+    parts, before = [], []
+
+    def elsewhere(vectors, part):
+        before.append(vectors)
+        parts.append(training.share(TINY, hp, vectors, part))
+        return lambda: parts[-1]
+
+    two = training.train(TINY, hp, None, quiet, 2, elsewhere)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(hp.seed))
+    first = training.share(TINY, hp, before[0], order[:25])
+    mean = torch.stack([first, parts[0]]).mean(0)[0]
+    assert bits(two.model) == mean.numpy().tobytes()
+
+
+def test_one_worker_elsewhere_is_the_usual_training():
+    hp = Hyperparameters(epochs=2)
+    usual, one = (training.train(TINY, hp, None, quiet, *more) for more in ((), (1,)))
+    assert bits(usual.model) == bits(one.model)
+    assert usual.losses == one.losses
+
+
+def test_workers_go_on_after_an_interruption_with_the_same_bits(tmp_path):
+    hp = Hyperparameters(epochs=3)
+
+    def interrupt(now):
+        if now.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(TINY, hp, tmp_path, interrupt, 2)
+    resumed = training.train(TINY, hp, tmp_path, quiet, 2)
+    assert resumed.epochs_resumed == 2
+    assert bits(resumed.model) == bits(training.train(TINY, hp, None, quiet, 2).model)
+    with pytest.raises(DataError, match="workers"):
+        training.train(TINY, hp, tmp_path, quiet, 1)
+
+
+def test_a_worker_that_diverges_fails_the_training():
+    def elsewhere(vectors, part):
+        return lambda: vectors * float("nan")
+
+    with pytest.raises(UsageError, match="one of the workers"):
+        training.train(TINY, Hyperparameters(epochs=1), None, quiet, 2, elsewhere)
+
+
 def test_one_loss_point_is_a_mean_over_its_steps(monkeypatch):
     monkeypatch.setattr(SGD, "step", lambda *a: torch.tensor(float(len(a[1]))))
     losses = train(TINY, Hyperparameters(epochs=2)).losses
@@ -290,7 +348,8 @@ def test_a_checkpoint_is_plain_numbers_and_json(tmp_path):
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     state = json.loads(header["__metadata__"]["state"])
     assert state["epoch"] == 1
-    assert state["of"] == dataclasses.asdict(Hyperparameters(epochs=1)) | {"data": TINY.hash}
+    of = dataclasses.asdict(Hyperparameters(epochs=1)) | {"data": TINY.hash, "workers": 1}
+    assert state["of"] == of
     assert header["momentum.conv1.weight"]["shape"] == [6, 1, 5, 5]
     assert os.listdir(tmp_path) == ["checkpoint.safetensors"]
 
