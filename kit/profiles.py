@@ -96,8 +96,23 @@ class Port:
 
 
 @dataclass(frozen=True)
+class Partition:
+    """What one job may have of a partition: `time` and `nodes`, and what one node has."""
+
+    time: str
+    nodes: int
+    cores: int
+    gib: int
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
 class Rate:
-    """A price: `rate` BU per `per`, or the larger of `max` terms plus the `plus` terms."""
+    """A price in `unit` of a `kind`: `rate` (1 if empty) per `per`, and the `plus` terms an hour.
+
+    With `max` the price an hour is `rate` times the largest of its terms. A term is a factor of
+    cores, gib, gpus or disk_gib; `"/8"` counts started eights.
+    """
 
     per: str
     unit: str
@@ -136,7 +151,7 @@ def _expand(value: Any, names: Mapping[str, str]) -> Any:
 
 def _sections(path: Path, table: dict[str, Any]) -> dict[str, Any]:
     single = {"site": Site, "store": Store, "hpc": Hpc, "cloud": Cloud}
-    named = {"ports": Port, "rates": Rate}
+    named = {"ports": Port, "partitions": Partition, "rates": Rate}
     _refuse_unknown(path, "", table, [*single, *named, "budget"])
     if "site" not in table:
         raise UsageError(f"{path}: the section [site] is missing", next_step="add name and title")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kit import profiles
 from kit.errors import UsageError
-from kit.profiles import Cloud, Hpc, Port, Rate, Site, Store
+from kit.profiles import Cloud, Hpc, Partition, Port, Rate, Site, Store
 
 ROOT = Path(__file__).resolve().parent.parent
 SITES = ROOT / "env" / "sites"
@@ -32,6 +32,7 @@ class Settings:
     hpc: Hpc | None = None
     cloud: Cloud | None = None
     ports: Mapping[str, Port] = field(default_factory=dict)
+    partitions: Mapping[str, Partition] = field(default_factory=dict)
     rates: Mapping[str, Rate] = field(default_factory=dict)
     budget: Mapping[str, str] = field(default_factory=dict)
 

@@ -47,24 +47,37 @@ class Usage:
     rows: tuple[AccountRow, ...]
 
 
+def lives(rows: Sequence[AccountRow]) -> list[list[AccountRow]]:
+    """Sort a listing into lives of jobs, each the job's row and its steps, in order."""
+    found: list[list[AccountRow]] = []
+    newest: dict[str, list[AccountRow]] = {}
+    for row in rows:
+        if not row.step:
+            newest[row.job_id] = [row]
+            found.append(newest[row.job_id])
+        elif row.job_id in newest:
+            newest[row.job_id].append(row)
+    return found
+
+
 def read_usage(rows: Sequence[AccountRow], job_id: str, life: int = 0) -> Usage:
     """Sum up one life of a job (0 = its first start).
 
     Raises DataError when it is not listed, or not whole yet (`whole`).
     """
-    lives: list[list[AccountRow]] = []
-    for row in (row for row in rows if row.job_id == job_id):
-        if row.step:
-            lives[-1].append(row) if lives else None
-        else:
-            lives.append([row])
-    if life >= len(lives) or not lives[life][0].whole:
+    found = [each for each in lives(rows) if each[0].job_id == job_id]
+    if life >= len(found) or not found[life][0].whole:
         raise DataError(f"job {job_id} is not in the accounting", next_step="ask again later")
-    job, *steps = lives[life]
+    return usage_of(found[life])
+
+
+def usage_of(life: Sequence[AccountRow]) -> Usage:
+    """Sum up the rows of one life."""
+    job, *steps = life
     rss = [size(step.columns.get("MaxRSS", "")) or 0 for step in steps]
     get = job.columns.get
     return Usage(
-        job_id=job_id,
+        job_id=job.job_id,
         state=job.state,
         exit_code=job.exit_code,
         elapsed_seconds=_number(get("ElapsedRaw")),
@@ -110,8 +123,8 @@ def read_seff(text: str) -> dict[str, str]:
         key, _, value = (part.strip() for part in line.partition(":"))
         if value and (key in SEFF_KEYS or value.endswith(" BU")):
             found[key] = value
-        if match := re.search(r"consumed (\d+(?:\.\d+)?) \w* ?billing units", line):
-            found["Non-Interactive BUs"] = match[1]
+        if match := re.search(r"consumed (\d+(?:[.,]\d+)?) \w* ?billing units", line):
+            found["Non-Interactive BUs"] = match[1].replace(",", ".")
     if "Job ID" not in found or "State" not in found:
         raise DataError("seff gave no figures", repr(text[-200:]), "ask again later")
     return found
