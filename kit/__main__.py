@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 
 
 class _LazyGroup(click.Group):
-    """Groups of subcommands that live in the file they are about, imported when asked for."""
+    """Commands that live in the file they are about, imported when asked for."""
 
-    lazy: ClassVar[dict[str, str]] = {"sandbox": "kit.sandbox"}
+    lazy: ClassVar[dict[str, str]] = {
+        "cancel": "kit.commands:cancel_command",
+        "jobs": "kit.commands:jobs_command",
+        "logs": "kit.commands:logs_command",
+        "plan": "kit.commands:plan_command",
+        "sandbox": "kit.sandbox:group",
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.lazy])
@@ -27,8 +33,9 @@ class _LazyGroup(click.Group):
             return super().get_command(ctx, cmd_name)
         import importlib
 
-        group: click.Command = importlib.import_module(self.lazy[cmd_name]).group
-        return group
+        module, _, name = self.lazy[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -220,6 +227,7 @@ def main() -> None:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("kit: stopped; the same command goes on where it was", err=True)
+        click.echo("  a job on a site goes on: kit jobs shows it, kit cancel RUN ends it", err=True)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -175,17 +175,21 @@ def clock(settings: Settings, now: float | None = None) -> list[Credential]:
     rows = []
     if settings.store is not None and settings.store.auth_url:
         rows += _store_rows(settings, now)
-    if settings.hpc is not None and settings.hpc.certificate:
-        hpc = settings.hpc
-        host = SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
-        what, renew = f"ssh certificate for {hpc.ssh_host}", hpc.renew_hint or "ask the centre"
-        try:
-            end = host.valid_until()
-        except KitError as err:
-            rows.append(Credential(what, None, None, renew, str(err)))
-        else:
-            rows.append(_row(what, end, now, renew, "" if end else "there is no certificate"))
-    return rows
+    return rows + certificates(settings, now)
+
+
+def certificates(settings: Settings, now: float) -> list[Credential]:
+    """List the ssh certificate of the profile, if it needs one: read here, nobody is asked."""
+    hpc = settings.hpc
+    if hpc is None or not hpc.certificate:
+        return []
+    host = SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
+    what, renew = f"ssh certificate for {hpc.ssh_host}", hpc.renew_hint or "ask the centre"
+    try:
+        end = host.valid_until()
+    except KitError as err:
+        return [Credential(what, None, None, renew, str(err))]
+    return [_row(what, end, now, renew, "" if end else "there is no certificate")]
 
 
 def _store_rows(settings: Settings, now: float) -> list[Credential]:
@@ -214,6 +218,18 @@ def _row(what: str, end: float | None, now: float, renew: str, problem: str = ""
     if left is not None and left <= 0:
         problem = "it has ended"
     return Credential(what, end, left, renew, problem)
+
+
+def held_against(row: Credential, end: float) -> str:
+    """Say whether a credential lasts to the end of a plan, and what happens when it does not."""
+    if row.problem:
+        return f"{row.problem.splitlines()[0]}; renewed {row.how_to_renew}"
+    if row.valid_until is None or row.valid_until >= end:
+        return "lasts"
+    return (
+        f"ends {(end - row.valid_until) / 60:.0f} min too early: what was submitted goes on, "
+        f"the kit waits for a new one; renewed {row.how_to_renew}"
+    )
 
 
 def texts(row: Credential) -> dict[str, str]:

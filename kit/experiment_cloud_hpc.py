@@ -3,11 +3,12 @@
 import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from kit import credentials, experiment, fashion_mnist, hpc_run, plots, ray_job, report, runs
+from kit import credentials, experiment, fashion_mnist, hpc_run, plan, plots, report, runs
 from kit import settings as profiles
 from kit import store as stores
 from kit.errors import UsageError
@@ -17,7 +18,6 @@ from kit.gates import Gates
 from kit.hpc_run import Outcome
 from kit.hyperparameters import Hyperparameters
 from kit.jobs import Jobs, Request, RunState
-from kit.jobspec import script
 from kit.kfp_log import ComponentState
 from kit.pipeline_picture import PipelinePicture, live_picture
 from kit.records import Json, Timeline
@@ -93,10 +93,17 @@ def start_cloud_hpc(
 
 
 def show_credentials(work: CloudHpc) -> "pandas.DataFrame":
-    """Obtain the credentials, make the buckets; say what is valid until when, no secrets."""
+    """Obtain the credentials, make the buckets; say what is valid until when, no secrets.
+
+    Each is held against the end of the job's time limit, were it submitted now.
+    """
     import pandas
 
-    rows = [credentials.texts(row) for row in credentials.clock(work.run.settings)]
+    end = plan.end_of(work.run.settings, time.time())
+    rows = [
+        credentials.texts(row) | {"to the job's end": credentials.held_against(row, end)}
+        for row in credentials.clock(work.run.settings)
+    ]
     for store in (work.jobs.store, work.objects.store):
         store.ensure_bucket()
     return pandas.DataFrame(rows).set_index("what")
@@ -109,22 +116,7 @@ def show_pipeline(work: CloudHpc) -> PipelinePicture:
 
 def show_script(work: CloudHpc) -> str:
     """Give the batch script that the site will run, with example paths."""
-    hpc = work.run.settings.hpc
-    if hpc is None:
-        raise UsageError("this profile has no site")
-    place = f"{hpc.project_dir}/kit"
-    task = ray_job.Task(
-        run=work.run.id,
-        number=1,
-        token="0" * 12,
-        data_hash=work.data.hash,
-        data=f"{place}/inputs/{work.data.hash}.safetensors",
-        code=f"{place}/inputs/code.zip",
-        configured=work.request.configured,
-        hyperparameters=work.request.hyperparameters,
-        workers=work.request.workers,
-    )
-    return script(ray_job.spec(hpc, task), f"{place}/tries/{task.token}")
+    return plan.batch(work.run.settings, work.request).script
 
 
 def run_pipeline(work: CloudHpc) -> str:

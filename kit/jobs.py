@@ -200,8 +200,10 @@ class Jobs:
 
     def cancel(self, run: str) -> Standing:
         """Say that a run is no longer wanted; what is finished stays as it is."""
-        if not self.standing(run).state.finished:
-            self.write(run, "cancel", {})
+        standing = self.standing(run)
+        if standing.state.finished or standing.state is RunState.CANCELLING:
+            return standing
+        self.write(run, "cancel", {})
         return self.standing(run)
 
     def write(self, run: str, name: str, content: Json) -> None:

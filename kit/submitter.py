@@ -72,6 +72,16 @@ class Submitter:
             self._follow(live)
         return standings
 
+    def cancel(self, run: str) -> Standing:
+        """Say that a run is no longer wanted and end it on the site now; say how it stands.
+
+        Raises what `Slurm.cancel` does: the wish is kept, a pass or another call goes on with it.
+        """
+        standing = self.jobs.cancel(run)
+        if standing.state is RunState.CANCELLING:
+            self._cancel(standing)
+        return self.jobs.standing(run)
+
     def _try(self, standing: Standing, action: Callable[[Standing], None]) -> None:
         try:
             action(standing)

@@ -44,7 +44,8 @@ class WorkingSite(Site):
         won = self.link(job.token, "commit", manifest) == manifest
         if won:
             self.files[f"{folder}/{manifest}"] = text
-            self.files[f"{folder}/job-{job.id}.log"] = b"the job's log\n"
+            log = f"{folder}/job-{job.id}.log"
+            self.files[log] = self.files.get(log, b"") + b"the job's log\n"
             self.commits.append((job.token, job.me))
         return won
 
@@ -66,11 +67,13 @@ class WorkingHost(FakeHost):
 
     def _script(self, text):
         if fence.LOG in text:
-            tries, token, _, name = fake_slurm.shlex.split(
+            tries, token, offset, name = fake_slurm.shlex.split(
                 text.split("set -- ", 1)[1].split(fence.LOOK)[0]
             )
+            owner = self.site.links.get((token, "owner"), ("", 0))[0]
+            name = name or f"job-{owner.partition('.')[0]}.log"
             content = self.files.get(f"{tries}/{token}/{name}", b"")
-            return base64.b64encode(content).decode(), ""
+            return base64.b64encode(content[int(offset) :]).decode(), ""
         if f"{fence.LOOK}{fence.SUBMIT}" in text:
             words = fake_slurm.shlex.split(text.split("set -- ", 1)[1].split(fence.LOOK)[0])
             self.site.scripts.setdefault(words[1], words[3])

@@ -1,0 +1,76 @@
+"""The commands about runs on a site: `kit plan`, `kit jobs`, `kit logs`, `kit cancel`."""
+
+import json
+import sys
+import time
+
+import click
+
+PROFILE = click.option("--profile", help="The site profile (default: KIT_PROFILE, else sandbox).")
+EXIT_UNKNOWN = 3
+
+
+@click.command("plan")
+@click.argument("target", type=click.Choice(["local", "cloud", "cloud-hpc"]))
+@PROFILE
+def plan_command(target: str, profile: str | None) -> None:
+    """Say what a run of TARGET would do, with which script, for how much; nothing is done."""
+    from kit import plan, settings
+
+    for title, text in plan.sections(settings.load(profile), target, time.time()):
+        click.echo(f"# {title}\n\n{text}\n")
+
+
+@click.command("jobs")
+@click.argument("run", required=False)
+@PROFILE
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.pass_context
+def jobs_command(ctx: click.Context, run: str | None, profile: str | None, as_json: bool) -> None:
+    """Say how all runs on the profile's site stand, or RUN alone; exit 3 when that is not known."""
+    from kit import watch
+
+    rows = watch.look(watch.opened(profile, run), run or "")
+    if as_json:
+        click.echo(json.dumps([vars(row) for row in rows]))
+    for row in [] if as_json else rows:
+        job = f"job {row.job or '?'} {row.slurm}: " if row.job or row.slurm else ""
+        click.echo(f"{row.run}  {row.state:<10}  try {row.number}  {job}{row.why}")
+    if not rows:
+        click.echo("no runs on this site yet: kit run cloud-hpc", err=True)
+    ctx.exit(0 if all(row.known for row in rows) else EXIT_UNKNOWN)
+
+
+@click.command("logs")
+@click.argument("run")
+@PROFILE
+@click.pass_context
+def logs_command(ctx: click.Context, run: str, profile: str | None) -> None:
+    """Follow the log of RUN's job to its end; exit 1 when the run did not end well."""
+    from kit import watch
+
+    def write(chunk: bytes) -> None:
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+
+    try:
+        submitter = watch.opened(profile, run)
+        well = watch.follow(submitter, run, write, lambda text: click.echo(text, err=True))
+    except KeyboardInterrupt:
+        click.echo(
+            f"kit: no longer looking; the job goes on. Look again: kit logs {run}; "
+            f"end it: kit cancel {run}",
+            err=True,
+        )
+        ctx.exit(130)
+    ctx.exit(0 if well else 1)
+
+
+@click.command("cancel")
+@click.argument("run")
+@PROFILE
+def cancel_command(run: str, profile: str | None) -> None:
+    """End RUN: its job leaves the site, nothing of it is published; what had finished stays."""
+    from kit import watch
+
+    watch.cancel(watch.opened(profile, run), run, click.echo)

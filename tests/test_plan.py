@@ -1,0 +1,90 @@
+"""`kit plan`: nobody is asked, nothing is done, and all that a run would do is said."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from kit import plan, settings
+from kit.errors import UsageError
+from kit.jobs import Request
+from kit.profiles import Site
+from kit.ssh import SSHHost
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    environ = {"KIT_SANDBOX_DIR": str(tmp_path / "nothing"), "KIT_RESULTS_DIR": str(tmp_path)}
+    return settings.load("sandbox", environ)
+
+
+def text(loaded, target):
+    return "\n".join(f"{title}\n{body}" for title, body in plan.sections(loaded, target, NOW))
+
+
+def test_a_plan_needs_no_account_no_network_and_does_nothing(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("somebody was asked"))
+    assert "in the notebook's own process" in text(loaded, "local")
+    assert "preprocess-train, evaluate by kfp.local" in text(loaded, "cloud")
+    shown = text(loaded, "cloud-hpc")
+    assert "at most 0.5 node-hours: 2 node(s) of small for at most 00:15:00" in shown
+    assert "sbatch --parsable --export=NIL" in shown
+    assert "#SBATCH --account=project_2001234" in shown
+    assert "integration-submitter-s0-c0-u1-<user>" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_script_is_the_one_that_a_request_gives(loaded):
+    request = Request("cloud-hpc-0123456789ab-1", "a" * 64, configured=False)
+    made = plan.batch(loaded, request)
+    assert "a" * 64 in made.script
+    assert made.argv[-1] == f"{loaded.hpc.project_dir}/kit/tries/000000000000/job.sh"
+    assert " no || exit" in made.script
+    by_ssh = replace(loaded, hpc=replace(loaded.hpc, env_in="login"))
+    assert "venvs/made-by-ssh" in plan.batch(by_ssh, request).script
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (3600, "to the job's end: lasts"),
+        (300, "ends 10 min too early: what was submitted goes on, the kit waits for a new one"),
+        (-60, "it has ended; renewed kit sandbox up"),
+        (None, "there is no certificate; renewed kit sandbox up"),
+    ],
+)
+def test_the_certificate_is_held_against_the_end_of_the_job(loaded, monkeypatch, left, words):
+    monkeypatch.setattr(SSHHost, "valid_until", lambda _: None if left is None else NOW + left)
+    assert words in text(loaded, "cloud-hpc")
+
+
+def test_a_profile_that_cannot_do_it_is_refused_with_the_reason(loaded):
+    closed = replace(loaded, site=Site("old", "Old", closed="closed in 2026: use new"))
+    for wrong, target, words in [
+        (closed, "cloud-hpc", "closed in 2026: use new"),
+        (replace(loaded, hpc=None), "cloud-hpc", "no section .hpc."),
+        (replace(loaded, store=None), "cloud", "no section .store."),
+        (replace(loaded, hpc=replace(loaded.hpc, partition="a b")), "cloud-hpc", "partition"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            plan.sections(wrong, target, NOW)
+
+
+def test_the_command_prints_it():
+    argv = [sys.executable, "-m", "kit", "plan"]
+    done = subprocess.run([*argv, "cloud-hpc"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# what would happen\n")
+    assert subprocess.run([*argv, "moon"], capture_output=True).returncode == 2
+
+
+@pytest.mark.sandbox
+def test_the_sandboxs_certificate_is_named_with_its_end(sandbox):
+    (shown,) = [s for t, s in plan.sections(settings.load("sandbox"), "cloud-hpc", time.time())
+                if t == "credentials"]  # fmt: skip
+    assert "ssh certificate for hpc: until 20" in shown
+    assert shown.count("lasts") == 1
