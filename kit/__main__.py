@@ -136,13 +136,16 @@ def token(ctx: click.Context, profile: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("profile", required=False)
+@click.option("--race", is_flag=True, help="Also try the site's links against a job; that costs.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_context
-def doctor(ctx: click.Context, profile: str | None, as_json: bool) -> None:
+def doctor(ctx: click.Context, profile: str | None, race: bool, as_json: bool) -> None:
     """Check every step of PROFILE's set-up; exit 1 when one failed, with its next step."""
-    from kit import doctor
+    from kit import doctor, link_race
 
-    findings = doctor.examine(profile)
+    if race:
+        click.echo(f"kit doctor: the race is a job; it costs {link_race.COST}", err=True)
+    findings = doctor.examine(profile, race)
     if as_json:
         click.echo(json.dumps([vars(finding) for finding in findings]))
     for finding in [] if as_json else findings:

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit import credentials, mlflow_client, settings, store, tracking
+from kit import credentials, link_race, mlflow_client, settings, store, tracking
 from kit.errors import CommandFailed, KitError, UsageError
 from kit.login import read_login
 from kit.profiles import Hpc
 from kit.settings import Settings
+from kit.slurm import Slurm
 from kit.ssh import SSHHost
 from kit.store_answers import Patience
 
 LIMIT_S = 30.0
+RACE_LIMIT_S = 180.0
 PROBE = "doctor/probe"
 # As in the batch script: a shell that is no login shell has no `module` of its own.
 LOAD = """\
@@ -47,19 +49,21 @@ class Warned(KitError):
     """A check that passed, with something that the person should know."""
 
 
-def examine(profile: str | None, limit_s: float = LIMIT_S) -> list[Finding]:
+def examine(profile: str | None, race: bool = False) -> list[Finding]:
     """Run every check of a profile; a profile that cannot be read is the only finding."""
     try:
         loaded = settings.load(profile)
     except KitError as err:
         return [_failed("profile", err, 0.0)]
-    return look(loaded, limit_s)
+    return look(loaded, RACE_LIMIT_S if race else LIMIT_S, race)
 
 
-def look(loaded: Settings, limit_s: float = LIMIT_S) -> list[Finding]:
-    """Run every check that these settings have something for, side by side."""
+def look(loaded: Settings, limit_s: float = LIMIT_S, race: bool = False) -> list[Finding]:
+    """Run every check these settings have something for, side by side; `race` costs a job."""
     found = [_profile(loaded)]
     checks = list(_checks(loaded))
+    if race and loaded.hpc is not None and not loaded.site.closed:
+        checks.append(("link primitive", lambda _: link_race.check(Slurm(*_host(loaded)))))
     results: dict[str, Finding] = {}
     threads = [
         threading.Thread(target=_run, args=(name, check, loaded, results), daemon=True)

@@ -4,10 +4,12 @@ Everything that the kit promises about a try rests on `ln -sT VALUE NAME` follow
 NAME`: one winner, and both sides agree who it is. `kit doctor` tries it where it matters.
 """
 
+import contextlib
 import re
+import secrets
 from dataclasses import dataclass, replace
 
-from kit.errors import DataError
+from kit.errors import DataError, KitError
 from kit.jobspec import JobSpec
 from kit.slurm import Slurm
 
@@ -28,7 +30,10 @@ for n in $(seq "$3"); do [ -e ready ] && break; sleep 0.05; done
 touch go; race login "$2"
 for n in $(seq "$3"); do [ -e seen ] && break; sleep 0.05; done
 echo "@job"; cat seen
+rm -f race-* ready go
 """
+ROUNDS = 200
+COST = "one core for some seconds, at most two minutes"
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,9 @@ class Race:
     disputed: tuple[int, ...]
 
 
-def race(slurm: Slurm, spec: JobSpec, token: str, rounds: int = 200, patience_s: int = 60) -> Race:
+def race(
+    slurm: Slurm, spec: JobSpec, token: str, rounds: int = ROUNDS, patience_s: int = 60
+) -> Race:
     """Run the race in the try of `token`; `spec` says where (its commands are replaced).
 
     Both sides must have won some links for the race to say something. Raises DataError when the
@@ -65,3 +72,28 @@ def race(slurm: Slurm, spec: JobSpec, token: str, rounds: int = 200, patience_s:
         n for n, pair in enumerate(zip(login, job, strict=True), 1) if len({*pair}) > 1
     )
     return Race(login.count("login"), job.count("job"), disputed)
+
+
+def check(slurm: Slurm) -> str:
+    """Run the race with a job on the profile's partition and say who won how many; it costs COST.
+
+    Raises DataError when the two sides disagree or never met, and what `race` raises; then
+    nothing of the job is left.
+    """
+    hpc, token = slurm.hpc, secrets.token_hex(6)
+    small = JobSpec("race", (), hpc.account, hpc.partition, memory="100M", time="00:02:00")
+    try:
+        found = race(slurm, small, token)
+    except KitError:
+        with contextlib.suppress(KitError):
+            slurm.cancel(token)
+        raise
+    tried = f"race for {ROUNDS} links in {hpc.project_dir} between login node and job"
+    got = f"login node won {found.login}, job {found.job}"
+    if found.disputed:
+        got = f"they disagree who won {len(found.disputed)} of them"
+        step = "set [hpc] project_dir to another file system: here a try could run twice"
+        raise DataError(tried, got, step)
+    if not (found.login and found.job):
+        raise DataError(tried, f"{got}: they never met", "run the race again")
+    return f"{got} of {ROUNDS} links, no dispute"

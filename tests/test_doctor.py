@@ -145,3 +145,14 @@ def test_the_command_prints_json_and_its_exit_code_tells(loaded):
     assert {row["state"] for row in json.loads(done.stdout)} == {"ok"}
     bad = subprocess.run([sys.executable, "-m", "kit", "doctor", "atlantis"], capture_output=True)
     assert bad.returncode == 1
+
+
+@pytest.mark.sandbox
+@pytest.mark.slow
+def test_the_race_is_run_on_request_and_its_cost_is_said(loaded):
+    argv = [sys.executable, "-m", "kit", "doctor", "--race", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    found = {row["name"]: row for row in json.loads(done.stdout)}
+    assert found["link primitive"]["state"] == "ok", found["link primitive"]
+    assert "no dispute" in found["link primitive"]["answer"]
+    assert "it costs one core" in done.stderr

@@ -5,10 +5,12 @@ import subprocess
 
 import pytest
 
+from kit import link_race
 from kit.errors import DataError
 from kit.host import LocalHost
 from kit.jobspec import JobSpec
-from kit.link_race import race
+from kit.link_race import Race, check, race
+from kit.profiles import Hpc
 
 pytestmark = pytest.mark.slow
 
@@ -20,8 +22,15 @@ class LocalJobs:
         self.place, self.path, self.starts = folder, path, starts
         self.host = LocalHost(prefix=("env", f"PATH={path}"))
 
+    @property
+    def hpc(self):
+        return Hpc(ssh_host="here", project_dir=str(self.place), partition="small")
+
     def folder(self, token):
         return str(self.place)
+
+    def cancel(self, token):
+        self.cancelled = token
 
     def submit(self, spec, token):
         if self.starts:
@@ -55,3 +64,28 @@ def test_a_file_system_where_the_later_link_wins_is_found_out(tmp_path):
 def test_a_job_that_does_not_start_is_an_error(tmp_path):
     with pytest.raises(DataError, match="race for links"):
         race(LocalJobs(tmp_path, starts=False), SPEC, "0123456789ab", rounds=3, patience_s=1)
+
+
+def test_a_check_says_who_won_and_leaves_no_links(tmp_path):
+    jobs = LocalJobs(tmp_path)
+    assert "of 200 links, no dispute" in check(jobs)
+    assert jobs.job.wait() == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["seen"]
+
+
+@pytest.mark.parametrize(
+    ("words", "won"),
+    [("disagree who won 2", Race(150, 50, (3, 7))), ("never met", Race(200, 0, ()))],
+)
+def test_a_file_system_that_cannot_be_trusted_fails_the_check(tmp_path, monkeypatch, words, won):
+    monkeypatch.setattr(link_race, "race", lambda *_: won)
+    with pytest.raises(DataError, match=words):
+        check(LocalJobs(tmp_path))
+
+
+def test_a_job_that_does_not_start_is_cancelled(tmp_path, monkeypatch):
+    jobs = LocalJobs(tmp_path)
+    monkeypatch.setattr(link_race, "race", lambda *_: (_ for _ in ()).throw(DataError("late")))
+    with pytest.raises(DataError, match="late"):
+        check(jobs)
+    assert len(jobs.cancelled) == 12
