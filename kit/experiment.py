@@ -8,7 +8,18 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from kit import fashion_mnist, plots, records, report, runlog, runs, settings, tracking, training
+from kit import (
+    credentials,
+    fashion_mnist,
+    plots,
+    records,
+    report,
+    runlog,
+    runs,
+    settings,
+    tracking,
+    training,
+)
 from kit.errors import UsageError
 from kit.hyperparameters import Hyperparameters
 from kit.records import Json, Timeline
@@ -79,6 +90,24 @@ def data_facts(data: fashion_mnist.Dataset) -> Json:
     """Give what a record says of the data: source, hashes, and the warning if there is one."""
     facts = {"title": data_title(data), "source": data.source, "hash": data.hash}
     return {**facts, "files": dict(data.files), "warning": data.warning}
+
+
+def credentials_table(
+    loaded: settings.Settings, job_end: float | None = None
+) -> "pandas.DataFrame":
+    """Obtain the profile's credentials; say what is valid until when, never the secrets.
+
+    With `job_end` (seconds since 1970) each is held against it.
+    """
+    import pandas
+
+    clock = credentials.clock(loaded)
+    rows = [credentials.texts(row) for row in clock]
+    if job_end is not None:
+        for row, each in zip(rows, clock, strict=True):
+            row["to the job's end"] = credentials.held_against(each, job_end)
+    names = [row.pop("what") for row in rows]
+    return pandas.DataFrame(rows, index=pandas.Index(names, name="what"))
 
 
 def show_images(work: Local) -> "Figure":

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from kit import cloud_run, credentials, experiment, fashion_mnist, plots, report, runs, settings
+from kit import cloud_run, experiment, fashion_mnist, plots, report, runs, settings
 from kit import store as stores
 from kit.cloud_run import Outcome
 from kit.experiment import too_early
@@ -66,10 +66,7 @@ def start_cloud(
 
 def show_credentials(work: Cloud) -> "pandas.DataFrame":
     """Obtain the credentials and say what is valid until when; never the secrets."""
-    import pandas
-
-    rows = [credentials.texts(row) for row in credentials.clock(work.run.settings)]
-    return pandas.DataFrame(rows).set_index("what")
+    return experiment.credentials_table(work.run.settings)
 
 
 def upload(work: Cloud) -> "pandas.DataFrame":

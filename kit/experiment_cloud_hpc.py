@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from kit import credentials, experiment, fashion_mnist, hpc_run, plan, plots, report, runs
+from kit import experiment, fashion_mnist, hpc_run, plan, plots, report, runs
 from kit import settings as profiles
 from kit import store as stores
 from kit.errors import UsageError
@@ -97,16 +97,10 @@ def show_credentials(work: CloudHpc) -> "pandas.DataFrame":
 
     Each is held against the end of the job's time limit, were it submitted now.
     """
-    import pandas
-
-    end = plan.end_of(work.run.settings, time.time())
-    rows = [
-        credentials.texts(row) | {"to the job's end": credentials.held_against(row, end)}
-        for row in credentials.clock(work.run.settings)
-    ]
     for store in (work.jobs.store, work.objects.store):
         store.ensure_bucket()
-    return pandas.DataFrame(rows).set_index("what")
+    end = plan.end_of(work.run.settings, time.time())
+    return experiment.credentials_table(work.run.settings, end)
 
 
 def show_pipeline(work: CloudHpc) -> PipelinePicture:

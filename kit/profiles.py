@@ -1,6 +1,7 @@
 """A site profile: what `env/sites/<name>.toml` may say, checked key by key.
 
-An unknown key is an error. Strings may start with `~` and may name `${KIT_SANDBOX_DIR}`.
+An unknown key is an error, and so is a text in <angle brackets>: it says what to fill in.
+Strings may start with `~` and may name `${KIT_SANDBOX_DIR}`.
 """
 
 import dataclasses
@@ -196,6 +197,8 @@ def _refuse_unknown(path: Path, section: str, table: dict[str, Any], known: list
 
 def _value(path: Path, section: str, key: str, hint: Any, value: Any) -> Any:
     origin = typing.get_origin(hint) or hint
+    if isinstance(value, str) and value.startswith("<") and value.endswith(">"):
+        raise UsageError(f"{path}: [{section}] {key} is not filled in", next_step=value[1:-1])
     if origin is tuple and isinstance(value, list):
         return tuple(str(item) for item in value)
     if origin is float and type(value) is int:

@@ -170,14 +170,15 @@ def install_command() -> None:
 
 
 @group.command("status")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: services, files.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: services, hpc, files.")
 @click.pass_context
 def status_command(ctx: click.Context, as_json: bool) -> None:
     """Ask each service; exit code 3 when one is down."""
     loaded = settings.load("sandbox")
     services = sandbox_services.status(loaded)
     if as_json:
-        table = {"services": [asdict(one) for one in services]}
+        site = asdict(loaded.hpc) if loaded.hpc else {}
+        table = {"services": [asdict(one) for one in services], "hpc": site}
         click.echo(json.dumps(table | {"files": sandbox_services.files(loaded.sandbox_dir)}))
     else:
         click.echo(render(services))

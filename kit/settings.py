@@ -51,10 +51,11 @@ def load(profile: str | None = None, environ: Mapping[str, str] = os.environ) ->
     name = profile or environ.get("KIT_PROFILE") or DEFAULT_PROFILE
     sandbox_dir = Path(environ.get("KIT_SANDBOX_DIR") or f"/var/tmp/kit-{os.getuid()}")  # noqa: S108 - checked for its owner before use; sockets need a short path
     names = {"KIT_SANDBOX_DIR": str(sandbox_dir)}
-    sections = profiles.read(_site_file(name), names)
+    own = _optional_path(environ.get("KIT_SITES_DIR"))
+    sections = profiles.read(_site_file(name, own), names)
     if sections["site"].alias_of:
         name = sections["site"].alias_of
-        sections = profiles.read(_site_file(name), names)
+        sections = profiles.read(_site_file(name, own), names)
     given = environ.get("KIT_ENV_FILE") or sections["site"].env_file
     return Settings(
         profile=name,
@@ -80,15 +81,21 @@ def _cache_dir(environ: Mapping[str, str]) -> Path:
     return Path(platformdirs.user_cache_dir("cloud-hpc-kit"))
 
 
-def profile_names() -> list[str]:
-    """Name the profiles that exist."""
-    return sorted(p.stem for p in SITES.glob("*.toml"))
+def profile_names(own: Path | None = None) -> list[str]:
+    """Name the profiles that exist, those in the person's `own` folder among them."""
+    return sorted(_profiles(own))
 
 
-def _site_file(name: str) -> Path:
-    if name not in profile_names():
+def _profiles(own: Path | None) -> dict[str, Path]:
+    """Find the files; one of the person's goes before one of that name that is shipped."""
+    return {p.stem: p for folder in (SITES, own) if folder for p in folder.glob("*.toml")}
+
+
+def _site_file(name: str, own: Path | None) -> Path:
+    files = _profiles(own)
+    if name not in files:
         raise UsageError(
             f"there is no profile {name!r}",
-            next_step=f"use one of: {', '.join(profile_names())} (KIT_PROFILE or --profile)",
+            next_step=f"use one of: {', '.join(sorted(files))} (KIT_PROFILE or --profile)",
         )
-    return SITES / f"{name}.toml"
+    return files[name]

@@ -1,5 +1,7 @@
 """Profiles and variables: good and bad."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -86,9 +88,55 @@ def test_a_profile_is_a_name_and_no_path(name):
         assert settings.load(name, {}).profile == "sandbox"
 
 
+TO_FILL_IN = ("slurm",)  # profiles that are no good before somebody has
+
+
 @pytest.mark.parametrize("name", settings.profile_names())
 def test_every_profile_that_is_shipped_can_be_read(name):
-    assert settings.load(name, {}).site.title
+    if name not in TO_FILL_IN:
+        assert settings.load(name, {}).site.title
+
+
+SIX = {
+    "store": {"url": "/srv/kit"},
+    "hpc": {
+        "ssh_host": "login",
+        "account": "",
+        "partition": "batch",
+        "project_dir": "/shared/kit",
+        "python": "/usr/bin/python3",
+    },
+}
+
+
+def test_an_own_slurm_needs_six_values_each_named_until_it_is_there(tmp_path):
+    path, text = tmp_path / "slurm.toml", (settings.SITES / "slurm.toml").read_text()
+    assert sum(line.count(' = "<') for line in text.splitlines()) == 6
+    environ = {"KIT_SITES_DIR": str(tmp_path)}
+    for section, values in SIX.items():
+        for key, value in values.items():
+            path.write_text(text)
+            with pytest.raises(UsageError) as caught:
+                settings.load("slurm", environ)
+            assert f"{path}: [{section}] {key} is not filled in" in str(caught.value)
+            assert caught.value.next_step
+            text = re.sub(f"^{key} = .*$", f"{key} = {value!r}", text, flags=re.MULTILINE)
+    path.write_text(text)
+    loaded = settings.load("slurm", environ)
+    assert (loaded.store.kind, loaded.store.url) == ("directory", "/srv/kit")
+    assert dataclasses.asdict(loaded.hpc).items() >= SIX["hpc"].items()
+    assert (loaded.store.auth_url, loaded.cloud) == ("", None)
+
+
+def test_a_profile_of_ones_own_is_found_beside_the_shipped_ones(tmp_path):
+    (tmp_path / "mine.toml").write_text("[site]\nname = 'mine'\ntitle = 'Mine'\n")
+    environ = {"KIT_SITES_DIR": str(tmp_path)}
+    assert settings.load("mine", environ).site.title == "Mine"
+    assert settings.load("sandbox", environ).site.name == "sandbox"
+    assert "mine" in settings.profile_names(tmp_path)
+    with pytest.raises(UsageError, match="there is no profile 'other'") as caught:
+        settings.load("other", environ)
+    assert "mine" in caught.value.next_step
 
 
 def test_the_variables_win_over_the_defaults(tmp_path):

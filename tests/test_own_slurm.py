@@ -1,0 +1,84 @@
+"""A Slurm of one's own without any cloud: profile `slurm`, filled in with the sandbox's Slurm."""
+
+import contextlib
+import re
+import secrets
+from pathlib import Path
+
+import pytest
+from idx_files import real_or_stand_in, small_data_dir
+
+from kit import experiment_cloud_hpc, settings, training
+from kit.errors import NoSuchBucket
+from kit.hyperparameters import Hyperparameters
+from kit.records import read_json
+from kit.store import bucket_name, open_store
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
+# Beside the six values: where the sandbox keeps its ssh config and its modules.
+MORE = ("ssh_config", "modules", "module_init", "module_path")
+
+
+def filled_in(hpc, folder: Path) -> str:
+    """The shipped profile with the six values from `kit sandbox status --json`."""
+    text = (settings.SITES / "slurm.toml").read_text()
+    six = {"url": str(folder)} | {
+        key: hpc[key] for key in ("ssh_host", "account", "partition", "project_dir", "python")
+    }
+    for key, value in six.items():
+        text, found = re.subn(f'^{key} = "<.*$', f"{key} = {value!r}", text, flags=re.MULTILINE)
+        assert found == 1, f"{key} is not to be filled in once"
+    assert ' = "<' not in text
+    more = "".join(f"{key} = {hpc[key]!r}\n" for key in MORE)
+    return text.replace("poll_floor_s = 5\n", f"poll_floor_s = 1\n{more}")
+
+
+@pytest.fixture
+def own(sandbox, tmp_path, monkeypatch):
+    sites = tmp_path / "sites"
+    sites.mkdir()
+    (sites / "slurm.toml").write_text(filled_in(sandbox["hpc"], tmp_path / "store"))
+    monkeypatch.setenv("KIT_SITES_DIR", str(sites))
+    monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path / "results"))
+    monkeypatch.setenv("KIT_DATA_DIR", str(small_data_dir(tmp_path / "data")))
+    monkeypatch.setenv("KIT_ENV_FILE", str(tmp_path / "no-login"))
+    for name in ("CSC_USERNAME", "CSC_PASSWORD", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def asked_of_the_cloud():
+    """What Keystone and the gateway have logged."""
+    folder = settings.load("sandbox").sandbox_dir / "log"
+    return [(folder / name).read_bytes() for name in ("keystone.out", "rgw.out")]
+
+
+def test_the_experiment_runs_to_a_result_with_two_workers_and_asks_no_cloud(own):
+    before = asked_of_the_cloud()
+    hp = {"epochs": 2, "seed": secrets.randbelow(2**31)}  # no run that the site knows already
+    work = experiment_cloud_hpc.start_cloud_hpc(
+        "slurm", True, True, (0.0, 0.0, 0.0), False, workers=2, **hp
+    )
+    assert list(experiment_cloud_hpc.show_credentials(work).index) == []
+    said = experiment_cloud_hpc.run_pipeline(work)
+    record = experiment_cloud_hpc.finish(work)
+    assert asked_of_the_cloud() == before
+    assert "COMPLETED" in said
+    here = training.train(
+        real_or_stand_in(), Hyperparameters(**hp), progress=lambda _: None, workers=2
+    )
+    measured = training.evaluate(here.model, real_or_stand_in(), Hyperparameters(**hp))
+    assert record["performance"] == measured.performance
+    assert work.outcome.trained["workers"] == 2
+    assert work.outcome.trained["slurm"]["nodes"] == 2
+    metrics = own / "results/slurm/cloud-hpc/artifacts/cloud-hpc-metrics-2.json"
+    assert read_json(metrics)["accuracy"] == measured.performance["accuracy"]
+    assert record["tracking"]["state"] == "logged"
+
+
+def test_the_cloud_would_have_been_seen_in_those_logs(sandbox):
+    before, loaded = asked_of_the_cloud(), settings.load("sandbox")
+    with contextlib.suppress(NoSuchBucket):
+        list(open_store(loaded, bucket_name(loaded, "no-such")).list())
+    after = asked_of_the_cloud()
+    assert [new != old for new, old in zip(after, before, strict=True)] == [True, True]
