@@ -18,6 +18,7 @@ class _LazyGroup(click.Group):
     """Commands that live in the file they are about, imported when asked for."""
 
     lazy: ClassVar[dict[str, str]] = {
+        "bill": "kit.result_commands:bill_command",
         "cancel": "kit.commands:cancel_command",
         "jobs": "kit.commands:jobs_command",
         "logs": "kit.commands:logs_command",
@@ -50,13 +51,20 @@ def cli() -> None:
 @click.option("--profile", help="The site profile (default: KIT_PROFILE, else sandbox).")
 @click.option("--fresh", is_flag=True, help="Compute everything, also what an open run has done.")
 @click.option("--repeat", default=1, type=click.IntRange(1), help="So many runs, one by one.")
+@click.option("--budget", default="", metavar="BU", help="Refuse a run that may cost more.")
 def run(
-    target: str, pairs: tuple[tuple[str, str], ...], profile: str | None, fresh: bool, repeat: int
+    target: str,
+    pairs: tuple[tuple[str, str], ...],
+    profile: str | None,
+    fresh: bool,
+    repeat: int,
+    budget: str,
 ) -> None:
     """Run the notebook of TARGET and keep what it made under results/."""
-    from kit import notebooks, reproduce, settings
+    from kit import notebooks, reproduce, run_bill, settings
 
     loaded = settings.load(profile)
+    run_bill.refuse_over(loaded, target, budget)
     values = notebooks.parse(pairs) | ({"fresh": True} if fresh else {})
     for number in range(1, repeat + 1):
         click.echo(

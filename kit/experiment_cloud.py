@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from kit import cloud_run, experiment, fashion_mnist, plots, report, runs, settings
+from kit import cloud_run, experiment, fashion_mnist, plots, report, run_bill, runs, settings
 from kit import store as stores
 from kit.cloud_run import Outcome
 from kit.experiment import too_early
@@ -54,6 +54,7 @@ def start_cloud(
     `Hyperparameters`. Raises UsageError, DataError, Busy as `experiment.start_local` does.
     """
     loaded = settings.load(profile)
+    run_bill.refuse_over(loaded, "cloud")
     chosen, least = Hyperparameters(**values), Gates(*gates)  # type: ignore[arg-type]
     timeline = Timeline()
     with timeline.span("data"):
@@ -172,6 +173,7 @@ def finish(work: Cloud) -> Json:
     facts = {"data": experiment.data_facts(work.data), "figures": figures}
     facts |= {"performance": outcome.performance, "tracking": outcome.mlflow}
     facts |= {"gates": outcome.evaluated["gates"], "pipeline": outcome.seconds()}
+    facts = run_bill.keep(run, facts, stores.open_store(run.settings, work.bucket))
     return run.finish({METRICS: "cloud-metrics.json", TIMES: "pipeline_data.json"}, facts)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from kit import experiment, fashion_mnist, hpc_run, plan, plots, report, runs
+from kit import experiment, fashion_mnist, hpc_run, plan, plots, report, run_bill, runs
 from kit import settings as profiles
 from kit import store as stores
 from kit.errors import UsageError
@@ -78,6 +78,7 @@ def start_cloud_hpc(
     if loaded.hpc is None or loaded.site.closed:
         got = loaded.site.closed or "it has no section [hpc]"
         raise UsageError(f"train on the site of {profile}", got, "use another profile")
+    run_bill.refuse_over(loaded, "cloud-hpc")
     chosen, least = Hyperparameters(**values), Gates(*gates)  # type: ignore[arg-type]
     timeline = Timeline()
     with timeline.span("data"):
@@ -216,6 +217,7 @@ def finish(work: CloudHpc) -> Json:
     facts |= {"performance": performance, "tracking": outcome.evaluated["mlflow"]}
     facts |= {"gates": outcome.evaluated["gates"], "pipeline": outcome.seconds()}
     facts |= {"slurm": outcome.trained["slurm"], "site": outcome.trained["site"]}
+    facts = run_bill.keep(run, facts, work.objects.store)
     return run.finish({published[name]: names[name] for name in published}, facts)
 
 

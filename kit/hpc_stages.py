@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kit import fashion_mnist, records, settings
-from kit.errors import DataError
+from kit.errors import DataError, KitError
 from kit.gates import Gates, GatesNotPassed
 from kit.hpc_follow import follow
 from kit.hpc_log import run_log
@@ -25,6 +25,7 @@ from kit.hyperparameters import Hyperparameters
 from kit.jobs import Jobs, Request
 from kit.profiles import Cloud
 from kit.records import Json
+from kit.run_bill import job_units
 from kit.settings import Settings
 from kit.stage_store import StageStore
 from kit.store import open_store
@@ -164,7 +165,10 @@ def _evaluate(
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         for name in ("model.safetensors", "predictions.npy"):
             (Path(folder) / name).write_bytes(objects.get(before["objects"][name]))
-        run = run_log(objects.run_id, before, record, losses, Path(folder))
+        units = None
+        with contextlib.suppress(KitError):  # no rate: the run has no price, and is logged
+            units = job_units(chosen, objects.get(before["objects"]["sacct.txt"]).decode())
+        run = run_log(objects.run_id, before, record, losses, Path(folder), units)
         record["mlflow"] = dataclasses.asdict(tracking_for(chosen, "cloud").log(run))
     log.info("mlflow: %s %s", record["mlflow"]["state"], record["mlflow"]["reason"])
     times = records.time_record(EVALUATE, start, time.time())

@@ -7,7 +7,7 @@ where there is one, is read from its file.
 import shlex
 from dataclasses import dataclass
 
-from kit import credentials, jobspec, ray_job
+from kit import bill_tables, credentials, jobspec, ray_job
 from kit.credentials import held_against
 from kit.errors import UsageError
 from kit.hyperparameters import Hyperparameters
@@ -71,11 +71,13 @@ def sections(loaded: Settings, target: str, now: float) -> list[tuple[str, str]]
         got, step = "it has no section [store]", "use another profile"
         raise UsageError(f"plan {target} on {loaded.profile}", got, step)
     if target == "cloud":
-        return [("what would happen", _cloud(loaded))]
+        price = bill_tables.estimate_text(loaded, target)
+        return [("what would happen", _cloud(loaded)), ("bill", price)]
     job = batch(loaded, EXAMPLE)
     return [
         ("what would happen", _cloud_hpc(loaded)),
         ("estimate", _estimate(job.spec)),
+        ("bill", bill_tables.estimate_text(loaded, target)),
         ("credentials", _credentials(loaded, now)),
         ("submitted with", shlex.join(job.argv)),
         ("batch script", job.script),

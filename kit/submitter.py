@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from kit import hpc_env, ray_job
+from kit import hpc_env, ray_job, run_bill
 from kit.collect import Collector, digest_of
-from kit.errors import CommandFailed, DataError, KitError, NoSuchBucket, NoSuchObject
+from kit.errors import CommandFailed, DataError, KitError, NoSuchBucket, NoSuchObject, UsageError
 from kit.fate import JobStatus
 from kit.jobs import Jobs, Request, RunState, Standing, token
 from kit.profiles import Hpc
@@ -94,12 +94,13 @@ class Submitter:
             request = self.jobs.request(run)
             if self.settings.site.closed:
                 raise DataError("submit", self.settings.site.closed)
+            run_bill.afford(self.settings, self.slurm.host)
             if request.workers > (most := self.hpc.nodes * self.hpc.cpus):
                 got = f"the profile asks for {most} CPUs, one a worker"
                 raise DataError(f"train with {request.workers} workers", got)
         except NoSuchObject:
             return
-        except DataError as err:
+        except (DataError, UsageError) as err:
             log.info("%s is refused: %s", run, err.got)
             self.jobs.write(run, "refused", {"why": str(err)})
             return

@@ -18,14 +18,13 @@ FOR_TESTS = ("test", "debug", "gputest", "dev-g")  # sites ask not to work on th
 
 @dataclass(frozen=True)
 class Used:
-    """What a job asked for, worked and needed: cores and GiB are sums over its nodes."""
+    """What a job held (`load`), asked for, worked and needed, summed over its nodes."""
 
     load: Load
     asked_cores: int
     asked_gib: Decimal
     worked_seconds: Decimal
     needed_gib: Decimal
-    reserved_cores: int = 0
 
     @property
     def needed_cores(self) -> int:
@@ -101,7 +100,7 @@ def _holds(partition: Partition, load: Load, whole: bool) -> bool:
 
 def sentences(job: Used, cost: Line, offers: Sequence[Offer]) -> list[str]:
     """Say what was held and not used, and the one change that would have saved most."""
-    held = job.reserved_cores or job.asked_cores
+    held = job.load.cores
     told = []
     if job.load.seconds and held:
         share = 100 * job.worked_seconds / (job.load.seconds * held)

@@ -13,12 +13,11 @@ SITES = [settings.load(name, {}) for name in ("mahti-2024", "roihu", "lumi", "sa
 # The article's job: 417 s on 2 nodes, 2 cores and 20 GiB asked for, 310.966 s of CPU time worked,
 # 2.21 GiB used, 512 hardware threads reserved.
 ARTICLE = waste.Used(
-    Load("medium", Decimal(417), 2, 2, Decimal(20)),
+    Load("medium", Decimal(417), 2, 512, Decimal(20)),
     2,
     Decimal(20),
     Decimal("310.966"),
     Decimal("2.21"),
-    512,
 )
 
 

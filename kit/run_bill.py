@@ -1,0 +1,151 @@
+"""The bill of a run from what its folder holds, the estimate before it, and both as tables.
+
+Rates are the profile's; usage is sacct's raw text (`sacct.txt`), seff's figure stands beside it.
+"""
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from kit import billing, records, reserved, usage
+from kit.billing import Bill, Line, money
+from kit.errors import DataError, KitError, UsageError
+from kit.host import Host
+from kit.objects import ObjectStore
+from kit.records import Json
+from kit.runs import Run
+from kit.settings import Settings
+from kit.slurm_text import read_account
+from kit.usage import Usage
+
+if TYPE_CHECKING:
+    pass
+
+
+def usages(loaded: Settings, sacct_text: str) -> list[Usage]:
+    """Read every life of every job of a raw sacct listing."""
+    zone = ZoneInfo(loaded.hpc.timezone if loaded.hpc else "UTC")
+    return [usage.usage_of(life) for life in usage.lives(read_account(sacct_text, zone))]
+
+
+def make(
+    loaded: Settings, pipeline_s: float = 0, stored: int = 0, sacct_text: str = "", seff: str = ""
+) -> Bill:
+    """Price a run: what sacct lists, the VM for the pipeline's time, the bytes it stored."""
+    if not loaded.rates:
+        return Bill((), seff=seff)
+    jobs = usages(loaded, sacct_text) if sacct_text else []
+    if sacct_text and not jobs:
+        raise DataError("price a run", "its sacct.txt lists no job", "fetch the run again")
+    lines = billing.actual(loaded, jobs)
+    duration = Decimal(str(pipeline_s))
+    if not pipeline_s:
+        return Bill(tuple(lines), seff=seff)
+    lines += billing.cloud_lines(loaded, duration)
+    if stored and "storage" in loaded.rates:
+        lines.append(billing.storage_line(loaded, stored, duration))
+    return Bill(tuple(lines), tuple(billing.cloud_lines(loaded, duration, started=True)), seff)
+
+
+def of_run(loaded: Settings, run: Json) -> Bill:
+    """Price a run of the history by today's profile. A file that is missing costs its lines."""
+    sacct = loaded.profile_dir / "runs" / str(run["run"]) / "sacct.txt"
+    figures, slurm = run.get("figures", {}), run.get("slurm", {})
+    return make(
+        loaded,
+        figures.get("pipeline_s", 0) if run["target"] != "local" else 0,
+        int(run.get("stored_bytes", 0)),
+        sacct.read_text(encoding="utf-8") if sacct.exists() else "",
+        str(slurm.get("seff", {}).get("Non-Interactive BUs", "")),
+    )
+
+
+def figures(bill: Bill) -> dict[str, float]:
+    """Give the article's three rows: Slurm, VM and address, and both rounded and added up.
+
+    Only this sum adds two kinds, because the article's table does; storage is not in it.
+    """
+    sums = billing.totals(bill.lines)
+    cloud = money(sums.pop("Cloud BU", Decimal(0)))
+    sums.pop("Storage BU", None)
+    found = {"cloud_bu": float(cloud)}
+    if sums:
+        slurm = money(sum(sums.values(), Decimal(0)))
+        return {"slurm_bu": float(slurm), **found, "total_bu": float(slurm + cloud)}
+    return {**found, "total_bu": float(cloud)}
+
+
+def keep(run: Run, facts: Json, store: ObjectStore) -> Json:
+    """Write the bill of a run that is done into its folder; give its facts with the figures.
+
+    What it keeps in the store counts. A run is not lost for a price: where there is none, `bill`
+    says why.
+    """
+    keys = f"data/{facts['data']['hash']}", f"runs/{run.id}/"
+    count = sum(each.size for prefix in keys for each in store.list(prefix))
+    facts = {**facts, "stored_bytes": count}
+    try:
+        bill = of_run(run.settings, {"run": run.id, "target": run.target, **facts})
+    except KitError as err:
+        return {**facts, "bill": {"problem": str(err)}}
+    run.save("bill.json", bill.as_json())
+    merged = facts["figures"] | (figures(bill) if bill.lines else {})
+    return {**facts, "figures": merged, "bill": bill.as_json()["totals"]}
+
+
+def job_units(loaded: Settings, sacct_text: str) -> float:
+    """Give the units that the jobs of a listing cost, for MLflow's `billing-units`."""
+    lines = billing.actual(loaded, usages(loaded, sacct_text))
+    return float(money(sum((line.bu for line in lines), Decimal(0))))
+
+
+def estimate(loaded: Settings, target: str, pipeline_s: float | None = None) -> Bill:
+    """Price a run before it starts, at most: the job to its time limit, the VM as long.
+
+    `pipeline_s` is the time that the VM is counted for, where earlier runs tell it.
+    """
+    if target == "local" or not loaded.rates:
+        return Bill(())
+    lines: list[Line] = []
+    duration = Decimal(str(pipeline_s or 0))
+    if target == "cloud-hpc" and loaded.hpc is not None:
+        load = reserved.asked(reserved.planned(loaded.hpc))
+        lines += billing.job_lines(loaded, load, "job, to its time limit")
+        duration = duration or load.seconds
+    lines += billing.cloud_lines(loaded, duration or billing.HOUR)
+    return Bill(tuple(lines), tuple(billing.cloud_lines(loaded, duration or billing.HOUR, True)))
+
+
+def refuse_over(loaded: Settings, target: str, limit: str = "") -> Bill:
+    """Estimate a run and refuse it (UsageError): a closed site, or over what is allowed.
+
+    `limit` (BU of any kind) replaces the profile's [budget] for this run.
+    """
+    if loaded.site.closed and target != "local":
+        raise UsageError(f"run {target} on {loaded.profile}", loaded.site.closed,
+                         "use another profile")  # fmt: skip
+    bill = estimate(loaded, target)
+    billing.within(loaded, bill.lines, {"any": limit} if limit else loaded.budget)
+    return bill
+
+
+def afford(loaded: Settings, host: Host) -> None:
+    """Refuse a job (UsageError) over the profile's [budget] or what the project has left.
+
+    What is left is asked of `csc-projects`; a site without it is taken at its [budget].
+    """
+    if loaded.budget and loaded.hpc is not None:
+        lines = refuse_over(loaded, "cloud-hpc").lines
+        argv = ["csc-projects", "-p", loaded.hpc.account]
+        billing.within(loaded, lines, billing.left(host.run(argv, check=False, repeat=True).out))
+
+
+def find(loaded: Settings, run_id: str) -> Json:
+    """Find a run of the history. Raises UsageError that names the newest ones."""
+    history, _ = records.read_history(loaded.profile_dir / "history.jsonl")
+    for run in reversed(history):
+        if run["run"] == run_id:
+            return run
+    newest = ", ".join(str(run["run"]) for run in history[-3:]) or "no finished run"
+    raise UsageError(f"profile {loaded.profile} has no finished run {run_id!r}",
+                     f"the newest: {newest}", "kit bill lists them")  # fmt: skip
