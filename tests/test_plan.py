@@ -4,10 +4,11 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from kit import plan, settings
+from kit import credentials, experiment_cloud_hpc, plan, settings
 from kit.errors import UsageError
 from kit.jobs import Request
 from kit.profiles import Site
@@ -60,6 +61,20 @@ def test_the_script_is_the_one_that_a_request_gives(loaded):
 def test_the_certificate_is_held_against_the_end_of_the_job(loaded, monkeypatch, left, words):
     monkeypatch.setattr(SSHHost, "valid_until", lambda _: None if left is None else NOW + left)
     assert words in text(loaded, "cloud-hpc")
+
+
+def test_the_notebook_holds_every_credential_against_the_end_of_the_job(loaded, monkeypatch):
+    token = credentials.Credential("token", NOW + 60, 60.0, "by itself")
+    monkeypatch.setattr(credentials, "clock", lambda _: [token, replace(token, valid_until=None)])
+    monkeypatch.setattr("time.time", lambda: NOW)
+    made = []
+    opened = SimpleNamespace(store=SimpleNamespace(ensure_bucket=lambda: made.append(1)))
+    run = SimpleNamespace(settings=loaded)
+    work = SimpleNamespace(run=run, jobs=opened, objects=opened)
+    short, endless = experiment_cloud_hpc.show_credentials(work)["to the job's end"]
+    assert short.startswith("ends 14 min too early")
+    assert short.endswith("renewed by itself")
+    assert (endless, len(made)) == ("lasts", 2)
 
 
 def test_a_profile_that_cannot_do_it_is_refused_with_the_reason(loaded):

@@ -8,7 +8,8 @@ import json
 import pytest
 from submitter_world import DATA, RUN, World
 
-from kit.errors import KitError, StoreUnavailable, Unreachable
+from kit import hpc_follow
+from kit.errors import CredentialExpired, KitError, StoreUnavailable, Unreachable
 from kit.jobs import Request, RunState, token
 from kit.submitter import TRIES
 
@@ -254,19 +255,27 @@ def test_a_site_that_is_cut_off_changes_nothing(world, when, nth):
     assert len(world.site.bodies) == 1
 
 
-def test_a_site_that_is_away_is_told_and_waited_for(world):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (Unreachable("reach x by ssh", "connection refused"), "connection refused"),
+        (CredentialExpired("the certificate ended", "denied", "csc_cert.py"), "csc_cert.py"),
+    ],
+)
+def test_a_site_that_is_away_or_wants_a_new_certificate_is_told_and_waited_for(world, error, words):
     world.ask()
     submitter = world.submitter()
     submitter.once()
     host, run = world.hosts[-1], world.hosts[-1].run
 
     def away(*args, **kwargs):
-        raise Unreachable("reach x by ssh", "connection refused")
+        raise error
 
     host.run = away
     for _ in range(3):
         submitter.once()
-    assert "connection refused" in world.jobs.read(RUN, "progress")["why"]
+    assert words in hpc_follow._sentence(world.jobs.read(RUN, "progress"))
+    assert words in world.jobs.read(RUN, "progress")["why"]
     assert world.jobs.standing(RUN).state is RunState.SUBMITTED
     host.run = run
     assert world.until_finished(submitter).state is RunState.DONE
