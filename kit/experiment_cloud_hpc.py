@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 from kit import experiment, fashion_mnist, hpc_run, plan, plots, report, run_bill, runs
 from kit import settings as profiles
 from kit import store as stores
-from kit.errors import UsageError
+from kit.errors import KitError, UsageError
 from kit.experiment import too_early
 from kit.experiment_cloud import _live
 from kit.gates import Gates
 from kit.hpc_run import Outcome
 from kit.hyperparameters import Hyperparameters
-from kit.jobs import Jobs, Request, RunState
-from kit.kfp_log import ComponentState
+from kit.hpc_follow import sentence
+from kit.jobs import Jobs, Request, RunState, write_request
+from kit.kfp_log import RUNNING, ComponentState
+from kit.kfp_runner import States
 from kit.pipeline_picture import PipelinePicture, live_picture
 from kit.records import Json, Timeline
 from kit.stage_store import StageStore
@@ -58,7 +60,8 @@ class CloudHpc:
         if hpc is None:
             return "no site"
         use = "uses the environment that is there" if self.request.configured else "makes its own"
-        return f"site: {hpc.ssh_host}, {hpc.nodes} x {hpc.partition}, account {hpc.account}; {use}"
+        place = f"{hpc.ssh_host}, {hpc.nodes} x {hpc.partition}, account {hpc.account}"
+        return f"site: {place}; {use}; progress by the object store, no tunnel"
 
 
 def start_cloud_hpc(
@@ -109,6 +112,11 @@ def show_pipeline(work: CloudHpc) -> PipelinePicture:
     return live_picture(FLOWS, [ComponentState(name) for name in hpc_run.COMPONENTS])
 
 
+def show_request(work: CloudHpc) -> str:
+    """Give the request that the pipeline will put into the store: all that the site is told."""
+    return write_request(work.request).decode()
+
+
 def show_script(work: CloudHpc) -> str:
     """Give the batch script that the site will run, with example paths."""
     return plan.batch(work.run.settings, work.request).script
@@ -130,12 +138,26 @@ def run_pipeline(work: CloudHpc) -> str:
             work.objects,
             arguments,
             run.folder,
-            lambda states: show(live_picture(FLOWS, states)),
+            lambda states: show(live_picture(FLOWS, states, note=_standing(work, states))),
         )
     slurm, gates = work.outcome.trained["slurm"], work.outcome.evaluated["gates"]
     passed = "passed: the model is registered" if gates["passed"] else "; ".join(gates["missed"])
     job = f"job {slurm['job']['id']} {slurm['job']['state']}"
     return f"pipeline {work.outcome.pipeline_s:.1f} s; {job}; gates {passed}"
+
+
+def _standing(work: CloudHpc, states: States) -> str:
+    """Say how the run stands on the site while its training component runs."""
+    if [each.state for each in states if each.name == hpc_run.TRAIN] != [RUNNING]:
+        return ""
+    try:
+        progress = work.jobs.read(work.run.id, "progress")
+    except KitError as err:
+        return str(err)
+    if progress is None:
+        return "waiting for a submitter"
+    job = f"job {progress['job']}: " if progress.get("job") else ""
+    return f"{job}{sentence(progress)}; last seen {time.time() - progress['seen']:.0f} s ago"
 
 
 @contextlib.contextmanager
@@ -222,8 +244,9 @@ def finish(work: CloudHpc) -> Json:
 
 
 def compare(work: CloudHpc) -> "pandas.DataFrame":
-    """Put this run beside the article's cloud-hpc column."""
-    return experiment.beside_article(work.run.settings, "cloud-hpc", "article cloud-hpc-1")
+    """Put this run beside the article's column: 1 unconfigured, 2 configured."""
+    name = report.column_of("cloud-hpc", work.run.parameters)
+    return experiment.beside_article(work.run.settings, name, f"article {name}")
 
 
 def show_timeline(work: CloudHpc) -> "Figure":

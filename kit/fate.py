@@ -47,6 +47,7 @@ class JobStatus:
     seen: bool = False
     missing_s: float = 0
     last_seen: float | None = None
+    nodes: tuple[str, ...] = ()
 
     @property
     def succeeded(self) -> bool:
@@ -107,7 +108,8 @@ def from_queue(found: Try, rows: Sequence[QueueRow] | str) -> tuple[str, JobStat
         return job_id, _unknown(found, job_id, f"squeue names a state {row.word!r}, not known")
     reason = why(row.reason) if row.reason not in ("", "None") else row.state.when
     start = None if row.state is JobState.PENDING else row.start
-    return job_id, _status(found, job_id, row.state, reason, start=start)
+    status = _status(found, job_id, row.state, reason, start=start)
+    return job_id, replace(status, nodes=row.nodes)
 
 
 def from_account(

@@ -48,7 +48,7 @@ def follow(
             state = jobs.standing(run).state
             if state.finished:
                 return _finished(jobs, run)
-            text = _sentence(jobs.read(run, "progress") or {}) or state.when
+            text = sentence(jobs.read(run, "progress") or {}) or state.when
         except StoreUnavailable as err:
             text = f"the store does not answer: {err.got}"
         if text != said:
@@ -78,9 +78,13 @@ def _finished(jobs: Jobs, run: str) -> Json:
     raise TrainingFailed(tried, got, step, left.get("traceback", ""), ended.get("log", ""))
 
 
-def _sentence(progress: Json) -> str:
-    """Say how a run stands, for a person."""
-    now = progress.get("training") or {}
-    if now:
-        return f"epoch {now['epoch']}/{now['epochs']}, loss {now['loss']:.4f}"
-    return f"{progress.get('state', '')}: {progress.get('why', '')}".strip(": ")
+def sentence(progress: Json) -> str:
+    """Say how a run stands, for a person: queued because, running where, which epoch."""
+    state, why = progress.get("state", ""), progress.get("why", "")
+    told = f"{state}: {why}".strip(": ")
+    if state == "PENDING":
+        told = f"queued: {why}"
+    elif state == "RUNNING" and progress.get("nodes"):
+        told = f"on {','.join(progress['nodes'])}"
+    now = progress.get("training")
+    return f"epoch {now['epoch']}/{now['epochs']}, loss {now['loss']:.3f}, {told}" if now else told

@@ -18,15 +18,18 @@ class PipelinePicture:
     """Components in a row; `flows` names what goes in, between them, and comes out at the end.
 
     `flows` is one longer than `states`. `now` is the time (epoch seconds) of the picture.
+    `note` stands below it.
     """
 
     states: Sequence[ComponentState]
     flows: Sequence[str]
     now: float
+    note: str = ""
 
     def __str__(self) -> str:
         """Give one line for a terminal."""
-        return " | ".join(f"{state.name}: {self._status(state)}" for state in self.states)
+        parts = [f"{state.name}: {self._status(state)}" for state in self.states]
+        return " | ".join([*parts, *([self.note] if self.note else [])])
 
     def _repr_html_(self) -> str:
         """Give the picture (SVG); text in it is escaped, whatever a component printed."""
@@ -34,7 +37,9 @@ class PipelinePicture:
         parts = [self._flow(number, text) for number, text in enumerate(self.flows)]
         parts += [self._box(number, state) for number, state in enumerate(self.states)]
         size = f"width='100%' style='max-width:{width}px' viewBox='0 0 {width} {_HEIGHT}'"
-        return f"<svg xmlns='http://www.w3.org/2000/svg' role='img' {size}>{''.join(parts)}</svg>"
+        note = f"<p>{escape(self.note)}</p>" if self.note else ""
+        svg = "<svg xmlns='http://www.w3.org/2000/svg' role='img'"
+        return f"{svg} {size}>{''.join(parts)}</svg>{note}"
 
     def _status(self, state: ComponentState) -> str:
         if state.state == PENDING:
@@ -72,10 +77,13 @@ class PipelinePicture:
 
 
 def live_picture(
-    flows: Sequence[str], states: Sequence[ComponentState], now: float | None = None
+    flows: Sequence[str],
+    states: Sequence[ComponentState],
+    now: float | None = None,
+    note: str = "",
 ) -> PipelinePicture:
     """Give the picture of this moment."""
-    return PipelinePicture(states, flows, time.time() if now is None else now)
+    return PipelinePicture(states, flows, time.time() if now is None else now, note)
 
 
 def _short(text: str, length: int) -> str:

@@ -138,8 +138,8 @@ def columns(settings: Settings) -> tuple[dict[str, Column], list[str]]:
     """Build the table: column title -> row label -> text, and what could not be read."""
     table = {f"article {name}": _published(figures) for name, figures in article().items()}
     history, problems = records.read_history(settings.profile_dir / "history.jsonl")
-    for target, runs in _newest_groups(history).items():
-        table[f"{target} (new)"] = _measured(target, runs)
+    for name, runs in _newest_groups(history).items():
+        table[f"{name} (new)"] = _measured(runs)
     return table, problems
 
 
@@ -149,23 +149,34 @@ def _published(figures: Json) -> Column:
 
 
 def _newest_groups(history: Iterable[Json]) -> dict[str, list[Json]]:
-    """Give for each target the runs that share parameters and data with its newest run."""
+    """Give for each column the runs that share parameters and data with its newest run."""
     groups: dict[str, dict[str, list[Json]]] = {}
     for run in history:
         kind = json.dumps([run["parameters"], run.get("data", {}).get("hash")], sort_keys=True)
-        kinds = groups.setdefault(run["target"], {})
+        kinds = groups.setdefault(column_of(run["target"], run["parameters"]), {})
         kinds[kind] = [*kinds.pop(kind, []), run]  # the kind of the newest run stands last
-    return {target: list(kinds.values())[-1] for target, kinds in groups.items()}
+    return {name: list(groups[name].values())[-1] for name in sorted(groups, key=_place)}
 
 
-def _measured(target: str, runs: list[Json]) -> Column:
+def column_of(target: str, parameters: Json) -> str:
+    """Name the article's column of a run: cloud-hpc has 1, unconfigured, and 2, configured."""
+    if target != "cloud-hpc":
+        return target
+    return f"{target}-{2 if parameters['configured'] else 1}"
+
+
+def _place(name: str) -> int:
+    return list(article()).index(name)
+
+
+def _measured(runs: list[Json]) -> Column:
     column = {}
     for label, (key, digits) in ROWS.items():
         values = [run["figures"][key] for run in runs if key in run.get("figures", {})]
         column[label] = _spread(values, digits)
-    notebook = NOTEBOOKS / f"{target}.ipynb"
-    column["rows of notebook code"] = _number(notebook_rows(notebook), 0)
     newest = runs[-1]
+    notebook = NOTEBOOKS / f"{newest['target']}.ipynb"
+    column["rows of notebook code"] = _number(notebook_rows(notebook), 0)
     column["data"] = newest.get("data", {}).get("title", "not recorded")
     column["runs"] = str(len(runs))
     host = newest.get("host", {})

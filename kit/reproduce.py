@@ -12,28 +12,33 @@ from kit.errors import KitError, UsageError
 from kit.settings import Settings
 
 Say = Callable[[str], None]
-# notebook -> whether it needs the sandbox's services
-ORDER = {"local": False, "cloud": True, "cloud-hpc": True, "Notebook_Size_Comparison": False}
+# notebook, its parameters, whether it needs the sandbox's services
+ORDER: tuple[tuple[str, dict[str, object], bool], ...] = (
+    ("local", {}, False),
+    ("cloud", {}, True),
+    ("cloud-hpc", {"configured": False}, True),
+    ("cloud-hpc", {"configured": True}, True),
+    ("Notebook_Size_Comparison", {}, False),
+)
 
 
 def reproduce(settings: Settings, say: Say) -> int:
     """Run everything; give the exit code: 1 in CI when something had to be left out."""
     reason = _sandbox(settings, say)
     left_out = []
-    for name, needs_sandbox in ORDER.items():
-        if not (notebooks.NOTEBOOKS / f"{name}.ipynb").exists():
-            continue
+    for name, values, needs_sandbox in ORDER:
+        told = ", ".join([name, *(f"{key} = {value}" for key, value in values.items())])
         if needs_sandbox and reason is not None:
-            left_out.append(name)
+            left_out.append(told)
             continue
-        say(f"running the notebook {name} …")
-        say(summary(notebooks.run(settings, name, {})))
+        say(f"running the notebook {told} …")
+        say(summary(notebooks.run(settings, name, values)))
     table, problems = report.columns(settings)
     for line in [report.render(table, "table"), *problems]:
         say(line)
     if reason is None:
         return 0
-    say(f"\nNot run: {', '.join(left_out) or 'the sandbox'}\n{reason}")
+    say(f"\nNot run: {'; '.join(left_out) or 'the sandbox'}\n{reason}")
     return 1 if os.environ.get("CI") else 0
 
 

@@ -19,9 +19,11 @@ from kit.profiles import Hpc
 from kit.records import Json, sha256_of
 from kit.settings import Settings
 from kit.slurm import Slurm
+from kit.slurm_values import JobState
 from kit.stage_store import StageStore
 from kit.store import ObjectStore
 
+SHOW_S = 10.0  # progress is written anew after so long, so that "last seen" is true
 TRIES = 5  # of one run without anybody's word, all but the last without work done
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class Submitter:
     ) -> None:
         self.settings, self.slurm, self.jobs, self.data = profile, slurm, jobs, data
         self.step = step
-        self._shown: dict[str, str] = {}
+        self._shown: dict[str, tuple[str, float]] = {}
         self._asked_at = 0.0
 
     @property
@@ -179,7 +181,8 @@ class Submitter:
         if not status.done:
             training = self.slurm.logs(status.token, name="progress.json")[0]
             shown = {"state": status.state.name, "why": status.why, "job": status.job_id}
-            self._show(standing.run, {**shown, "training": json.loads(training or "null")})
+            shown |= {"nodes": list(status.nodes), "training": json.loads(training or "null")}
+            self._show(standing.run, shown)
             return
         again = not status.worked or standing.number <= self.hpc.retries
         if not status.manifest and again and standing.number < TRIES:
@@ -206,11 +209,19 @@ class Submitter:
         log.info("%s is done", standing.run)
 
     def _show(self, run: str, content: Json) -> None:
-        """Publish a run's progress when it is another than before."""
-        shown = digest_of(content)
-        if self._shown.get(run) != shown:
-            self.jobs.write(run, "progress", {**content, "seen": self.slurm.clock()})
-            self._shown[run] = shown
+        """Publish a run's progress when it is another than before, and now and then unchanged.
+
+        Without contact everything stays as it was last seen, but the state and its reason.
+        """
+        shown, now = digest_of(content), self.slurm.clock()
+        last, at = self._shown.get(run, ("", 0.0))
+        if shown == last and now - at < SHOW_S:
+            return
+        before: Json = {"seen": now}
+        if content["state"] == JobState.UNKNOWN.name:
+            before = self.jobs.read(run, "progress") or {}
+        self.jobs.write(run, "progress", {**before, **content})
+        self._shown[run] = shown, now
 
 
 def _refusal(name: str, err: CommandFailed) -> Json:

@@ -28,12 +28,12 @@ def loaded(tmp_path, monkeypatch):
     return settings.load("sandbox")
 
 
-def add(loaded, run, training_s, epochs=5, data="d1"):
+def add(loaded, run, training_s, epochs=5, data="d1", **more):
     loaded.profile_dir.mkdir(parents=True, exist_ok=True)
     line = {
         "run": run,
-        "target": "local",
-        "parameters": {"epochs": epochs, "threads": 1},
+        "target": run.rsplit("-", 2)[0],
+        "parameters": {"epochs": epochs, "threads": 1, **more},
         "data": {"hash": data, "title": f"title {data}"},
         "figures": {"training_s": training_s, "accuracy": training_s / 100, "total_bu": 0},
         "host": {"cpu": "A CPU"},
@@ -90,6 +90,20 @@ def test_runs_with_other_parameters_or_data_are_not_mixed(loaded):
     assert (column["runs"], column["data"], column["training s"]) == ("1", "title d2", "20.00")
     add(loaded, "local-a-2", 70.0)
     assert report.columns(loaded)[0]["local (new)"]["training s"] == "60.00 [50.00 to 70.00]"
+
+
+def test_unconfigured_and_configured_runs_have_a_column_each_beside_the_articles(loaded):
+    add(loaded, "cloud-hpc-b-1", 30.0, configured=True)
+    add(loaded, "cloud-hpc-a-1", 20.0, configured=False)
+    add(loaded, "local-a-1", 50.0)
+    table, _ = report.columns(loaded)
+    new = {title: column["training s"] for title, column in table.items() if "(new)" in title}
+    assert new == {
+        "local (new)": "50.00",
+        "cloud-hpc-1 (new)": "20.00",
+        "cloud-hpc-2 (new)": "30.00",
+    }
+    assert list(new) == ["local (new)", "cloud-hpc-1 (new)", "cloud-hpc-2 (new)"]
 
 
 def test_a_damaged_history_line_is_told_and_costs_only_itself(loaded):

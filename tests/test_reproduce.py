@@ -10,10 +10,12 @@ NEEDS = UsageError("packages are missing", "slurmctld", "sudo kit sandbox instal
 
 @pytest.fixture
 def ran(tmp_path, monkeypatch):
-    """The names of the notebooks that were run; nothing is executed."""
+    """The notebooks that were run, with their parameters; nothing is executed."""
     names = []
     monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
-    monkeypatch.setattr(notebooks, "run", lambda _settings, name, _values: names.append(name))
+    monkeypatch.setattr(
+        notebooks, "run", lambda _settings, name, values: names.append((name, values))
+    )
     monkeypatch.setattr(sandbox, "up", lambda _settings, _say: None)
     return names
 
@@ -26,9 +28,13 @@ def test_every_notebook_is_run_in_order_and_the_table_ends_it(ran, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
     said = []
     assert run(said) == 0
-    here = [name for name in reproduce.ORDER if (notebooks.NOTEBOOKS / f"{name}.ipynb").exists()]
-    assert ran == here
-    assert {"local", "Notebook_Size_Comparison"} <= set(ran)
+    assert ran == [
+        ("local", {}),
+        ("cloud", {}),
+        ("cloud-hpc", {"configured": False}),
+        ("cloud-hpc", {"configured": True}),
+        ("Notebook_Size_Comparison", {}),
+    ]
     assert "training s" in said[-1]
 
 
@@ -43,8 +49,8 @@ def test_without_the_sandboxs_packages_the_rest_runs_and_the_command_is_named(
     monkeypatch.setenv("CI", ci)
     said = []
     assert run(said) == code
-    assert ran == ["local", "Notebook_Size_Comparison"]
-    assert "Not run: " in said[-1]
+    assert [name for name, _ in ran] == ["local", "Notebook_Size_Comparison"]
+    assert "Not run: cloud; cloud-hpc, configured = False; cloud-hpc, configured = T" in said[-1]
     assert "sudo kit sandbox install" in said[-1]
 
 

@@ -4,15 +4,17 @@ import dataclasses
 import hashlib
 import itertools
 import json
+from itertools import pairwise
 
 import pytest
 from submitter_world import DATA, RUN, World
 
-from kit import hpc_follow
 from kit.errors import CredentialExpired, KitError, StoreUnavailable, Unreachable
+from kit.hpc_follow import sentence
 from kit.jobs import Request, RunState, token
 from kit.submitter import TRIES
 
+TRAINING = {"epoch": 3, "epochs": 5, "loss": 0.53123}
 STEPS = ("listed", "staged", "sent", "recorded", "asked", "collected", "cancelled")
 
 
@@ -272,13 +274,54 @@ def test_a_site_that_is_away_or_wants_a_new_certificate_is_told_and_waited_for(w
         raise error
 
     host.run = away
+    before = world.jobs.read(RUN, "progress")
     for _ in range(3):
         submitter.once()
-    assert words in hpc_follow._sentence(world.jobs.read(RUN, "progress"))
-    assert words in world.jobs.read(RUN, "progress")["why"]
+    shown = world.jobs.read(RUN, "progress")
+    assert words in shown["why"]
+    assert words in sentence(shown)
+    assert shown["state"] == "UNKNOWN"
+    assert {name: shown.get(name) for name in ("seen", "job", "nodes")} == {
+        name: before.get(name) for name in ("seen", "job", "nodes")
+    }
     assert world.jobs.standing(RUN).state is RunState.SUBMITTED
     host.run = run
     assert world.until_finished(submitter).state is RunState.DONE
+
+
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        ({}, ""),
+        ({"state": "STAGING", "why": "inputs are copied"}, "STAGING: inputs are copied"),
+        ({"state": "PENDING", "why": "too few nodes are free"}, "queued: too few nodes are free"),
+        ({"state": "RUNNING", "why": "it works", "nodes": []}, "RUNNING: it works"),
+        ({"state": "RUNNING", "why": "it works", "nodes": ["c1", "c2"]}, "on c1,c2"),
+        (
+            {"state": "RUNNING", "why": "", "nodes": ["c1"], "training": TRAINING},
+            "epoch 3/5, loss 0.531, on c1",
+        ),
+        (
+            {"state": "UNKNOWN", "why": "no answer", "nodes": ["c1"], "training": TRAINING},
+            "epoch 3/5, loss 0.531, UNKNOWN: no answer",
+        ),
+    ],
+)
+def test_how_a_run_stands_is_told_in_a_sentence(progress, text):
+    assert sentence(progress) == text
+
+
+def test_progress_is_written_anew_now_and_then_so_that_last_seen_is_true(world):
+    world.ask()
+    submitter = world.submitter()
+    seen = []
+    for _ in range(30):
+        submitter.once()
+        seen.append((world.jobs.read(RUN, "progress") or {}).get("seen"))
+        world.site.now += 1
+    distinct = sorted({each for each in seen if each})
+    assert 3 <= len(distinct) <= 5  # 30 s, of which the first pass takes none
+    assert {later - sooner for sooner, later in pairwise(distinct[1:])} == {10}
 
 
 def test_a_store_that_is_away_while_the_job_ends_loses_nothing(world):
