@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from kit import experiment, fashion_mnist, hpc_run, plan, plots, report, run_bill, runs
 from kit import settings as profiles
 from kit import store as stores
-from kit.errors import KitError, UsageError
+from kit.errors import UsageError
 from kit.experiment import too_early
 from kit.experiment_cloud import _live
 from kit.gates import Gates
+from kit.hpc_follow import last_seen
 from kit.hpc_run import Outcome
+from kit.hpc_stages import TRAIN
 from kit.hyperparameters import Hyperparameters
-from kit.hpc_follow import sentence
 from kit.jobs import Jobs, Request, RunState, write_request
 from kit.kfp_log import RUNNING, ComponentState
 from kit.kfp_runner import States
@@ -148,16 +149,8 @@ def run_pipeline(work: CloudHpc) -> str:
 
 def _standing(work: CloudHpc, states: States) -> str:
     """Say how the run stands on the site while its training component runs."""
-    if [each.state for each in states if each.name == hpc_run.TRAIN] != [RUNNING]:
-        return ""
-    try:
-        progress = work.jobs.read(work.run.id, "progress")
-    except KitError as err:
-        return str(err)
-    if progress is None:
-        return "waiting for a submitter"
-    job = f"job {progress['job']}: " if progress.get("job") else ""
-    return f"{job}{sentence(progress)}; last seen {time.time() - progress['seen']:.0f} s ago"
+    running = [each.name for each in states if each.state == RUNNING]
+    return last_seen(work.jobs, work.run.id) if running == [TRAIN] else ""
 
 
 @contextlib.contextmanager

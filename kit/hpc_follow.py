@@ -78,6 +78,19 @@ def _finished(jobs: Jobs, run: str) -> Json:
     raise TrainingFailed(tried, got, step, left.get("traceback", ""), ended.get("log", ""))
 
 
+def last_seen(jobs: Jobs, run: str, clock: Callable[[], float] = time.time) -> str:
+    """Say how a run stands and how long ago that was seen."""
+    try:
+        progress = jobs.read(run, "progress")
+    except KitError as err:
+        return str(err)
+    if progress is None:
+        return "no submitter has seen the request yet"
+    job = f"job {progress['job']}: " if progress.get("job") else ""
+    ago = clock() - progress.get("seen", clock())
+    return f"{job}{sentence(progress)}; last seen {max(0.0, ago):.0f} s ago"
+
+
 def sentence(progress: Json) -> str:
     """Say how a run stands, for a person: queued because, running where, which epoch."""
     state, why = progress.get("state", ""), progress.get("why", "")

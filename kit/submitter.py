@@ -181,8 +181,8 @@ class Submitter:
         if not status.done:
             training = self.slurm.logs(status.token, name="progress.json")[0]
             shown = {"state": status.state.name, "why": status.why, "job": status.job_id}
-            shown |= {"nodes": list(status.nodes), "training": json.loads(training or "null")}
-            self._show(standing.run, shown)
+            more = {"nodes": list(status.nodes), "training": json.loads(training or "null")}
+            self._show(standing.run, {**shown, **more})
             return
         again = not status.worked or standing.number <= self.hpc.retries
         if not status.manifest and again and standing.number < TRIES:

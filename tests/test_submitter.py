@@ -10,7 +10,7 @@ import pytest
 from submitter_world import DATA, RUN, World
 
 from kit.errors import CredentialExpired, KitError, StoreUnavailable, Unreachable
-from kit.hpc_follow import sentence
+from kit.hpc_follow import last_seen, sentence
 from kit.jobs import Request, RunState, token
 from kit.submitter import TRIES
 
@@ -309,6 +309,15 @@ def test_a_site_that_is_away_or_wants_a_new_certificate_is_told_and_waited_for(w
 )
 def test_how_a_run_stands_is_told_in_a_sentence(progress, text):
     assert sentence(progress) == text
+
+
+def test_how_long_ago_a_run_was_seen_stands_beside_how_it_stands(world):
+    assert last_seen(world.jobs, RUN) == "no submitter has seen the request yet"
+    known = {"state": "RUNNING", "why": "", "nodes": ["c1"], "job": "7", "seen": 100.0}
+    world.jobs.write(RUN, "progress", known)
+    assert last_seen(world.jobs, RUN, lambda: 107.0) == "job 7: on c1; last seen 7 s ago"
+    world.jobs.store.away = StoreUnavailable("ask the store", "503")
+    assert "503" in last_seen(world.jobs, RUN)
 
 
 def test_progress_is_written_anew_now_and_then_so_that_last_seen_is_true(world):
