@@ -23,6 +23,7 @@ class _LazyGroup(click.Group):
         "jobs": "kit.commands:jobs_command",
         "logs": "kit.commands:logs_command",
         "plan": "kit.commands:plan_command",
+        "submitter": "kit.commands:submitter_group",
         "sandbox": "kit.sandbox:group",
     }
 

@@ -1,4 +1,4 @@
-"""The commands about runs on a site: `kit plan`, `kit jobs`, `kit logs`, `kit cancel`."""
+"""The commands about a site: `kit plan|jobs|logs|cancel|submitter|envs`."""
 
 import json
 import sys
@@ -74,3 +74,40 @@ def cancel_command(run: str, profile: str | None) -> None:
     from kit import watch
 
     watch.cancel(watch.opened(profile, run), run, click.echo)
+
+
+@click.group("submitter", invoke_without_command=True)
+@PROFILE
+@click.option("--once", is_flag=True, help="Do one pass and end; no face.")
+@click.option("--address", default="127.0.0.1", help="Where its face listens.", show_default=True)
+@click.option("--port", default=6600, type=click.IntRange(1, 65535), show_default=True)
+@click.pass_context
+def submitter_group(
+    ctx: click.Context, profile: str | None, once: bool, address: str, port: int
+) -> None:
+    """Be the submitter of a profile: see requests, have the site work, publish results."""
+    if ctx.invoked_subcommand:
+        return
+    from kit import submitter_loop
+
+    with submitter_loop.opened(profile) as (loaded, submitter):
+        if once:
+            stood = submitter.once().values()
+            done = sum(each.state.finished for each in stood)
+            click.echo(f"{len(stood)} runs, {done} of them finished before this pass", err=True)
+            return
+        from kit import services
+
+        app = services.face(submitter, services.face_token(loaded))
+        with services.served(app, address, port):
+            token = services.default_token(loaded)
+            click.echo(f"face: http://{address}:{port}/runs, token in {token}", err=True)
+            submitter_loop.run(submitter)
+
+
+@submitter_group.command("template")
+def template_command() -> None:
+    """Print an empty compose-secrets.json with every key explained."""
+    from kit import compose_secrets
+
+    click.echo(compose_secrets.template(), nl=False)

@@ -1,5 +1,6 @@
 """The submitter as a process of its own: `python -m kit.submitter_loop PROFILE`."""
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -7,7 +8,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kit import compose_secrets, settings
@@ -50,11 +51,12 @@ def run(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
         time.sleep(pause * (1 + 0.1 * random.random()))  # noqa: S311 - no secret
 
 
-def main(profile: str) -> None:
-    """Be the submitter of a profile as long as the process that started this one lives."""
+@contextlib.contextmanager
+def opened(profile: str | None) -> Iterator[tuple[Settings, Submitter]]:
+    """Open the submitter of a profile, with the login of KIT_COMPOSE_SECRETS where that is set."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("kit").setLevel(logging.INFO)
-    parent, chosen = os.getppid(), settings.load(profile)
+    chosen = settings.load(profile)
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         if (given := os.environ.get("KIT_COMPOSE_SECRETS")) and chosen.hpc:
             config = Path(folder) / "config"
@@ -62,7 +64,14 @@ def main(profile: str) -> None:
             config.write_text(compose_secrets.ssh_config(platforms, chosen.profile))
             hpc = dataclasses.replace(chosen.hpc, ssh_host=chosen.profile, ssh_config=str(config))
             chosen = dataclasses.replace(chosen, hpc=hpc)
-        run(submitter_for(chosen), lambda: os.getppid() != parent)
+        yield chosen, submitter_for(chosen)
+
+
+def main(profile: str) -> None:
+    """Be the submitter of a profile as long as the process that started this one lives."""
+    parent = os.getppid()
+    with opened(profile) as (_, submitter):
+        run(submitter, lambda: os.getppid() != parent)
 
 
 if __name__ == "__main__":

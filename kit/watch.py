@@ -102,7 +102,7 @@ def follow(
             standing = submitter.jobs.standing(run)
             offset, number = (offset if standing.number == number else 0), standing.number
             if standing.state.finished and not offset:
-                return _kept(submitter, standing, write)
+                return kept(submitter, standing, write)
             if standing.state is RunState.REQUESTED:
                 text = f"try {number} is not submitted yet: a submitter must be running"
             else:
@@ -135,7 +135,7 @@ def _grown(submitter: Submitter, name: str, offset: int, write: Callable[[bytes]
         write(chunk)
 
 
-def _kept(submitter: Submitter, standing: Standing, write: Callable[[bytes], object]) -> bool:
+def kept(submitter: Submitter, standing: Standing, write: Callable[[bytes], object]) -> bool:
     """Write what the store has kept of a finished run's log: whole, or the end of a failed one."""
     jobs, run = submitter.jobs, standing.run
     if standing.state is RunState.DONE:
