@@ -20,6 +20,7 @@ class _LazyGroup(click.Group):
     lazy: ClassVar[dict[str, str]] = {
         "bill": "kit.result_commands:bill_command",
         "cancel": "kit.commands:cancel_command",
+        "envs": "kit.commands:envs_group",
         "jobs": "kit.commands:jobs_command",
         "logs": "kit.commands:logs_command",
         "plan": "kit.commands:plan_command",

@@ -111,3 +111,41 @@ def template_command() -> None:
     from kit import compose_secrets
 
     click.echo(compose_secrets.template(), nl=False)
+
+
+@click.group("envs")
+@PROFILE
+@click.pass_context
+def envs_group(ctx: click.Context, profile: str | None) -> None:
+    """List and remove the Python environments on a profile's site."""
+    ctx.obj = profile
+
+
+@envs_group.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.pass_obj
+def envs_ls(profile: str | None, as_json: bool) -> None:
+    """List them: name, whether new runs find it, MB, when made."""
+    from kit import hpc_env, watch
+
+    slurm = watch.opened(profile).slurm
+    rows = hpc_env.listed(slurm.host, slurm.hpc)
+    if as_json:
+        click.echo(json.dumps([vars(row) for row in rows]))
+    for row in [] if as_json else rows:
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.made))
+        use = "published" if row.published else f"of try {row.token or '?'}"
+        click.echo(f"{row.name}  {row.megabytes:>6} MB  {made}  {use}")
+
+
+@envs_group.command("rm")
+@click.argument("names", nargs=-1)
+@click.pass_obj
+def envs_rm(profile: str | None, names: tuple[str, ...]) -> None:
+    """Remove NAMES, or all that are not published; what an open run may use stays."""
+    from kit import hpc_env, watch
+
+    submitter = watch.opened(profile)
+    slurm = submitter.slurm
+    for name in hpc_env.remove(slurm.host, slurm.hpc, submitter.jobs.open_tokens(), names):
+        click.echo(f"removed {name}")

@@ -8,8 +8,9 @@ Tried with pip 23.0 (Python 3.11).
 """
 
 import json
+import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,36 +65,38 @@ environment() {
 }
 """
 
-# $1 project folder, then tokens of open tries: remove what no link and no open try uses.
-CLEAN = r"""
-cd "$1/kit/venvs" 2>/dev/null || exit 0; shift
-for made in *.*; do
-    key=${made%%.*}
-    [ -d "$made" ] && [ "$(readlink "$key")" != "$made" ] || continue
-    case " $* " in *" $(cat "$made/.try" 2>/dev/null) "*) continue ;; esac
-    rm -rf "$made" && echo "$made"
-done
-"""
-
-# $1 project folder: every environment as `name|published or not|MB|seconds since 1970`.
+# $1 project folder: each environment as `name|published or private|MB|seconds since 1970|try`.
 LIST = r"""
 cd "$1/kit/venvs" 2>/dev/null || exit 0
 for made in *.*; do
     [ -d "$made" ] || continue
     [ "$(readlink "${made%%.*}")" = "$made" ] && use=published || use=private
-    echo "$made|$use|$(du -sm "$made" | cut -f1)|$(stat -c %Y "$made")"
+    token=$(cat "$made/.try" 2>/dev/null)
+    echo "$made|$use|$(du -sm "$made" | cut -f1)|$(stat -c %Y "$made")|$token"
 done
 """
+
+# $1 project folder, then names: remove these environments, the links to them first.
+REMOVE = r"""
+cd "$1/kit/venvs" || exit; shift
+for made; do
+    key=${made%%.*}
+    [ "$(readlink "$key")" != "$made" ] || rm -f "$key"
+    rm -rf "$made" && echo "$made"
+done
+"""
+NAME = re.compile("[0-9a-f]{12}[.][0-9a-f-]{36}")
 
 
 @dataclass(frozen=True)
 class Made:
-    """One environment on the site: folder name, whether new runs find it, MB, when made."""
+    """One environment on the site; new runs find a published one, `token` is the try it is of."""
 
     name: str
     published: bool
     megabytes: int
     made: float
+    token: str
 
 
 def pins(names: Path = NAMES, lock: Path = LOCK) -> str:
@@ -164,15 +167,36 @@ def make(
 
 def listed(host: Host, hpc: Hpc) -> list[Made]:
     """List the environments on the site."""
-    out = host.run(["bash", "-c", LIST, "bash", hpc.project_dir], repeat=True).out
-    rows = [line.split("|") for line in out.splitlines() if line.count("|") == 3]
-    return [Made(name, use == "published", int(mb), float(at)) for name, use, mb, at in rows]
+    out = host.run(["bash", "-c", LIST, "bash", hpc.project_dir], timeout=600, repeat=True).out
+    rows = [line.split("|") for line in out.splitlines() if line.count("|") == 4]
+    return [
+        Made(name, use == "published", int(mb), float(at), token)
+        for name, use, mb, at, token in rows
+        if NAME.fullmatch(name)
+    ]
 
 
-def clean(host: Host, hpc: Hpc, open_tokens: list[str]) -> list[str]:
-    """Remove private environments that no open try uses; give their names."""
-    argv = ["bash", "-c", CLEAN, "bash", hpc.project_dir, *open_tokens]
-    return host.run(argv, timeout=300, repeat=True).out.splitlines()
+def remove(
+    host: Host, hpc: Hpc, open_tokens: Collection[str], names: Collection[str] = ()
+) -> list[str]:
+    """Remove these environments, without `names` every private one; give what was removed.
+
+    One of an open try stays, and as long as there is any, so does what is published. Raises
+    UsageError for a name that may not go, before anything is removed.
+    """
+    found = {made.name: made for made in listed(host, hpc)}
+    for name in names:
+        if name not in found:
+            raise UsageError(f"there is no environment {name[:80]!r}", next_step="kit envs ls")
+        if found[name].token in open_tokens or (found[name].published and open_tokens):
+            got = f"an open run may use it, one of {len(open_tokens)}"
+            raise UsageError(f"{name} is in use", got, "wait for its end, or `kit cancel` it")
+    unused = [m.name for m in found.values() if not m.published and m.token not in open_tokens]
+    chosen = list(names) or unused
+    if not chosen:
+        return []
+    argv = ["bash", "-c", REMOVE, "bash", hpc.project_dir, *chosen]
+    return host.run(argv, timeout=600, repeat=True).out.splitlines()
 
 
 def _modules(hpc: Hpc) -> list[str]:

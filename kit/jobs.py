@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kit import records
-from kit.errors import DataError, NoSuchObject, UsageError
+from kit.errors import DataError, NoSuchBucket, NoSuchObject, UsageError
 from kit.hyperparameters import Hyperparameters
 from kit.records import SCHEMA, Json, dumps
 
@@ -171,6 +171,14 @@ class Jobs:
     def standings(self) -> dict[str, Standing]:
         """Say how every run stands: one listing."""
         return fold(each.key for each in self.store.list("runs/"))
+
+    def open_tokens(self) -> list[str]:
+        """Name the tries that may be on the site: of each open run its last one and the next."""
+        try:
+            found = [each for each in self.standings().values() if not each.state.finished]
+        except NoSuchBucket:  # nobody has asked for anything yet
+            return []
+        return [token(each.run, each.number + more) for each in found for more in (0, 1)]
 
     def standing(self, run: str) -> Standing:
         """Say how one run stands."""

@@ -1,17 +1,21 @@
 """The environment on the HPC side: found, made, published once, removed only when unused."""
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
 from importlib.metadata import requires
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from kit import hpc_env
+from kit import hpc_env, watch
+from kit.commands import envs_group
 from kit.errors import CommandFailed, DataError, UsageError
 from kit.host import LocalHost
 from kit.profiles import Hpc
@@ -113,21 +117,74 @@ def test_two_builders_at_once_end_with_one_published(site, tmp_path):
     assert [str(path) for path in folders] == list(found)
 
 
-def test_cleaning_removes_what_no_link_and_no_open_run_uses(site):
+def test_removing_takes_what_no_link_and_no_open_run_uses(site):
     host = LocalHost()
     published, *_ = make(site)
     used, *_ = make(site, configured=False, token="aaaaaaaaaaaa")
     left, *_ = make(site, configured=False, token="bbbbbbbbbbbb")
-    assert hpc_env.clean(host, site, ["aaaaaaaaaaaa"]) == [Path(left).name]
+    assert hpc_env.remove(host, site, ["aaaaaaaaaaaa"]) == [Path(left).name]
     assert Path(published).exists()
     assert Path(used).exists()
     names = {made.name: made.published for made in hpc_env.listed(host, site)}
     assert names == {Path(published).name: True, Path(used).name: False}
 
 
-def test_nothing_to_list_or_to_clean_on_a_new_site(site):
+def test_what_an_open_run_may_use_is_not_removed_by_name_either(site):
+    host, open_token = LocalHost(), "aaaaaaaaaaaa"
+    published, own = make(site)[0], make(site, configured=False, token=open_token)[0]
+    left = make(site, configured=False, token="bbbbbbbbbbbb")[0]
+    for name in (published, own):
+        with pytest.raises(UsageError, match="is in use"):
+            hpc_env.remove(host, site, [open_token], [Path(left).name, Path(name).name])
+    assert len(hpc_env.listed(host, site)) == 3
+    assert hpc_env.remove(host, site, [], [Path(published).name]) == [Path(published).name]
+    again, private, _ = make(site)
+    assert again != published
+    assert not private
+
+
+@pytest.mark.parametrize("name", ["", "..", "../tries", "x; touch /tmp/x", "0123456789ab.x"])
+def test_only_an_environment_is_removed(site, name):
+    make(site)
+    with pytest.raises(UsageError, match="there is no environment"):
+        hpc_env.remove(LocalHost(), site, [], [name])
+    assert len(hpc_env.listed(LocalHost(), site)) == 1
+
+
+def test_a_broken_off_environment_is_listed_as_private_and_removed(site, monkeypatch):
+    monkeypatch.setenv("BROKEN", "1")
+    with pytest.raises(DataError):
+        make(site)
+    (left,) = hpc_env.listed(LocalHost(), site)
+    assert (left.published, left.token) == (False, TOKEN)
+    assert hpc_env.remove(LocalHost(), site, [TOKEN]) == []
+    assert hpc_env.remove(LocalHost(), site, []) == [left.name]
+
+
+def test_the_commands_list_and_remove_and_leave_what_is_open(site, monkeypatch):
+    published = Path(make(site)[0]).name
+    own = Path(make(site, configured=False, token="aaaaaaaaaaaa")[0]).name
+    left = Path(make(site, configured=False, token="bbbbbbbbbbbb")[0]).name
+    jobs = SimpleNamespace(open_tokens=lambda: ["aaaaaaaaaaaa"])
+    slurm = SimpleNamespace(host=LocalHost(), hpc=site)
+    opened = SimpleNamespace(jobs=jobs, slurm=slurm)
+    monkeypatch.setattr(watch, "opened", lambda *_: opened)
+
+    def kit(*words):
+        return CliRunner().invoke(envs_group, words)
+
+    lines = kit("ls").output.splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted([published, own, left])
+    assert [line.endswith("published") for line in lines].count(True) == 1
+    assert len(json.loads(kit("ls", "--json").output)) == 3
+    assert isinstance(kit("rm", own).exception, UsageError)
+    assert kit("rm").output == f"removed {left}\n"
+    assert len(json.loads(kit("ls", "--json").output)) == 2
+
+
+def test_nothing_to_list_or_to_remove_on_a_new_site(site):
     assert hpc_env.listed(LocalHost(), site) == []
-    assert hpc_env.clean(LocalHost(), site, []) == []
+    assert hpc_env.remove(LocalHost(), site, []) == []
 
 
 def test_a_modules_packages_come_behind_the_environments_own(site, monkeypatch):

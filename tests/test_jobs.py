@@ -170,6 +170,17 @@ def test_each_try_has_a_token_of_its_own():
     assert token(RUN, 1) == token(RUN, 1)
 
 
+def test_the_tries_of_open_runs_and_their_next_ones_are_open():
+    jobs = Jobs(MemoryStore())
+    assert jobs.open_tokens() == []
+    jobs.ask(Request(RUN, HASH))
+    done = RUN[:-1] + "2"
+    jobs.ask(Request(done, HASH))
+    jobs.write(done, "result", {})
+    jobs.write(RUN, "try-3/submitted", {})
+    assert jobs.open_tokens() == [token(RUN, 3), token(RUN, 4)]
+
+
 def test_asking_twice_writes_one_request():
     jobs = Jobs(MemoryStore())
     request = Request(RUN, HASH)
