@@ -1,17 +1,26 @@
 """A Slurm of one's own without any cloud: profile `slurm`, filled in with the sandbox's Slurm."""
 
 import contextlib
+import json
+import os
 import re
 import secrets
+import subprocess
+import sys
+import time
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from idx_files import real_or_stand_in, small_data_dir
 
-from kit import experiment_cloud_hpc, settings, training
+from kit import experiment_cloud_hpc, ray_cluster, settings, training
 from kit.errors import NoSuchBucket
 from kit.hyperparameters import Hyperparameters
+from kit.jobs import Jobs
+from kit.jobs import Request as JobRequest
 from kit.records import read_json
+from kit.stage_store import StageStore
 from kit.store import bucket_name, open_store
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -45,6 +54,13 @@ def own(sandbox, tmp_path, monkeypatch):
     for name in ("CSC_USERNAME", "CSC_PASSWORD", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+def until(done, seconds, pause=0.1):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, f"not after {seconds} s"
+        time.sleep(pause)
 
 
 def asked_of_the_cloud():
@@ -82,3 +98,42 @@ def test_the_cloud_would_have_been_seen_in_those_logs(sandbox):
         list(open_store(loaded, bucket_name(loaded, "no-such")).list())
     after = asked_of_the_cloud()
     assert [new != old for new, old in zip(after, before, strict=True)] == [True, True]
+
+
+def test_the_submitter_as_a_process_sees_a_request_at_once_and_its_face_tells_to_the_end(own):
+    loaded = settings.load("slurm")
+    jobs, data = (
+        open_store(loaded, bucket_name(loaded, role)) for role in ("submitter", "pipeline")
+    )
+    token, port = own / "token", ray_cluster.free_ports("127.0.0.1", 1)[0]
+    token.write_text(secrets.token_hex(16))
+    token.chmod(0o600)
+    environ = {**os.environ, "KIT_FACE_TOKEN": str(token)}
+    argv = [sys.executable, "-m", "kit", "submitter", "--profile", "slurm", "--port", str(port)]
+
+    def face(path):
+        headers = {"Authorization": f"Bearer {token.read_text()}"}
+        with urlopen(Request(f"http://127.0.0.1:{port}{path}", headers=headers)) as answer:
+            return json.loads(answer.read())
+
+    with subprocess.Popen(argv, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert f"127.0.0.1:{port}/runs" in process.stderr.readline()
+            jobs.ensure_bucket()
+            data.ensure_bucket()
+            images = real_or_stand_in()
+            StageStore(data, "any").put_data(images)
+            assert face("/runs") == []
+            run = f"cloud-hpc-{secrets.token_hex(6)}-1"
+            Jobs(jobs).ask(JobRequest(run, images.hash, True, Hyperparameters(epochs=2)))
+            until(lambda: face(f"/runs/{run}")["progress"], 30)
+            until(lambda: face(f"/runs/{run}")["finished"], 120, 0.5)
+            told, log = face(f"/runs/{run}"), face(f"/runs/{run}/log")
+            assert (told["state"], told["ended"]["job"]["state"]) == ("DONE", "COMPLETED")
+            assert "the driver ended: SUCCEEDED" in log["text"].replace("JobStatus.", "")
+            assert token.read_text() not in json.dumps([told, log])
+        finally:
+            process.terminate()
+            said = process.communicate()[1]
+    assert token.read_text() not in said
+    assert "is done" in said
