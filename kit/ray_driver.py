@@ -70,11 +70,11 @@ def share(task: Json, vectors: Any, order: Any) -> Any:
     """Do another worker's share of an epoch, in its own Ray worker; arrays in, an array out."""
     import torch
 
-    from kit import training
+    from kit import sgd
 
     hp = Hyperparameters(**task["hyperparameters"])
     data = load_data(Path(task["data"]), task["data_hash"])
-    return training.share(data, hp, torch.tensor(vectors), torch.tensor(order)).numpy()
+    return sgd.share(data, hp, torch.tensor(vectors), torch.tensor(order)).numpy()
 
 
 def _others(task: Json) -> "Elsewhere":
@@ -87,6 +87,7 @@ def _others(task: Json) -> "Elsewhere":
     remote = ray.remote(**_needs(task), scheduling_strategy="SPREAD")(ray_driver.share)
 
     def begin(vectors: torch.Tensor, order: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """See `training.Elsewhere`."""
         reference = remote.remote(task, vectors.numpy(), order.numpy())
         return lambda: torch.tensor(ray.get(reference))
 

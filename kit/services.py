@@ -92,6 +92,7 @@ def default_token(loaded: Settings) -> Path:
 
 def _guarded(expected: Secret) -> FastAPI:
     def check(authorization: Annotated[str, Header()] = "") -> None:
+        """Refuse whoever has not the token, after the same time for any other."""
         wanted = f"Bearer {expected.reveal()}".encode()
         if not hmac.compare_digest(authorization.encode(), wanted):
             raise HTTPException(401, "give the token", {"WWW-Authenticate": "Bearer"})
@@ -117,17 +118,20 @@ def face(submitter: Submitter, expected: Secret) -> FastAPI:
 
     @app.exception_handler(KitError)
     def explain(_: Request, err: KitError) -> JSONResponse:
+        """Say what was tried, what came back and the next step."""
         content = {"tried": err.tried, "got": err.got, "next": err.next_step}
         return JSONResponse(content, 503 if isinstance(err, Unreachable) else 500)
 
     @app.get("/runs")
     def runs() -> list[RunStatus]:
+        """Say how all runs stand."""
         with contextlib.suppress(NoSuchBucket):  # nobody has asked for anything yet
             return [_status(each) for each in submitter.jobs.standings().values()]
         return []
 
     @app.get("/runs/{run}")
     def one(run: RunId) -> RunDetail:
+        """Say how one run stands and what it ended with."""
         standing, jobs = _known(submitter, run), submitter.jobs
         names = {RunState.DONE: "result", RunState.REFUSED: "refused"}
         ended = names.get(standing.state, f"try-{standing.number}/ended")
@@ -136,6 +140,7 @@ def face(submitter: Submitter, expected: Secret) -> FastAPI:
 
     @app.get("/runs/{run}/log")
     def log(run: RunId, offset: Annotated[int, Query(ge=0)] = 0) -> Log:
+        """Give the log of a run's job from `offset` on."""
         standing = _known(submitter, run)
         number, finished = standing.number, standing.state.finished
         if finished:

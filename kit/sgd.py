@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 from torch import Tensor
 
+from kit.fashion_mnist import LABELS, Dataset
 from kit.hyperparameters import Hyperparameters
-from kit.model import Model
+from kit.model import Model, as_labels, as_tensor, machine
 
 # The operators behind max_pool2d, its derivative, and those of conv2d and relu.
 _pool = torch.ops.aten.max_pool2d_with_indices.default
@@ -106,6 +108,19 @@ class SGD:
         conv1.v_weight.addmm_(d, patches.t())
         conv1.v_bias.add_(d.sum(1))
         return loss
+
+
+def share(data: Dataset, hp: Hyperparameters, vectors: Tensor, order: Tensor) -> Tensor:
+    """Do one worker's share of an epoch: `SGD.vectors` before it to those after it."""
+    with machine(hp), torch.no_grad():
+        sgd = SGD(Model().to(hp.device), hp)
+        sgd.vectors = vectors
+        x = as_tensor(data.train_images[order.numpy()], hp.device)
+        targets = F.one_hot(as_labels(data.train_labels[order.numpy()], hp.device), len(LABELS))
+        batches = (torch.split(each, hp.batch_size) for each in (x, targets.float()))
+        for batch in zip(*batches, strict=True):
+            sgd.step(*batch)
+        return sgd.vectors
 
 
 def _linear_backward(layer: _Layer, d: Tensor, inputs: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from kit.model import Model, as_labels, as_tensor, machine
 from kit.model import load_model as load_model  # for those who train and then save
 from kit.model import save_model as save_model
 from kit.progress import Bar, Progress
-from kit.sgd import SGD
+from kit.sgd import SGD, share
 
 NAME = "Convolutional-neural-network-classifier"
 LOSS_EVERY = 2000  # steps in one point of the loss curve; fewer when an epoch is short
@@ -37,7 +37,7 @@ EVALUATION_BATCH = 1000  # images; the result does not depend on it, the article
 
 # --- the loop ---------------------------------------------------------------------------------
 
-# Begins another worker's share of an epoch, given what `share` takes; the call waits for its end.
+# Begins another worker's share of an epoch, given what `sgd.share` takes; the call waits for it.
 Elsewhere = Callable[[Tensor, Tensor], Callable[[], Tensor]]
 
 
@@ -151,19 +151,6 @@ def _train_epoch(
         state.losses.append((step, mean))
         steps, skipped = hp.epochs * per_epoch, resumed * per_epoch
         show(Progress(state.epoch + 1, hp.epochs, step, steps, mean, skipped))
-
-
-def share(data: Dataset, hp: Hyperparameters, vectors: Tensor, order: Tensor) -> Tensor:
-    """Do one worker's share of an epoch: `SGD.vectors` before it to those after it."""
-    with machine(hp), torch.no_grad():
-        sgd = SGD(Model().to(hp.device), hp)
-        sgd.vectors = vectors
-        x = as_tensor(data.train_images[order.numpy()], hp.device)
-        targets = F.one_hot(as_labels(data.train_labels[order.numpy()], hp.device), len(LABELS))
-        batches = (torch.split(each, hp.batch_size) for each in (x, targets.float()))
-        for batch in zip(*batches, strict=True):
-            sgd.step(*batch)
-        return sgd.vectors
 
 
 def _mean(vectors: list[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kit import checkpoint, fashion_mnist, progress, training
+from kit import checkpoint, fashion_mnist, progress, sgd, training
 from kit.errors import DataError, UsageError
 from kit.hyperparameters import Hyperparameters
 from kit.model import Model, as_labels, as_tensor, load_model, save_model
@@ -160,12 +160,12 @@ def test_workers_share_each_epoch_and_go_on_from_their_mean(monkeypatch):
 
     def elsewhere(vectors, part):
         before.append(vectors)
-        parts.append(training.share(TINY, hp, vectors, part))
+        parts.append(sgd.share(TINY, hp, vectors, part))
         return lambda: parts[-1]
 
     two = training.train(TINY, hp, None, quiet, 2, elsewhere)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(hp.seed))
-    first = training.share(TINY, hp, before[0], order[:25])
+    first = sgd.share(TINY, hp, before[0], order[:25])
     mean = torch.stack([first, parts[0]]).mean(0)[0]
     assert bits(two.model) == mean.numpy().tobytes()
 
