@@ -15,6 +15,7 @@ GRACE_S = 120  # squeue shows a new job at once, sacct by name after 2 to 5 s
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD",
            "LAUNCH_FAILED")  # fmt: skip
 EXITS = {
+    89: "its folder is full or cannot be written: make room in the project folder, run again",
     96: "a module could not be loaded",
     97: "its result could not be published: the try was closed before",
     98: "the try's folder cannot be used on the compute node, no work was done",

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from kit.errors import KitError, StoreUnavailable, Unreachable
+from kit.errors import KitError, Unreachable
 from kit.jobs import Jobs, RunState
 from kit.records import Json
 
@@ -40,7 +40,7 @@ def follow(
 ) -> Json:
     """Wait for a run's result. Raises TrainingFailed, Unreachable after `timeout_s`.
 
-    A store that does not answer is asked again. Nothing is ever cancelled here.
+    A store (or its Keystone) that does not answer is asked again. Nothing is ever cancelled here.
     """
     end, said = clock() + timeout_s, ""
     while True:
@@ -49,8 +49,8 @@ def follow(
             if state.finished:
                 return _finished(jobs, run)
             text = sentence(jobs.read(run, "progress") or {}) or state.when
-        except StoreUnavailable as err:
-            text = f"the store does not answer: {err.got}"
+        except Unreachable as err:
+            text = f"the store does not answer: {err.tried}: {err.got}"
         if text != said:
             say(text)
             said = text

@@ -5,6 +5,7 @@ the stdin of its step is closed, so nothing outlives the main program and all st
 the accounting. Tried with Ray 2.60 and Slurm 22.05.
 """
 
+import contextlib
 import os
 import shutil
 import socket
@@ -174,9 +175,10 @@ def listens(address: str, port: int) -> bool:
 
 
 def say(text: str) -> None:
-    """Write a line to the job's log."""
-    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stdout.flush()
+    """Write a line to the job's log; a full disk costs the line, not the job."""
+    with contextlib.suppress(OSError):
+        sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+        sys.stdout.flush()
 
 
 def tail(path: Path) -> str:

@@ -22,7 +22,7 @@ from kit.ray_job import KILLED, MANIFEST
 from kit.records import SCHEMA, Json
 from kit.slurm_values import expand_hosts
 
-WRONG_VERSION = 91
+NOT_WRITABLE, WRONG_VERSION = 89, 91
 DRIVER_FAILED = "the driver failed"
 FILES = ("model.safetensors", "predictions.npy", "losses.json", "metrics.json", "times.json")
 
@@ -99,16 +99,24 @@ def main() -> int:
         run(json.loads(os.environ["KIT_TASK"]), folder, began)
     except RayFailed as err:
         say(str(err))
+        if err.tried == DRIVER_FAILED and failure.exists():  # the driver's own is better
+            return err.code
         known = {"cause": err.tried, "got": err.got, "next": err.next_step, "traceback": ""}
-        if err.tried != DRIVER_FAILED or not failure.exists():  # the driver's own is better
-            records.write_json(failure, {**known, "code": err.code})
-        return err.code
+        return leave(failure, known, err.code)
     except (KitError, OSError, RuntimeError, subprocess.CalledProcessError) as err:
         known = {"cause": "the job's main program failed", "got": str(err), "next": ""}
-        text = traceback.format_exc()
-        records.write_json(failure, {**known, "traceback": text, "code": NOT_STARTED})
-        return NOT_STARTED
+        return leave(failure, {**known, "traceback": traceback.format_exc()}, NOT_STARTED)
     return 0
+
+
+def leave(failure: Path, known: Json, code: int) -> int:
+    """Write why the job failed; give its exit code, NOT_WRITABLE when even that cannot be kept."""
+    try:
+        records.write_json(failure, {**known, "code": code})
+    except KitError as err:
+        say(f"{err}\n{known['cause']}: {known['got']}")
+        return NOT_WRITABLE
+    return code
 
 
 if __name__ == "__main__":

@@ -113,6 +113,8 @@ class Submitter:
         try:
             status = self.slurm.submit(ray_job.spec(self.hpc, task), name)
         except CommandFailed as err:
+            if err.argv[0] != "sbatch":  # the folder is full or not writable: asked again later
+                raise
             self.jobs.write(run, f"try-{number}/ended", _refusal(name, err))
             return
         self.step("sent")

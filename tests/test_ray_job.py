@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from kit import hpc_env, ray_cluster, ray_driver, ray_job, ray_main, training
-from kit.errors import DataError, UsageError
+from kit.errors import DataError, KitError, UsageError
 from kit.fashion_mnist import stand_in
+from kit.fate import EXITS
 from kit.hyperparameters import Hyperparameters
 from kit.jobspec import script
 from kit.profiles import Hpc
@@ -242,6 +243,18 @@ def test_what_nobody_foresaw_leaves_its_traceback(tmp_path, monkeypatch):
     code, failure = main_in(tmp_path, monkeypatch, OSError("disk full"))
     assert code == 90
     assert "disk full" in failure["traceback"]
+
+
+@pytest.mark.parametrize("error", [RayFailed(1, ray_main.DRIVER_FAILED, "no space"), OSError("x")])
+def test_a_cause_that_cannot_be_written_down_has_its_own_exit_code(tmp_path, monkeypatch, error):
+    def full(*_):
+        raise KitError("cannot write failure.json", "No space left on device")
+
+    monkeypatch.setattr(ray_main.records, "write_json", full)
+    with pytest.raises(FileNotFoundError):
+        main_in(tmp_path, monkeypatch, error)
+    assert ray_main.main() == ray_main.NOT_WRITABLE
+    assert "full" in EXITS[ray_main.NOT_WRITABLE]
 
 
 def test_another_version_of_ray_is_refused_before_anything_starts(tmp_path):

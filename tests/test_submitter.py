@@ -10,7 +10,7 @@ import pytest
 from submitter_world import DATA, RUN, World
 from test_jobs import BAD
 
-from kit.errors import CredentialExpired, KitError, StoreUnavailable, Unreachable
+from kit.errors import CommandFailed, CredentialExpired, KitError, StoreUnavailable, Unreachable
 from kit.hpc_follow import last_seen, sentence
 from kit.jobs import Request, RunState, token
 from kit.submitter import TRIES
@@ -167,6 +167,30 @@ def test_a_refused_submission_is_told_in_the_schedulers_words(world):
     ended = world.jobs.read(RUN, "try-1/ended")
     assert "Invalid partition" in ended["failure"]["got"]
     assert "partition" in ended["failure"]["next"]
+
+
+@pytest.mark.parametrize("before", ["nothing", "a submission"])
+def test_a_folder_that_cannot_be_written_is_told_and_no_refusal_of_the_scheduler(world, before):
+    world.ask()
+    submitter = world.submitter()
+    if before == "a submission":
+        submitter.once()
+        world.jobs.store.delete(f"runs/{RUN}/try-1/submitted.json")
+    host, run = world.hosts[-1], world.hosts[-1].run
+
+    def full(argv, *args, **kwargs):
+        if argv[0] == "bash":
+            raise CommandFailed(argv, 74, err="cannot use the folder /proj/kit/tries")
+        return run(argv, *args, **kwargs)
+
+    host.run = full
+    submitter.once()
+    assert "cannot use the folder" in world.jobs.read(RUN, "progress")["why"]
+    assert world.jobs.standing(RUN).state is RunState.REQUESTED
+    host.run = run
+    standing = world.until_finished(submitter)
+    assert (standing.state, standing.number) == (RunState.DONE, 1)
+    assert len(world.site.jobs) == 1
 
 
 @pytest.mark.parametrize("passes", [0, 1, 2, 3])

@@ -1,106 +1,80 @@
 """The cloud-hpc target on the sandbox's real Slurm, Ray and store, with what can go wrong there."""
 
-import contextlib
 import dataclasses
-import multiprocessing
+import json
 import os
+import re
 import secrets
+import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
-from idx_files import real_or_stand_in
+from allas_site import AllasSite
+from hpc_bench import USER, Bench, Place, nothing_runs, processes, ps
+from idx_files import write_folder
+from private_sshd import PrivateSshd
 from slurm_site import until
 
-from kit import settings, training
+from kit import hpc_env, settings, training
+from kit.errors import KitError, Unreachable
 from kit.hpc_follow import TrainingFailed, follow
 from kit.hyperparameters import Hyperparameters
-from kit.jobs import Request, RunState, token
-from kit.stage_store import StageStore
-from kit.submitter_loop import submitter_for
+from kit.jobs import Jobs, RunState, token
+from kit.sandbox_files import users
+from kit.store import open_store
+from kit.store_answers import Patience
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
-LONG = Hyperparameters(epochs=3000)
-USER = "hpcuser" if os.getuid() == 0 else str(os.getuid())
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+LONG = 3000  # epochs: it goes on until somebody ends it
 
 
-class Bench:
-    """Submitters of one test's own buckets, and what an administrator sees."""
-
-    def __init__(self, profile):
-        self.profile, self.data = profile, real_or_stand_in()
-        self.submitter = submitter_for(profile)
-        self.jobs, self.children = self.submitter.jobs, []
-        for store in (self.jobs.store, self.submitter.data):
-            store.ensure_bucket()
-        StageStore(self.submitter.data, "any").put_data(self.data)
-
-    def ask(self, hp=None, submitter=None):
-        run = f"cloud-hpc-{secrets.token_hex(6)}-1"
-        self.jobs.ask(Request(run, self.data.hash, True, hp or Hyperparameters()))
-        return run
-
-    def passes_until(self, run, done, submitter=None):
-        def reached():
-            (submitter or self.submitter).once()
-            return done()
-
-        return until(reached, 120, 0.5)
-
-    def finish(self, run):
-        return self.passes_until(run, lambda: self.jobs.standing(run).state.finished)
-
-    def training(self, run):
-        shown = self.jobs.read(run, "progress") or {}
-        return shown.get("training")
-
-    def start_process(self):
-        """A submitter in a process of its own, to be killed."""
-
-        def loop():
-            own = submitter_for(self.profile)
-            while True:
-                own.once()
-                time.sleep(0.3)
-
-        child = multiprocessing.get_context("fork").Process(target=loop, daemon=True)
-        child.start()
-        self.children.append(child)
-        return child
-
-    def sacct(self, run, number=1):
-        name = f"kit-{token(run, number)}"
-        argv = ["sacct", "-nXP", "--starttime=now-1hours", f"--name={name}", "--format=JobID,State"]
-        out = self.submitter.slurm.host.run(argv).out
-        return [line.split("|") for line in out.splitlines()]
-
-    def close(self):
-        for child in self.children:
-            child.kill()
-        for standing in self.jobs.standings().values():
-            for number in range(1, standing.number + 1):
-                self.submitter.slurm.cancel(token(standing.run, number))
-        for store in (self.jobs.store, self.submitter.data):
-            for each in list(store.list()):
-                store.delete(each.key)
-            store.delete_bucket()
+@pytest.fixture(scope="module")
+def place(sandbox):
+    """What the site held before these tests."""
+    return Place()
 
 
-def processes(*words):
-    argv = ["pgrep", "-u", USER, "-af", ".*".join(words)]
-    return subprocess.run(argv, capture_output=True, text=True).stdout.splitlines()
+def profile_of_its_own(**hpc):
+    """The sandbox with buckets of one test's own."""
+    profile = settings.load("sandbox")
+    store = dataclasses.replace(profile.store, bucket_prefix=f"t{secrets.token_hex(4)}")
+    return dataclasses.replace(profile, store=store, hpc=dataclasses.replace(profile.hpc, **hpc))
 
 
 @pytest.fixture
-def bench(sandbox):
-    profile = settings.load("sandbox")
-    store = dataclasses.replace(profile.store, bucket_prefix=f"t{secrets.token_hex(4)}")
-    made = Bench(dataclasses.replace(profile, store=store))
+def bench(place):
+    made = Bench(profile_of_its_own())
     yield made
     made.close()
-    until(lambda: not processes("kit.ray_main") and not list(Path("/tmp").glob("kr-*")), 30)
+    until(nothing_runs, 30)
+
+
+@pytest.fixture
+def allas(sandbox):
+    site = AllasSite()
+    yield site
+    site.close()
+
+
+def failure_of(bench, run):
+    """What the person is told of a run that came to nothing."""
+    with pytest.raises(TrainingFailed) as error:
+        follow(bench.jobs, run, 0, lambda _: None)
+    return error.value
+
+
+def admin(*argv):
+    conf = settings.load("sandbox").sandbox_dir / "etc" / "slurm.conf"
+    subprocess.run(argv, env={**os.environ, "SLURM_CONF": str(conf)}, check=True)
 
 
 def test_the_site_gives_the_same_bits_as_this_process(bench, seen, tmp_path):
@@ -116,21 +90,20 @@ def test_the_site_gives_the_same_bits_as_this_process(bench, seen, tmp_path):
     seen("none: same seed, threads, machine", "model equal to the last bit, all steps COMPLETED")
 
 
+# Who asks and who submits.
+
+
 @pytest.mark.parametrize("when", ["at once", "while it trains"])
 def test_a_killed_submitter_is_followed_by_another(bench, seen, when):
-    run = bench.ask(dataclasses.replace(LONG, epochs=30))
+    run = bench.ask(epochs=30)
     child = bench.start_process()
     if when == "at once":
         time.sleep(0.4)
     else:
-        state = RunState.SUBMITTED
-        until(lambda: bench.jobs.standing(run).state is state, 60)
-    if when == "while it trains":
         until(lambda: bench.training(run), 60)
     os.kill(child.pid, signal.SIGKILL)
-    bench.finish(run)
-    assert bench.jobs.standing(run).state is RunState.DONE
-    assert [state for _, state in bench.sacct(run)] == ["COMPLETED"]
+    assert bench.finish(run).state is RunState.DONE
+    assert bench.states(run) == ["COMPLETED"]
     seen(f"submitter killed {when}", "the next one published the result of the one job")
 
 
@@ -144,61 +117,397 @@ def test_two_submitters_and_two_runs_at_once_are_two_jobs(bench, seen):
     seen("two submitters, two Rays on the same nodes", "two jobs, two results")
 
 
+PIPELINE = """
+import json, sys
+from kit import experiment_cloud_hpc as steps
+gates = (0.0, 0.0, 0.0)
+work = steps.start_cloud_hpc("faults", False, True, gates, False, epochs=int(sys.argv[1]))
+steps.show_credentials(work)
+steps.run_pipeline(work)
+print(json.dumps(steps.finish(work)))
+"""
+
+
+def test_a_pipeline_killed_mid_training_is_gone_on_with(bench, seen, tmp_path):
+    text = (settings.SITES / "sandbox.toml").read_text().replace('name = "sandbox"', 'name = "f"')
+    prefix = f'[store]\nbucket_prefix = "{bench.profile.store.bucket_prefix}"'
+    (tmp_path / "faults.toml").write_text(text.replace("[store]", prefix))
+    environ = {**os.environ, "KIT_TEST_SITES": str(tmp_path), "KIT_CACHE_DIR": str(tmp_path / "c")}
+    environ |= {"PYTHONPATH": f"{ROOT}:{HERE.parent / 'in_child'}"}
+    environ |= {"KIT_RESULTS_DIR": str(tmp_path / "results")}
+    environ |= {"KIT_DATA_DIR": str(write_folder(tmp_path / "data", bench.data))}
+    start = [sys.executable, "-c", PIPELINE, "60"]
+    with (tmp_path / "log").open("wb") as log:
+        options = {"env": environ, "start_new_session": True, "stdout": log, "stderr": log}
+        child = subprocess.Popen(start, **options)
+        run = until(lambda: next(iter(bench.jobs.standings()), ""), 90, 0.5)
+        until(lambda: bench.training(run), 90, 0.5)
+        killed = time.time()
+        os.killpg(child.pid, signal.SIGKILL)  # with its components and its submitter
+        child.wait()
+    done = subprocess.run(start, env=environ, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert (line["run"], line["resumed"]) == (run, True)
+    assert bench.states(run) == ["COMPLETED"]
+    stages = json.loads((tmp_path / f"results/faults/runs/{run}/stages.json").read_text())
+    assert stages["cloud-hpc-preprocess"]["time"]["end-time"] < killed
+    assert stages["cloud-hpc-train"]["training"]["start-time"] < killed
+    assert stages["cloud-hpc-train"]["slurm"]["try"] == 1
+    seen("pipeline and submitter killed mid-training", "next start: same job, first times, resumed")
+
+
+# Services that go away.
+
+
+def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
+    run, said, results = bench.ask(epochs=40), [], []
+    bucket, short = bench.jobs.store.bucket, Patience(2, 4)
+    mine = Jobs(open_store(bench.profile, bucket, patience=short))
+    bench.start_process()
+    until(lambda: bench.training(run), 90)
+    pipeline = threading.Thread(
+        target=lambda: results.append(follow(mine, run, 600, said.append)), daemon=True
+    )
+    with bench.frozen(run):
+        pipeline.start()
+        with allas.stopped("rgw"):
+            until(lambda: "the store does not answer" in said[-1], 60)
+        with allas.stopped("keystone"):
+            new = Jobs(open_store(bench.profile, bucket, patience=short))
+            with pytest.raises(Unreachable, match="run again") as error:
+                follow(new, run, 3, said.append)
+        with allas.stopped("sshd-login"):
+            bench.submitter.slurm.host.close()
+            until(lambda: bench.shown(run)["state"] == "UNKNOWN", 90)
+        until(lambda: bench.shown(run)["state"] == "RUNNING", 90)
+        with allas.stopped("slurmctld"):
+            until(lambda: bench.shown(run)["state"] == "UNKNOWN", 90)
+        until(lambda: bench.shown(run)["state"] == "RUNNING", 90)
+        assert bench.jobs.standing(run).state is RunState.SUBMITTED
+    pipeline.join(120)
+    assert results[0]["job"]["state"] == "COMPLETED"
+    assert bench.states(run) == ["COMPLETED"]
+    seen("RGW stopped mid-run", "submitter and pipeline wait and go on; job untouched")
+    seen("Keystone stopped mid-run", f"a new follower: {error.value.got[:50]}…; goes on")
+    seen("login sshd stopped mid-run", "UNKNOWN, why; then RUNNING, COMPLETED")
+    seen("slurmctld stopped mid-run", "UNKNOWN, why; then RUNNING, COMPLETED, 1 job")
+
+
+def test_a_token_that_is_expired_for_as_long_as_the_job_runs_costs_no_result(place, allas, seen):
+    profile = profile_of_its_own()
+    swift = dataclasses.replace(profile.store, kind="swift")
+    with allas.short_tokens(15):
+        bench = Bench(dataclasses.replace(profile, store=swift))
+        run = bench.ask(epochs=20)
+        bench.passes_until(run, lambda: bench.jobs.standing(run).state is RunState.SUBMITTED)
+        commit, begun = bench.folder(run) / "commit", time.time()
+        with allas.stopped("keystone"):
+            until(lambda: commit.is_symlink() and time.time() > begun + 16, 120, 0.5)
+            with pytest.raises(KitError) as error:
+                bench.submitter.once()
+        assert bench.finish(run).state is RunState.DONE
+        bench.close()
+    seen("token expired while the job runs", f"{error.value.tried[:30]}…; published after renewal")
+
+
+# What fails on the site.
+
+
 def test_a_lost_node_fails_the_job_and_is_named(bench, seen):
-    run = bench.ask(LONG)
+    run = bench.ask(epochs=LONG)
     bench.passes_until(run, lambda: bench.training(run))
     job = bench.sacct(run)[0][0]
     lines = processes("raylet/raylet", f"kr-{job}/")
     other = [line for line in lines if "127.0.1.2" in line.split("--node_ip_address=")[1][:9]]
     os.kill(int(other[0].split()[0]), signal.SIGKILL)
     bench.finish(run)
-    with pytest.raises(TrainingFailed, match="Ray on node c2 has ended") as error:
-        follow(bench.jobs, run, 0, lambda _: None)
-    assert error.value.next_step
-    assert [state for _, state in bench.sacct(run)] == ["FAILED"]
-    seen("Ray worker node lost", error.value.got.splitlines()[0][:60])
+    error = failure_of(bench, run)
+    assert "Ray on node c2 has ended" in str(error)
+    assert error.next_step
+    assert bench.states(run) == ["FAILED"]
+    seen("Ray worker node lost", error.got.splitlines()[0][:60])
 
 
 def test_a_training_that_fails_shows_its_own_traceback(bench, seen):
-    run = bench.ask(Hyperparameters(learning_rate=10.0))
+    run = bench.ask(learning_rate=10.0)
     bench.finish(run)
-    with pytest.raises(TrainingFailed) as error:
-        follow(bench.jobs, run, 0, lambda _: None)
-    assert "the training diverged" in str(error.value)
-    assert "Traceback" in error.value.traceback
+    error = failure_of(bench, run)
+    assert "the training diverged" in str(error)
+    assert "Traceback" in error.traceback
     assert bench.jobs.standing(run).number == 1
     seen("the driver raises", "FAILED, its traceback where the person looks")
 
 
-def test_a_cancel_releases_the_nodes_at_once_and_leaves_nothing(bench, seen):
-    run = bench.ask(LONG)
+def test_a_killed_driver_is_named(bench, seen):
+    run = bench.ask(epochs=LONG)
     bench.passes_until(run, lambda: bench.training(run))
-    begun = time.monotonic()
-    bench.jobs.cancel(run)
+    for line in processes("bin/python -m kit.ray_driver"):
+        os.kill(int(line.split()[0]), signal.SIGKILL)
     bench.finish(run)
-    took = time.monotonic() - begun
-    assert bench.jobs.standing(run).state is RunState.CANCELLED
-    assert took < 6
-    seen("cancel while it trains", f"nodes released after {took:.1f} s")
+    error = failure_of(bench, run)
+    assert "the driver was killed" in str(error)
+    assert bench.states(run) == ["FAILED"]
+    seen("driver killed", error.got.splitlines()[0][:60])
 
 
-def test_no_secret_is_in_scripts_arguments_or_objects(bench):
-    run = bench.ask(LONG)
+def test_another_ray_on_the_site_is_refused_before_anything_starts(bench, seen):
+    hpc, host = bench.profile.hpc, bench.submitter.slurm.host
+    key = hpc_env.key(hpc, hpc_env.pins())
+    made = f"{hpc.project_dir}/kit/venvs/{key}.{'0' * 8}"
+    other = f"""
+set -e; cd "$(dirname {made})"
+python3 -m venv --system-site-packages --without-pip {made}
+cd {made}/lib/python3*/site-packages
+cp ../../../../{key}/lib/python3*/site-packages/module.pth .
+realpath ../../../../{key}/lib/python3*/site-packages >real.pth
+mkdir ray; echo '__version__ = "2.9.0"' >ray/__init__.py
+cd {hpc.project_dir}/kit/venvs; readlink {key}; ln -sfT {made} {key}
+"""
+    before = host.run(["bash", "-c", other]).out.strip()
+    try:
+        run = bench.ask()
+        bench.finish(run)
+    finally:
+        host.run(["bash", "-c", f"ln -sfT {before} {made.rpartition('.')[0]}; rm -rf {made}"])
+    error = failure_of(bench, run)
+    assert "the environment has Ray 2.9.0" in error.got
+    assert error.next_step == "run with configured = False"
+    assert bench.states(run) == ["FAILED"]
+    seen("wrong Ray version on the site", error.got[:60])
+
+
+def test_the_time_limit_keeps_the_last_epoch_for_the_next_try(bench, seen):
+    run = bench.ask(epochs=60)
+    bench.passes_until(run, lambda: (bench.training(run) or {}).get("epoch", 0) > 2)
+    job = bench.sacct(run)[0][0]
+    with bench.frozen(run):
+        admin("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+        bench.finish(run)
+    error = failure_of(bench, run)
+    assert "the job was told to end" in error.got
+    bench.jobs.ask_again(run)
+    standing = bench.finish(run)
+    assert (standing.state, standing.number) == (RunState.DONE, 2)
+    result = follow(bench.jobs, run, 0, lambda _: None)
+    times = json.loads(bench.submitter.data.get(result["files"]["times.json"]["key"]))
+    assert times["epochs_resumed"] >= 2
+    assert [bench.states(run, n) for n in (1, 2)] == [["FAILED"], ["COMPLETED"]]
+    seen("time limit near", f"told to end; next try went on after epoch {times['epochs_resumed']}")
+
+
+def test_a_folder_that_is_not_writable_or_full_is_said_and_mended(bench, seen):
+    run, host = bench.ask(epochs=LONG), bench.submitter.slurm.host
+    tries = bench.folder(run).parent
+    host.run(["chmod", "500", str(tries)])
+    try:
+        bench.submitter.once()
+        shown = bench.shown(run)
+    finally:
+        host.run(["chmod", "700", str(tries)])
+    assert "cannot use the folder" in shown["why"]
+    assert bench.jobs.standing(run).state is RunState.REQUESTED
+    seen("project folder not writable", "said, waited for, no job")
+    usual = host.run
+
+    def full(argv, *args, **kwargs):
+        # no file of this user may hold a single byte: what a full disk or quota looks like
+        return usual(["prlimit", "--fsize=0", "bash", "-c", 'trap "" XFSZ; exec "$@"', "-", *argv],
+                     *args, **kwargs)  # fmt: skip
+
+    host.run = full
+    bench.submitter.once()
+    host.run = usual
+    assert bench.jobs.standing(run).state is RunState.REQUESTED
+    seen("project folder full at submit", "said, waited for, no job")
+    bench.passes_until(run, lambda: bench.training(run))
+    with bench.frozen(run):
+        for line in processes("kit.ray_main|kit.ray_driver|ray::work"):
+            usual(["prlimit", "--fsize=0", "--pid", line.split()[0]], check=False)
+    assert bench.finish(run).state is RunState.ENDED
+    error = failure_of(bench, run)
+    assert "full or cannot be written" in error.got, error
+    assert bench.states(run) == ["FAILED"]
+    seen("project folder full while it trains", error.got[:60])
+
+
+# Who is not wanted any more.
+
+
+def test_a_cancel_before_during_and_after_the_job_leaves_nothing(bench, seen):
+    run = bench.ask()
+    bench.jobs.cancel(run)
+    assert bench.finish(run).state is RunState.CANCELLED
+    assert bench.sacct(run) == []
+    seen("cancel before the submitter saw it", "CANCELLED, no job")
+    admin("scontrol", "update", "nodename=c[1-2]", "state=drain", "reason=test")
+    try:
+        run = bench.ask()
+        bench.passes_until(run, lambda: bench.shown(run).get("state") == "PENDING")
+        bench.jobs.cancel(run)
+        assert bench.finish(run).state is RunState.CANCELLED
+    finally:
+        admin("scontrol", "update", "nodename=c[1-2]", "state=resume")
+    until(lambda: bench.states(run) == ["CANCELLED"], 20)
+    assert not (bench.folder(run) / "owner").readlink().name[0].isdigit()
+    seen("cancel while it is pending", "CANCELLED, no work done")
+    run = bench.ask()
+    bench.passes_until(run, lambda: bench.jobs.standing(run).state is RunState.SUBMITTED)
+    until((bench.folder(run) / "commit").is_symlink, 90)
+    bench.jobs.cancel(run)
+    assert bench.finish(run).state is RunState.DONE
+    assert bench.states(run) == ["COMPLETED"]
+    assert bench.jobs.cancel(run).state is RunState.DONE
+    seen("cancel after it finished", "DONE: finished before the cancel")
+
+
+def test_a_cancel_while_the_environment_is_made_removes_it(bench, seen):
+    run = bench.ask(configured=False)
+    venvs = Path(bench.profile.hpc.project_dir) / "kit" / "venvs"
+    before = set(venvs.iterdir())
+
+    def making():
+        return any((path / "bin" / "python").exists() for path in set(venvs.iterdir()) - before)
+
+    bench.passes_until(run, making)
+    bench.jobs.cancel(run)
+    assert bench.finish(run).state is RunState.CANCELLED
+    until(lambda: set(venvs.iterdir()) == before, 20)
+    seen("cancel while its environment is made", "CANCELLED, the environment removed")
+
+
+# Whoever means harm.
+
+
+FIELDS = ("epochs", "batch_size", "learning_rate", "momentum", "seed", "threads", "device")
+
+
+def test_hostile_requests_are_refused_and_harmless(bench, seen, tmp_path):
+    mark = tmp_path / "harm"
+    tmp_path.chmod(0o777)
+    good = bench.ask()
+    fair = json.loads(bench.jobs.store.get(f"runs/{good}/request.json"))
+    shell = f"1; touch {mark}; $(touch {mark}) `touch {mark}` ' \" | & > {mark}\n"
+    tables = [fair | {name: shell} for name in ("run", "data_hash", "configured", "schema")]
+    tables += [fair | {"data_hash": "../../../etc/passwd"}, fair | {"partition": "urgent"}]
+    tables += [fair | {"commands": [f"touch {mark}"]}, fair | {"project_dir": "/", "account": "x"}]
+    given = fair["hyperparameters"]
+    tables += [fair | {"hyperparameters": given | {name: shell}} for name in FIELDS]
+    tables += [fair | {"hyperparameters": given | {"nodes": 100, "partition": "urgent"}}]
+    contents = [json.dumps(table).encode() for table in tables]
+    contents += [b"[" * 60_000, b'{"a":' * 9_000, json.dumps(fair | {"x": "y" * 70_000}).encode()]
+    contents += [b"cposix\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR.", b"", b"\xff\x00"]
+    runs = [f"cloud-hpc-{secrets.token_hex(6)}-1" for _ in contents]
+    for run, content in zip(runs, contents, strict=True):
+        content = content.replace(good.encode(), run.encode())  # the id is not what is wrong
+        bench.jobs.store.put(f"runs/{run}/request.json", content)
+    for key in (f"runs/$(touch {mark})/request.json", f"runs/a;touch {mark}/request.json"):
+        bench.jobs.store.put(key, json.dumps(fair).encode())
+    assert bench.finish(good).state is RunState.DONE
+    assert {bench.jobs.standing(run).state for run in runs} == {RunState.REFUSED}
+    assert not mark.exists()
+    assert [run for run in runs if bench.folder(run).exists()] == []
+    assert [run for run in runs if bench.sacct(run)] == []
+    seen(f"{len(runs)} hostile requests", "refused with the reason, no folder, no job, no harm")
+
+
+def test_another_users_cluster_on_the_same_nodes_does_no_harm(bench, seen, tmp_path_factory):
+    other = users()[1]
+    home = Path(bench.profile.sandbox_dir) / "projappl" / f"t{secrets.token_hex(4)}"
+    wheels = f"kit/wheels/{hpc_env.pins_key(hpc_env.pins())}"
+    shutil.copytree(Path(bench.profile.hpc.project_dir) / wheels, home / wheels)
+    subprocess.run(["chown", "-R", other, home], check=True)
+    account = bench.profile.hpc.account
+    admin("sacctmgr", "-i", "add", "user", other, f"Account={account}") if other != USER else None
+    conf = bench.profile.sandbox_dir / "etc" / "slurm.conf"
+    folder = tmp_path_factory.mktemp("sshd")
+    for part in (folder, folder.parent, folder.parent.parent):
+        part.chmod(0o755)
+    setenv = f"SLURM_CONF={conf} PATH=/usr/local/bin:/usr/bin:/bin"
+    sshd = PrivateSshd(folder / "s", user=other, setenv=setenv).start()
+    place = {"ssh_host": "site", "ssh_config": str(sshd.folder / "config")}
+    theirs = Bench(profile_of_its_own(**place, user=other, project_dir=str(home)))
+    try:
+        second = theirs.ask(epochs=40)
+        first = bench.ask(epochs=LONG)
+        theirs.passes_until(second, lambda: theirs.training(second))
+        with theirs.frozen(second):
+            bench.passes_until(first, lambda: bench.training(first))
+            [head] = [line for line in processes("gcs_server", f"kr-{bench.sacct(first)[0][0]}/")]
+            refused_without_token(bench, first)
+        bench.jobs.cancel(first)
+        assert bench.finish(first).state is RunState.CANCELLED
+        assert theirs.finish(second).state is RunState.DONE
+        assert theirs.states(second) == ["COMPLETED"]
+        assert head
+    finally:
+        theirs.close()
+        sshd.stop()
+        shutil.rmtree(home)
+    seen("another user's cluster on the same nodes", "its end and its cancel touch nobody else")
+
+
+def refused_without_token(bench, run):
+    """Ray's face answers nobody who has not the token of the try."""
+    job = bench.sacct(run)[0][0]
+    table = [line for line in ps("args=") if f"kr-{job}/" in line]
+    line = next(line for line in table if "dashboard/dashboard" in line)
+    host = re.search(r"--host=(\S+)", line)[1]
+    port = re.search(r"--port=(\d+)", line)[1]
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"http://{host}:{port}/api/jobs/", timeout=10)
+    assert error.value.code in (401, 403)
+
+
+def test_no_secret_is_anywhere_and_a_cancel_releases_the_nodes_at_once(bench, seen):
+    run = bench.ask(epochs=LONG)
     bench.passes_until(run, lambda: bench.training(run))
     slurm, name = bench.submitter.slurm, token(run, 1)
     ray_token = slurm.logs(name, name="ray.token")[0].decode()
     assert len(ray_token) == 64
-    lines = [line for line in subprocess.run(["ps", "axww", "-o", "args"], capture_output=True,
-                                             text=True).stdout.splitlines()]  # fmt: skip
-    texts = [*lines, slurm.logs(name, name="job.sh")[0].decode(), slurm.logs(name)[0].decode()]
-    for store in (bench.jobs.store, bench.submitter.data):
-        texts += [store.get(each.key).decode("latin-1") for each in store.list("runs/")]
-    password = bench.submitter.data.keystone.login.password.reveal()
-    assert not [text for text in texts if ray_token in text or password in text]
-    folder = slurm.folder(name)
-    modes = slurm.host.run(["stat", "-c", "%a", folder, f"{folder}/ray.token"]).out.split()
-    assert modes == ["700", "600"]
-    with contextlib.suppress(TrainingFailed):
-        bench.jobs.cancel(run)
-        bench.finish(run)
-    assert slurm.logs(name, name="ray.token")[0] in (b"", ray_token.encode())
+    keystone = bench.submitter.data.keystone
+    key = keystone.ec2_key()
+    hidden = [ray_token, keystone.login.password.reveal(), key.secret.reveal()]
+    hidden += [keystone.token().reveal()]
+    texts = {line: line.encode() for line in ps("args=")}
+    with bench.frozen(run):
+        for store in (bench.jobs.store, bench.submitter.data):
+            texts |= {each.key: store.get(each.key) for each in store.list("runs/")}
+        box = bench.profile.sandbox_dir
+        for root in (box / "home" / "hpcuser", Path(bench.profile.hpc.project_dir) / "kit"):
+            for path in root.rglob("*"):
+                small = path.is_file() and not {"venvs", "wheels"} & set(path.parts)
+                if small and path.name != "ray.token":
+                    texts[str(path)] = path.read_bytes()
+        assert any(path.endswith("/job.sh") for path in texts)
+        assert any(name in path and path.endswith(".log") for path in texts)
+        found = [(where, n) for where, text in texts.items() for n, secret in enumerate(hidden)
+                 if secret.encode() in text]  # fmt: skip
+        assert found == []
+        folder = slurm.folder(name)
+        modes = slurm.host.run(["stat", "-c", "%a", folder, f"{folder}/ray.token"]).out.split()
+        assert modes == ["700", "600"]
+    seen("Ray's token, password, EC2 key, Keystone token", f"in none of {len(texts)} texts")
+    begun = time.monotonic()
+    bench.jobs.cancel(run)
+    assert bench.finish(run).state is RunState.CANCELLED
+    took = time.monotonic() - begun
+    assert bench.states(run) == ["CANCELLED"]
+    seen("cancel while it trains", f"nodes released after {took:.1f} s")
+
+
+# After all of them.
+
+
+def test_nothing_is_left_and_no_job_worked_twice(place, seen):
+    assert place.left() == []
+    jobs = place.jobs()
+    worked = {}
+    for name, lives in jobs.items():
+        at_work = [life for life in lives if int(life[3]) > 0 and life[2] not in ("98:0", "99:0")]
+        worked[name] = len(at_work)
+    assert {name: jobs[name] for name, count in worked.items() if count > 1} == {}
+    assert sum(worked.values()) > 5
+    live = [lives for lives in jobs.values() if lives[-1][1] in ("PENDING", "RUNNING")]
+    assert live == []
+    seen("after all of them", f"{len(jobs)} jobs, none worked twice; nothing left open")
