@@ -49,6 +49,7 @@ class Bench:
             self.submitter.once()
             return done()
 
+        reached.__name__ = f"{run} {self.jobs.standing(run)}"
         return until(reached, seconds, 0.5)
 
     def finish(self, run):
@@ -154,8 +155,7 @@ class Place:
         keys = [*box.glob("etc/ssh/*_keys/*"), *box.glob("home/*/.ssh/*")]
         found |= {f"{path} {path.read_bytes()!r}" for path in keys if path.is_file()}
         tries = Path(hpc.project_dir) / "kit" / "tries"
-        closed = {path.parent for path in tries.glob("*/commit")}
-        found |= {f"open try {path}" for path in tries.glob("*") if path not in closed}
+        found |= {f"open try {p}" for p in tries.glob("*") if not (p / "commit").is_symlink()}
         return found | {f"process {line}" for line in processes(OURS)}
 
     def jobs(self):

@@ -72,9 +72,9 @@ def failure_of(bench, run):
     return error.value
 
 
-def admin(*argv):
+def admin(*argv, check=True):
     conf = settings.load("sandbox").sandbox_dir / "etc" / "slurm.conf"
-    subprocess.run(argv, env={**os.environ, "SLURM_CONF": str(conf)}, check=True)
+    subprocess.run(argv, env={**os.environ, "SLURM_CONF": str(conf)}, check=check)
 
 
 def test_the_site_gives_the_same_bits_as_this_process(bench, seen, tmp_path):
@@ -172,10 +172,10 @@ def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
     with bench.frozen(run):
         pipeline.start()
         with allas.stopped("rgw"):
-            until(lambda: "the store does not answer" in said[-1], 60)
+            until(lambda: "the store does not answer" in "".join(said), 60)
         with allas.stopped("keystone"):
             new = Jobs(open_store(bench.profile, bucket, patience=short))
-            with pytest.raises(Unreachable, match="run again") as error:
+            with pytest.raises(Unreachable, match="Keystone at .* gives no usable answer"):
                 follow(new, run, 3, said.append)
         with allas.stopped("sshd-login"):
             bench.submitter.slurm.host.close()
@@ -189,7 +189,7 @@ def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
     assert results[0]["job"]["state"] == "COMPLETED"
     assert bench.states(run) == ["COMPLETED"]
     seen("RGW stopped mid-run", "submitter and pipeline wait and go on; job untouched")
-    seen("Keystone stopped mid-run", f"a new follower: {error.value.got[:50]}…; goes on")
+    seen("Keystone stopped mid-run", "who has logged in goes on, others say so and wait")
     seen("login sshd stopped mid-run", "UNKNOWN, why; then RUNNING, COMPLETED")
     seen("slurmctld stopped mid-run", "UNKNOWN, why; then RUNNING, COMPLETED, 1 job")
 
@@ -411,40 +411,53 @@ def test_hostile_requests_are_refused_and_harmless(bench, seen, tmp_path):
     seen(f"{len(runs)} hostile requests", "refused with the reason, no folder, no job, no harm")
 
 
-def test_another_users_cluster_on_the_same_nodes_does_no_harm(bench, seen, tmp_path_factory):
-    other = users()[1]
-    home = Path(bench.profile.sandbox_dir) / "projappl" / f"t{secrets.token_hex(4)}"
-    wheels = f"kit/wheels/{hpc_env.pins_key(hpc_env.pins())}"
-    shutil.copytree(Path(bench.profile.hpc.project_dir) / wheels, home / wheels)
-    subprocess.run(["chown", "-R", other, home], check=True)
-    account = bench.profile.hpc.account
-    admin("sacctmgr", "-i", "add", "user", other, f"Account={account}") if other != USER else None
-    conf = bench.profile.sandbox_dir / "etc" / "slurm.conf"
+@pytest.fixture
+def theirs(place, allas, tmp_path_factory):
+    """The bench of another user with a project folder and an environment of their own."""
+    mine, user = profile_of_its_own().hpc, users()[1]
+    home = Path(mine.project_dir).with_name(f"t{secrets.token_hex(4)}")
+    venv = f"kit/venvs/{hpc_env.key(mine, hpc_env.pins())}"
+    before = Path(mine.project_dir, venv).resolve()
+    shutil.copytree(before, home / venv, symlinks=True)
+    ray = home / venv / "bin" / "ray"  # it names its Python in its first line
+    ray.write_text(ray.read_text().replace(str(before), str(home / venv)))
+    subprocess.run(["chown", "-R", user, home], check=True)
     folder = tmp_path_factory.mktemp("sshd")
     for part in (folder, folder.parent, folder.parent.parent):
         part.chmod(0o755)
+    conf = settings.load("sandbox").sandbox_dir / "etc" / "slurm.conf"
     setenv = f"SLURM_CONF={conf} PATH=/usr/local/bin:/usr/bin:/bin"
-    sshd = PrivateSshd(folder / "s", user=other, setenv=setenv).start()
-    place = {"ssh_host": "site", "ssh_config": str(sshd.folder / "config")}
-    theirs = Bench(profile_of_its_own(**place, user=other, project_dir=str(home)))
-    try:
-        second = theirs.ask(epochs=40)
-        first = bench.ask(epochs=LONG)
-        theirs.passes_until(second, lambda: theirs.training(second))
-        with theirs.frozen(second):
-            bench.passes_until(first, lambda: bench.training(first))
-            [head] = [line for line in processes("gcs_server", f"kr-{bench.sacct(first)[0][0]}/")]
-            refused_without_token(bench, first)
+    sshd = PrivateSshd(folder / "s", user=user, setenv=setenv).start()
+    if user != USER:
+        admin("sacctmgr", "-iQ", "add", "user", user, f"Account={mine.account}", check=False)
+        with allas.stopped("slurmctld"):  # it learns of new users when it starts
+            pass
+    where = {"ssh_host": "site", "ssh_config": str(sshd.folder / "config")}
+    made = Bench(profile_of_its_own(**where, user=user, project_dir=str(home)))
+    yield made
+    made.close()
+    sshd.stop()
+    shutil.rmtree(home)
+    if user != USER:
+        admin("sacctmgr", "-iQ", "delete", "user", user)
+
+
+def test_another_users_cluster_on_the_same_nodes_does_no_harm(bench, theirs, seen):
+    second = theirs.ask(epochs=40)
+    first = bench.ask(epochs=LONG)
+    theirs.passes_until(second, lambda: theirs.training(second))
+    with theirs.frozen(second):
+        bench.passes_until(first, lambda: bench.training(first))
+        refused_without_token(bench, first)
+        refused_without_token(theirs, second)
         bench.jobs.cancel(first)
         assert bench.finish(first).state is RunState.CANCELLED
-        assert theirs.finish(second).state is RunState.DONE
-        assert theirs.states(second) == ["COMPLETED"]
-        assert head
-    finally:
-        theirs.close()
-        sshd.stop()
-        shutil.rmtree(home)
-    seen("another user's cluster on the same nodes", "its end and its cancel touch nobody else")
+        assert not processes(f"kr-{bench.sacct(first)[0][0]}/")
+    assert theirs.finish(second).state is RunState.DONE
+    assert theirs.states(second) == ["COMPLETED"]
+    seen(
+        "another user's cluster on the same nodes", "two clusters, two tokens; one's end is its own"
+    )
 
 
 def refused_without_token(bench, run):
@@ -507,7 +520,7 @@ def test_nothing_is_left_and_no_job_worked_twice(place, seen):
         at_work = [life for life in lives if int(life[3]) > 0 and life[2] not in ("98:0", "99:0")]
         worked[name] = len(at_work)
     assert {name: jobs[name] for name, count in worked.items() if count > 1} == {}
-    assert sum(worked.values()) > 5
+    assert sum(worked.values()) > 5, "run the whole file"
     live = [lives for lives in jobs.values() if lives[-1][1] in ("PENDING", "RUNNING")]
     assert live == []
     seen("after all of them", f"{len(jobs)} jobs, none worked twice; nothing left open")
