@@ -24,7 +24,7 @@ READY_S = 120.0
 # minute to end by itself, and its workers outlive a killed one: after three seconds everything
 # that this step has started is found by its session and its mark (Ray's own processes overwrite
 # their environment, the driver has another session). A Ray that was lost leaves the folder
-# alone: nodes may share it.
+# alone: nodes may share it. (`wait -n` of bash 5.2 misses a process that ended before it.)
 STEP = r"""
 exec 3<&0; tmp=$1 mark=KIT_STEP=$SLURM_JOB_ID.$SLURM_STEP_ID; shift
 leader=$(ps -o sid= -p $$ | tr -d ' ')
@@ -38,7 +38,7 @@ env "$mark" "$@" --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --num-gpus="${SLURM_GPUS
     </dev/null & ray=$!
 trap 'sweep; rm -rf "$tmp"; exit 1' TERM
 cat <&3 >/dev/null & asked=$!
-wait -n "$ray" "$asked"
+while kill -0 "$ray" && kill -0 "$asked"; do sleep 0.1; done 2>/dev/null
 if kill -0 "$ray" 2>/dev/null; then
     kill -TERM "$ray"
     for turn in {1..30}; do kill -0 "$ray" 2>/dev/null || break; sleep 0.1; done
