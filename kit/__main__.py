@@ -21,9 +21,9 @@ class _LazyGroup(click.Group):
         "bill": "kit.result_commands:bill_command",
         "cancel": "kit.commands:cancel_command",
         "envs": "kit.commands:envs_group",
-        "forwarder": "kit.commands:forwarder_command",
         "jobs": "kit.commands:jobs_command",
         "logs": "kit.commands:logs_command",
+        "report": "kit.result_commands:report_command",
         "plan": "kit.commands:plan_command",
         "submitter": "kit.commands:submitter_group",
         "sandbox": "kit.sandbox:group",
@@ -87,20 +87,6 @@ def reproduce_command(ctx: click.Context, profile: str | None) -> None:
     from kit import reproduce, settings
 
     ctx.exit(reproduce.reproduce(settings.load(profile), click.echo))
-
-
-@cli.command()
-@click.option("--profile", help="The site profile whose runs stand beside the article's.")
-@click.option("--format", "form", default="table", type=click.Choice(["table", "md"]))
-def report(profile: str | None, form: str) -> None:
-    """Show the article's table with the new runs beside it."""
-    from kit import report as reports
-    from kit import settings
-
-    table, problems = reports.columns(settings.load(profile))
-    click.echo(reports.render(table, form))
-    for problem in problems:
-        click.echo(f"note: {problem}", err=True)
 
 
 @cli.command()

@@ -4,6 +4,7 @@ Every function returns a matplotlib Figure. `warning` (of a stand-in data set) i
 across the top of a picture, so that no picture of stand-in data can pass for a real one.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,28 @@ def timeline(
     return figure
 
 
+def _short(value: float) -> str:
+    """Four digits that count, and never fewer than those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
+
+
+def intervals(points: Mapping[str, tuple[float, float, float]], title: str, unit: str) -> Figure:
+    """Draw one value a row with the interval around it: name -> (low, value, high)."""
+    figure, axes = _figure(7, 1.0 + 0.4 * len(points), title, "")
+    for row, (low, value, high) in enumerate(points.values()):
+        new = COLOURS[3 * ("(new)" in list(points)[row])]
+        reach = [[value - low], [high - value]]
+        axes.errorbar(value, row, xerr=reach, fmt="o", color=new, capsize=4, markersize=5)
+        axes.annotate(f"{value:.4f}", (value, row), (0, 6), textcoords="offset points",
+                      ha="center", fontsize=8)  # fmt: skip
+    axes.set_yticks(range(len(points)), list(points))
+    axes.invert_yaxis()
+    axes.margins(y=0.25)
+    axes.set_xlabel(unit)
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    return figure
+
+
 def bars(
     groups: Mapping[str, Mapping[str, float]], title: str, unit: str, logarithmic: bool = False
 ) -> Figure:
@@ -123,7 +146,7 @@ def bars(
         heights = [parts[name] for parts in groups.values() if name in parts]
         style = {"color": COLOURS[number % 8], "hatch": HATCHES[number % 8]}
         drawn = axes.bar(at, heights, width, label=name, edgecolor="white", **style)
-        axes.bar_label(drawn, [f"{height:,.0f}" for height in heights], fontsize=8, padding=2)
+        axes.bar_label(drawn, [_short(height) for height in heights], fontsize=8, padding=2)
     middle = (len(series) - 1) * width / 2
     axes.set_xticks([group + middle for group in range(len(groups))], list(groups))
     axes.set_ylabel(unit)
@@ -132,3 +155,14 @@ def bars(
     axes.margins(y=0.15)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return figure
+
+
+def picture(figure: Figure, form: str) -> bytes:
+    """Give a figure as the bytes of an svg, pdf or png file: the same figure, the same bytes."""
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
+    with rc_context({"svg.hashsalt": "kit", "pdf.fonttype": 42}):
+        figure.savefig(buffer, format=form, metadata=stamp, dpi=200)
+    return buffer.getvalue()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kit import plots, records
+from kit import plots, records, tables
 from kit.errors import DataError
 from kit.records import Json
 from kit.settings import ROOT, Settings
@@ -34,6 +34,8 @@ ROWS: Mapping[str, tuple[str, int]] = {
     "VM + floating IP BU": ("cloud_bu", 2),
     "total BU, as in the article": ("total_bu", 2),
 }
+TARGETS = ("local", "cloud", "cloud-hpc")
+FORMS = {"table": tables.text, "md": tables.markdown, "csv": tables.comma, "tex": tables.latex}
 Column = dict[str, str]
 
 
@@ -137,10 +139,22 @@ def _sizes() -> dict[str, dict[str, int]]:
 def columns(settings: Settings) -> tuple[dict[str, Column], list[str]]:
     """Build the table: column title -> row label -> text, and what could not be read."""
     table = {f"article {name}": _published(figures) for name, figures in article().items()}
-    history, problems = records.read_history(settings.profile_dir / "history.jsonl")
-    for name, runs in _newest_groups(history).items():
+    groups, problems = newest_runs(settings)
+    for name, runs in groups.items():
         table[f"{name} (new)"] = _measured(runs)
     return table, problems
+
+
+def newest_runs(settings: Settings) -> tuple[dict[str, list[Json]], list[str]]:
+    """Give for each new column its runs, oldest first, and what could not be read."""
+    history, problems = records.read_history(settings.profile_dir / "history.jsonl")
+    whole = []
+    for run in history:
+        if run.get("target") in TARGETS and isinstance(run.get("parameters"), dict):
+            whole.append(run)
+        else:
+            problems.append(f"history.jsonl: {run['run']} has no known target and was left out")
+    return _newest_groups(whole), problems
 
 
 def _published(figures: Json) -> Column:
@@ -154,19 +168,17 @@ def _newest_groups(history: Iterable[Json]) -> dict[str, list[Json]]:
     for run in history:
         kind = json.dumps([run["parameters"], run.get("data", {}).get("hash")], sort_keys=True)
         kinds = groups.setdefault(column_of(run["target"], run["parameters"]), {})
-        kinds[kind] = [*kinds.pop(kind, []), run]  # the kind of the newest run stands last
-    return {name: list(groups[name].values())[-1] for name in sorted(groups, key=_place)}
+        runs = kinds.pop(kind, [])  # put back last: the kind of the newest run stands there
+        runs.append(run)
+        kinds[kind] = runs
+    return {name: list(groups[name].values())[-1] for name in article() if name in groups}
 
 
 def column_of(target: str, parameters: Json) -> str:
     """Name the article's column of a run: cloud-hpc has 1, unconfigured, and 2, configured."""
     if target != "cloud-hpc":
         return target
-    return f"{target}-{2 if parameters['configured'] else 1}"
-
-
-def _place(name: str) -> int:
-    return list(article()).index(name)
+    return f"{target}-{2 if parameters.get('configured') else 1}"
 
 
 def _measured(runs: list[Json]) -> Column:
@@ -176,7 +188,9 @@ def _measured(runs: list[Json]) -> Column:
         column[label] = _spread(values, digits)
     newest = runs[-1]
     notebook = NOTEBOOKS / f"{newest['target']}.ipynb"
-    column["rows of notebook code"] = _number(notebook_rows(notebook), 0)
+    column["rows of notebook code"] = _number(
+        notebook_rows(notebook) if notebook.exists() else None, 0
+    )
     column["data"] = newest.get("data", {}).get("title", "not recorded")
     column["runs"] = str(len(runs))
     host = newest.get("host", {})
@@ -187,29 +201,25 @@ def _measured(runs: list[Json]) -> Column:
 def _spread(values: list[float], digits: int) -> str:
     if len(values) < 2:
         return _number(values[0] if values else None, digits)
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:,.{digits}f} [{low:,.{digits}f} to {high:,.{digits}f}]"
+    low, middle, high = (
+        _number(value, digits) for value in (min(values), statistics.median(values), max(values))
+    )
+    return middle if low == high else f"{middle} [{low} to {high}]"
 
 
 def _number(value: Any, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def render(table: Mapping[str, Column], form: str) -> str:
-    """Give the table as text: form "table" (terminal) or "md" (Markdown)."""
-    titles = list(table)
-    labels = list(dict.fromkeys(label for column in table.values() for label in column))
-    lines = [["", *titles]] + [[n, *(table[t].get(n, "-") for t in titles)] for n in labels]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(titles) + 1)]
-    rows = [
-        [
-            line[0].ljust(widths[0]),
-            *(text.rjust(w) for text, w in zip(line[1:], widths[1:], strict=True)),
-        ]
-        for line in lines
+def rows(table: Mapping[str, Column]) -> list[dict[str, str]]:
+    """Turn columns into rows, the label first; what a column has not is `-`."""
+    labels = dict.fromkeys(label for column in table.values() for label in column)
+    return [
+        {"": label, **{title: column.get(label, "-") for title, column in table.items()}}
+        for label in labels
     ]
-    if form == "md":
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
-    rule = ["-" * width for width in widths]
-    return "\n".join("  ".join(row).rstrip() for row in [rows[0], rule, *rows[1:]])
+
+
+def render(table: Mapping[str, Column], form: str) -> str:
+    """Give the table as text: form table (terminal), md, csv or tex."""
+    return FORMS[form](rows(table))

@@ -19,6 +19,7 @@ ORDER: tuple[tuple[str, dict[str, object], bool], ...] = (
     ("cloud-hpc", {"configured": False}, True),
     ("cloud-hpc", {"configured": True}, True),
     ("Notebook_Size_Comparison", {}, False),
+    ("report", {}, False),
 )
 
 

@@ -1,10 +1,12 @@
-"""`kit bill`: thin commands over what finished runs left."""
+"""`kit bill`, `kit report`: thin commands over what finished runs left."""
 
 import json
+from pathlib import Path
 
 import click
 
 PROFILE = click.option("--profile", help="The site profile (default: KIT_PROFILE, else sandbox).")
+FORMS = ("table", "md", "html", "csv", "tex")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -35,3 +37,21 @@ def bill_command(run: str | None, profile: str | None, as_json: bool) -> None:
     if offers:
         parts.append("The same job elsewhere:\n" + tables.text(offers))
     click.echo("\n\n".join(part for part in [*parts, "\n".join(advice)] if part))
+
+
+@click.command("report")
+@PROFILE
+@click.option("--format", "form", default="table", type=click.Choice(FORMS), help="Of the text.")
+@click.option("--pictures", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+              help="Write the pictures there, as SVG and PDF.")  # fmt: skip
+def report_command(profile: str | None, form: str, pictures: Path | None) -> None:
+    """Show the article's table with the new runs beside it, and what to make of it."""
+    from kit import report_page, settings
+
+    loaded = settings.load(profile)
+    shown, problems = report_page.text(loaded, form)
+    click.echo(shown)
+    for path in report_page.save_pictures(loaded, pictures) if pictures else []:
+        click.echo(f"wrote {path}", err=True)
+    for problem in problems:
+        click.echo(f"note: {problem}", err=True)

@@ -22,7 +22,6 @@ __all__ = ["NoSuchObject", "ObjectInfo", "ObjectStore", "bucket_name", "open_sto
 S = TypeVar("S")
 T = TypeVar("T")
 LONG = 32 << 20  # bytes from which on a transfer shows a bar
-ADD_STORE = "add [store] with kind and url to the profile, or use another profile"
 AT_ONCE = 16  # small objects on their way at the same time
 
 
@@ -40,7 +39,10 @@ def open_store(
     """
     store = settings.store
     if store is None:
-        raise UsageError(f"profile {settings.profile} has no object store", next_step=ADD_STORE)
+        raise UsageError(
+            f"profile {settings.profile} has no object store",
+            next_step="add [store] with kind and url to the profile, or use another profile",
+        )
     kind = kind or store.kind
     if kind == "directory":
         return DirectoryStore(bucket, Path(store.url))
@@ -62,18 +64,12 @@ def bucket_name(settings: Settings, role: str) -> str:
     """
     store = settings.store
     if store is None:
-        raise UsageError(f"profile {settings.profile} has no object store", next_step=ADD_STORE)
+        raise UsageError(f"profile {settings.profile} has no object store")
     parts = [store.bucket_prefix, role, store.ice_id]
     if role != "forwarder":
-        parts.append(user_of(settings))
+        user = read_login(settings).username if store.auth_url else getpass.getuser()
+        parts.append(re.sub("[^a-z0-9]+", "-", user.lower()))
     return "-".join(parts)
-
-
-def user_of(settings: Settings) -> str:
-    """Name the user of the profile's store, as names of buckets have it."""
-    known = settings.store is not None and settings.store.auth_url
-    user = read_login(settings).username if known else getpass.getuser()
-    return re.sub("[^a-z0-9]+", "-", user.lower())
 
 
 @contextlib.contextmanager

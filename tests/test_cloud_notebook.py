@@ -110,6 +110,14 @@ def test_the_times_have_the_published_names_in_order_and_fit_into_each_other(don
     assert metrics["time"]["total-seconds"] <= first["total-seconds"]
 
 
+def test_the_run_has_its_bill_by_kind_and_the_articles_rows(done):
+    bill = records.read_json(done[0] / "runs" / done[1]["run"] / "bill.json")
+    assert done[1]["bill"] == bill["totals"]
+    assert list(bill["totals"]) == ["Cloud BU", "Storage BU"]
+    assert [line["what"] for line in bill["started_hours"]] == ["vm", "floating-ip"]
+    assert done[1]["figures"]["cloud_bu"] == float(bill["totals"]["Cloud BU"])
+
+
 def test_mlflow_has_every_name_that_the_article_logged(done, environ):
     found = tracking.tracking_for(loaded(environ), "cloud").read(
         "cloud-fmnist-pipeline", done[1]["run"]

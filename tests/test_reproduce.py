@@ -34,6 +34,7 @@ def test_every_notebook_is_run_in_order_and_the_table_ends_it(ran, monkeypatch):
         ("cloud-hpc", {"configured": False}),
         ("cloud-hpc", {"configured": True}),
         ("Notebook_Size_Comparison", {}),
+        ("report", {}),
     ]
     assert "training s" in said[-1]
 
@@ -49,7 +50,7 @@ def test_without_the_sandboxs_packages_the_rest_runs_and_the_command_is_named(
     monkeypatch.setenv("CI", ci)
     said = []
     assert run(said) == code
-    assert [name for name, _ in ran] == ["local", "Notebook_Size_Comparison"]
+    assert [name for name, _ in ran] == ["local", "Notebook_Size_Comparison", "report"]
     assert "Not run: cloud; cloud-hpc, configured = False; cloud-hpc, configured = T" in said[-1]
     assert "sudo kit sandbox install" in said[-1]
 

@@ -1,0 +1,171 @@
+"""The report as one page that stands alone, as pictures for a paper, and as text."""
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kit import bill_tables, comparison, plots, records, report, run_bill
+from kit.records import Json
+from kit.settings import Settings
+from kit.tables import Rows
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
+       color: #1a1a1a; background: #fff; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .86rem; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd;
+         vertical-align: top; min-width: 5rem; }
+th:first-child, td:first-child { text-align: left; font-weight: 600; min-width: 9rem; }
+td:last-child { max-width: 34rem; }
+thead th { border-bottom: 2px solid #333; }
+thead th { white-space: nowrap; } table.words td, table.words th { text-align: left; }
+img { max-width: 100%; height: auto; display: block; margin: .5rem 0 1.5rem; }
+.green { background: #d9f2e3; } .amber { background: #fdebc8; } .red { background: #f8d7da; }
+@media print { body { margin: 0; max-width: none; font-size: 10pt; } h2 { break-after: avoid; } }
+"""
+
+
+def pictures(settings: Settings) -> dict[str, "Figure"]:
+    """Draw the report's pictures: name -> figure."""
+    found = comparison.columns(settings)[0]
+    times, units, accuracy = {}, {}, {}
+    for column in found:
+        shown = {"training": "training_s", "whole pipeline": "pipeline_s"}
+        times[column.title] = _medians(column, shown)
+        shown = {"Slurm (CPU BU)": "slurm_bu", "VM and address (Cloud BU)": "cloud_bu"}
+        units[column.title] = _medians(column, shown)
+        share = column.median("accuracy")
+        if share is not None and column.test_images:
+            low, high = comparison.wilson(share, column.test_images)
+            accuracy[column.title] = (low, share, high)
+    units = {title: parts for title, parts in units.items() if any(parts.values())}
+    seconds = {name: parts for name, parts in comparison.timelines(settings).items() if parts}
+    return {
+        "where-the-seconds-went": plots.timeline(seconds, shares=True),
+        "times": plots.bars(times, "Seconds of training and of the whole pipeline", "s", True),
+        "accuracy": plots.intervals(accuracy, f"Accuracy, {comparison.INTERVAL}", "accuracy"),
+        "billing-units": plots.bars(units, "Billing units, each kind for itself", "BU"),
+    }
+
+
+def frame(settings: Settings) -> "pandas.DataFrame":
+    """Give the table for a notebook."""
+    import pandas
+
+    rows = report.rows(comparison.table(settings)[0])
+    return pandas.DataFrame(rows).set_index("").rename_axis(None)
+
+
+def _medians(column: comparison.Figures, shown: dict[str, str]) -> dict[str, float]:
+    values = {label: column.median(key) for label, key in shown.items()}
+    return {label: value for label, value in values.items() if value is not None}
+
+
+def save_pictures(settings: Settings, folder: Path) -> list[Path]:
+    """Write every picture as SVG and PDF into a folder; give the paths."""
+    paths = []
+    for name, figure in pictures(settings).items():
+        for form in ("svg", "pdf"):
+            paths.append(folder / f"{name}.{form}")
+            records.write_bytes(paths[-1], plots.picture(figure, form))
+    return paths
+
+
+def page(settings: Settings) -> str:
+    """Give the whole report as HTML: no script, no address outside, pictures inside."""
+    table, problems = comparison.table(settings)
+    found = comparison.columns(settings)[0]
+    feeds = [{"figure": k, "file below results/<profile>/": v} for k, v in comparison.FEEDS.items()]
+    parts = [
+        ("The table", _table(report.rows(table)) + _list(_about())),
+        ("Is a difference more than noise?", _list(comparison.noise(found)) or _nothing()),
+        *((name.replace("-", " ").capitalize(), _picture(name, figure))
+          for name, figure in pictures(settings).items()),
+        ("Bills of the newest runs", _bills(settings) or _nothing()),
+        ("What a careful reader should know of the published figures",
+         _list(comparison.ODDITIES)),
+        ("Which file feeds which figure", _table(feeds, words=True)),
+        ("What could not be read", _list(problems) or "<p>Everything could be read.</p>"),
+    ]  # fmt: skip
+    return document(f"One experiment on three targets: profile {settings.profile}", parts)
+
+
+def document(title: str, parts: Sequence[tuple[str, str]]) -> str:
+    """Give an HTML page of sections: title and content of each, the content ready-made."""
+    body = "\n".join(f"<h2>{html.escape(name)}</h2>\n{content}" for name, content in parts)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width">\n<title>{html.escape(title)}</title>'
+        f"\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n{body}\n"
+        "</body>\n</html>\n"
+    )
+
+
+def _about() -> list[str]:
+    return [
+        "New columns: one run as it is, several as median [smallest to largest].",
+        f"Accuracy: {comparison.INTERVAL}.",
+        "Times faster: over the local column of the same kind.",
+        "The total adds CPU and Cloud BU as the article's table does; they are separate budgets.",
+    ]
+
+
+def _bills(settings: Settings) -> str:
+    shown = []
+    for runs in report.newest_runs(settings)[0].values():
+        run: Json = runs[-1]
+        bill = run_bill.of_run(settings, run)
+        if bill.lines:
+            told = [*bill_tables.summary(bill), *bill_tables.advice(settings, run)]
+            rows = bill_tables.rows(bill.lines)
+            shown.append(f"<h3>{html.escape(run['run'])}</h3>{_table(rows)}{_list(told)}")
+    return "".join(shown)
+
+
+def _nothing() -> str:
+    return "<p>There are no new runs yet: <code>kit run local</code>, then this report again.</p>"
+
+
+def _table(rows: Rows, words: bool = False) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>\n"
+        for row in rows
+    )
+    kind = ' class="words"' if words else ""
+    return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead>\n{body}</table></div>'
+
+
+def _list(texts: Sequence[str]) -> str:
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def _picture(name: str, figure: "Figure") -> str:
+    content = base64.b64encode(plots.picture(figure, "svg")).decode()
+    return f'<img alt="{html.escape(name)}" src="data:image/svg+xml;base64,{content}">'
+
+
+def text(settings: Settings, form: str) -> tuple[str, list[str]]:
+    """Give the report in a form: table, md, csv, tex or html; and what could not be read."""
+    if form == "html":
+        return page(settings), []
+    table, problems = comparison.table(settings)
+    shown = report.render(table, form)
+    if form in ("csv", "tex"):
+        return shown, problems
+    mark, found = "- " * (form == "md"), comparison.columns(settings)[0]
+    parts = [("Noise", comparison.noise(found)), ("The published figures", comparison.ODDITIES)]
+    heads = "## " * (form == "md")
+    told = [
+        f"{heads}{name}\n\n" + "\n".join(mark + t for t in lines) for name, lines in parts if lines
+    ]
+    return "\n\n".join([shown, *told]), problems
