@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from kit import hpc_env, ray_job, run_bill
+from kit import hpc_env, ray_job, reserved, run_bill
 from kit.collect import Collector, digest_of
 from kit.errors import CommandFailed, DataError, KitError, NoSuchBucket, NoSuchObject, UsageError
 from kit.fate import JobStatus
@@ -97,9 +97,7 @@ class Submitter:
             if self.settings.site.closed:
                 raise DataError("submit", self.settings.site.closed)
             run_bill.afford(self.settings, self.slurm.host)
-            if request.workers > (most := self.hpc.nodes * self.hpc.cpus):
-                got = f"the profile asks for {most} CPUs, one a worker"
-                raise DataError(f"train with {request.workers} workers", got)
+            self._refuse_too_many(request)
         except NoSuchObject:
             return
         except (DataError, UsageError) as err:
@@ -121,6 +119,15 @@ class Submitter:
         log.info("%s: try %s is job %s", run, number, status.job_id or "?")
         self.jobs.write(run, f"try-{number}/submitted", {"token": name})
         self.step("recorded")
+
+    def _refuse_too_many(self, request: Request) -> None:
+        """Raise DataError for more workers than CPUs or GPUs: Ray would wait for ever."""
+        held, device = reserved.asked(reserved.planned(self.hpc)), request.hyperparameters.device
+        most, unit = (held.gpus, "GPUs") if device == "cuda" else (held.cores, "CPUs")
+        if request.workers > most:
+            got = f"the profile asks for {most} {unit}, and each needs one"
+            step = "give fewer workers or device = cpu, or change [hpc] nodes, cpus, gres"
+            raise DataError(f"train with workers = {request.workers} on {device}", got, step)
 
     def _stage(self, request: Request, number: int, name: str) -> ray_job.Task:
         """Put code, data and the list of packages on the site, each unless it is there."""

@@ -244,6 +244,16 @@ def test_more_workers_than_cpus_are_refused_and_as_many_are_taken(tmp_path):
     assert '"workers": 6' in world.site.scripts[token(RUN, 1)]
 
 
+def test_a_gpu_is_asked_of_a_site_that_has_one_only(tmp_path):
+    without, with_one = World(tmp_path), World(tmp_path, gres="gpu:gh200:1")
+    for world in (without, with_one):
+        world.ask(device="cuda")
+        world.until_finished()
+    assert without.site.jobs == []
+    assert "0 GPUs" in without.jobs.read(RUN, "refused")["why"]
+    assert with_one.jobs.standing(RUN).state is RunState.DONE
+
+
 def test_a_closed_site_refuses_with_its_sentence(world):
     closed = dataclasses.replace(world.settings.site, closed="closed in 2026: use roihu")
     world.settings = dataclasses.replace(world.settings, site=closed)
