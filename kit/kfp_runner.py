@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -110,7 +111,7 @@ def _child(argv: Sequence[str], environ: Mapping[str, str]) -> Iterator[subproce
         argv,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # its end is how the child learns of ours
         env=environ,
         start_new_session=True,
     ) as child:
@@ -146,6 +147,7 @@ def _run_child(pipeline: str, folder: Path) -> None:
     """Be the child: run the named pipeline object under kfp.local."""
     from kfp import local
 
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     arguments = json.loads((folder / "arguments.json").read_text(encoding="utf-8"))
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
@@ -153,6 +155,12 @@ def _run_child(pipeline: str, folder: Path) -> None:
         workspace_root=str(folder / "tmp" / "workspace"),
     )
     pkgutil.resolve_name(pipeline)(**arguments)
+
+
+def _end_with_the_parent() -> None:
+    """End this group of processes when the parent, which may be killed, lets go of our stdin."""
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

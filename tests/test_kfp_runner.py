@@ -219,12 +219,29 @@ def test_an_interrupt_ends_the_components_too(tmp_path: Path) -> None:
         run_local(
             "kfp_examples:sleeping", ["sleeping-step"], {"mark": str(mark)}, tmp_path, interrupt
         )
-    pid = _wait_for(mark)
-    for _ in range(50):
+    _see_it_end(_wait_for(mark))
+
+
+def _see_it_end(pid: int) -> None:
+    for _ in range(100):
         if not _is_alive(pid):
             return
         time.sleep(0.1)
-    raise AssertionError(f"the component (pid {pid}) outlived the interrupt")
+    raise AssertionError(f"the component (pid {pid}) outlived its caller")
+
+
+@pytest.mark.slow
+def test_a_killed_caller_leaves_no_component_behind(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    code = (
+        "import sys; from pathlib import Path; from kit.kfp_runner import run_local; "
+        "run_local('kfp_examples:sleeping', ['sleeping-step'], {'mark': sys.argv[1]}, "
+        "Path(sys.argv[2]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(mark), str(tmp_path)]) as caller:
+        pid = _wait_for(mark)
+        caller.kill()
+    _see_it_end(pid)
 
 
 def test_the_runner_imports_kfp_only_in_its_child() -> None:
