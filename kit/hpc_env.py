@@ -88,6 +88,10 @@ done
 NAME = re.compile("[0-9a-f]{12}[.][0-9a-f-]{36}")
 
 
+class NotMade(DataError):
+    """An environment could not be made on the site."""
+
+
 @dataclass(frozen=True)
 class Made:
     """One environment on the site; new runs find a published one, `token` is the try it is of."""
@@ -147,7 +151,7 @@ def make(
 ) -> tuple[str, bool]:
     """Find or make the environment by ssh, on the login node: its folder, whether private.
 
-    Raises DataError with what was said last when it cannot be made.
+    Raises NotMade with what was said last.
     """
     stage(host, hpc)
     text = "\n".join([*_modules(hpc), FUNCTION, call(hpc, token, configured)])
@@ -161,7 +165,7 @@ def make(
     venv, _, private = rest.partition("|")
     if code != "@0" or not venv:
         got = done.err.strip()[-1000:] or "nothing was said"
-        raise DataError(f"make the environment on {host.name}", got, "mend that, then run again")
+        raise NotMade(f"make the environment on {host.name}", got, "mend that, then run again")
     return venv, bool(private)
 
 

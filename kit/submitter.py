@@ -24,6 +24,7 @@ from kit.stage_store import StageStore
 from kit.store import ObjectStore
 
 SHOW_S = 10.0  # progress is written anew after so long, so that "last seen" is true
+REFUSED = "the scheduler refused the job"
 TRIES = 5  # of one run without anybody's word, all but the last without work done
 
 log = logging.getLogger(__name__)
@@ -106,14 +107,19 @@ class Submitter:
             return
         name = token(run, number)
         self._show(run, {"state": "STAGING", "why": "inputs are copied to the site"})
-        task = self._stage(request, number, name)
+        try:
+            task = self._stage(request, number, name)
+        except hpc_env.NotMade as err:
+            if not self.slurm.give_up(name).manifest:  # another submitter may have made it
+                self.jobs.write(run, f"try-{number}/ended", _failed(name, err.tried, err))
+            return
         self.step("staged")
         try:
             status = self.slurm.submit(ray_job.spec(self.hpc, task), name)
         except CommandFailed as err:
             if err.argv[0] != "sbatch":  # the folder is full or not writable: asked again later
                 raise
-            self.jobs.write(run, f"try-{number}/ended", _refusal(name, err))
+            self.jobs.write(run, f"try-{number}/ended", _failed(name, REFUSED, err))
             return
         self.step("sent")
         log.info("%s: try %s is job %s", run, number, status.job_id or "?")
@@ -143,6 +149,8 @@ class Submitter:
         environment, private = "", False
         hpc_env.stage(self.slurm.host, self.hpc)
         if self.hpc.env_in == "login":
+            why = "its Python environment is found or made on the login node, a minute or more"
+            self._show(request.run, {"state": "STAGING", "why": why})
             made = hpc_env.make(self.slurm.host, self.hpc, name, request.configured, log.info)
             environment, private = made
         return ray_job.Task(
@@ -233,7 +241,7 @@ class Submitter:
         self._shown[run] = shown, now
 
 
-def _refusal(name: str, err: CommandFailed) -> Json:
-    """Say that the scheduler refused a submission, in the shape of a failed try."""
-    cause = {"cause": "the scheduler refused the job", "got": err.got, "next": err.next_step}
+def _failed(name: str, what: str, err: KitError) -> Json:
+    """Say why a try came to nothing before it could work, in the shape of a failed one."""
+    cause = {"cause": what, "got": err.got, "next": err.next_step}
     return {"token": name, "why": err.got, "worked": False, "failure": cause, "log": ""}

@@ -9,7 +9,14 @@ from itertools import pairwise
 import pytest
 from submitter_world import DATA, RUN, World
 
-from kit.errors import CommandFailed, CredentialExpired, KitError, StoreUnavailable, Unreachable
+from kit import hpc_env
+from kit.errors import (
+    CommandFailed,
+    CredentialExpired,
+    KitError,
+    StoreUnavailable,
+    Unreachable,
+)
 from kit.hpc_follow import last_seen, sentence
 from kit.jobs import Request, RunState, token
 from kit.submitter import TRIES
@@ -38,6 +45,69 @@ def test_a_request_becomes_a_job_and_its_files_a_result(world):
         assert hashlib.sha256(content).hexdigest() == reference["sha256"]
     assert result["sacct"]["1"]["State"] == "COMPLETED"
     assert result["seff"]["Source"] == "computed from sacct"
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_an_environment_on_the_login_node_is_told_and_used(tmp_path, monkeypatch, private):
+    world, told = World(tmp_path), []
+    world.hpc = dataclasses.replace(world.hpc, env_in="login")
+    world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
+
+    def make(*_):
+        told.append(world.jobs.read(RUN, "progress")["why"])
+        return "/proj/kit/venvs/made", private
+
+    monkeypatch.setattr(hpc_env, "make", make)
+    world.ask()
+    assert world.until_finished().state is RunState.DONE
+    assert len(told) == 1
+    assert "login node" in told[0]
+    own = "/proj/kit/venvs/made" if private else ""
+    assert f"venv=/proj/kit/venvs/made private={own}\n" in world.site.scripts[token(RUN, 1)]
+
+
+def test_an_environment_that_cannot_be_made_ends_the_try_with_its_cause(tmp_path, monkeypatch):
+    world, made = World(tmp_path), []
+    world.hpc = dataclasses.replace(world.hpc, env_in="login")
+    world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
+
+    def make(*_):
+        made.append(1)
+        if len(made) == 1:
+            raise hpc_env.NotMade("make the environment on x", "no space left", "mend that")
+        return "/proj/kit/venvs/made", False
+
+    monkeypatch.setattr(hpc_env, "make", make)
+    world.ask()
+    assert world.until_finished().state is RunState.ENDED
+    ended = world.jobs.read(RUN, "try-1/ended")
+    assert (ended["failure"]["got"], ended["worked"]) == ("no space left", False)
+    assert world.site.jobs == []
+    world.jobs.ask_again(RUN)
+    standing = world.until_finished()
+    assert (standing.state, standing.number) == (RunState.DONE, 2)
+
+
+def test_an_environment_that_another_submitter_made_meanwhile_is_not_given_up(
+    tmp_path, monkeypatch
+):
+    world = World(tmp_path)
+    world.hpc = dataclasses.replace(world.hpc, env_in="login")
+    world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
+    other, begun = world.submitter(), []
+
+    def make(*_):
+        begun.append(1)
+        if len(begun) == 1:
+            other.once()
+            world.play()
+            raise hpc_env.NotMade("make the environment on x", "no space left", "mend that")
+        return "/proj/kit/venvs/made", False
+
+    monkeypatch.setattr(hpc_env, "make", make)
+    world.ask()
+    assert world.until_finished(world.submitter()).state is RunState.DONE
+    assert len(world.site.jobs) == len(world.site.commits) == 1
 
 
 def test_inputs_are_copied_once(world):
