@@ -3,7 +3,17 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from kit import cloud_run, experiment, fashion_mnist, plots, report, run_bill, runs, settings
+from kit import (
+    cloud_run,
+    experiment,
+    fashion_mnist,
+    plots,
+    report,
+    run_bill,
+    runs,
+    settings,
+    tracking,
+)
 from kit import store as stores
 from kit.cloud_run import Outcome
 from kit.experiment import too_early
@@ -13,7 +23,6 @@ from kit.kfp_log import ComponentState
 from kit.pipeline_picture import PipelinePicture, live_picture
 from kit.records import Json, Timeline
 from kit.stage_store import StageStore
-from kit.tracking import tracking_for
 
 if TYPE_CHECKING:
     import pandas
@@ -138,23 +147,8 @@ def show_loss(work: Cloud) -> "Figure":
 
 def show_mlflow(work: Cloud) -> "pandas.DataFrame":
     """Read back from MLflow what was logged; the caption is the link to the run."""
-    import pandas
-
     logged = _outcome(work).mlflow
-    if logged["state"] != "logged":
-        return pandas.DataFrame([logged]).T.rename(columns={0: "MLflow is away: kit sync later"})
-    place = tracking_for(work.run.settings, "cloud")
-    found = place.read("cloud-fmnist-pipeline", work.run.id)
-    rows = [
-        (kind, name, value)
-        for kind in ("params", "metrics", "tags")
-        for name, value in sorted(found[kind].items())
-        if "-" not in name or name.startswith("hp-")
-    ]
-    rows += [("artifact", name, "") for name in found["artifacts"]]
-    frame = pandas.DataFrame(rows, columns=["kind", "name", "value"])
-    frame.attrs["link"] = found["link"]
-    return frame
+    return tracking.table(work.run.settings, "cloud-fmnist-pipeline", work.run.id, logged)
 
 
 def finish(work: Cloud) -> Json:

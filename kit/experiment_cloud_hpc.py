@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from kit import experiment, fashion_mnist, hpc_run, plan, plots, report, run_bill, runs
+from kit import experiment, fashion_mnist, hpc_run, plan, plots, report, run_bill, runs, tracking
 from kit import settings as profiles
 from kit import store as stores
 from kit.errors import UsageError
@@ -25,7 +25,6 @@ from kit.kfp_runner import States
 from kit.pipeline_picture import PipelinePicture, live_picture
 from kit.records import Json, Timeline
 from kit.stage_store import StageStore
-from kit.tracking import tracking_for
 
 if TYPE_CHECKING:
     import pandas
@@ -195,17 +194,9 @@ def show_seff(work: CloudHpc) -> "pandas.DataFrame":
 
 
 def show_mlflow(work: CloudHpc) -> "pandas.DataFrame":
-    """Read back from MLflow what was logged."""
-    import pandas
-
-    logged = _outcome(work).evaluated["mlflow"]
-    if logged["state"] != "logged":
-        return pandas.DataFrame([logged]).T.rename(columns={0: "MLflow is away: kit sync later"})
-    place = tracking_for(work.run.settings, "cloud")
-    found = place.read("cloud-hpc-fmnist-pipeline", work.run.id)
-    kinds = ("params", "metrics", "tags")
-    rows = [(kind, name, value) for kind in kinds for name, value in sorted(found[kind].items())]
-    return pandas.DataFrame(rows, columns=["kind", "name", "value"])
+    """Read back from MLflow what was logged; the caption is the link to the run."""
+    logged, run = _outcome(work).evaluated["mlflow"], work.run
+    return tracking.table(run.settings, "cloud-hpc-fmnist-pipeline", run.id, logged)
 
 
 def finish(work: CloudHpc) -> Json:

@@ -7,15 +7,18 @@ A crash between sending and clearing the spool does no harm, because sending may
 import os
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kit import mlflow_client
-from kit.errors import Busy, DataError, KitError, UsageError
+from kit.errors import Busy, DataError, KitError, Unreachable, UsageError
 from kit.runlog import RunLog, discard, read_entry, run_id_of, set_aside, waiting, write_entry
 from kit.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas
 
 LOCK_TIMEOUT_S = 30.0
 
@@ -154,3 +157,32 @@ def destinations(settings: Settings) -> list[Tracking]:
         for found in (tracking_for(settings, target) for target in ("local", "cloud"))
     }
     return list(by_spool.values())
+
+
+def table(
+    loaded: Settings, experiment: str, run_id: str, logged: Mapping[str, Any]
+) -> "pandas.DataFrame":
+    """Read back from MLflow what a run logged, without the figures of each class.
+
+    `attrs["link"]` is the link to it. A server that is away is said in the table, no error: the
+    run does not depend on it.
+    """
+    import pandas
+
+    title = "MLflow is away: kit sync later"
+    if logged["state"] == "logged":
+        try:
+            found = tracking_for(loaded, "cloud").read(experiment, run_id)
+        except Unreachable as err:
+            title, logged = "it is in MLflow, which is away", {**logged, "reason": str(err)}
+        else:
+            kinds = ("params", "metrics", "tags")
+            rows = [(kind, *pair) for kind in kinds for pair in sorted(found[kind].items())]
+            rows = [
+                row for row in rows if not row[1].endswith(("-accuracy", "-precision", "-recall"))
+            ]
+            rows += [("artifact", name, "") for name in found["artifacts"]]
+            frame = pandas.DataFrame(rows, columns=["kind", "name", "value"])
+            frame.attrs["link"] = found["link"]
+            return frame
+    return pandas.DataFrame([logged]).T.rename(columns={0: title})
