@@ -507,3 +507,19 @@ def test_the_sandbox_s_mlflow_takes_a_run_with_its_credential_and_refuses_anothe
     assert [result.state for result in place.sync()] == ["logged"]
     assert place.log(run).state == "logged"
     assert place.read("tracking-test", run.run_id)["metrics"]["accuracy"] == 0.75
+
+
+def test_a_server_that_is_away_when_a_run_is_read_back_is_said_in_the_table(tmp_path: Path) -> None:
+    away = settings.load("sandbox", {"KIT_RESULTS_DIR": str(tmp_path)})
+    env_file = tmp_path / "mlflow.env"
+    env_file.write_text("MLFLOW_TRACKING_USERNAME=a\n")
+    cloud = dataclasses.replace(
+        away.cloud, mlflow_url="http://127.0.0.1:9", mlflow_env_file=str(env_file)
+    )
+    away = dataclasses.replace(away, cloud=cloud)
+    logged = {"state": "logged", "link": "there", "reason": ""}
+    shown = tracking.table(away, "cloud-fmnist-pipeline", "r", logged)
+    assert list(shown.columns) == ["it is in MLflow, which is away"]
+    assert "does not answer" in shown.loc["reason"].item()
+    spooled = tracking.table(away, "x", "r", {"state": "spooled", "reason": "why"})
+    assert list(spooled.columns) == ["MLflow is away: kit sync later"]

@@ -25,7 +25,7 @@ from kit.store import open_store
 from kit.tracking import tracking_for
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
-HP = Hyperparameters(epochs=20, learning_rate=0.01)
+HP = Hyperparameters(epochs=8, learning_rate=0.01)
 DATA = small_data()
 
 
