@@ -22,6 +22,7 @@ __all__ = ["NoSuchObject", "ObjectInfo", "ObjectStore", "bucket_name", "open_sto
 S = TypeVar("S")
 T = TypeVar("T")
 LONG = 32 << 20  # bytes from which on a transfer shows a bar
+ADD_STORE = "add [store] with kind and url to the profile, or use another profile"
 AT_ONCE = 16  # small objects on their way at the same time
 
 
@@ -39,10 +40,7 @@ def open_store(
     """
     store = settings.store
     if store is None:
-        raise UsageError(
-            f"profile {settings.profile} has no object store",
-            next_step="add [store] with kind and url to the profile, or use another profile",
-        )
+        raise UsageError(f"profile {settings.profile} has no object store", next_step=ADD_STORE)
     kind = kind or store.kind
     if kind == "directory":
         return DirectoryStore(bucket, Path(store.url))
@@ -64,7 +62,7 @@ def bucket_name(settings: Settings, role: str) -> str:
     """
     store = settings.store
     if store is None:
-        raise UsageError(f"profile {settings.profile} has no object store")
+        raise UsageError(f"profile {settings.profile} has no object store", next_step=ADD_STORE)
     parts = [store.bucket_prefix, role, store.ice_id]
     if role != "forwarder":
         user = read_login(settings).username if store.auth_url else getpass.getuser()

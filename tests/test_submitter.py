@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 from submitter_world import DATA, RUN, World
+from test_jobs import BAD
 
 from kit import hpc_env
 from kit.errors import (
@@ -301,6 +302,48 @@ def test_a_hostile_request_is_refused_and_others_go_on(world, content):
     assert world.jobs.standing(bad).state is RunState.REFUSED
     assert bad in world.jobs.read(bad, "refused")["why"]
     assert len(world.site.jobs) == 1
+
+
+def test_no_hostile_request_reaches_the_site(world):
+    for number, content in enumerate(BAD.values(), 1):
+        run = f"cloud-hpc-ffffffffffff-{number}"
+        world.jobs.store.put(
+            f"runs/{run}/request.json", content.replace(RUN.encode(), run.encode())
+        )
+    world.submitter().once()
+    standings = world.jobs.standings().values()
+    assert {each.state for each in standings} == {RunState.REFUSED}
+    assert len(standings) == len(BAD)
+    reasons = [world.jobs.read(each.run, "refused")["why"] for each in standings]
+    assert all(0 < len(why) < 2000 for why in reasons)
+    assert world.hosts[-1].calls == []
+    assert [name for name in world.files if "/tries/" in name or "/inputs/" in name] == []
+    before = dict(world.jobs.store.objects)
+    world.submitter().once()
+    assert world.jobs.store.objects == before
+
+
+@pytest.mark.parametrize("passes", [1, 10, 100])
+def test_many_passes_a_minute_or_one_come_to_the_same_end(world, passes):
+    world.ask()
+    submitter = world.submitter()
+    for _ in range(6):
+        for _ in range(passes):
+            submitter.once()
+        world.play()
+    assert world.jobs.standing(RUN).state is RunState.DONE
+    assert len(world.site.jobs) == len(world.site.commits) == 1
+    ended = {
+        key: content for key, content in world.jobs.store.objects.items() if "progress" not in key
+    }
+    other = World(world.settings.cache_dir)
+    other.ask()
+    other.until_finished()
+    theirs = {k: c for k, c in other.jobs.store.objects.items() if "progress" not in k}
+    assert set(ended) == set(theirs)
+    mine, them = (json.loads(all_[f"runs/{RUN}/result.json"]) for all_ in (ended, theirs))
+    for name in ("model.safetensors", "predictions.npy", "metrics.json", "job.log"):
+        assert mine["files"][name] == them["files"][name]
 
 
 def test_more_workers_than_cpus_are_refused_and_as_many_are_taken(tmp_path):

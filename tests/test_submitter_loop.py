@@ -1,0 +1,122 @@
+"""The submitter's process: pass after pass, later and later while there is no contact."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from kit import compose_secrets, settings, submitter_loop
+from kit.errors import StoreUnavailable, UsageError
+
+
+class Passes:
+    """A submitter whose passes come to what is given, then the loop is told to stop."""
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.done = list(outcomes), 0
+
+    def once(self):
+        outcome = self.outcomes[self.done]
+        self.done += 1
+        if outcome:
+            raise outcome
+
+    def stop(self):
+        return self.done == len(self.outcomes)
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    found = []
+    monkeypatch.setattr(submitter_loop.time, "sleep", found.append)
+    monkeypatch.setattr(submitter_loop.random, "random", lambda: 0.0)
+    return found
+
+
+def test_a_store_that_is_away_is_asked_later_and_later_and_then_as_before(pauses):
+    away = StoreUnavailable("ask the store", "503")
+    passes = Passes(None, *[away] * 8, None, None)
+    submitter_loop.run(passes, passes.stop)
+    assert pauses == [1.5, 3, 6, 12, 24, 48, 60, 60, 60, 1.5, 1.5]
+
+
+def test_an_error_that_is_none_of_the_kits_ends_the_loop(pauses):
+    passes = Passes(None, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        submitter_loop.run(passes, passes.stop)
+
+
+@pytest.mark.parametrize("lacks", ["hpc", "store"])
+def test_a_profile_that_cannot_submit_is_refused(lacks):
+    profile = dataclasses.replace(settings.load("sandbox"), **{lacks: None})
+    with pytest.raises(UsageError) as error:
+        submitter_loop.submitter_for(profile)
+    assert error.value.next_step
+
+
+VALUES = {
+    "HPC_ENVIROMENT": "slurm|lumi",
+    "HPC_ADDRESS": "login.example|lumi.csc.fi",
+    "HPC_USER": "me|you",
+    "HPC_KEY": "/run/secrets/local-mahti|/run/secrets/other",
+    "HPC_PASSWORD": "none|none",
+}
+SITE = """
+[site]
+name = "slurm"
+title = "Mine"
+[store]
+kind = "directory"
+url = "{0}/store"
+[hpc]
+ssh_host = "somewhere-else"
+project_dir = "/proj"
+"""
+
+
+@pytest.fixture
+def stack(tmp_path, monkeypatch):
+    """What the container has: a profile, the secrets file; gives a way to change the file."""
+    (tmp_path / "slurm.toml").write_text(SITE.format(tmp_path))
+    path = tmp_path / "compose-secrets.json"
+    monkeypatch.setenv("KIT_SITES_DIR", str(tmp_path))
+    monkeypatch.setenv("KIT_COMPOSE_SECRETS", str(path))
+
+    def write(**values):
+        table = {key: "none" for key in compose_secrets.MEANING} | VALUES | values
+        lines = [f'  "{key}": {json.dumps(value)}, # {key}' for key, value in table.items()]
+        lines[-1] = lines[-1].replace(", #", " #")
+        path.write_text("# as the original's template\n{\n" + "\n".join(lines) + "\n}\n")
+        path.chmod(0o600)
+
+    write()
+    return write
+
+
+def test_the_stack_logs_in_as_its_secrets_file_says(stack):
+    with submitter_loop.opened("slurm") as (loaded, submitter):
+        host = submitter.slurm.host
+        assert (loaded.profile, host.name) == ("slurm", "slurm")
+        config = Path(host.config).read_text()
+        assert "HostName login.example\n" in config
+        assert "IdentityFile /run/secrets/local-mahti\n" in config
+    assert not Path(host.config).exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"HPC_USER": "me"}, "HPC_ENVIROMENT has 2, HPC_USER has 1"),
+        ({"HPC_ENVIROMENT": "lumi|roihu"}, "no platform 'slurm'"),
+        ({"HPC_PASSWORD": "pass phrase|none"}, "has a pass phrase"),
+        ({"HPC_USER": "me; reboot|you"}, "HPC_USER is no single word"),
+        ({"HPC_KEY": "$(reboot)|x"}, "HPC_KEY is no single word"),
+    ],
+)
+def test_a_secrets_file_that_does_not_serve_is_refused_by_key(stack, values, said):
+    stack(**values)
+    with pytest.raises(UsageError, match=said.replace("$", r"\$")) as error:
+        submitter_loop.opened("slurm").__enter__()
+    assert error.value.next_step
+    assert "pass phrase|none" not in str(error.value)
