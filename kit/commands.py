@@ -1,4 +1,4 @@
-"""The commands about a site: `kit plan|jobs|logs|cancel|submitter|envs`."""
+"""The commands about a site: `kit plan|jobs|logs|cancel|submitter|forwarder|envs`."""
 
 import json
 import sys
@@ -103,6 +103,30 @@ def submitter_group(
             token = services.default_token(loaded)
             click.echo(f"face: http://{address}:{port}/runs, token in {token}", err=True)
             submitter_loop.run(submitter)
+
+
+@click.command("forwarder")
+@PROFILE
+@click.option("--once", is_flag=True, help="Do one pass, print the gauges and end.")
+@click.option("--address", default="127.0.0.1", help="Where it is scraped.", show_default=True)
+@click.option("--port", default=6502, type=click.IntRange(1, 65535), show_default=True)
+def forwarder_command(profile: str | None, once: bool, address: str, port: int) -> None:
+    """Be the forwarder of a profile: collect what runs left, show it to Prometheus as gauges."""
+    from kit import forwarder, settings
+
+    loaded = settings.load(profile)
+    ours = forwarder.forwarder_for(loaded)
+    if once:
+        for problem in ours.once():
+            click.echo(f"kit: left out: {problem}", err=True)
+        click.echo(ours.text, nl=False)
+        return
+    from kit import services
+
+    with services.served(services.metrics(ours, services.face_token(loaded)), address, port):
+        token = services.default_token(loaded)
+        click.echo(f"gauges: http://{address}:{port}/metrics, token in {token}", err=True)
+        forwarder.run(ours)
 
 
 @submitter_group.command("template")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -18,6 +18,7 @@ from kit.errors import DataError
 from kit.records import Json
 from kit.slurm_values import seconds, size, when
 
+TEXT = CONTENT_TYPE_LATEST  # of what `expose` gives
 SACCT, SEFF = "cloud_hpc_job_sacct_metrics", "cloud_hpc_job_seff_metrics"
 JOB, PIPELINE = "cloud_hpc_job_time_metrics", "cloud_hpc_pipeline_time_metrics"
 TASK = "cloud_hpc_task_time_metrics"

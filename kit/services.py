@@ -1,6 +1,6 @@
-"""The submitter's face: how its runs stand, over HTTP, for whoever has the bearer token.
+"""The faces of submitter and forwarder, over HTTP, for whoever has the bearer token.
 
-It only reads. `kit submitter` serves it beside the loop, on this machine alone.
+Both only read. `kit submitter` and `kit forwarder` serve them beside their loops.
 """
 
 import contextlib
@@ -15,11 +15,13 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi import Path as InPath
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from kit import watch
 from kit.errors import KitError, NoSuchBucket, Unreachable, UsageError
+from kit.forwarder import Forwarder
+from kit.gauges import TEXT
 from kit.jobs import RUN, RunState, Standing, token
 from kit.login import Secret
 from kit.records import Json
@@ -88,16 +90,31 @@ def default_token(loaded: Settings) -> Path:
     return Path(given).expanduser() if given else loaded.cache_dir / "face-token"
 
 
-def face(submitter: Submitter, expected: Secret) -> FastAPI:
-    """Make the app; every answer but 401 needs the token."""
-
+def _guarded(expected: Secret) -> FastAPI:
     def check(authorization: Annotated[str, Header()] = "") -> None:
         """Refuse whoever has not the token, after the same time for any other."""
         wanted = f"Bearer {expected.reveal()}".encode()
         if not hmac.compare_digest(authorization.encode(), wanted):
             raise HTTPException(401, "give the token", {"WWW-Authenticate": "Bearer"})
 
-    app = FastAPI(dependencies=[Depends(check)], openapi_url=None)
+    return FastAPI(dependencies=[Depends(check)], openapi_url=None)
+
+
+def metrics(forwarder: Forwarder, expected: Secret) -> FastAPI:
+    """Make the app that Prometheus scrapes: the gauges as of the forwarder's last pass."""
+    app = _guarded(expected)
+
+    @app.get("/metrics")
+    def scrape() -> Response:
+        return Response(forwarder.text, media_type=TEXT)
+
+    return app
+
+
+def face(submitter: Submitter, expected: Secret) -> FastAPI:
+    """Make the app; every answer but 401 needs the token."""
+
+    app = _guarded(expected)
 
     @app.exception_handler(KitError)
     def explain(_: Request, err: KitError) -> JSONResponse:
@@ -172,7 +189,7 @@ def served(app: FastAPI, address: str, port: int) -> Iterator[int]:
     try:
         listener = socket.create_server((address, port))
     except OSError as err:
-        step = "end the other submitter (two do no harm, but one face is enough), or give --port"
+        step = "end the other one (two do no harm, but one face is enough), or give --port"
         raise UsageError(f"listen at {address}:{port}", str(err), step) from err
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     server = uvicorn.Server(config)

@@ -65,9 +65,15 @@ def bucket_name(settings: Settings, role: str) -> str:
         raise UsageError(f"profile {settings.profile} has no object store", next_step=ADD_STORE)
     parts = [store.bucket_prefix, role, store.ice_id]
     if role != "forwarder":
-        user = read_login(settings).username if store.auth_url else getpass.getuser()
-        parts.append(re.sub("[^a-z0-9]+", "-", user.lower()))
+        parts.append(user_of(settings))
     return "-".join(parts)
+
+
+def user_of(settings: Settings) -> str:
+    """Name the user of the profile's store, as names of buckets have it."""
+    known = settings.store is not None and settings.store.auth_url
+    user = read_login(settings).username if known else getpass.getuser()
+    return re.sub("[^a-z0-9]+", "-", user.lower())
 
 
 @contextlib.contextmanager
