@@ -152,16 +152,18 @@ class Forwarder:
             found = json.loads(self.own.get(PASSES))
             rows = [{"id": str(row["id"]), "waited_s": float(row["waited_s"]),
                      "ran_s": float(row["ran_s"])} for row in found["passes"]]  # fmt: skip
-        except NoSuchBucket:
-            self.own.ensure_bucket()
-            return []
-        except (NoSuchObject, DataError, ValueError, KeyError, TypeError):
+        except (DataError, ValueError, KeyError, TypeError):
             return []  # for display only
         return rows[-KEPT_PASSES:]
 
     def _keep_pass(self, row: Json) -> None:
         self._passes = [*(self._passes or []), row][-KEPT_PASSES:]
-        self.own.put(PASSES, dumps({"schema": SCHEMA, "passes": self._passes}).encode())
+        content = dumps({"schema": SCHEMA, "passes": self._passes}).encode()
+        try:
+            self.own.put(PASSES, content)
+        except NoSuchBucket:
+            self.own.ensure_bucket()
+            self.own.put(PASSES, content)
 
 
 def forwarder_for(loaded: Settings) -> Forwarder:
