@@ -102,9 +102,7 @@ def test_every_metric_of_every_gauge_is_answered_once(seen, prometheus, name, me
     added = {"__name__", "instance", "job"}  # by Prometheus
     whole = frozenset(gauges.LABELS[name])
     labels = {frozenset(one["metric"]) - added for one in found}
-    assert labels <= {whole, whole - {"partition"}}, (
-        "an empty label (a step's) is none there"
-    )
+    assert labels <= {whole, whole - {"partition"}}, "an empty label (a step's) is none there"
     twins = prometheus("query", query=f"count by (jobkey, sampleid, row, group, name, collector) "
                        f'({name}{{metric="{metric}"}}) > 1')["result"]  # fmt: skip
     assert twins == []
