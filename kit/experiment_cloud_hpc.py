@@ -178,11 +178,12 @@ def show_loss(work: CloudHpc) -> "Figure":
 
 
 def show_sacct(work: CloudHpc) -> "pandas.DataFrame":
-    """Give what the accounting says of the job and its steps."""
+    """Give what the accounting says of the job and its steps, a column each."""
     import pandas
 
     rows = _outcome(work).trained["slurm"]["sacct"]
-    return pandas.DataFrame.from_dict(rows, orient="index").dropna(axis="columns", how="all")
+    frame = pandas.DataFrame.from_dict(rows).dropna(how="all").fillna("")
+    return frame.set_axis(list(frame.loc["JobID"]), axis="columns").drop("JobID")
 
 
 def show_seff(work: CloudHpc) -> "pandas.DataFrame":

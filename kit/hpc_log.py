@@ -17,16 +17,10 @@ SACCT = (("elapsed", "Elapsed"), ("cpu-time", "CPUTime"), ("total-cpu", "TotalCP
 
 
 def run_log(
-    run_id: str,
-    trained: Json,
-    evaluated: Json,
-    losses: Sequence[tuple[int, float]],
-    work: Path,
-    units: float | None = None,
+    run_id: str, trained: Json, evaluated: Json, losses: Sequence[tuple[int, float]], work: Path
 ) -> RunLog:
     """Say what MLflow gets of a run, from its records and the files in `work`.
 
-    `units` are the billing units that the job cost, where seff does not say them.
     The model's file is always logged; it is registered when the gates were passed.
     """
     end_ms = int(trained["training"]["end-time"] * 1000)
@@ -34,8 +28,7 @@ def run_log(
     points = runlog.performance_metrics(evaluated["performance"], LABELS, end_ms)
     points += (("training-seconds", trained["training"]["total-seconds"], 0, end_ms),)
     points += tuple(("loss", loss, step, end_ms) for step, loss in losses)
-    used = {} if units is None else {"billing-units": units}
-    used |= {**sacct_metrics(slurm["sacct"]), **seff_metrics(slurm["seff"])}
+    used = {**sacct_metrics(slurm["sacct"]), **seff_metrics(slurm["seff"])}
     points += tuple((name, value, 0, end_ms) for name, value in used.items())
     model = str(work / "model.safetensors")
     files = ((str(work / "predictions.npy"), "predicted_qualities"),)

@@ -77,16 +77,23 @@ def train(
         request = Request(run_id, data_hash, configured, hp, workers)
         jobs.ask(request)
         result = follow(jobs, run_id, follow_timeout_s, log.info)
+        result["seff"] = _priced(chosen, result, objects)
         record = _record(objects, result, start, request)
         return objects.commit(TRAIN, record)
 
 
-def _record(
-    objects: StageStore,
-    result: Json,
-    start: float,
-    request: Request,
-) -> Json:
+def _priced(chosen: Settings, result: Json, objects: StageStore) -> Json:
+    """Give seff's values; where they were computed, with the units at the profile's rates."""
+    seff = dict(result["seff"])
+    if source := seff.pop("Source", None):
+        with contextlib.suppress(KitError):  # no rate: the run has no price, and is recorded
+            text = objects.get(result["files"]["sacct.txt"]).decode()
+            seff["Non-Interactive BUs"] = f"{job_units(chosen, text):.2f}"
+        seff["Source"] = source
+    return seff
+
+
+def _record(objects: StageStore, result: Json, start: float, request: Request) -> Json:
     """Make the record of the training stage from the run's result."""
     times = json.loads(objects.get(result["files"]["times.json"]))
     about = json.loads(objects.store.get(f"data/{request.data_hash}.json"))
@@ -165,10 +172,7 @@ def _evaluate(
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         for name in ("model.safetensors", "predictions.npy"):
             (Path(folder) / name).write_bytes(objects.get(before["objects"][name]))
-        units = None
-        with contextlib.suppress(KitError):  # no rate: the run has no price, and is logged
-            units = job_units(chosen, objects.get(before["objects"]["sacct.txt"]).decode())
-        run = run_log(objects.run_id, before, record, losses, Path(folder), units)
+        run = run_log(objects.run_id, before, record, losses, Path(folder))
         record["mlflow"] = dataclasses.asdict(tracking_for(chosen, "cloud").log(run))
     log.info("mlflow: %s %s", record["mlflow"]["state"], record["mlflow"]["reason"])
     times = records.time_record(EVALUATE, start, time.time())

@@ -9,7 +9,7 @@ from kit.kfp_log import DONE, FAILED, PENDING, RUNNING, ComponentState
 
 _FILL = {PENDING: "#E8EAED", RUNNING: "#FFE8A3", DONE: "#CDEBD0", FAILED: "#F6C7C3"}
 _EDGE = {PENDING: "#9AA0A6", RUNNING: "#B06F00", DONE: "#2E7D32", FAILED: "#B3261E"}
-_BOX, _GAP, _HEIGHT = 190, 130, 110
+_BOX, _GAP, _HEIGHT = 210, 110, 110
 _TEXT = "font-family='sans-serif' text-anchor='middle'"
 
 

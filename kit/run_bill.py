@@ -50,13 +50,13 @@ def make(
 def of_run(loaded: Settings, run: Json) -> Bill:
     """Price a run of the history by today's profile. A file that is missing costs its lines."""
     sacct = loaded.profile_dir / "runs" / str(run["run"]) / "sacct.txt"
-    figures, slurm = run.get("figures", {}), run.get("slurm", {})
+    figures, seff = run.get("figures", {}), run.get("slurm", {}).get("seff", {})
     return make(
         loaded,
         figures.get("pipeline_s", 0) if run["target"] != "local" else 0,
         int(run.get("stored_bytes", 0)),
         sacct.read_text(encoding="utf-8") if sacct.exists() else "",
-        str(slurm.get("seff", {}).get("Non-Interactive BUs", "")),
+        "" if "Source" in seff else str(seff.get("Non-Interactive BUs", "")),
     )
 
 
@@ -94,7 +94,7 @@ def keep(run: Run, facts: Json, store: ObjectStore) -> Json:
 
 
 def job_units(loaded: Settings, sacct_text: str) -> float:
-    """Give the units that the jobs of a listing cost, for MLflow's `billing-units`."""
+    """Give the units that the jobs of a listing cost, for where seff does not say them."""
     lines = billing.actual(loaded, usages(loaded, sacct_text))
     return float(money(sum((line.bu for line in lines), Decimal(0))))
 

@@ -1,38 +1,29 @@
 """cloud.ipynb against the sandbox's real services: the files, MLflow, gates, secrets."""
 
-import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 from idx_files import small_data_dir
+from notebook_runs import (
+    KINDS,
+    NO_GATES,
+    PERFORMANCE,
+    TIME,
+    Arguments,
+    kit,
+    published,
+    secrets,
+    shape,
+)
 
 from kit import notebooks, records, settings, store, tracking
 from kit.fashion_mnist import LABELS
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 ROOT = settings.ROOT
-KINDS = ("accuracy", "precision", "recall")
-
-
-class Arguments(threading.Thread):
-    """Look at the arguments of every process of the machine until told to stop."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.seen: set[bytes] = set()
-        self.enough = threading.Event()
-
-    def run(self) -> None:
-        while not self.enough.wait(0.05):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    self.seen.add(path.read_bytes())
-                except OSError:
-                    continue
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +36,11 @@ def environ(tmp_path_factory):
     }
 
 
-def kit(environ, *arguments: str) -> subprocess.CompletedProcess:
-    argv = [sys.executable, "-m", "kit", *arguments]
-    return subprocess.run(argv, cwd=ROOT, env=environ, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def done(sandbox, environ):
     """One run of the notebook with gates that it passes: base folder, record, output, arguments."""
-    watch = Arguments()
-    watch.start()
-    gates = [word for kind in KINDS for word in ("-p", f"min_{kind}", "0.01")]
-    ended = kit(environ, "run", "cloud", "-p", "epochs", "5", *gates)
-    watch.enough.set()
-    watch.join()
+    with Arguments() as watch:
+        ended = kit(environ, "run", "cloud", "-p", "epochs", "5", *NO_GATES)
     assert ended.returncode == 0, ended.stderr[-4000:]
     base = Path(environ["KIT_RESULTS_DIR"]) / "sandbox"
     (line,) = records.read_history(base / "history.jsonl")[0]
@@ -67,20 +49,6 @@ def done(sandbox, environ):
 
 def loaded(environ) -> settings.Settings:
     return settings.load("sandbox", environ)
-
-
-def shape(value: object) -> object:
-    """The keys and types of a JSON value, all the way down."""
-    if isinstance(value, dict):
-        return {key: shape(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [shape(item) for item in value]
-    return type(value).__name__
-
-
-TIME = {"name": "str", "start-time": "float", "end-time": "float", "total-seconds": "float"}
-PERFORMANCE = {"name": "str", **dict.fromkeys(KINDS, "float")}
-PERFORMANCE |= {f"class-{kind}": ["float"] * 10 for kind in KINDS}
 
 
 @pytest.mark.parametrize(
@@ -93,11 +61,9 @@ PERFORMANCE |= {f"class-{kind}": ["float"] * 10 for kind in KINDS}
 def test_a_published_file_has_the_published_keys_and_types(done, file, wanted):
     ours = records.read_json(done[0] / file)
     assert shape(ours) == wanted
-    folder = os.environ.get("KIT_TEST_DATA")
-    if folder:  # the published files themselves are at hand
-        published = json.loads((Path(folder) / "article" / file).read_text())
-        assert shape(ours) == shape(published)
-        assert [*ours] == [*published]
+    if theirs := published(file):
+        assert shape(ours) == shape(theirs)
+        assert [*ours] == [*theirs]
 
 
 def test_the_times_have_the_published_names_in_order_and_fit_into_each_other(done):
@@ -171,21 +137,6 @@ def test_local_and_cloud_give_the_same_figures_to_the_last_digit(done, environ):
     assert local["performance"] == done[1]["performance"]
 
 
-def secrets(environ) -> list[bytes]:
-    """Every secret of the sandbox that the kit can come across."""
-    etc = loaded(environ).sandbox_dir / "etc"
-    files = [*etc.glob("*.env"), etc / ".env", *(etc / "secrets").glob("*")]
-    values = []
-    for path in files:
-        for line in path.read_text().splitlines():
-            name, _, value = line.rpartition("=")
-            if not name or "PASS" in name or "SECRET" in name or "TOKEN" in name:
-                values.append(value.strip("\"'"))
-    long = [value.encode() for value in values if len(value) >= 12]
-    assert len(long) >= 3
-    return long
-
-
 def test_no_secret_is_in_results_output_arguments_or_the_store(done, environ):
     base, line, output, arguments = done
     bucket = store.open_store(loaded(environ), store.bucket_name(loaded(environ), "pipeline"))
@@ -194,7 +145,9 @@ def test_no_secret_is_in_results_output_arguments_or_the_store(done, environ):
     places = {str(path): path.read_bytes() for path in base.rglob("*") if path.is_file()}
     places |= {f"object {key}": bucket.get(key) for key in stored}
     places |= {"output": output.encode(), "arguments": b"\n".join(arguments)}
-    found = [name for name, content in places.items() for s in secrets(environ) if s in content]
+    found = [
+        name for name, content in places.items() for s in secrets(loaded(environ)) if s in content
+    ]
     assert found == []
 
 

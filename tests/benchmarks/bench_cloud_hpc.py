@@ -1,0 +1,176 @@
+"""What a cloud-hpc run costs beside its training (article: 1077, 1158 s), and the submitter.
+
+Needs the sandbox, with the wheels of the environment on its site (any earlier unconfigured run).
+Usage: python tests/benchmarks/bench_cloud_hpc.py [REPEATS [PROFILE]]
+"""
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from kit import hpc_env, settings, submitter_loop
+from kit.fashion_mnist import Dataset, stand_in
+from kit.gates import Gates
+from kit.hpc_run import Outcome, arguments_of, run_pipeline
+from kit.hyperparameters import Hyperparameters
+from kit.jobs import Jobs, Request, token
+from kit.settings import Settings
+from kit.stage_store import StageStore
+from kit.store import bucket_name, open_store
+from kit.submitter_loop import submitter_for
+
+AIMS = {True: 45.0, False: 90.0}
+ARTICLE = {True: 1431.2155 - 272.92072, False: 1349.36426 - 271.85157}
+SEEN_S, CANCEL_S, PASS_S, SHARE, CPU, RSS = 2.0, 6.0, 5.0, 0.6, 0.01, 150e6
+
+
+class Bench:
+    """Buckets of its own on a profile's site, with a submitter of theirs."""
+
+    def __init__(self, profile: str) -> None:
+        loaded = settings.load(profile)
+        store = dataclasses.replace(loaded.store, bucket_prefix=f"b{secrets.token_hex(4)}")
+        self.settings = dataclasses.replace(loaded, store=store)
+        names = [bucket_name(self.settings, which) for which in ("submitter", "pipeline")]
+        self.stores = [open_store(self.settings, name) for name in names]
+        self.jobs, self.slurm = Jobs(self.stores[0]), submitter_for(self.settings).slurm
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator["Bench"]:
+        """Have the buckets there and a submitter at work in the block."""
+        for store in self.stores:
+            store.ensure_bucket()
+        done = threading.Event()
+        loop = threading.Thread(
+            target=submitter_loop.run, args=(submitter_for(self.settings), done.is_set)
+        )
+        loop.start()
+        try:
+            yield self
+        finally:
+            done.set()
+            loop.join()
+            hpc_env.clean(self.slurm.host, self.slurm.hpc, [])
+            for store in self.stores:
+                for each in list(store.list()):
+                    store.delete(each.key)
+                store.delete_bucket()
+
+    def request(self, data: Dataset, configured: bool, epochs: int) -> Request:
+        run = f"cloud-hpc-{secrets.token_hex(6)}-1"
+        StageStore(self.stores[1], run).put_data(data)
+        return Request(run, data.hash, configured, Hyperparameters(epochs=epochs))
+
+    def pipeline(self, data: Dataset, configured: bool, epochs: int) -> Outcome:
+        """Run the pipeline as the notebook does."""
+        request = self.request(data, configured, epochs)
+        given = arguments_of(self.settings, request, Gates(0, 0, 0))
+        with tempfile.TemporaryDirectory() as folder:
+            objects = StageStore(self.stores[1], request.run)
+            return run_pipeline(self.settings, objects, given, Path(folder))
+
+
+def until(done: Callable[[], object], pause_s: float = 0.05) -> float:
+    """Wait for something; give the seconds that it took."""
+    start = time.monotonic()
+    while not done():
+        time.sleep(pause_s)
+    return time.monotonic() - start
+
+
+def told(what: str, got: float, aim: float, unit: str = "s") -> None:
+    print(f"{what:52} {got:8.2f} {unit:2} aim {aim:g}, ratio {got / aim:.2f}", flush=True)
+
+
+def overhead(bench: Bench, repeats: int) -> None:
+    """Pipeline minus training, and where it goes."""
+    data = stand_in(720, 180)
+    bench.pipeline(data, True, 1)  # whatever is missing is made
+    for configured, aim in AIMS.items():
+        outcomes = [bench.pipeline(data, configured, 5) for _ in range(repeats)]
+        rest = [o.pipeline_s - o.trained["training"]["total-seconds"] for o in outcomes]
+        what = f"not training, configured = {configured}, median of {repeats}"
+        told(what, statistics.median(rest), aim)
+        print(f"  article {ARTICLE[configured]:.0f} s; all: {[round(s, 1) for s in sorted(rest)]}")
+        for name, seconds in outcomes[-1].seconds().items():
+            print(f"  {name:30} {seconds:7.2f} s")
+
+
+def share(bench: Bench) -> None:
+    """Share of the job's own time that is training, at full size."""
+    trained = bench.pipeline(stand_in(), True, 5).trained
+    training, job = trained["training"]["total-seconds"], trained["slurm"]["elapsed_s"]
+    told(
+        f"training of the job's {job:.0f} s, 60,000 images", 100 * training / job, 100 * SHARE, "%"
+    )
+
+
+def reaction(bench: Bench, repeats: int) -> None:
+    """From a request to its being seen; from a cancel to released nodes."""
+    seen, released = [], []
+    for _ in range(repeats):
+        request = bench.request(stand_in(720, 180), True, 3000)
+        bench.jobs.ask(request)
+        seen.append(until(lambda run=request.run: bench.jobs.read(run, "progress")))
+        until(lambda run=request.run: (bench.jobs.read(run, "progress") or {}).get("training"))
+        argv = ["squeue", "-h", f"--name=kit-{token(request.run, 1)}"]
+        bench.jobs.cancel(request.run)
+        released.append(until(lambda argv=argv: not bench.slurm.host.run(argv).out, 0.2))
+    told("request seen after, median", statistics.median(seen), SEEN_S)
+    told("cancel to released nodes, median", statistics.median(released), CANCEL_S)
+
+
+def idle(profile: str, seconds: float = 20.0) -> None:
+    """What a submitter uses that has nothing to do."""
+    argv = [sys.executable, "-m", "kit.submitter_loop", profile]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as child:
+        time.sleep(8)
+        process = psutil.Process(child.pid)
+        before = process.cpu_times()
+        time.sleep(seconds)
+        after, memory = process.cpu_times(), process.memory_info().rss
+        child.terminate()
+    used = after.user + after.system - before.user - before.system
+    told("idle submitter, of a core", 100 * used / seconds, 100 * CPU, "%")
+    told("idle submitter, resident", memory / 1e6, RSS / 1e6, "MB")
+
+
+def passes(loaded: Settings) -> None:
+    """One pass over a bucket of 200 finished runs."""
+    bench = Bench(loaded.profile)
+    with bench.open():
+        for number in range(1, 201):
+            for name in ("request", "try-1/submitted", "result", "progress"):
+                bench.jobs.write(f"cloud-hpc-0123456789ab-{number}", name, {})
+        submitter = submitter_for(bench.settings)
+        submitter.once()
+        start = time.monotonic()
+        submitter.once()
+        told("pass over 200 finished runs", time.monotonic() - start, PASS_S)
+
+
+def main() -> None:
+    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    profile = sys.argv[2] if len(sys.argv) > 2 else os.environ.get("KIT_PROFILE", "sandbox")
+    bench = Bench(profile)
+    with bench.open():
+        overhead(bench, repeats)
+        reaction(bench, repeats)
+        share(bench)
+    idle(profile)
+    passes(settings.load(profile))
+
+
+if __name__ == "__main__":
+    main()
