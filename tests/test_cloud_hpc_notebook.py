@@ -138,8 +138,8 @@ def test_the_record_says_what_was_used_and_where_the_seconds_went(done):
 
 def test_the_notebook_shows_every_step_and_no_warning(done):
     text = (done[0] / "runs" / done[1][2]["run"] / "cloud-hpc.ipynb").read_text()
-    shown = ("ssh certificate for hpc", "#SBATCH --nodes=2", ">done ", " COMPLETED; gates", "image/png",
-             "core-walltime", "http://127.0.0.1:5000")  # fmt: skip
+    shown = ("ssh certificate for hpc", "#SBATCH --nodes=2", ">done ", " COMPLETED; gates",
+             "image/png", "core-walltime", "http://127.0.0.1:5000")  # fmt: skip
     assert [words for words in shown if words not in text] == []
     assert "Warning" not in text
 
