@@ -68,7 +68,7 @@ def published(file: str) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def secrets(loaded: settings.Settings) -> list[bytes]:
+def planted(loaded: settings.Settings) -> list[bytes]:
     """Every secret of the sandbox that the kit can come across."""
     etc, values = loaded.sandbox_dir / "etc", []
     for path in [*etc.glob("*.env"), etc / ".env", *(etc / "secrets").glob("*")]:
@@ -76,9 +76,9 @@ def secrets(loaded: settings.Settings) -> list[bytes]:
             name, _, value = line.rpartition("=")
             if not name or "PASS" in name or "SECRET" in name or "TOKEN" in name:
                 values.append(value.strip("\"'").encode())
-    for path in (etc / "ssh").iterdir():
-        lines = path.read_bytes().splitlines()
-        if lines[0].startswith(b"-----BEGIN"):
+    for path in (etc / "ssh").rglob("*"):
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        if lines and lines[0].startswith(b"-----BEGIN"):
             values.append(lines[len(lines) // 2])
     long = [value for value in values if len(value) >= 12]
     assert len(long) >= 6

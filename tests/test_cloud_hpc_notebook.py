@@ -1,6 +1,7 @@
 """cloud-hpc.ipynb against the sandbox's real Slurm, Ray, store and MLflow: what each run leaves."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from notebook_runs import (
     Arguments,
     history,
     kit,
+    planted,
     published,
-    secrets,
     shape,
 )
 
@@ -49,7 +50,13 @@ def environ(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(sandbox, environ):
+def seed():
+    """The parameters of runs that no earlier test of this sandbox has left in the store."""
+    return "-p", "seed", str(secrets.randbelow(10**9))
+
+
+@pytest.fixture(scope="module")
+def done(sandbox, environ, seed):
     """Both runs: folder of results, their lines by suffix, output, arguments of all processes.
 
     The first from the root, the second from the notebooks' folder.
@@ -57,7 +64,7 @@ def done(sandbox, environ):
     output = ""
     with Arguments() as watch:
         for configured, folder in (("False", "."), ("True", "notebooks")):
-            values = ("-p", "configured", configured, *NO_GATES)
+            values = ("-p", "configured", configured, *seed, *NO_GATES)
             ended = kit(environ, "run", "cloud-hpc", *values, cwd=settings.ROOT / folder)
             assert ended.returncode == 0, ended.stderr[-4000:]
             output += ended.stdout + ended.stderr
@@ -162,9 +169,9 @@ def test_mlflow_has_every_name_that_the_article_logged(done, environ):
         assert found["tags"]["mlflow.source.git.commit"]
 
 
-def test_all_three_targets_give_the_same_figures_to_the_last_digit(done, environ):
+def test_all_three_targets_give_the_same_figures_to_the_last_digit(done, environ, seed):
     for target in ("local", "cloud"):
-        ended = kit(environ, "run", target)
+        ended = kit(environ, "run", target, *seed)
         assert ended.returncode == 0, ended.stderr[-4000:]
     local, cloud = history(environ)[-2:]
     assert (local["target"], cloud["target"]) == ("local", "cloud")
@@ -187,13 +194,15 @@ def test_no_secret_is_in_anything_that_the_runs_left(done, environ):
             places |= {f"object {key}": bucket.get(key) for key in stored}
     places |= {"output": output.encode(), "arguments": b"\n".join(arguments)}
     assert any(b"kit.ray_driver" in each for each in arguments)
-    hidden = secrets(site)
+    hidden = planted(site)
     assert [name for name, text in places.items() if any(s in text for s in hidden)] == []
 
 
-def test_a_training_that_fails_shows_its_own_traceback_in_the_notebook(done, environ, tmp_path):
+def test_a_training_that_fails_shows_its_own_traceback_in_the_notebook(
+    done, environ, seed, tmp_path
+):
     other = {**environ, "KIT_RESULTS_DIR": str(tmp_path)}
-    ended = kit(other, "run", "cloud-hpc", "-p", "learning_rate", "10.0")
+    ended = kit(other, "run", "cloud-hpc", "-p", "learning_rate", "10.0", *seed)
     assert ended.returncode == 1
     (notebook,) = tmp_path.rglob("cloud-hpc-failed.ipynb")
     for text in (ended.stderr, notebook.read_text()):
@@ -204,7 +213,7 @@ def test_a_training_that_fails_shows_its_own_traceback_in_the_notebook(done, env
 
 def test_a_killed_run_is_adopted_by_the_next_start_and_its_job_worked_once(done, environ, tmp_path):
     other = {**environ, "KIT_RESULTS_DIR": str(tmp_path)}
-    arguments = ("run", "cloud-hpc", "-p", "epochs", "60")
+    arguments = ("run", "cloud-hpc", "-p", "epochs", "60", *seed)
     argv = [sys.executable, "-m", "kit", *arguments]
     first = subprocess.Popen(argv, env=other, cwd=settings.ROOT, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)  # fmt: skip

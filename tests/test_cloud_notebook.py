@@ -14,8 +14,8 @@ from notebook_runs import (
     TIME,
     Arguments,
     kit,
+    planted,
     published,
-    secrets,
     shape,
 )
 
@@ -146,7 +146,7 @@ def test_no_secret_is_in_results_output_arguments_or_the_store(done, environ):
     places |= {f"object {key}": bucket.get(key) for key in stored}
     places |= {"output": output.encode(), "arguments": b"\n".join(arguments)}
     found = [
-        name for name, content in places.items() for s in secrets(loaded(environ)) if s in content
+        name for name, content in places.items() for s in planted(loaded(environ)) if s in content
     ]
     assert found == []
 
