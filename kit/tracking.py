@@ -162,7 +162,7 @@ def destinations(settings: Settings) -> list[Tracking]:
 def table(
     loaded: Settings, experiment: str, run_id: str, logged: Mapping[str, Any]
 ) -> "pandas.DataFrame":
-    """Read back from MLflow what a run logged, without the figures of each class.
+    """Read back from MLflow what a run logged, without the figures of each class and each row of sacct.
 
     `attrs["link"]` is the link to it. A server that is away is said in the table, no error: the
     run does not depend on it.
@@ -178,9 +178,8 @@ def table(
         else:
             kinds = ("params", "metrics", "tags")
             rows = [(kind, *pair) for kind in kinds for pair in sorted(found[kind].items())]
-            rows = [
-                row for row in rows if not row[1].endswith(("-accuracy", "-precision", "-recall"))
-            ]
+            parts = ("-accuracy", "-precision", "-recall")
+            rows = [r for r in rows if not (r[1].endswith(parts) or r[1][0].isdigit())]
             rows += [("artifact", name, "") for name in found["artifacts"]]
             frame = pandas.DataFrame(rows, columns=["kind", "name", "value"])
             frame.attrs["link"] = found["link"]
