@@ -162,7 +162,7 @@ def destinations(settings: Settings) -> list[Tracking]:
 def table(
     loaded: Settings, experiment: str, run_id: str, logged: Mapping[str, Any]
 ) -> "pandas.DataFrame":
-    """Read back from MLflow what a run logged, without the figures of each class and each row of sacct.
+    """Read back from MLflow what a run logged, less the figures by class and by row of sacct.
 
     `attrs["link"]` is the link to it. A server that is away is said in the table, no error: the
     run does not depend on it.
