@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from kit import __version__
-from kit.__main__ import cli
+from kit.__main__ import cli, main
 from kit.errors import CommandFailed, KitError
 
 HEAVY = {"torch", "ray", "kfp", "mlflow", "boto3", "swiftclient", "matplotlib", "pandas", "numpy"}
@@ -67,3 +67,16 @@ def test_a_failed_command_keeps_its_fields_through_pickling_between_processes():
     assert (again.argv, again.code, again.err) == (("ls", "x"), 2, "no such file\n")
     assert "exit code 2" in str(again)
     assert "no such file" in str(again)
+
+
+def test_ctrl_c_leaves_what_is_remote_alone_and_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kit.__main__.cli", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    said = capsys.readouterr().err
+    assert caught.value.code == 130
+    assert "the same command goes on where it was" in said
+    assert "kit cancel RUN ends it" in said
