@@ -24,6 +24,7 @@ class _LazyGroup(click.Group):
         "forwarder": "kit.commands:forwarder_command",
         "jobs": "kit.commands:jobs_command",
         "logs": "kit.commands:logs_command",
+        "export": "kit.result_commands:export_command",
         "report": "kit.result_commands:report_command",
         "plan": "kit.commands:plan_command",
         "submitter": "kit.commands:submitter_group",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kit import errors, records
+from kit import errors, records, secret_scan
 from kit.errors import KitError, UsageError
 from kit.settings import ROOT, Settings
 
@@ -71,7 +71,8 @@ def run(settings: Settings, name: str, values: Mapping[str, Any]) -> records.Jso
     """Execute a notebook; give the record of the run it made (None when it made none).
 
     The executed notebook goes into the run's folder, or to `results/<profile>/<name>.ipynb`.
-    Raises the notebook's own failure as KitError, with the same exit code.
+    Raises the notebook's own failure as KitError, with the same exit code, and SecretFound for a
+    notebook that shows a secret: it is not kept.
     """
     notebook = NOTEBOOKS / f"{name}.ipynb"
     if not notebook.exists():
@@ -83,6 +84,7 @@ def run(settings: Settings, name: str, values: Mapping[str, Any]) -> records.Jso
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         executed = Path(folder) / notebook.name
         failure = _execute(notebook, executed, values)
+        secret_scan.refuse(settings, [executed])
         run_id = _run_id(executed)
         kept = _keep(settings, executed, run_id, failed=failure is not None)
     if failure is not None:

@@ -55,3 +55,16 @@ def report_command(profile: str | None, form: str, pictures: Path | None) -> Non
         click.echo(f"wrote {path}", err=True)
     for problem in problems:
         click.echo(f"note: {problem}", err=True)
+
+
+@click.command("export")
+@click.argument("run")
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@PROFILE
+def export_command(run: str, folder: Path | None, profile: str | None) -> None:
+    """Write RUN as a Workflow Run RO-Crate into FOLDER (default: RUN-crate, here)."""
+    from kit import crate, run_bill, settings
+
+    loaded = settings.load(profile)
+    record = run_bill.find(loaded, run)
+    click.echo(crate.export(loaded, record, (folder or Path(f"{run}-crate")).absolute()))
