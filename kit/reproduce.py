@@ -1,4 +1,5 @@
-"""`make reproduce`: every notebook in order, then the article's table with the new runs.
+"""`make reproduce`: every notebook in order, then the article's table with the new runs and the
+reproduction certificate.
 
 Where the sandbox cannot be had, the notebooks that need nothing of it still run, and the end
 says what was left out and how to get it.
@@ -7,7 +8,7 @@ says what was left out and how to get it.
 import os
 from collections.abc import Callable
 
-from kit import notebooks, report, sandbox
+from kit import certificate, notebooks, report, sandbox
 from kit.errors import KitError, UsageError
 from kit.settings import Settings
 
@@ -35,7 +36,8 @@ def reproduce(settings: Settings, say: Say) -> int:
         say(f"running the notebook {told} …")
         say(summary(notebooks.run(settings, name, values)))
     table, problems = report.columns(settings)
-    for line in [report.render(table, "table"), *problems]:
+    told, path = certificate.write(settings)
+    for line in [report.render(table, "table"), *problems, f"\n{told}", f"as a page: {path}"]:
         say(line)
     if reason is None:
         return 0

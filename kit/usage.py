@@ -4,6 +4,7 @@ Pure functions over the rows of `slurm_text.read_account`. sacct is the truth; t
 kept by whoever asked.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,11 +81,11 @@ def usage_of(life: Sequence[AccountRow]) -> Usage:
         job_id=job.job_id,
         state=job.state,
         exit_code=job.exit_code,
-        elapsed_seconds=_number(get("ElapsedRaw")),
+        elapsed_seconds=_seconds(get("ElapsedRaw"), get("Elapsed", "")),
         queued_seconds=job.start - job.submit if job.start and job.submit else None,
         nodes=_number(get("AllocNodes")),
         cores=_number(get("AllocCPUS")),
-        core_seconds=_number(get("CPUTimeRAW")),
+        core_seconds=_seconds(get("CPUTimeRAW"), get("CPUTime", "")),
         cpu_seconds=seconds(get("TotalCPU", "")),
         max_rss_bytes=max(rss, default=0) or None,
         tres=dict(p.split("=", 1) for p in get("AllocTRES", "").split(",") if "=" in p),
@@ -155,6 +156,14 @@ def computed_seff(usage: Usage) -> dict[str, str]:
         "Billed project": column.get("Account", ""),
         "Source": "computed from sacct",
     }
+
+
+def _seconds(raw: str | None, clock: str) -> int | None:
+    """Read whole seconds: the raw column, or the clock's where a listing has only that."""
+    if raw or not clock:
+        return _number(raw)
+    total = seconds(clock)
+    return None if total is None or math.isinf(total) else int(total)
 
 
 def _number(text: str | None) -> int | None:

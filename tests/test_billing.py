@@ -1,7 +1,10 @@
 """The bill: every rate row by hand, the published figures, and what sacct can hold."""
 
 import dataclasses
+import json
+import os
 from decimal import Decimal
+from pathlib import Path
 
 import captured
 import pytest
@@ -11,7 +14,7 @@ from kit.errors import DataError, UsageError
 from kit.jobspec import JobSpec
 from kit.profiles import Rate
 from kit.reserved import Load
-from kit.slurm_text import read_account
+from kit.slurm_text import account_row, read_account
 
 ROIHU, LUMI, MAHTI = (settings.load(name, {}) for name in ("roihu", "lumi", "mahti-2024"))
 
@@ -101,6 +104,48 @@ def test_the_published_billing_units_come_out_to_the_last_digit(target, slurm, c
     figures = report.article()[target]
     assert (figures.get("slurm_bu", 0), figures["cloud_bu"]) == (float(slurm), float(cloud))
     assert figures["total_bu"] == float(together)
+
+
+def test_the_published_bill_comes_out_of_the_published_sacct_file_as_it_is():
+    published = json.loads(captured.read("slurm-mahti-2024/sacct-1.json"))
+    rows = [account_row({k: v or "" for k, v in row.items()}) for row in published.values()]
+    (job,) = [usage.usage_of(life) for life in usage.lives(rows)]
+    # Elapsed 00:06:57 = 417 s on AllocNodes 2: 2 x 100 x 417 / 3600
+    assert (job.elapsed_seconds, job.core_seconds, job.nodes) == (417, 213_504, 2)
+    assert sums(billing.actual(MAHTI, [job])) == {"CPU BU": "23.17"}
+
+
+# figure -> the published file below the article's folder and the keys to it (contract of the files)
+RAW = {
+    ("local", "training_s"): ("local/artifacts/local_metrics.json", "time", "total-seconds"),
+    ("local", "accuracy"): ("local/artifacts/local_metrics.json", "performance", "accuracy"),
+    ("cloud", "training_s"): ("cloud/artifacts/cloud-metrics.json", "time", "total-seconds"),
+    ("cloud", "accuracy"): ("cloud/artifacts/cloud-metrics.json", "performance", "accuracy"),
+    ("cloud", "train_component_s"): ("cloud/times/pipeline_data.json", "1", "total-seconds"),
+    ("cloud", "pipeline_s"): ("cloud/times/pipeline_data.json", "3", "total-seconds"),
+    ("cloud-hpc-1", "training_s"): ("cloud-hpc/times/training-1.json", "1", "total-seconds"),
+    ("cloud-hpc-1", "ray_job_s"): ("cloud-hpc/times/training-1.json", "2", "total-seconds"),
+    ("cloud-hpc-1", "train_component_s"): (
+        *("cloud-hpc/times/components-1.json", "2", "total-seconds"),
+    ),
+    ("cloud-hpc-1", "pipeline_s"): ("cloud-hpc/times/components-1.json", "4", "total-seconds"),
+    ("cloud-hpc-1", "accuracy"): ("cloud-hpc/artifacts/cloud-hpc-metrics-1.json", "accuracy"),
+    ("cloud-hpc-1", "slurm_bu"): ("cloud-hpc/artifacts/seff-1.json", "Non-Interactive BUs"),
+}
+
+
+@pytest.mark.parametrize(("target", "figure"), list(RAW))
+def test_every_figure_of_the_article_is_that_of_its_published_file(target, figure):
+    file, *keys = RAW[target, figure]
+    ours = report.article()[target][figure]
+    folder = os.environ.get("KIT_TEST_DATA")
+    if folder is None:  # the published files are not at hand: the figures stand for themselves
+        assert ours > 0
+        return
+    value = json.loads((Path(folder) / "article" / file).read_text())
+    for key in keys:
+        value = value[key]
+    assert round(float(value), 4 if figure == "accuracy" else 5) == ours
 
 
 def test_kinds_are_never_added_up():

@@ -24,7 +24,7 @@ def run(said):
     return reproduce.reproduce(settings.load("sandbox"), said.append)
 
 
-def test_every_notebook_is_run_in_order_and_the_table_ends_it(ran, monkeypatch):
+def test_every_notebook_is_run_in_order_and_table_and_certificate_end_it(ran, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
     said = []
     assert run(said) == 0
@@ -36,7 +36,10 @@ def test_every_notebook_is_run_in_order_and_the_table_ends_it(ran, monkeypatch):
         ("Notebook_Size_Comparison", {}),
         ("report", {}),
     ]
-    assert "training s" in said[-1]
+    table, certificate, page = said[-3:]
+    assert "training s" in table
+    assert "Reproduction certificate: " in certificate
+    assert page.endswith("certificate.html")
 
 
 @pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 1)])
