@@ -96,6 +96,7 @@ class Forwarder:
 
     def _collect(self, user: Buckets, problems: list[str]) -> int:
         """Read the runs of one user that have changed; give how many, those that went included."""
+        user = Buckets(user.user, user.name, light(user.jobs), light(user.data))
         before = self._runs.get(user.name, {})
         found = _by_run(user)
         same = {run for run, read in before.items() if read.seen == found.get(run)}
@@ -166,13 +167,19 @@ class Forwarder:
             self.own.put(PASSES, content)
 
 
-def forwarder_for(loaded: Settings) -> Forwarder:
-    """Make the forwarder of a profile, over the buckets of its login."""
-    requests, own = bucket_name(loaded, "submitter"), bucket_name(loaded, "forwarder")
-    jobs = light(open_store(loaded, requests))
-    data = light(open_store(loaded, bucket_name(loaded, "pipeline")))
-    users = [Buckets(user_of(loaded), requests, jobs, data)]
-    return Forwarder(loaded, users, open_store(loaded, own), own)
+def buckets_of(loaded: Settings, user: str) -> Buckets:
+    """Open the buckets of a user; the profile's login must have the right to them."""
+    requests = bucket_name(loaded, "submitter", user)
+    data = open_store(loaded, bucket_name(loaded, "pipeline", user))
+    return Buckets(user, requests, open_store(loaded, requests), data)
+
+
+def forwarder_for(loaded: Settings, users: Iterable[str] = ()) -> Forwarder:
+    """Make the forwarder of a profile, over the buckets of its login and of `users`."""
+    own = bucket_name(loaded, "forwarder")
+    names = dict.fromkeys([user_of(loaded), *users])
+    buckets = [buckets_of(loaded, user) for user in names]
+    return Forwarder(loaded, buckets, open_store(loaded, own), own)
 
 
 def run(forwarder: Forwarder, stop: Callable[[], bool] = lambda: False) -> None:

@@ -1,5 +1,6 @@
 """The state folder of a sandbox: rendered configuration, secrets, keys, certificates."""
 
+import hashlib
 import os
 import secrets
 import shlex
@@ -38,7 +39,7 @@ DIRECTORIES = (
 )
 PUBLIC = ("slurm.conf", "hosts", "known_hosts", "task_prolog")  # read by other users as well
 PASSWORDS = [
-    *("redis", "mlflow", "prometheus", "forwarder", "keystone_admin"),
+    *("redis", "mlflow", "prometheus", "forwarder", "face", "keystone_admin"),
     *("rgw_service", "platform", "csc"),
 ]
 
@@ -153,12 +154,13 @@ def variables(settings: Settings, folder: Path) -> dict[str, str]:
     }
     for node in ("c1", "c2", "g1"):
         values[f"HOST_{node.upper()}"] = node if unshare else here
-    for name in set(PLACES.values()):
+    for name in {*PLACES.values(), "face"}:
         address, port = place_of(settings, name)
         key = name.upper().replace("-", "_")
         values |= {f"ADDR_{key}": address, f"PORT_{key}": str(port)}
     for name in PASSWORDS:
         values[f"{name.upper()}_PASSWORD"] = _password(folder, name)
+    values["FACE_HASH"] = hashlib.sha256(values["FACE_PASSWORD"].encode()).hexdigest()
     values["PROMETHEUS_HASH"] = _bcrypt(folder, values["PROMETHEUS_PASSWORD"])
     return values
 

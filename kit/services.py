@@ -126,7 +126,7 @@ def face(submitter: Submitter, expected: Secret) -> FastAPI:
     def runs() -> list[RunStatus]:
         """Say how all runs stand."""
         with contextlib.suppress(NoSuchBucket):  # nobody has asked for anything yet
-            return [_status(each) for each in submitter.jobs.standings().values()]
+            return [status_of(each) for each in submitter.jobs.standings().values()]
         return []
 
     @app.get("/runs/{run}")
@@ -136,7 +136,7 @@ def face(submitter: Submitter, expected: Secret) -> FastAPI:
         names = {RunState.DONE: "result", RunState.REFUSED: "refused"}
         ended = names.get(standing.state, f"try-{standing.number}/ended")
         found = jobs.read(run, "progress"), jobs.read(run, ended)
-        return RunDetail(**_status(standing).model_dump(), progress=found[0], ended=found[1])
+        return RunDetail(**status_of(standing).model_dump(), progress=found[0], ended=found[1])
 
     @app.get("/runs/{run}/log")
     def log(run: RunId, offset: Annotated[int, Query(ge=0)] = 0) -> Log:
@@ -158,7 +158,8 @@ def face(submitter: Submitter, expected: Secret) -> FastAPI:
     return app
 
 
-def _status(standing: Standing) -> RunStatus:
+def status_of(standing: Standing) -> RunStatus:
+    """Put a run's standing into the shape of the faces."""
     state = standing.state
     return RunStatus(
         run=standing.run,

@@ -55,7 +55,7 @@ def open_store(
     return S3Store(bucket, keystone, store.url, store.region, store.ca_file, patience)
 
 
-def bucket_name(settings: Settings, role: str) -> str:
+def bucket_name(settings: Settings, role: str, user: str = "") -> str:
     """Name the bucket for a role: `<prefix>-<role>-<ice id>-<user>`; the forwarder's has no user.
 
     Names are global across projects, hence the user, with all but a-z and 0-9 as `-`.
@@ -65,7 +65,7 @@ def bucket_name(settings: Settings, role: str) -> str:
         raise UsageError(f"profile {settings.profile} has no object store", next_step=ADD_STORE)
     parts = [store.bucket_prefix, role, store.ice_id]
     if role != "forwarder":
-        parts.append(user_of(settings))
+        parts.append(user or user_of(settings))
     return "-".join(parts)
 
 

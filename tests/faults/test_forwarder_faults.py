@@ -61,6 +61,32 @@ def test_the_scrape_is_refused_without_the_token(sandbox):
         urllib.request.urlopen("http://127.0.0.1:6502/metrics")
 
 
+def test_the_face_takes_a_request_and_its_cancel_from_the_person_with_the_token(sandbox):
+    folder = Path(sandbox["files"]["slurm_conf"]).parent
+    token = (folder / "secrets" / "face").read_text()
+
+    def ask(method, path, body=None, token=token):
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        url, data = f"http://127.0.0.1:6500{path}", json.dumps(body).encode() if body else None
+        request = urllib.request.Request(url, data, headers, method=method)
+        with urllib.request.urlopen(request) as answer:
+            return json.loads(answer.read())
+
+    scrape = (folder / "secrets" / "forwarder").read_text()
+    for wrong in (scrape, "guess"):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            ask("GET", "/runs", token=wrong)
+    run = f"cloud-hpc-{secrets.token_hex(6)}-1"
+    assert ask("POST", "/runs", {"run": run, "data_hash": "0" * 64})["state"] == "REQUESTED"
+    assert ask("POST", f"/runs/{run}/cancel")["state"] == "CANCELLING"
+    submitter = submitter_for(settings.load("sandbox"))
+    submitter.once()
+    shown = ask("GET", f"/runs/{run}?state=CANCELLING&wait_s=30")
+    assert (shown["state"], shown["finished"]) == ("CANCELLED", True)
+    for info in list(submitter.jobs.store.list(f"runs/{run}/")):
+        submitter.jobs.store.delete(info.key)
+
+
 @pytest.fixture(scope="module")
 def runs(sandbox, tmp_path_factory):
     """A run of the notebook that ends well, and one that is cancelled: their ids."""
