@@ -79,6 +79,11 @@ def run(
         click.echo(reproduce.summary(record))
         if record:
             click.echo(f"  files: {loaded.profile_dir / 'runs' / record['run']}")
+    if repeat > 1:
+        from kit import comparison
+
+        for line in comparison.noise(comparison.columns(loaded)[0]):
+            click.echo(line)
 
 
 @cli.command("reproduce")

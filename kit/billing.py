@@ -107,7 +107,7 @@ def _term(
     if factor.startswith("/"):
         by = number(settings, key, f"max.{name}", factor[1:])
         started = (held / by).to_integral_value(ROUND_CEILING)
-        return started, f"{factor[1:]} {unit}", base
+        return started, f"x {factor[1:]} {unit}", base
     return held, unit, base * number(settings, key, f"max.{name}", factor)
 
 

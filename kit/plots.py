@@ -120,9 +120,9 @@ def intervals(points: Mapping[str, tuple[float, float, float]], title: str, unit
     """Draw one value a row with the interval around it: name -> (low, value, high)."""
     figure, axes = _figure(7, 1.0 + 0.4 * len(points), title, "")
     for row, (low, value, high) in enumerate(points.values()):
-        new = COLOURS[3 * ("(new)" in list(points)[row])]
-        reach = [[value - low], [high - value]]
-        axes.errorbar(value, row, xerr=reach, fmt="o", color=new, capsize=4, markersize=5)
+        new = "(new)" in list(points)[row]
+        style = {"fmt": "s" if new else "o", "color": COLOURS[3 * new], "capsize": 4}
+        axes.errorbar(value, row, xerr=[[value - low], [high - value]], markersize=5, **style)
         axes.annotate(f"{value:.4f}", (value, row), (0, 6), textcoords="offset points",
                       ha="center", fontsize=8)  # fmt: skip
     axes.set_yticks(range(len(points)), list(points))
@@ -138,7 +138,7 @@ def bars(
 ) -> Figure:
     """Draw groups of bars with their numbers on top: group -> series -> height."""
     series = list(dict.fromkeys(name for parts in groups.values() for name in parts))
-    figure, axes = _figure(1.8 + 1.9 * len(groups), 3.4, title, "")
+    figure, axes = _figure(min(1.8 + 1.9 * len(groups), 10), 3.4, title, "")
     width = 0.8 / max(len(series), 1)
     for number, name in enumerate(series):
         there = [place for place, parts in enumerate(groups.values()) if name in parts]
@@ -148,7 +148,8 @@ def bars(
         drawn = axes.bar(at, heights, width, label=name, edgecolor="white", **style)
         axes.bar_label(drawn, [_short(height) for height in heights], fontsize=8, padding=2)
     middle = (len(series) - 1) * width / 2
-    axes.set_xticks([group + middle for group in range(len(groups))], list(groups))
+    labels = [name.replace(" ", "\n", 1) for name in groups]
+    axes.set_xticks([group + middle for group in range(len(groups))], labels)
     axes.set_ylabel(unit)
     if logarithmic:
         axes.set_yscale("log")

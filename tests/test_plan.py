@@ -103,3 +103,20 @@ def test_the_sandboxs_certificate_is_named_with_its_end(sandbox):
                 if t == "credentials"]  # fmt: skip
     assert "ssh certificate for hpc: until 20" in shown
     assert shown.count("lasts") == 1
+
+
+@pytest.mark.parametrize("name", ["roihu", "lumi"])
+def test_the_plan_of_a_site_needs_no_account_and_is_the_one_expected(name, monkeypatch):
+    """The golden texts were checked by hand against the sites' own documents; no script in them."""
+    monkeypatch.setattr(SSHHost, "valid_until", lambda _: None)
+    site = settings.load(name, {"KIT_RESULTS_DIR": "/results", "KIT_ENV_FILE": "/none"})
+    *parts, (_, script) = plan.sections(site, "cloud-hpc", NOW)
+    asked = "\n".join(line for line in script.splitlines() if line.startswith("#SBATCH"))
+    shown = "\n\n".join(f"# {title}\n\n{body}" for title, body in [*parts, ("asked", asked)])
+    golden = settings.ROOT / "tests" / "golden" / f"plan-{name}.txt"
+    assert shown + "\n" == golden.read_text()
+
+
+def test_the_closed_site_is_refused_with_its_sentence_and_a_pointer():
+    with pytest.raises(UsageError, match="use --profile roihu"):
+        plan.sections(settings.load("mahti", {}), "cloud-hpc", NOW)

@@ -367,6 +367,16 @@ def test_a_gpu_is_asked_of_a_site_that_has_one_only(tmp_path):
     assert with_one.jobs.standing(RUN).state is RunState.DONE
 
 
+def test_a_job_over_the_profiles_budget_is_refused_before_it_is_submitted(tmp_path):
+    world = World(tmp_path, partition="small", mem="3G")
+    # 3 GiB x 0.375 x 20 min = 0.375 BU
+    world.settings = dataclasses.replace(world.settings, budget={"CPU": "0.3"})
+    world.ask()
+    assert world.until_finished().state is RunState.REFUSED
+    assert "may cost 0.38 CPU BU, and 0.3 are allowed" in world.jobs.read(RUN, "refused")["why"]
+    assert world.site.jobs == []
+
+
 def test_a_closed_site_refuses_with_its_sentence(world):
     closed = dataclasses.replace(world.settings.site, closed="closed in 2026: use roihu")
     world.settings = dataclasses.replace(world.settings, site=closed)
