@@ -152,7 +152,7 @@ def advice(loaded: Settings, run: Json) -> list[str]:
     if job is None:
         here = int(run.get("host", {}).get("cores") or threads)
         return waste.pipeline(parts, threads, min(here, threads))
-    cost = billing.job_lines(loaded, job.load)[0]
+    cost = billing.job_lines(loaded, job.load)[0] if loaded.rates else None
     told = waste.sentences(
         job, cost, waste.elsewhere(job, [loaded] if loaded.partitions else sites())
     )

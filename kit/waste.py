@@ -98,8 +98,11 @@ def _holds(partition: Partition, load: Load, whole: bool) -> bool:
     )
 
 
-def sentences(job: Used, cost: Line, offers: Sequence[Offer]) -> list[str]:
-    """Say what was held and not used, and the one change that would have saved most."""
+def sentences(job: Used, cost: Line | None, offers: Sequence[Offer]) -> list[str]:
+    """Say what was held and not used, and the one change that would have saved most.
+
+    `cost` is what the job came to; a site of one's own has no price, and nothing to save.
+    """
     held = job.load.cores
     told = []
     if job.load.seconds and held:
@@ -112,6 +115,8 @@ def sentences(job: Used, cost: Line, offers: Sequence[Offer]) -> list[str]:
     if job.needed_gib < job.asked_gib / 2:
         told.append(f"{job.asked_gib:.1f} GiB of memory were asked for, "
                     f"{job.needed_gib:.1f} GiB were used.")  # fmt: skip
+    if cost is None:
+        return told
     best = min((o for o in offers if o.line.kind == cost.kind and not o.closed),
                key=lambda offer: offer.line.bu, default=None)  # fmt: skip
     if best is not None and best.line.bu < cost.bu:

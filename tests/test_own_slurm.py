@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 import pytest
 from idx_files import real_or_stand_in, small_data_dir
 
-from kit import experiment_cloud_hpc, ray_cluster, settings, training
+from kit import bill_tables, experiment_cloud_hpc, ray_cluster, settings, training
 from kit.errors import NoSuchBucket
 from kit.hyperparameters import Hyperparameters
 from kit.jobs import Jobs
@@ -64,9 +64,8 @@ def until(done, seconds, pause=0.1):
 
 
 def asked_of_the_cloud():
-    """What Keystone and the gateway have logged."""
-    folder = settings.load("sandbox").sandbox_dir / "log"
-    return [(folder / name).read_bytes() for name in ("keystone.out", "rgw.out")]
+    """What Keystone has logged: whoever uses the store logs in there first."""
+    return (settings.load("sandbox").sandbox_dir / "log" / "keystone.out").read_bytes()
 
 
 def test_the_experiment_runs_to_a_result_with_two_workers_and_asks_no_cloud(own):
@@ -90,14 +89,14 @@ def test_the_experiment_runs_to_a_result_with_two_workers_and_asks_no_cloud(own)
     metrics = own / "results/slurm/cloud-hpc/artifacts/cloud-hpc-metrics-2.json"
     assert read_json(metrics)["accuracy"] == measured.performance["accuracy"]
     assert record["tracking"]["state"] == "logged"
+    assert "no rates" in bill_tables.show_bill("slurm", record).attrs["summary"]
 
 
-def test_the_cloud_would_have_been_seen_in_those_logs(sandbox):
+def test_the_cloud_would_have_been_seen_in_that_log(sandbox):
     before, loaded = asked_of_the_cloud(), settings.load("sandbox")
     with contextlib.suppress(NoSuchBucket):
         list(open_store(loaded, bucket_name(loaded, "no-such")).list())
-    after = asked_of_the_cloud()
-    assert [new != old for new, old in zip(after, before, strict=True)] == [True, True]
+    assert asked_of_the_cloud() != before
 
 
 def test_the_submitter_as_a_process_sees_a_request_at_once_and_its_face_tells_to_the_end(own):

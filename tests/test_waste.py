@@ -73,6 +73,12 @@ def test_a_job_that_used_what_it_held_is_not_told_off():
     assert told == ["CPU efficiency 98.61 %: 7100 core-seconds were worked of 7,200 reserved."]
 
 
+def test_a_site_without_prices_is_told_what_was_not_used_and_nothing_to_save():
+    told = waste.sentences(ARTICLE, None, waste.elsewhere(ARTICLE, SITES))
+    assert told[0].startswith("CPU efficiency 0.15 %")
+    assert not [line for line in told if "would have cost" in line]
+
+
 def test_a_job_of_no_time_divides_by_nothing():
     nothing = waste.Used(Load("small", Decimal(0), 1, 1, Decimal(1)), 1, Decimal(1), Decimal(0),
                          Decimal(0))  # fmt: skip
