@@ -218,6 +218,8 @@ class S3Store:
             yield
         except exceptions.ClientError as err:
             status = err.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status == 403:  # the EC2 key may have been deleted: the next call asks for it anew
+                self._client = None
             text = f"{err.response['Error']['Code']} {err.response['Error'].get('Message') or ''}"
             raise refused(tried, self.bucket, status, text) from err
         except (*_lost(), RetriesExceededError) as err:

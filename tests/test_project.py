@@ -175,6 +175,14 @@ def test_every_file_of_the_package_has_a_row_in_the_readme():
     assert [name for name in missing if name != "__init__.py"] == []
 
 
+def test_the_tables_of_faults_have_as_many_rows_as_their_titles_say():
+    text = (ROOT / "README.md").read_text()
+    tables = re.findall(r"<summary>(\d+) faults.*?\n(\|.*?)\n\n</details>", text, re.DOTALL)
+    assert len(tables) == 2
+    for number, table in tables:
+        assert len(table.splitlines()) - 2 == int(number)
+
+
 def test_every_make_target_named_in_the_readme_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     readme = (ROOT / "README.md").read_text()
