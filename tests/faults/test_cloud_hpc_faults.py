@@ -1,5 +1,6 @@
 """The cloud-hpc target on the sandbox's real Slurm, Ray and store, with what can go wrong there."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -196,9 +197,8 @@ def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
 
 def test_a_token_that_is_expired_for_as_long_as_the_job_runs_costs_no_result(place, allas, seen):
     profile = profile_of_its_own()
-    swift = dataclasses.replace(profile.store, kind="swift")
-    with allas.short_tokens(15):
-        bench = Bench(dataclasses.replace(profile, store=swift))
+    other = dataclasses.replace(profile, store=dataclasses.replace(profile.store, kind="swift"))
+    with allas.short_tokens(15), contextlib.closing(Bench(other)) as bench:
         run = bench.ask(epochs=20)
         bench.passes_until(run, lambda: bench.jobs.standing(run).state is RunState.SUBMITTED)
         commit, begun = bench.folder(run) / "commit", time.time()
@@ -207,7 +207,6 @@ def test_a_token_that_is_expired_for_as_long_as_the_job_runs_costs_no_result(pla
             with pytest.raises(KitError) as error:
                 bench.submitter.once()
         assert bench.finish(run).state is RunState.DONE
-        bench.close()
     seen("token expired while the job runs", f"{error.value.tried[:30]}…; published after renewal")
 
 
