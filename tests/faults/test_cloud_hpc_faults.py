@@ -454,9 +454,7 @@ def test_another_users_cluster_on_the_same_nodes_does_no_harm(bench, theirs, see
         assert not processes(f"kr-{bench.sacct(first)[0][0]}/")
     assert theirs.finish(second).state is RunState.DONE
     assert theirs.states(second) == ["COMPLETED"]
-    seen(
-        "another user's cluster on the same nodes", "two clusters, two tokens; one's end is its own"
-    )
+    seen("another user's cluster on the same nodes", "two tokens; the end of one touches no other")
 
 
 def refused_without_token(bench, run):
