@@ -61,7 +61,7 @@ class Bench:
         finally:
             done.set()
             loop.join()
-            hpc_env.clean(self.slurm.host, self.slurm.hpc, [])
+            hpc_env.remove(self.slurm.host, self.slurm.hpc, [])
             for store in self.stores:
                 for each in list(store.list()):
                     store.delete(each.key)
