@@ -122,9 +122,12 @@ def _held(load: Load, name: str, what: str) -> Decimal:
 def _line(
     what: str, quantity: Decimal, unit: str, price: Decimal, rate: Rate, note: str = ""
 ) -> Line:
-    kind = rate.unit if rate.unit.startswith(rate.kind) else f"{rate.kind} {rate.unit}"
     amount = quantity * price
-    return Line(what, quantity, unit, price, amount, kind, rate.source, rate.checked, note)
+    return Line(what, quantity, unit, price, amount, _kind(rate), rate.source, rate.checked, note)
+
+
+def _kind(rate: Rate) -> str:
+    return rate.unit if rate.unit.startswith(rate.kind) else f"{rate.kind} {rate.unit}"
 
 
 def rate_of(settings: Settings, key: str) -> Rate:
@@ -185,8 +188,10 @@ def actual(settings: Settings, usages: Sequence[Usage]) -> list[Line]:
             raw = usage.rows[0].columns.get("ElapsedRaw", "")
             note = f"sacct says {raw} s: not billed" if raw.startswith("-") else note
             note = note or ("ended within its first second" if begun else "never started")
+            rate = settings.rates.get(usage.rows[0].columns.get("Partition", "").split(",")[0])
+            kind = _kind(rate) if rate else "CPU BU"
             zero = Decimal(0)
-            lines.append(Line(what, zero, "h", zero, zero, "CPU BU", "sacct", "", note))
+            lines.append(Line(what, zero, "h", zero, zero, kind, "sacct", "", note))
             continue
         lines += job_lines(settings, used(usage), what, note)
     return lines

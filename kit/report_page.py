@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kit import bill_tables, comparison, plots, records, report, run_bill
+from kit.errors import KitError
 from kit.records import Json
 from kit.settings import Settings
 from kit.tables import Rows
@@ -122,9 +123,13 @@ def _bills(settings: Settings) -> str:
     shown = []
     for runs in report.newest_runs(settings)[0].values():
         run: Json = runs[-1]
-        bill = run_bill.of_run(settings, run)
-        if bill.lines:
+        try:
+            bill = run_bill.of_run(settings, run)
             told = [*bill_tables.summary(bill), *bill_tables.advice(settings, run)]
+        except KitError as err:  # its files are damaged: the report goes on
+            shown.append(f"<h3>{html.escape(run['run'])}</h3>{_list([str(err)])}")
+            continue
+        if bill.lines:
             rows = bill_tables.rows(bill.lines)
             shown.append(f"<h3>{html.escape(run['run'])}</h3>{_table(rows)}{_list(told)}")
     return "".join(shown)

@@ -286,6 +286,14 @@ def test_every_kind_of_row_that_sacct_prints_has_its_bill(name):
     assert [line.note for line in lines] == notes
 
 
+def test_a_job_that_never_ran_is_of_its_partitions_kind():
+    text = f"{HEADER}\n12|gputest|CANCELLED|0|0|None|2000|0|16G||c\n"
+    assert [line.kind for line in lines_of(text)] == ["GPU BU"]
+    assert [line.kind for line in lines_of(text.replace("gputest", "small"), LUMI)] == [
+        "CPU core-h"
+    ]
+
+
 def test_each_start_of_a_requeued_job_is_named():
     lines = lines_of(f"{HEADER}\n{ROWS['requeued'][0]}\n")
     assert [line.what for line in lines] == ["job 9: small", "job 9, start 2: small"]

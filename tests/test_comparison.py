@@ -134,6 +134,18 @@ def test_the_page_stands_alone_and_has_everything(loaded):
         assert title in page, title
 
 
+def test_a_run_whose_files_are_damaged_or_gone_does_not_stop_the_page(loaded):
+    add(loaded, "cloud", 20.0)
+    add(loaded, "cloud-hpc", 20.0)
+    assert "cPouta bills" in report_page.page(loaded)  # both runs have no folder at all
+    folder = loaded.profile_dir / "runs" / "cloud-hpc-0123456789ab-1"
+    folder.mkdir(parents=True)
+    (folder / "sacct.txt").write_text("JobID|Partition|State\n5|sma")
+    page = report_page.page(loaded)
+    assert "a line of sacct does not fit its header" in page
+    assert "cloud-0123456789ab-1</h3>" in page
+
+
 def test_the_page_can_be_made_before_any_run(loaded):
     assert "There are no new runs yet" in report_page.page(loaded)
 

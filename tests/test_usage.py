@@ -83,6 +83,14 @@ def test_todays_billing_lines_are_read_and_kept_under_the_old_key_too():
     assert found["Mem usage"] == "0.00 CPU BU"
 
 
+def test_decimal_commas_in_the_billing_line_are_read_and_a_cut_off_text_keeps_what_it_has():
+    text = captured.read("made/seff-roihu.txt").replace("46.32 CSC", "46,32 CSC")
+    assert read_seff(text)["Non-Interactive BUs"] == "46.32"
+    cut = text[: text.index("Job consumed")]
+    assert "Non-Interactive BUs" not in read_seff(cut)
+    assert read_seff(cut)["State"] == read_seff(text)["State"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
