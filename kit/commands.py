@@ -42,6 +42,11 @@ def jobs_command(ctx: click.Context, run: str | None, profile: str | None, as_js
     ctx.exit(0 if all(row.known for row in rows) else EXIT_UNKNOWN)
 
 
+def _write(chunk: bytes) -> None:
+    sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+
+
 @click.command("logs")
 @click.argument("run")
 @PROFILE
@@ -50,13 +55,9 @@ def logs_command(ctx: click.Context, run: str, profile: str | None) -> None:
     """Follow the log of RUN's job to its end; exit 1 when the run did not end well."""
     from kit import watch
 
-    def write(chunk: bytes) -> None:
-        sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
-
     try:
         submitter = watch.opened(profile, run)
-        well = watch.follow(submitter, run, write, lambda text: click.echo(text, err=True))
+        well = watch.follow(submitter, run, _write, lambda text: click.echo(text, err=True))
     except KeyboardInterrupt:
         click.echo(
             f"kit: no longer looking; the job goes on. Look again: kit logs {run}; "
