@@ -9,12 +9,14 @@ from kit import billing, records, reserved, settings, tables, waste
 from kit.billing import Bill, Line, money
 from kit.errors import KitError, UsageError
 from kit.records import Json
-from kit.run_bill import estimate, of_run, usages
+from kit.run_bill import estimate, of_run, sacct_of, usages
 from kit.settings import Settings
 from kit.slurm_values import size
 
 if TYPE_CHECKING:
     import pandas
+
+NO_JOB = "its sacct.txt is missing: the job is not in this bill"
 
 
 def of_all(loaded: Settings) -> tuple[list[dict[str, str]], list[str]]:
@@ -24,6 +26,8 @@ def of_all(loaded: Settings) -> tuple[list[dict[str, str]], list[str]]:
     for run in history:
         try:
             bills.append((run, billing.totals(of_run(loaded, run).lines)))
+            if run["target"] == "cloud-hpc" and not sacct_of(loaded, run).exists():
+                problems.append(f"{run['run']}: {NO_JOB}")
         except KitError as err:  # its files are damaged: the other runs have their bills
             problems.append(f"{run['run']}: {str(err).splitlines()[0]}")
     kinds = list(dict.fromkeys(kind for _, sums in bills for kind in sums))
@@ -107,7 +111,7 @@ def frame(bill: Bill) -> "pandas.DataFrame":
 
 def used(loaded: Settings, run: Json) -> waste.Used | None:
     """Say what the run's job asked for, worked and needed; None without sacct's text."""
-    path = loaded.profile_dir / "runs" / str(run["run"]) / "sacct.txt"
+    path = sacct_of(loaded, run)
     found = usages(loaded, path.read_text(encoding="utf-8")) if path.exists() else []
     if not found:
         return None
@@ -150,8 +154,9 @@ def advice(loaded: Settings, run: Json) -> list[str]:
     parts: Mapping[str, float] = run.get("pipeline", {})
     job = used(loaded, run)
     if job is None:
+        told = [NO_JOB] if run["target"] == "cloud-hpc" and loaded.rates else []
         here = int(run.get("host", {}).get("cores") or threads)
-        return waste.pipeline(parts, threads, min(here, threads))
+        return told + waste.pipeline(parts, threads, min(here, threads))
     cost = billing.job_lines(loaded, job.load)[0] if loaded.rates else None
     told = waste.sentences(
         job, cost, waste.elsewhere(job, [loaded] if loaded.partitions else sites())

@@ -4,6 +4,7 @@ Rates are the profile's; usage is sacct's raw text (`sacct.txt`), seff's figure 
 """
 
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -49,7 +50,7 @@ def make(
 
 def of_run(loaded: Settings, run: Json) -> Bill:
     """Price a run of the history by today's profile. A file that is missing costs its lines."""
-    sacct = loaded.profile_dir / "runs" / str(run["run"]) / "sacct.txt"
+    sacct = sacct_of(loaded, run)
     figures, seff = run.get("figures", {}), run.get("slurm", {}).get("seff", {})
     return make(
         loaded,
@@ -58,6 +59,11 @@ def of_run(loaded: Settings, run: Json) -> Bill:
         sacct.read_text(encoding="utf-8") if sacct.exists() else "",
         "" if "Source" in seff else str(seff.get("Non-Interactive BUs", "")),
     )
+
+
+def sacct_of(loaded: Settings, run: Json) -> Path:
+    """Name the file that a run's raw sacct text is in."""
+    return loaded.profile_dir / "runs" / str(run["run"]) / "sacct.txt"
 
 
 def figures(bill: Bill) -> dict[str, float]:

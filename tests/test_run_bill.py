@@ -72,7 +72,9 @@ def test_a_run_that_misses_its_files_is_priced_without_them(loaded):
     assert [row["run"][-14:] for row in found] == [f"0123456789ab-{n}" for n in (1, 2, 1)]
     assert [row["CPU BU"] for row in found] == ["0.56", "0.00", "0.00"]
     assert [row["Cloud BU"] for row in found] == ["4.30", "4.30", "0.00"]
-    assert problems == []
+    assert problems == [f"cloud-hpc-0123456789ab-2: {bill_tables.NO_JOB}"]
+    lost = run_bill.find(loaded, "cloud-hpc-0123456789ab-2")
+    assert bill_tables.advice(loaded, lost)[0] == bill_tables.NO_JOB
     bill = run_bill.of_run(loaded, run_bill.find(loaded, "local-0123456789ab-1"))
     assert bill_tables.summary(bill) == ["Nothing to pay, or no rates in the profile."]
 
