@@ -83,6 +83,7 @@ class Cloud:
     mlflow_env_file: str = ""
     forwarder_url: str = ""
     prometheus_url: str = ""
+    prometheus_env_file: str = ""
     flavor: str = ""
 
 

@@ -26,8 +26,9 @@ class SecretFound(KitError):
 def known(settings: Settings) -> dict[str, bytes]:
     """Read the secrets of the profile's files: name -> value, those of eight letters or more."""
     files = [settings.env_file, Path.home() / ".ssh" / ".env", ROOT / ".env"]
-    if settings.cloud is not None and settings.cloud.mlflow_env_file:
-        files.append(Path(settings.cloud.mlflow_env_file))
+    if settings.cloud is not None:
+        names = (settings.cloud.mlflow_env_file, settings.cloud.prometheus_env_file)
+        files += [Path(name) for name in names if name]
     found = {}
     for path in files:
         if path is not None and path.is_file():

@@ -16,7 +16,7 @@ from idx_files import small_data_dir
 from slurm_site import until
 from test_dashboard import queries
 
-from kit import gauges, settings
+from kit import dashboard, gauges, settings
 from kit.hyperparameters import Hyperparameters
 from kit.jobs import Request, RunState
 from kit.submitter_loop import submitter_for
@@ -138,6 +138,13 @@ def test_every_metric_of_every_gauge_is_answered_once(seen, prometheus, name, me
 @pytest.mark.parametrize(("title", "query"), queries())
 def test_every_query_of_the_dashboard_is_answered(seen, prometheus, title, query):
     assert prometheus("query", query=query)["result"], title
+
+
+@pytest.mark.slow
+def test_all_panels_of_the_dashboard_are_drawn_from_prometheus(seen):
+    drawn, missing = dashboard.panels(settings.load("sandbox"))
+    assert missing == ""
+    assert len(drawn) == 7
 
 
 @pytest.mark.slow
