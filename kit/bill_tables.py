@@ -95,7 +95,7 @@ def show_elsewhere(profile: str, run: Json) -> "pandas.DataFrame":
     import pandas
 
     job = used(settings.load(profile), run)
-    return pandas.DataFrame(offers(job) if job else [])
+    return pandas.DataFrame(offers(job)).set_index("site") if job else pandas.DataFrame()
 
 
 def frame(bill: Bill) -> "pandas.DataFrame":

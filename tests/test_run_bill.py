@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 
 import pytest
 from click.testing import CliRunner
@@ -193,10 +192,8 @@ def test_the_readme_and_the_profiles_agree_on_who_is_closed():
 
 def test_many_rows_of_sacct_are_all_priced(loaded):
     rows = [JOB.replace("5|", f"{n}|", 1) + f"\n{n}.0" + STEP[3:] for n in range(1, 5001)]
-    begin = time.process_time()
     bill = run_bill.make(loaded, sacct_text="\n".join([COLUMNS, *rows]) + "\n")
     assert len(bill.lines) == 5000
-    print(f"10,000 rows of sacct: {time.process_time() - begin:.2f} s")
 
 
 def test_a_job_whose_rows_are_cut_is_an_error_of_that_listing(loaded):

@@ -1,0 +1,51 @@
+"""The report of many runs and the bill of many rows of sacct, beside their aims.
+
+Usage: python tests/benchmarks/bench_report.py
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from kit import report_page, run_bill, settings
+
+COLUMNS = "JobID|Partition|State|AllocCPUS|AllocNodes|ElapsedRaw|AllocTRES|JobName"
+RUN = {
+    "schema": 1,
+    "target": "local",
+    "parameters": {"epochs": 5, "threads": 1},
+    "data": {"hash": "d", "title": "official 60,000 + 10,000"},
+    "figures": {"training_s": 60.0, "accuracy": 0.88},
+    "seconds": {"training": 60.0, "data": 1.0},
+}
+
+
+def row(what: str, work: Callable[[], object], aim: float) -> None:
+    start = time.process_time()
+    work()
+    figure = time.process_time() - start
+    print(f"{what:40} {figure:6.2f} CPU s  aim {aim:5.1f}  ratio to aim {figure / aim:5.2f}")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = settings.load("sandbox", {**os.environ, "KIT_RESULTS_DIR": folder})
+        loaded.profile_dir.mkdir(parents=True)
+        history = Path(loaded.profile_dir / "history.jsonl")
+        for count, aim in ((1_000, 3.0), (10_000, 15.0)):
+            history.write_text("".join(json.dumps({**RUN, "run": f"r-{n}"}) + "\n"
+                                       for n in range(count)))  # fmt: skip
+            row(f"report as a page, {count:,} runs", lambda: report_page.page(loaded), aim)
+            row(f"report as a table, {count:,} runs",
+                lambda: report_page.text(loaded, "table"), aim)  # fmt: skip
+        tres = "cpu=4,mem=16G,node=1"
+        listing = [f"{n}|small|COMPLETED|4|1|3600|{tres}|x" for n in range(10_000)]
+        text = "\n".join([COLUMNS, *listing]) + "\n"
+        row("bill of 10,000 rows of sacct", lambda: run_bill.make(loaded, sacct_text=text), 1.0)
+
+
+if __name__ == "__main__":
+    main()
