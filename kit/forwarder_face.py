@@ -174,13 +174,12 @@ def _runs(app: FastAPI) -> None:
     ) -> Progress:
         """Say how a run stands; with `wait_s`, wait so long while that is `state`."""
         end = time.monotonic() + wait_s
-        standing = await run_in_threadpool(person.known, run)
-        while standing.state.name == state and time.monotonic() < end:
+        shown = await run_in_threadpool(person.look, run)
+        while shown.standing.state.name == state and time.monotonic() < end:
             await anyio.sleep(min(PAUSE_S, max(0.0, end - time.monotonic())))
-            standing = await run_in_threadpool(person.known, run)
-        shown = await run_in_threadpool(person.progress, standing)
-        why = str((await run_in_threadpool(person.ended, standing)).get("why", ""))
-        return Progress(**status_of(standing).model_dump(), progress=shown, why=why)
+            shown = await run_in_threadpool(person.look, run)
+        status = status_of(shown.standing).model_dump()
+        return Progress(**status, progress=shown.progress, why=shown.why)
 
     @app.post("/runs/{run}/cancel", status_code=202)
     def cancel(run: RunId, person: Asker) -> RunStatus:

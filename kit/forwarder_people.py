@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import Busy, NoSuchBucket, NoSuchObject, UsageError
@@ -16,6 +17,15 @@ from kit.settings import Settings
 FRESH_S = 0.3  # a listing of a person's runs answers everything that is asked meanwhile
 
 
+@dataclass(frozen=True)
+class Shown:
+    """How a run stands, what is shown of it, and why it came to nothing."""
+
+    standing: Standing
+    progress: Json | None
+    why: str
+
+
 class Person:
     """One person's runs. Methods raise NoSuchObject for a run that is not theirs."""
 
@@ -24,6 +34,7 @@ class Person:
         self.clock = clock
         self._lock = threading.Lock()
         self._listed: tuple[float, Mapping[str, Standing]] | None = None
+        self._shown: dict[str, tuple[float, Shown]] = {}
 
     def standings(self) -> Mapping[str, Standing]:
         """Say how all runs stand, as of FRESH_S ago at most."""
@@ -62,9 +73,16 @@ class Person:
             self._listed = None
         return standing
 
-    def progress(self, standing: Standing) -> Json | None:
-        """Read what is shown of a run."""
-        return self.jobs.read(standing.run, "progress")
+    def look(self, run: str) -> Shown:
+        """Say how a run stands and what is shown of it, as of FRESH_S ago at most."""
+        standing, now = self.known(run), self.clock()
+        at, shown = self._shown.get(run, (0.0, None))
+        if shown is None or shown.standing != standing or now - at > FRESH_S:
+            why = str(self.ended(standing).get("why", ""))
+            shown = Shown(standing, self.jobs.read(run, "progress"), why)
+            fresh = {key: one for key, one in self._shown.items() if now - one[0] <= FRESH_S}
+            self._shown = fresh | {run: (now, shown)}
+        return shown
 
     def ended(self, standing: Standing) -> Json:
         """Read why a run came to nothing and the end of its log; nothing for any other."""

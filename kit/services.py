@@ -192,6 +192,9 @@ def served(app: FastAPI, address: str, port: int) -> Iterator[int]:
     except OSError as err:
         step = "end the other one (two do no harm, but one face is enough), or give --port"
         raise UsageError(f"listen at {address}:{port}", str(err), step) from err
+    # Inherited by each connection. asyncio sets it only on sockets made with IPPROTO_TCP, and an
+    # answer in two writes would wait 40 ms for the client's delayed acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

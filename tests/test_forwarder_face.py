@@ -269,12 +269,16 @@ def test_many_who_ask_at_once_share_a_listing(world, known):
     listing = person.jobs.store.list
     object.__setattr__(person, "jobs", Jobs(person.jobs.store))
     person.jobs.store.list = lambda *a: listings.append(1) or listing(*a)
+    world.done()
+    reads = []
+    read = person.jobs.store.get
+    person.jobs.store.get = lambda key, **more: reads.append(key) or read(key, **more)
     for _ in range(50):
-        person.standings()
-    assert len(listings) == 1
+        assert person.look(RUN).standing.state is RunState.DONE
+    assert (len(listings), reads) == (1, [f"runs/{RUN}/progress.json"])
     now[0] += forwarder_people.FRESH_S + 0.01
-    person.standings()
-    assert len(listings) == 2
+    person.look(RUN)
+    assert (len(listings), len(reads)) == (2, 2)
 
 
 @pytest.mark.parametrize(
