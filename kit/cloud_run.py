@@ -1,4 +1,4 @@
-"""One run of the cloud pipeline, seen from the notebook: arguments, run, outcome.
+"""One run of a pipeline, seen from the notebook: arguments, run, outcome.
 
 Needs neither KFP nor PyTorch in this process: the pipeline runs in a child or on a cluster, and
 all that it found out is read from the object store afterwards.
@@ -24,26 +24,58 @@ from kit.stage_log import run_log
 from kit.stage_store import EVALUATE, PREPROCESS_TRAIN, StageStore
 from kit.tracking import tracking_for
 
-PIPELINE = "kit.pipeline:cloud_fmnist"
-COMPONENTS = (PREPROCESS_TRAIN, EVALUATE)
 # Arguments of a pipeline are floats on their way (protobuf Struct): larger seeds would change.
 _LARGEST_SEED = 2**53
 
 
 @dataclass(frozen=True)
+class Target:
+    """A pipeline: its object (`package.module:object`), components in order, which one trains.
+
+    `whole` is what the published times call the pipeline; `flows` names what goes in, between
+    the components, and comes out.
+    """
+
+    pipeline: str
+    components: tuple[str, ...]
+    trains: str
+    whole: str
+    flows: tuple[str, ...]
+
+
+CLOUD = Target(
+    pipeline="kit.pipeline:cloud_fmnist",
+    components=(PREPROCESS_TRAIN, EVALUATE),
+    trains=PREPROCESS_TRAIN,
+    whole="pipeline",
+    flows=("data set", "model", "metrics"),
+)
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What a run came to: the records of its two stages and the seconds of the pipeline.
+    """What a run came to: the records of its stages and the seconds of the pipeline.
 
     `start` and `end` are epoch seconds of this start of the pipeline; stages that were finished
     by an earlier one keep their times, which are counted in `pipeline_s`.
     """
 
-    trained: Json
-    evaluated: Json
+    target: Target
+    stages: dict[str, Json]
     losses: list[tuple[int, float]]
     start: float
     end: float
     states: States = ()
+
+    @property
+    def trained(self) -> Json:
+        """The record of the stage that trained."""
+        return self.stages[self.target.trains]
+
+    @property
+    def evaluated(self) -> Json:
+        """The record of the last stage."""
+        return self.stages[self.target.components[-1]]
 
     @property
     def performance(self) -> Json:
@@ -58,30 +90,25 @@ class Outcome:
     @property
     def kept(self) -> list[str]:
         """Name the stages that an earlier start had finished."""
-        stages = {PREPROCESS_TRAIN: self.trained, EVALUATE: self.evaluated}
-        return [name for name, stage in stages.items() if stage["time"]["end-time"] < self.start]
+        return [n for n, stage in self.stages.items() if stage["time"]["end-time"] < self.start]
 
     @property
     def pipeline_s(self) -> float:
         """Seconds of the pipeline: this start's, and those of stages finished before it."""
-        stages = {PREPROCESS_TRAIN: self.trained, EVALUATE: self.evaluated}
-        before = sum(float(stages[name]["time"]["total-seconds"]) for name in self.kept)
+        before = sum(float(self.stages[name]["time"]["total-seconds"]) for name in self.kept)
         return self.end - self.start + before
 
-    def cloud_metrics(self) -> Json:
-        """Give the content of cloud-metrics.json."""
-        return {"performance": self.performance, "time": self.trained["training"]}
-
-    def pipeline_data(self) -> Json:
-        """Give the content of pipeline_data.json: the two components and the pipeline."""
-        start = min(self.start, self.trained["time"]["start-time"])
-        whole = records.time_record("pipeline", start, self.end, self.pipeline_s)
-        return records.time_file([self.trained["time"], self.evaluated["time"], whole])
+    def times(self) -> Json:
+        """Give the published times: each component, then the pipeline."""
+        parts = [stage["time"] for stage in self.stages.values()]
+        start = min(self.start, parts[0]["start-time"])
+        whole = records.time_record(self.target.whole, start, self.end, self.pipeline_s)
+        return records.time_file([*parts, whole])
 
     def seconds(self) -> dict[str, float]:
         """Say where the seconds went; what no stage accounts for is `starting components`."""
         spans: dict[str, float] = {}
-        for stage in (self.trained, self.evaluated):
+        for stage in self.stages.values():
             for name, seconds in stage["spans"].items():
                 spans[name] = spans.get(name, 0.0) + seconds
         return {**spans, "starting components": max(0.0, self.pipeline_s - sum(spans.values()))}
@@ -112,11 +139,8 @@ def arguments_of(
         "run_id": run_id,
         "bucket": bucket,
         "data_hash": data_hash,
-        **dataclasses.asdict(hyperparameters),
-        # KFP takes no whole number where the component wants a float.
-        "learning_rate": float(hyperparameters.learning_rate),
-        "momentum": float(hyperparameters.momentum),
-        **{f"min_{kind}": float(least) for kind, least in dataclasses.asdict(gates).items()},
+        "hyperparameters": dataclasses.asdict(hyperparameters),
+        "gates": dataclasses.asdict(gates),
         "strict": strict,
         "commit": records.git_state(ROOT)["commit"] or "",
         "mlflow_url": f"http://{port.svc}.{port.namespace}:{port.port}" if inside and port else "",
@@ -130,6 +154,7 @@ def run_pipeline(
     folder: Path,
     on_change: OnChange = ignore,
     clock: Callable[[], float] = time.time,
+    target: Target = CLOUD,
 ) -> Outcome:
     """Run the pipeline where the profile says and read what it came to.
 
@@ -139,32 +164,34 @@ def run_pipeline(
     try:
         if cloud is not None and cloud.runner == "cluster":
             access, run = access_of(cloud.kfp_url, settings.env_file), objects.run_id
-            states = run_on_cluster(access, PIPELINE, COMPONENTS, arguments, run, on_change)
+            states = run_on_cluster(
+                access, target.pipeline, target.components, arguments, run, on_change
+            )
         else:
-            states = run_local(PIPELINE, COMPONENTS, arguments, folder, on_change)
+            states = run_local(target.pipeline, target.components, arguments, folder, on_change)
     except PipelineFailed as err:
         if err.traceback or not err.component:
             raise
         # On a cluster the traceback is in the store: a pod's log is soon gone.
         kept = objects.failure(err.component)
         raise PipelineFailed(err.component, kept, err.log, err.states, err.where) from err
-    outcome = dataclasses.replace(read_outcome(objects, start, clock()), states=states)
+    outcome = dataclasses.replace(read_outcome(objects, start, clock(), target), states=states)
     if cloud is not None and cloud.runner == "cluster" and outcome.mlflow["state"] != "logged":
         outcome.evaluated["mlflow"] = _log_again(settings, objects, outcome, folder)
     return outcome
 
 
-def read_outcome(objects: StageStore, start: float, end: float) -> Outcome:
+def read_outcome(objects: StageStore, start: float, end: float, target: Target = CLOUD) -> Outcome:
     """Read the records of a finished run; raises DataError when one is not there."""
-    trained, evaluated = objects.finished(PREPROCESS_TRAIN), objects.finished(EVALUATE)
-    losses = json.loads(objects.get(trained["objects"]["losses"]))
-    return Outcome(trained, evaluated, losses, start, end)
+    stages = {name: objects.finished(name) for name in target.components}
+    losses = json.loads(objects.get(stages[target.trains]["objects"]["losses.json"]))
+    return Outcome(target, stages, losses, start, end)
 
 
 def _log_again(settings: Settings, objects: StageStore, outcome: Outcome, folder: Path) -> Json:
     """Log from here what a pod could not: its spool went away with it, this one stays."""
     kept = {**outcome.trained["objects"], **outcome.evaluated["objects"]}
-    for name in ("model", "predictions"):
-        (folder / Path(kept[name]["key"]).name).write_bytes(objects.get(kept[name]))
+    for name in ("model.safetensors", "predictions.npy"):
+        (folder / name).write_bytes(objects.get(kept[name]))
     run = run_log(objects.run_id, outcome.trained, outcome.evaluated, outcome.losses, folder)
     return dataclasses.asdict(tracking_for(settings, "cloud").log(run))

@@ -72,12 +72,19 @@ def start_local(profile: str, fresh: bool, **hyperparameters: object) -> Local:
     """
     loaded = settings.load(profile)
     chosen = Hyperparameters(**hyperparameters)  # type: ignore[arg-type]
+    return Local(*begin(loaded, "local", asdict(chosen), fresh), chosen)
+
+
+def begin(
+    loaded: settings.Settings, target: str, parameters: Json, fresh: bool
+) -> tuple[runs.Run, fashion_mnist.Dataset]:
+    """Read the data and start a run of a target, or go on with a broken-off one."""
     timeline = Timeline()
     with timeline.span("data"):
         data = fashion_mnist.load(loaded.data_dir, loaded.cache_dir)
-    run = runs.start_run(loaded, "local", asdict(chosen), data.hash, fresh)
+    run = runs.start_run(loaded, target, parameters, data.hash, fresh)
     run.timeline = timeline
-    return Local(run, data, chosen)
+    return run, data
 
 
 def data_title(data: fashion_mnist.Dataset) -> str:

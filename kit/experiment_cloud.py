@@ -1,7 +1,8 @@
-"""The steps that `cloud.ipynb` calls: credentials, data, pipeline, metrics, MLflow, results."""
+"""The steps that `cloud.ipynb` calls, and those that `cloud-hpc.ipynb` has in common with it."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kit import (
     cloud_run,
@@ -15,13 +16,15 @@ from kit import (
     tracking,
 )
 from kit import store as stores
-from kit.cloud_run import Outcome
+from kit.cloud_run import CLOUD, Outcome, Target
 from kit.experiment import too_early
 from kit.gates import Gates
 from kit.hyperparameters import Hyperparameters
 from kit.kfp_log import ComponentState
+from kit.kfp_runner import States
 from kit.pipeline_picture import PipelinePicture, live_picture
-from kit.records import Json, Timeline
+from kit.records import Json
+from kit.stage_log import experiment_of
 from kit.stage_store import StageStore
 
 if TYPE_CHECKING:
@@ -30,7 +33,17 @@ if TYPE_CHECKING:
 
 METRICS = "cloud/artifacts/cloud-metrics.json"
 TIMES = "cloud/times/pipeline_data.json"
-FLOWS = ("data set", "model", "metrics")
+
+
+class Work(Protocol):
+    """One run of a pipeline as it goes on, as far as the common steps need it."""
+
+    run: runs.Run
+    data: fashion_mnist.Dataset
+    hyperparameters: Hyperparameters
+    objects: StageStore
+    target: Target
+    outcome: Outcome | None
 
 
 @dataclass
@@ -43,6 +56,8 @@ class Cloud:
     gates: Gates
     strict: bool
     bucket: str
+    objects: StageStore
+    target: Target = CLOUD
     outcome: Outcome | None = None
 
     def __repr__(self) -> str:
@@ -65,13 +80,11 @@ def start_cloud(
     loaded = settings.load(profile)
     run_bill.refuse_over(loaded, "cloud")
     chosen, least = Hyperparameters(**values), Gates(*gates)  # type: ignore[arg-type]
-    timeline = Timeline()
-    with timeline.span("data"):
-        data = fashion_mnist.load(loaded.data_dir, loaded.cache_dir)
     parameters = {**asdict(chosen), "gates": list(gates), "strict": strict}
-    run = runs.start_run(loaded, "cloud", parameters, data.hash, fresh)
-    run.timeline = timeline
-    return Cloud(run, data, chosen, least, strict, stores.bucket_name(loaded, "pipeline"))
+    run, data = experiment.begin(loaded, "cloud", parameters, fresh)
+    bucket = stores.bucket_name(loaded, "pipeline")
+    objects = StageStore(stores.open_store(loaded, bucket), run.id)
+    return Cloud(run, data, chosen, least, strict, bucket, objects)
 
 
 def show_credentials(work: Cloud) -> "pandas.DataFrame":
@@ -83,25 +96,23 @@ def upload(work: Cloud) -> "pandas.DataFrame":
     """Make the bucket and put the data set there, unless the same one is there already."""
     import pandas
 
+    store = work.objects.store
     with work.run.timeline.span("upload"):
-        store = stores.open_store(work.run.settings, work.bucket)
         store.ensure_bucket()
-        fresh = StageStore(store, work.run.id).put_data(work.data)
+        fresh = work.objects.put_data(work.data)
     rows = [{"key": o.key, "bytes": o.size} for o in store.list(f"data/{work.data.hash}")]
     frame = pandas.DataFrame(rows)
     frame["state"] = "uploaded" if fresh else "was there, same hash"
     return frame
 
 
-def show_pipeline(work: Cloud) -> PipelinePicture:
+def show_pipeline(work: Work) -> PipelinePicture:
     """Draw the pipeline before anything runs."""
-    states = [ComponentState(name) for name in cloud_run.COMPONENTS]
-    return live_picture(FLOWS, states)
+    return live_picture(work.target.flows, [ComponentState(n) for n in work.target.components])
 
 
 def run_pipeline(work: Cloud) -> str:
     """Run the pipeline; the picture above the result shows each component as it goes on."""
-    objects = StageStore(stores.open_store(work.run.settings, work.bucket), work.run.id)
     arguments = cloud_run.arguments_of(
         work.run.settings,
         work.run.id,
@@ -111,18 +122,28 @@ def run_pipeline(work: Cloud) -> str:
         work.gates,
         work.strict,
     )
-    show = _live(show_pipeline(work))
+    return execute(work, arguments)
+
+
+def execute(
+    work: Work, arguments: Mapping[str, Any], note: Callable[[States], str] = lambda _: ""
+) -> str:
+    """Run the pipeline of `work` with its picture; `note` gives what stands below that."""
+    show, flows = _live(show_pipeline(work)), work.target.flows
     with work.run.timeline.span("pipeline"):
-        work.outcome = cloud_run.run_pipeline(
+        outcome = work.outcome = cloud_run.run_pipeline(
             work.run.settings,
-            objects,
-            arguments,
+            work.objects,
+            dict(arguments),
             work.run.folder,
-            lambda states: show(live_picture(FLOWS, states)),
+            lambda states: show(live_picture(flows, states, note=note(states))),
+            target=work.target,
         )
-    gates = work.outcome.evaluated["gates"]
+    gates = outcome.evaluated["gates"]
     passed = "passed: the model is registered" if gates["passed"] else "; ".join(gates["missed"])
-    return f"pipeline {work.outcome.pipeline_s:.1f} s; gates {passed}"
+    job = outcome.trained["slurm"]["job"] if "slurm" in outcome.trained else None
+    told = f" job {job['id']} {job['state']};" if job else ""
+    return f"pipeline {outcome.pipeline_s:.1f} s;{told} gates {passed}"
 
 
 def _live(first: PipelinePicture) -> Any:
@@ -134,58 +155,75 @@ def _live(first: PipelinePicture) -> Any:
     return handle.update
 
 
-def show_metrics(work: Cloud) -> "pandas.DataFrame":
+def show_metrics(work: Work) -> "pandas.DataFrame":
     """Give accuracy, precision and recall by class and their mean."""
-    return experiment.class_table(_outcome(work).performance)
+    return experiment.class_table(outcome_of(work).performance)
 
 
-def show_loss(work: Cloud) -> "Figure":
+def show_loss(work: Work) -> "Figure":
     """Draw the training loss over the steps."""
     steps = -(-len(work.data.train_labels) // work.hyperparameters.batch_size)
-    return plots.loss_curve(_outcome(work).losses, steps, work.data.warning)
+    return plots.loss_curve(outcome_of(work).losses, steps, work.data.warning)
 
 
-def show_mlflow(work: Cloud) -> "pandas.DataFrame":
-    """Read back from MLflow what was logged; the caption is the link to the run."""
-    logged = _outcome(work).mlflow
-    return tracking.table(work.run.settings, "cloud-fmnist-pipeline", work.run.id, logged)
+def show_mlflow(work: Work) -> "pandas.DataFrame":
+    """Read back from MLflow what was logged; `attrs["link"]` leads to the run."""
+    run, logged = work.run, outcome_of(work).mlflow
+    return tracking.table(run.settings, experiment_of(run.target), run.id, logged)
 
 
 def finish(work: Cloud) -> Json:
     """Write the published files, add the run to the history; give that line."""
-    outcome, run = _outcome(work), work.run
+    outcome = outcome_of(work)
+    metrics = {"performance": outcome.performance, "time": outcome.trained["training"]}
+    return keep(work, {METRICS: metrics, TIMES: outcome.times()})
+
+
+def keep(
+    work: Work,
+    files: Mapping[str, Json],
+    figures: Mapping[str, float] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Json:
+    """Publish files (path below the results: content) and add the run to the history.
+
+    `figures` and `more` are what the line has beyond that of every run of a pipeline.
+    """
+    outcome, run = outcome_of(work), work.run
+    names = {path: path.rpartition("/")[2] for path in files}
     with run.timeline.span("records"):
-        run.save("cloud-metrics.json", outcome.cloud_metrics())
-        run.save("pipeline_data.json", outcome.pipeline_data())
-        run.save("stages.json", {"trained": outcome.trained, "evaluated": outcome.evaluated})
-    figures = {
+        for path, content in files.items():
+            run.save(names[path], content)
+        run.save("stages.json", outcome.stages)
+    common = {
         "training_s": outcome.trained["training"]["total-seconds"],
         "train_component_s": outcome.trained["time"]["total-seconds"],
         "pipeline_s": round(outcome.pipeline_s, 5),
         "accuracy": outcome.performance["accuracy"],
     }
-    facts = {"data": experiment.data_facts(work.data), "figures": figures}
+    facts = {"data": experiment.data_facts(work.data), "figures": {**common, **(figures or {})}}
     facts |= {"performance": outcome.performance, "tracking": outcome.mlflow}
-    facts |= {"gates": outcome.evaluated["gates"], "pipeline": outcome.seconds()}
-    facts = run_bill.keep(run, facts, stores.open_store(run.settings, work.bucket))
-    return run.finish({METRICS: "cloud-metrics.json", TIMES: "pipeline_data.json"}, facts)
+    facts |= {"gates": outcome.evaluated["gates"], "pipeline": outcome.seconds(), **(more or {})}
+    return run.finish(names, run_bill.keep(run, facts, work.objects.store))
 
 
-def compare(work: Cloud) -> "pandas.DataFrame":
-    """Put this run beside the article's cloud column."""
-    return experiment.beside_article(work.run.settings, "cloud", "article cloud")
+def compare(work: Work) -> "pandas.DataFrame":
+    """Put this run beside the article's column of its kind."""
+    name = report.column_of(work.run.target, work.run.parameters)
+    return experiment.beside_article(work.run.settings, name, f"article {name}")
 
 
-def show_timeline(work: Cloud) -> "Figure":
+def show_timeline(work: Work) -> "Figure":
     """Draw which share of the pipeline went where, beside the article's."""
-    published = report.article()["cloud"]
+    published = report.article()[report.column_of(work.run.target, work.run.parameters)]
     training = published["training_s"]
     theirs = {"training": training, "not training": published["pipeline_s"] - training}
-    rows = {"article": theirs, "this run": _outcome(work).seconds()}
+    rows = {"article": theirs, "this run": outcome_of(work).seconds()}
     return plots.timeline(rows, work.data.warning, shares=True)
 
 
-def _outcome(work: Cloud) -> Outcome:
+def outcome_of(work: Work) -> Outcome:
+    """Give what the pipeline came to; raises UsageError when it did not run yet."""
     if work.outcome is None:
         raise too_early("run_pipeline")
     return work.outcome

@@ -6,40 +6,30 @@ request and goes on following. A stage whose record is in the store is done.
 
 import contextlib
 import dataclasses
-import gc
 import json
 import logging
-import os
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from kit import fashion_mnist, records, settings
+from kit import fashion_mnist, hyperparameters, records
 from kit.errors import DataError, KitError
-from kit.gates import Gates, GatesNotPassed
 from kit.hpc_follow import follow
-from kit.hpc_log import run_log
-from kit.hyperparameters import Hyperparameters
 from kit.jobs import Jobs, Request
-from kit.profiles import Cloud
-from kit.records import Json
+from kit.records import Json, Timeline
 from kit.run_bill import job_units
 from kit.settings import Settings
 from kit.stage_store import StageStore
+from kit.stage_work import Evaluation, stage
 from kit.store import open_store
-from kit.tracking import tracking_for
 
 PREPROCESS, TRAIN, EVALUATE = "cloud-hpc-preprocess", "cloud-hpc-train", "cloud-hpc-evaluate"
-KINDS = ("accuracy", "precision", "recall")
 
 log = logging.getLogger(__name__)
 
 
 def preprocess(profile: str, run_id: str, bucket: str, data_hash: str) -> str:
     """See to it that the data set is in the bucket; give the hash of this stage's record."""
-    with _stage(profile, run_id, bucket, PREPROCESS) as (chosen, objects):
+    with stage(profile, run_id, bucket, PREPROCESS) as (chosen, objects, _):
         if done := objects.record(PREPROCESS):
             return done[1]
         start, fresh = time.time(), False
@@ -64,11 +54,11 @@ def train(
     configured: bool,
     workers: int,
     follow_timeout_s: float,
-    **hyperparameters: float | str,
+    **given: float | str,
 ) -> str:
     """Have the model trained on the site; give the hash of this stage's record."""
-    hp = Hyperparameters(**hyperparameters)  # type: ignore[arg-type]
-    with _stage(profile, run_id, bucket, TRAIN) as (chosen, objects):
+    hp = hyperparameters.from_json(given)
+    with stage(profile, run_id, bucket, TRAIN) as (chosen, objects, _):
         if done := objects.record(TRAIN):
             log.info("already done, its record is in the store")
             return done[1]
@@ -118,86 +108,12 @@ def _record(objects: StageStore, result: Json, start: float, request: Request) -
     }
 
 
-def evaluate(
-    profile: str,
-    run_id: str,
-    bucket: str,
-    trained: str,
-    *,
-    min_accuracy: float,
-    min_precision: float,
-    min_recall: float,
-    strict: bool = False,
-    commit: str = "",
-    mlflow_url: str = "",
-) -> tuple[str, dict[str, float]]:
-    """Apply the gates to what the site measured, log to MLflow; give the record's hash, figures.
-
-    Raises GatesNotPassed with `strict`, after everything is recorded.
-    """
-    gates = Gates(min_accuracy, min_precision, min_recall)
-    with _stage(profile, run_id, bucket, EVALUATE) as (chosen, objects):
-        if done := objects.record(EVALUATE):
-            record, record_hash = done
-        else:
-            tags = {"kit.profile": profile, "mlflow.source.git.commit": commit or "unknown"}
-            record = _evaluate(_with_mlflow(chosen, mlflow_url), objects, trained, gates, tags)
-            record_hash = objects.commit(EVALUATE, record)
-    if strict and not record["gates"]["passed"]:
-        raise GatesNotPassed(
-            "the model did not pass the gates, and the run is strict",
-            "; ".join(record["gates"]["missed"]),
-            "train longer, or lower min_accuracy, min_precision, min_recall",
-        )
-    return record_hash, {kind: record["performance"][kind] for kind in KINDS}
-
-
-def _evaluate(
-    chosen: Settings, objects: StageStore, trained: str, gates: Gates, tags: dict[str, str]
-) -> Json:
-    start = time.time()
-    found = objects.record(TRAIN)
-    if found is None or found[1] != trained:
-        raise DataError(
-            f"the training of {objects.run_id} in the bucket is not the one to be evaluated",
-            "its record or one of its files was removed or changed",
-            "run again: what is missing is made anew",
-        )
-    before = found[0]
-    metrics = json.loads(objects.get(before["objects"]["metrics.json"]))
-    losses = json.loads(objects.get(before["objects"]["losses.json"]))
-    record = {**metrics, "objects": {}, "trained": trained, "tags": tags}
-    record["gates"] = gates.outcome(record["performance"])
-    log.info("gates: %s", "; ".join(record["gates"]["missed"]) or "passed")
-    with tempfile.TemporaryDirectory(prefix="kit-") as folder:
+def _measured(objects: StageStore, work: Path, before: Json, timeline: Timeline) -> Json:
+    """Take what the site measured and predicted."""
+    with timeline.span("download"):
         for name in ("model.safetensors", "predictions.npy"):
-            (Path(folder) / name).write_bytes(objects.get(before["objects"][name]))
-        run = run_log(objects.run_id, before, record, losses, Path(folder))
-        record["mlflow"] = dataclasses.asdict(tracking_for(chosen, "cloud").log(run))
-    log.info("mlflow: %s %s", record["mlflow"]["state"], record["mlflow"]["reason"])
-    times = records.time_record(EVALUATE, start, time.time())
-    return {**record, "time": times, "spans": {"evaluate": times["total-seconds"]}}
+            (work / name).write_bytes(objects.get(before["objects"][name]))
+        return {**json.loads(objects.get(before["objects"]["metrics.json"])), "objects": {}}
 
 
-@contextlib.contextmanager
-def _stage(
-    profile: str, run_id: str, bucket: str, stage: str
-) -> Iterator[tuple[Settings, StageStore]]:
-    """Open what a stage needs and leave its traceback in the store when it fails."""
-    kit, inside = logging.getLogger("kit"), os.environ.get("_KFP_RUNTIME") == "true"
-    if inside and not kit.handlers:  # KFP would mark the kit's messages as its own
-        kit.addHandler(logging.StreamHandler(sys.stdout))
-        kit.setLevel(logging.INFO)
-        kit.propagate = False
-    chosen = settings.load(profile)
-    objects = StageStore(open_store(chosen, bucket), run_id)
-    with objects.reporting(stage):
-        yield chosen, objects
-    if inside:
-        gc.freeze()  # no last collection at exit
-
-
-def _with_mlflow(chosen: Settings, url: str) -> Settings:
-    """Put another MLflow address into the settings: inside a cluster it has another name."""
-    cloud = dataclasses.replace(chosen.cloud or Cloud(), mlflow_url=url)
-    return dataclasses.replace(chosen, cloud=cloud) if url else chosen
+evaluate = Evaluation(EVALUATE, TRAIN, _measured)

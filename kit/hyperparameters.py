@@ -1,7 +1,9 @@
 """The settings of one training and the values they may have (no torch: cheap to import)."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from kit.errors import UsageError
 
@@ -36,6 +38,14 @@ class Hyperparameters:
             raise _not_allowed("momentum", momentum, "a number from 0 to below 1")
         if self.device not in ("cpu", "cuda"):
             raise _not_allowed("device", self.device, "cpu or cuda")
+
+
+def from_json(table: Mapping[str, Any]) -> Hyperparameters:
+    """Read what went through JSON, where a whole number may have become 5.0. Raises UsageError."""
+    if unknown := set(table) - {each.name for each in fields(Hyperparameters)}:
+        raise UsageError(f"hyperparameters of other names: {', '.join(sorted(unknown))[:200]}")
+    whole = {n: int(v) for n, v in table.items() if n in _WHOLE and _is_number(v) and v == int(v)}
+    return Hyperparameters(**{**table, **whole})
 
 
 _WHOLE = {

@@ -14,7 +14,7 @@ from cloud_site import BUCKET, make_site, small_data
 from fake_kfp import FakeKfp, run, serving, task
 
 from kit import settings, stages
-from kit.cloud_run import COMPONENTS, Outcome, arguments_of, run_pipeline
+from kit.cloud_run import CLOUD, Outcome, arguments_of, run_pipeline
 from kit.errors import DataError, UsageError
 from kit.gates import Gates
 from kit.hyperparameters import Hyperparameters
@@ -66,7 +66,8 @@ def an_outcome(start: float, end: float) -> Outcome:
         "mlflow": {"state": "logged"},
         "spans": {"download": 2.0, "mlflow": 3.0},
     }
-    return Outcome(trained, evaluated, [(1, 2.3)], start, end)
+    stages = {"preprocess-train": trained, "evaluate": evaluated}
+    return Outcome(CLOUD, stages, [(1, 2.3)], start, end)
 
 
 # -- figures -----------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def an_outcome(start: float, end: float) -> Outcome:
 def test_the_pipeline_s_seconds_are_those_between_its_start_and_its_end() -> None:
     outcome = an_outcome(98.0, 162.0)
     assert outcome.kept == []
-    assert outcome.pipeline_data() == {
+    assert outcome.times() == {
         "1": time_of("preprocess-train", 100.0, 150.0),
         "2": time_of("evaluate", 151.0, 160.0),
         "3": time_of("pipeline", 98.0, 162.0),
@@ -85,7 +86,7 @@ def test_the_pipeline_s_seconds_are_those_between_its_start_and_its_end() -> Non
 def test_a_stage_that_was_finished_before_counts_with_its_own_time_and_not_the_gap() -> None:
     outcome = an_outcome(150.5, 162.0)
     assert outcome.kept == ["preprocess-train"]
-    whole = outcome.pipeline_data()["3"]
+    whole = outcome.times()["3"]
     assert whole == {**time_of("pipeline", 100.0, 162.0), "total-seconds": 50.0 + 11.5}
 
 
@@ -101,13 +102,6 @@ def test_the_timeline_accounts_for_every_second() -> None:
     assert sum(outcome.seconds().values()) == outcome.pipeline_s
 
 
-def test_the_metrics_file_has_performance_and_the_time_of_the_training() -> None:
-    assert an_outcome(98.0, 162.0).cloud_metrics() == {
-        "performance": {"accuracy": 0.5},
-        "time": time_of("cloud-model-training", 105.0, 145.0),
-    }
-
-
 # -- arguments ---------------------------------------------------------------------------------
 
 
@@ -119,26 +113,19 @@ def test_the_arguments_are_data_and_fit_the_pipeline(site: Settings, objects: St
         "run_id": RUN,
         "bucket": BUCKET,
         "data_hash": small_data().hash,
-        "epochs": 2,
-        "batch_size": 4,
-        "learning_rate": 0.01,
-        "momentum": 0.9,
-        "seed": 42,
-        "threads": 1,
-        "device": "cpu",
-        "min_accuracy": 0.1,
-        "min_precision": 0.2,
-        "min_recall": 0.3,
+        "hyperparameters": {
+            "epochs": 2,
+            "batch_size": 4,
+            "learning_rate": 0.01,
+            "momentum": 0.9,
+            "seed": 42,
+            "threads": 1,
+            "device": "cpu",
+        },
+        "gates": {"accuracy": 0.1, "precision": 0.2, "recall": 0.3},
         "strict": True,
         "mlflow_url": "",
     }
-
-
-def test_whole_numbers_become_floats_where_the_pipeline_wants_floats(site: Settings) -> None:
-    hp = dataclasses.replace(HP, learning_rate=1, momentum=0)
-    given = arguments_of(site, RUN, BUCKET, "d", hp, Gates(0, 1, 0))
-    fractional = ("learning_rate", "momentum", "min_accuracy", "min_precision", "min_recall")
-    assert [type(given[name]) for name in fractional] == [float] * 5
 
 
 def test_inside_a_cluster_mlflow_has_the_address_of_its_service(site: Settings) -> None:
@@ -158,7 +145,7 @@ def test_inside_a_cluster_mlflow_has_the_address_of_its_service(site: Settings) 
 def test_a_seed_that_kfp_would_round_is_refused(site: Settings, seed: int, good: bool) -> None:
     hp = dataclasses.replace(HP, seed=seed)
     if good:
-        assert arguments_of(site, RUN, BUCKET, "d", hp, NO_GATES)["seed"] == seed
+        assert arguments_of(site, RUN, BUCKET, "d", hp, NO_GATES)["hyperparameters"]["seed"] == seed
     else:
         with pytest.raises(UsageError, match="seed"):
             arguments_of(site, RUN, BUCKET, "d", hp, NO_GATES)
@@ -181,9 +168,9 @@ def test_a_run_ends_with_metrics_times_and_a_registered_model(
     assert any(shown[0].message.startswith("epoch 2/2, step 200/200") for shown in seen)
     assert outcome.mlflow["state"] == "logged"
     assert outcome.kept == []
-    times = outcome.pipeline_data()
-    assert [times[n]["name"] for n in "123"] == [*COMPONENTS, "pipeline"]
-    for record in (*times.values(), outcome.cloud_metrics()["time"]):
+    times = outcome.times()
+    assert [times[n]["name"] for n in "123"] == [*CLOUD.components, "pipeline"]
+    for record in (*times.values(), outcome.trained["training"]):
         assert {name: type(value) for name, value in record.items()} == PUBLISHED_TIME
     read = tracking_for(site, "cloud").read("cloud-fmnist-pipeline", RUN)
     assert read["metrics"]["accuracy"] == pytest.approx(outcome.performance["accuracy"])
@@ -221,7 +208,7 @@ def test_a_run_whose_pipeline_is_killed_goes_on_with_the_first_times(
     first = objects.finished(PREPROCESS_TRAIN)
     outcome = run_pipeline(site, objects, given, tmp_path / "run")
     assert outcome.kept[0] == PREPROCESS_TRAIN
-    assert outcome.pipeline_data()["1"] == first["time"]
+    assert outcome.times()["1"] == first["time"]
     assert outcome.pipeline_s >= first["time"]["total-seconds"] + (outcome.end - outcome.start)
 
 
@@ -278,8 +265,8 @@ def test_what_a_pod_could_not_log_is_logged_from_here(
     trained = stages.preprocess_train(
         "folders", RUN, BUCKET, given["data_hash"], **dataclasses.asdict(HP)
     )
-    gates = {f"min_{kind}": 0.0 for kind in ("accuracy", "precision", "recall")}
-    stages.evaluate("folders", RUN, BUCKET, trained, **gates, mlflow_url="http://127.0.0.1:1")
+    gates = dataclasses.asdict(NO_GATES)
+    stages.evaluate("folders", RUN, BUCKET, trained, gates, mlflow_url="http://127.0.0.1:1")
     with serving(FakeKfp([run("SUCCEEDED")])) as url:
         outcome = run_pipeline(on_a_cluster(site, url), objects, given, tmp_path)
     assert outcome.mlflow["state"] == "logged"

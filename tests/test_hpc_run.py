@@ -10,8 +10,10 @@ from cloud_site import make_site
 from memory_store import MemoryStore
 
 from kit import hpc_run, hpc_stages, settings
+from kit.cloud_run import Outcome, read_outcome
 from kit.errors import DataError, UsageError
 from kit.gates import Gates
+from kit.hpc_run import CLOUD_HPC
 from kit.hyperparameters import Hyperparameters
 from kit.jobs import Request
 from kit.records import time_record
@@ -26,12 +28,12 @@ def stages(start=100.0):
     """Three stages, one after the other, as they are in the store."""
     times = {
         name: time_record(name, start + 10 * n, start + 10 * (n + 1))
-        for n, name in enumerate(hpc_run.COMPONENTS)
+        for n, name in enumerate(CLOUD_HPC.components)
     }
     spans = {"preprocess": 9.0}, {"queue": 1.0, "training": 7.0}, {"evaluate": 8.0}
     records = {
         name: {"objects": {}, "time": times[name], "spans": span}
-        for name, span in zip(hpc_run.COMPONENTS, spans, strict=True)
+        for name, span in zip(CLOUD_HPC.components, spans, strict=True)
     }
     records[hpc_run.TRAIN] |= {
         "training": time_record("remote-model-training", 112.0, 119.0, 7.0),
@@ -43,10 +45,10 @@ def stages(start=100.0):
 
 
 def test_the_published_files_have_the_articles_names_in_its_order():
-    outcome = hpc_run.Outcome(stages(), [], 99.0, 131.0)
-    files = outcome.files()
+    outcome = Outcome(CLOUD_HPC, stages(), [], 99.0, 131.0)
+    files = hpc_run.files(outcome)
     names = [each["name"] for each in files["components"].values()]
-    assert names == [*hpc_run.COMPONENTS, "cloud-hpc-pipeline"]
+    assert names == [*CLOUD_HPC.components, "cloud-hpc-pipeline"]
     assert list(files["components"]) == ["1", "2", "3", "4"]
     assert files["components"]["4"]["total-seconds"] == 32
     assert [each["name"] for each in files["training"].values()] == [
@@ -68,13 +70,13 @@ def test_each_file_is_published_where_the_article_has_it(configured, n):
 
 
 def test_all_seconds_of_the_pipeline_are_accounted_for():
-    outcome = hpc_run.Outcome(stages(), [], 99.0, 131.0)
+    outcome = Outcome(CLOUD_HPC, stages(), [], 99.0, 131.0)
     assert sum(outcome.seconds().values()) == pytest.approx(outcome.pipeline_s)
     assert outcome.seconds()["starting components"] == pytest.approx(32 - 25)
 
 
 def test_stages_of_an_earlier_start_keep_their_seconds():
-    outcome = hpc_run.Outcome(stages(), [], 115.0, 131.0)
+    outcome = Outcome(CLOUD_HPC, stages(), [], 115.0, 131.0)
     assert outcome.kept == [hpc_run.PREPROCESS]
     assert outcome.pipeline_s == 16 + 10
 
@@ -88,9 +90,13 @@ def test_the_arguments_are_those_of_the_pipeline_and_plain_data(site):
     request = Request(RUN, "a" * 64, False, Hyperparameters(epochs=3), 2)
     given = hpc_run.arguments_of(site, request, Gates(0.5, 0.5, 0.5))
     assert json.loads(json.dumps(given)) == given
-    assert (given["workers"], given["configured"], given["epochs"]) == (2, False, 3)
+    assert (given["workers"], given["configured"], given["hyperparameters"]["epochs"]) == (
+        2,
+        False,
+        3,
+    )
     assert given["jobs_bucket"] != given["bucket"]
-    asked = set(inspect.signature(hpc_stages.train).parameters) - {"hyperparameters"}
+    asked = set(inspect.signature(hpc_stages.train).parameters) - {"given"}
     assert asked <= set(given)
 
 
@@ -106,11 +112,11 @@ def test_an_outcome_is_read_from_the_records_and_a_missing_one_is_named():
     losses = objects.keep("try-1/losses.json", b"[[1, 2.5]]")
     records = stages()
     records[hpc_run.TRAIN]["objects"] = {"losses.json": losses}
-    for name in hpc_run.COMPONENTS[:-1]:
+    for name in CLOUD_HPC.components[:-1]:
         objects.commit(name, records[name])
     with pytest.raises(DataError, match=hpc_run.EVALUATE):
-        hpc_run.read_outcome(objects, 99.0, 131.0)
+        read_outcome(objects, 99.0, 131.0, CLOUD_HPC)
     objects.commit(hpc_run.EVALUATE, records[hpc_run.EVALUATE])
-    outcome = hpc_run.read_outcome(objects, 99.0, 131.0)
+    outcome = read_outcome(objects, 99.0, 131.0, CLOUD_HPC)
     assert outcome.losses == [[1, 2.5]]
-    assert outcome.files()["sacct"] == SACCT
+    assert hpc_run.files(outcome)["sacct"] == SACCT

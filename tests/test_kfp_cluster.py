@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from fake_kfp import FakeKfp, run, serving, task
 
-from kit.cloud_run import COMPONENTS, PIPELINE
+from kit.cloud_run import CLOUD
 from kit.errors import CredentialRefused, KitError, Unreachable, UsageError
 from kit.kfp_cluster import Access, access_of, run_on_cluster
 from kit.kfp_runner import PipelineFailed, States
 
 T0, T1, T2 = "2026-01-01T00:00:00Z", "2026-01-01T00:00:30Z", "2026-01-01T00:00:40Z"
-TRAIN, TEST = COMPONENTS
+TRAIN, TEST = CLOUD.components
 ARGUMENTS = {"profile": "sandbox", "run_id": "cloud-0-1", "bucket": "b", "data_hash": "d"}
 
 
@@ -26,8 +26,8 @@ def follow(
         warnings.simplefilter("error", FutureWarning)
         result = run_on_cluster(
             access_of(url, env_file),
-            PIPELINE,
-            COMPONENTS,
+            CLOUD.pipeline,
+            CLOUD.components,
             ARGUMENTS,
             "cloud-0-1",
             seen.append,
@@ -130,7 +130,9 @@ def test_a_refusal_is_not_taken_for_an_outage(
 
 def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
     with pytest.raises(Unreachable, match="does not answer"):
-        run_on_cluster(Access("http://127.0.0.1:1"), PIPELINE, COMPONENTS, ARGUMENTS, "cloud-0-1")
+        run_on_cluster(
+            Access("http://127.0.0.1:1"), CLOUD.pipeline, CLOUD.components, ARGUMENTS, "cloud-0-1"
+        )
 
 
 def test_a_platform_behind_a_log_in_gets_the_browser_s_session(tmp_path: Path) -> None:

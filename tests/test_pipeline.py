@@ -1,7 +1,9 @@
 """The pipeline as Kubeflow gets it, its picture and its gates."""
 
 import inspect
+import json
 import math
+import pkgutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -10,26 +12,36 @@ import pytest
 import yaml
 
 from kit import pipeline, stages
-from kit.cloud_run import COMPONENTS, PIPELINE
+from kit.cloud_run import CLOUD
 from kit.errors import UsageError
 from kit.gates import Gates
-from kit.hyperparameters import Hyperparameters
+from kit.hpc_run import CLOUD_HPC
+from kit.hyperparameters import Hyperparameters, from_json
 from kit.kfp_log import ComponentState
 from kit.pipeline_picture import PipelinePicture, live_picture
 from kit.settings import ROOT
+from kit.stage_log import experiment_of
 
-GOLDEN = Path(__file__).parent / "golden" / "cloud-pipeline.yaml"
+GOLDEN = Path(__file__).parent / "golden"
+TARGETS = {"cloud": CLOUD, "cloud-hpc": CLOUD_HPC}
+HPC_DEFAULTS = {"configured": True, "workers": 1, "follow_timeout_s": 86400}
+
+
+@pytest.fixture(scope="module", params=list(TARGETS))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def compiled(name: str, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    pipeline.compile_to(path)
+    pipeline.compile_to(path, pkgutil.resolve_name(TARGETS[name].pipeline))
     return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
-def test_the_compiled_pipeline_is_the_golden_one(compiled: list[Any]) -> None:
-    assert compiled == list(yaml.safe_load_all(GOLDEN.read_text(encoding="utf-8")))
+def test_the_compiled_pipeline_is_the_golden_one(compiled: list[Any], name: str) -> None:
+    golden = (GOLDEN / f"{name}-pipeline.yaml").read_text(encoding="utf-8")
+    assert compiled == list(yaml.safe_load_all(golden))
 
 
 def test_nothing_is_installed_when_a_component_starts(compiled: list[Any]) -> None:
@@ -37,10 +49,9 @@ def test_nothing_is_installed_when_a_component_starts(compiled: list[Any]) -> No
         assert "pip" not in " ".join(executor["container"]["command"])
 
 
-def test_components_are_named_as_the_time_file_names_them(compiled: list[Any]) -> None:
-    assert sorted(compiled[0]["root"]["dag"]["tasks"]) == sorted(COMPONENTS)
-    assert compiled[0]["pipelineInfo"]["name"] == "cloud-fmnist-pipeline"
-    assert f"{pipeline.__name__}:cloud_fmnist" == PIPELINE
+def test_components_are_named_as_the_time_file_names_them(compiled: list[Any], name: str) -> None:
+    assert sorted(compiled[0]["root"]["dag"]["tasks"]) == sorted(TARGETS[name].components)
+    assert compiled[0]["pipelineInfo"]["name"] == experiment_of(name)
 
 
 def test_no_argument_of_the_pipeline_can_carry_a_credential(compiled: list[Any]) -> None:
@@ -50,14 +61,14 @@ def test_no_argument_of_the_pipeline_can_carry_a_credential(compiled: list[Any])
 
 
 def test_every_pod_gets_the_secret_as_a_file_where_the_image_looks_for_it(
-    compiled: list[Any],
+    compiled: list[Any], name: str
 ) -> None:
     mounts = compiled[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     image = (ROOT / "env/images/pipeline/Dockerfile").read_text()
     for executor in mounts.values():
         (mount,) = executor["secretAsVolume"]
         assert f"KIT_ENV_FILE={mount['mountPath']}/.env" in image
-    assert len(mounts) == 2
+    assert len(mounts) == len(TARGETS[name].components)
 
 
 def test_the_image_is_built_under_the_name_that_the_components_ask_for() -> None:
@@ -66,18 +77,35 @@ def test_the_image_is_built_under_the_name_that_the_components_ask_for() -> None
     assert f"docker push {pipeline.IMAGE}" in image
 
 
-def test_the_defaults_of_the_pipeline_are_those_of_the_kit(compiled: list[Any]) -> None:
+def test_the_defaults_of_the_pipeline_are_those_of_the_kit(compiled: list[Any], name: str) -> None:
     given = compiled[0]["root"]["inputDefinitions"]["parameters"]
     defaults = {name: value["defaultValue"] for name, value in given.items() if len(value) > 2}
-    wanted = vars(Hyperparameters()) | {f"min_{k}": v for k, v in vars(Gates()).items()}
-    assert defaults == wanted | {"strict": False, "commit": "", "mlflow_url": ""}
+    wanted = {"hyperparameters": vars(Hyperparameters()), "gates": vars(Gates())}
+    wanted |= {"strict": False, "commit": "", "mlflow_url": ""}
+    assert defaults == wanted | (HPC_DEFAULTS if name == "cloud-hpc" else {})
 
 
-def test_components_pass_everything_on_to_their_stage() -> None:
-    evaluate = set(inspect.signature(pipeline.evaluate.python_func).parameters) - {"metrics"}
-    assert evaluate == set(inspect.signature(stages.evaluate).parameters)
-    train = set(inspect.signature(pipeline.preprocess_train.python_func).parameters)
-    assert train == {"profile", "run_id", "bucket", "data_hash", *vars(Hyperparameters())}
+@pytest.mark.parametrize("component", [pipeline.evaluate, pipeline.cloud_hpc_evaluate])
+def test_components_pass_everything_on_to_their_stage(component: Any) -> None:
+    asked = [*inspect.signature(stages.evaluate).parameters]
+    assert [*inspect.signature(component.python_func).parameters] == [*asked, "metrics"]
+
+
+@pytest.mark.parametrize("epochs", [5, 5.0])
+def test_hyperparameters_come_back_from_a_pipeline_as_they_were(epochs: float) -> None:
+    sent = {**vars(Hyperparameters()), "epochs": epochs, "seed": 42.0, "learning_rate": 1}
+    found = from_json(json.loads(json.dumps(sent)))
+    assert found == Hyperparameters(learning_rate=1)
+    assert (type(found.epochs), type(found.seed)) == (int, int)
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [({"epochs": 5.5}, "epochs"), ({"epochs": True}, "epochs"), ({"epoch": 5}, "epoch")],
+)
+def test_hyperparameters_that_cannot_be_are_refused(sent: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        from_json(sent)
 
 
 # -- gates -------------------------------------------------------------------------------------

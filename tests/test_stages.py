@@ -26,8 +26,8 @@ from kit.tracking import destinations, tracking_for
 
 RUN = "cloud-0123456789ab-1"
 HP = dataclasses.asdict(Hyperparameters(epochs=2, learning_rate=0.01))
-NO_GATES = {"min_accuracy": 0.0, "min_precision": 0.0, "min_recall": 0.0}
-HIGH_GATES = {"min_accuracy": 1.0, "min_precision": 1.0, "min_recall": 1.0}
+KINDS = ("accuracy", "precision", "recall")
+NO_GATES, HIGH_GATES = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 1.0)
 
 
 @pytest.fixture
@@ -59,12 +59,12 @@ def train(data: Dataset, **changes: Any) -> str:
 
 def weights(objects: StageStore) -> dict[str, list[float]]:
     """The numbers in the trained model (the file's header may order its words differently)."""
-    content = objects.get(objects.finished(PREPROCESS_TRAIN)["objects"]["model"])
+    content = objects.get(objects.finished(PREPROCESS_TRAIN)["objects"]["model.safetensors"])
     return {name: array.ravel().tolist() for name, array in safetensors.numpy.load(content).items()}
 
 
 def evaluate(trained: str, **changes: Any) -> tuple[str, dict[str, float]]:
-    return stages.evaluate("folders", RUN, BUCKET, trained, **{**NO_GATES, **changes})
+    return stages.evaluate("folders", RUN, BUCKET, trained, **{"gates": NO_GATES, **changes})
 
 
 # -- the data set ------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_training_leaves_model_losses_and_a_record_with_times(
     assert weights(uploaded) == {
         name: tensor.flatten().tolist() for name, tensor in reference.model.state_dict().items()
     }
-    assert json.loads(uploaded.get(record["objects"]["losses"])) == [
+    assert json.loads(uploaded.get(record["objects"]["losses.json"])) == [
         list(point) for point in reference.losses
     ]
     assert record["training"]["name"] == "cloud-model-training"
@@ -256,7 +256,7 @@ def test_a_model_that_passes_is_recorded_logged_and_registered(
     assert record["gates"]["passed"] is True
     assert figures == {k: record["performance"][k] for k in ("accuracy", "precision", "recall")}
     predictions = np.load(
-        io.BytesIO(uploaded.get(record["objects"]["predictions"])), allow_pickle=False
+        io.BytesIO(uploaded.get(record["objects"]["predictions.npy"])), allow_pickle=False
     )
     assert predictions.shape == data.test_labels.shape
     assert np.mean(predictions == data.test_labels) == pytest.approx(
@@ -287,7 +287,7 @@ def test_a_model_that_passes_is_recorded_logged_and_registered(
 def test_a_model_that_does_not_pass_is_recorded_and_logged_but_not_registered(
     uploaded: StageStore, data: Dataset, site: Settings
 ) -> None:
-    evaluate(train(data), **HIGH_GATES)
+    evaluate(train(data), gates=HIGH_GATES)
     record = uploaded.finished(EVALUATE)
     assert record["gates"]["passed"] is False
     assert len(record["gates"]["missed"]) == 3
@@ -303,12 +303,12 @@ def test_a_strict_run_fails_after_everything_is_recorded(
 ) -> None:
     trained = train(data)
     with pytest.raises(GatesNotPassed, match="strict") as caught:
-        evaluate(trained, **HIGH_GATES, strict=True)
+        evaluate(trained, gates=HIGH_GATES, strict=True)
     assert "is below 1.0" in caught.value.got
     assert uploaded.finished(EVALUATE)["mlflow"]["state"] == "logged"
     monkeypatch.setattr(training, "evaluate", None)
     with pytest.raises(GatesNotPassed):
-        evaluate(trained, **HIGH_GATES, strict=True)
+        evaluate(trained, gates=HIGH_GATES, strict=True)
 
 
 def test_a_finished_evaluation_is_not_done_again(

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import psutil
 
-from kit import hpc_env, settings, submitter_loop
+from kit import settings, submitter_loop
+from kit.cloud_run import Outcome, run_pipeline
 from kit.fashion_mnist import Dataset, stand_in
 from kit.gates import Gates
-from kit.hpc_run import Outcome, arguments_of, run_pipeline
+from kit.hpc_run import CLOUD_HPC, arguments_of
 from kit.hyperparameters import Hyperparameters
 from kit.jobs import Jobs, Request, token
 from kit.settings import Settings
@@ -61,7 +62,6 @@ class Bench:
         finally:
             done.set()
             loop.join()
-            hpc_env.remove(self.slurm.host, self.slurm.hpc, [])
             for store in self.stores:
                 for each in list(store.list()):
                     store.delete(each.key)
@@ -78,7 +78,7 @@ class Bench:
         given = arguments_of(self.settings, request, Gates(0, 0, 0))
         with tempfile.TemporaryDirectory() as folder:
             objects = StageStore(self.stores[1], request.run)
-            return run_pipeline(self.settings, objects, given, Path(folder))
+            return run_pipeline(self.settings, objects, given, Path(folder), target=CLOUD_HPC)
 
 
 def until(done: Callable[[], object], pause_s: float = 0.05) -> float:

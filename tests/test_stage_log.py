@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.hpc_log import EXPERIMENT, MODEL, run_log, sacct_metrics, seff_metrics
+from kit.stage_log import run_log, sacct_metrics, seff_metrics
 
 MAHTI = Path(__file__).parent / "outputs" / "slurm-mahti-2024"
 
@@ -62,7 +62,7 @@ def a_run(tmp_path, passed=True, workers=2):
 
 def test_a_run_is_logged_with_what_it_asked_for_and_what_it_used(tmp_path):
     log = a_run(tmp_path)
-    assert (log.experiment, log.run_id) == (EXPERIMENT, "cloud-hpc-0123456789ab-1")
+    assert (log.experiment, log.run_id) == ("cloud-hpc-fmnist-pipeline", "cloud-hpc-0123456789ab-1")
     assert (log.params["workers"], log.params["hp-epochs"]) == ("2", "5")
     assert log.params["status"] == "COMPLETED"
     assert (log.tags["kit.try"], log.tags["kit.configured"]) == ("3", "False")
@@ -74,5 +74,5 @@ def test_a_run_is_logged_with_what_it_asked_for_and_what_it_used(tmp_path):
 def test_a_model_is_registered_when_it_passed_and_kept_when_not(tmp_path, passed):
     log = a_run(tmp_path, passed)
     model = str(tmp_path / "model.safetensors")
-    assert log.model == ((MODEL, model) if passed else None)
+    assert log.model == (("CLOUD-HPC-FMNIST-CNN", model) if passed else None)
     assert ((model, "model") in log.artifacts) is not passed
