@@ -484,7 +484,7 @@ def test_no_secret_is_anywhere_and_a_cancel_releases_the_nodes_at_once(bench, se
         for store in (bench.jobs.store, bench.submitter.data):
             texts |= {each.key: store.get(each.key) for each in store.list("runs/")}
         box = bench.profile.sandbox_dir
-        for root in (box / "home" / "hpcuser", Path(bench.profile.hpc.project_dir) / "kit"):
+        for root in (box / "home" / USER, Path(bench.profile.hpc.project_dir) / "kit"):
             for path in root.rglob("*"):
                 small = path.is_file() and not {"venvs", "wheels"} & set(path.parts)
                 if small and path.name != "ray.token":
