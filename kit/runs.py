@@ -1,10 +1,13 @@
 """Runs: their ids, their folders, and how a finished run becomes the published files.
 
 A run is one execution of one target. Its id is `<target>-<12 hex>-<n>`; the hex is a hash of
-profile, target, parameters, data and code. A run that was broken off goes on under its id.
+profile, target, parameters, data, code and the folder of the results: the store and the site are
+shared with others and outlive that folder, and a new one must not find old results there. A run
+that was broken off goes on under its id.
 """
 
 import json
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -95,8 +98,8 @@ def start_run(
     """
     if target not in TARGETS:
         raise UsageError(f"no target {target!r}", next_step=f"use one of {', '.join(TARGETS)}")
-    stem = f"{target}-{_kind(settings, target, parameters, data_hash, code_hash)}"
     with results_lock(settings):
+        stem = f"{target}-{_kind(settings, target, parameters, data_hash, code_hash)}"
         number = _newest(settings, stem)
         folder = settings.profile_dir / "runs" / f"{stem}-{number}"
         unfinished = number > 0 and not (folder / "record.json").exists()
@@ -131,7 +134,16 @@ def _kind(
     settings: Settings, target: str, parameters: Json, data_hash: str, code_hash: str | None
 ) -> str:
     parts = [settings.profile, target, parameters, data_hash, code_hash or records.code_hash()]
+    parts.append(_origin(settings))
     return records.sha256_of(json.dumps(parts, sort_keys=True).encode())[:12]
+
+
+def _origin(settings: Settings) -> str:
+    """Name these results, at random and once: nobody else's runs have the ids of theirs."""
+    path = settings.profile_dir / "origin"
+    if not path.exists():
+        records.write_text(path, secrets.token_hex(8) + "\n")
+    return path.read_text()
 
 
 def _newest(settings: Settings, stem: str) -> int:

@@ -54,6 +54,13 @@ def test_other_parameters_or_code_are_another_run(loaded, change):
     assert start(loaded).id != start(loaded, **change).id
 
 
+def test_other_results_have_other_run_ids_whatever_is_left_in_the_store(loaded, monkeypatch):
+    first = start(loaded)
+    other = loaded.profile_dir.parents[1] / "other"
+    monkeypatch.setenv("KIT_RESULTS_DIR", str(other))
+    assert start(settings.load("sandbox")).id != first.id
+
+
 def test_the_number_of_a_run_is_counted_and_not_sorted_as_text(loaded):
     for _ in range(11):
         finish(start(loaded))
