@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem;
        color: #1a1a1a; background: #fff; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .wide { overflow-x: auto; }
@@ -30,7 +30,9 @@ thead th { border-bottom: 2px solid #333; }
 thead th { white-space: nowrap; } table.words td, table.words th { text-align: left; }
 img { max-width: 100%; height: auto; display: block; margin: .5rem 0 1.5rem; }
 .green { background: #d9f2e3; } .amber { background: #fdebc8; } .red { background: #f8d7da; }
-@media print { body { margin: 0; max-width: none; font-size: 10pt; } h2 { break-after: avoid; } }
+@media print { body { margin: 0; max-width: none; font-size: 10pt; } table { font-size: 6.5pt; }
+  .wide { overflow: visible; } th, td { padding: 1pt 3pt; min-width: 0 !important; }
+  h2 { break-after: avoid; } }
 """
 
 
