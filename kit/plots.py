@@ -18,6 +18,11 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 
 
+def _style(number: int) -> dict[str, str]:
+    """Give colour and hatch of a series: the pair is another one for each of the first 64."""
+    return {"color": COLOURS[number % 8], "hatch": HATCHES[(number + 3 * (number // 8)) % 8]}
+
+
 def _figure(width: float, height: float, title: str, warning: str) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
@@ -99,7 +104,7 @@ def timeline(
     left = [0.0] * len(rows)
     for number, name in enumerate(names):
         widths = [p.get(name, 0.0) * u for p, u in zip(rows.values(), units, strict=True)]
-        style = {"color": COLOURS[number % 8], "hatch": HATCHES[number % 8]}
+        style = _style(number)
         axes.barh(list(rows), widths, left=left, label=name, edgecolor="white", **style)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     for row, (end, total) in enumerate(zip(left, totals, strict=True)):
@@ -144,7 +149,7 @@ def bars(
         there = [place for place, parts in enumerate(groups.values()) if name in parts]
         at = [place + number * width for place in there]
         heights = [parts[name] for parts in groups.values() if name in parts]
-        style = {"color": COLOURS[number % 8], "hatch": HATCHES[number % 8]}
+        style = _style(number)
         drawn = axes.bar(at, heights, width, label=name, edgecolor="white", **style)
         axes.bar_label(drawn, [_short(height) for height in heights], fontsize=8, padding=2)
     middle = (len(series) - 1) * width / 2

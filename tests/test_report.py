@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit import records, report, settings
+from kit import plots, records, report, settings
 from kit.errors import DataError
 
 # Contract of the published table: hand-copied from the article.
@@ -165,3 +165,10 @@ def test_the_size_table_has_the_articles_rows_and_ours():
     assert table.loc["local", "our rows"] == report.notebook_rows(report.NOTEBOOKS / "local.ipynb")
     assert report.size_details().loc["together", "local"] == table.loc["local", "lines of kit/"]
     assert len(report.size_chart().axes) == 1
+
+
+def test_no_two_parts_of_a_timeline_look_alike():
+    parts = {f"part {number}": 1.0 for number in range(13)}
+    (axes,) = plots.timeline({"a run": parts}).axes
+    looks = [(bar.get_facecolor(), bar.get_hatch()) for bar in axes.patches]
+    assert len(set(looks)) == len(looks) == 13
