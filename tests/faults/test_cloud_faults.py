@@ -13,7 +13,7 @@ import pytest
 from allas_site import SHORT, AllasSite
 from cloud_site import IN_CHILD, small_data
 
-from kit import mlflow_client, settings, stages, tracking
+from kit import mlflow_client, settings, stage_work, stages, tracking
 from kit.cloud_run import arguments_of, run_pipeline
 from kit.errors import StoreUnavailable
 from kit.gates import Gates
@@ -153,7 +153,9 @@ def test_a_gateway_that_stays_away_ends_the_stage_and_the_training_is_not_lost(
     try:
         with monkeypatch.context() as patch:
             patch.setattr(stages, "_say", stop)
-            patch.setattr(stages, "open_store", lambda *words: open_store(*words, patience=SHORT))
+            patch.setattr(
+                stage_work, "open_store", lambda *words: open_store(*words, patience=SHORT)
+            )
             with pytest.raises(StoreUnavailable) as caught:
                 stages.preprocess_train(*train, **asdict(HP))
     finally:
