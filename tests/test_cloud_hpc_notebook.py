@@ -1,7 +1,6 @@
 """cloud-hpc.ipynb against the sandbox's real Slurm, Ray, store and MLflow: what each run leaves."""
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -50,13 +49,7 @@ def environ(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seed():
-    """The parameters of runs that no earlier test of this sandbox has left in the store."""
-    return "-p", "seed", str(secrets.randbelow(10**9))
-
-
-@pytest.fixture(scope="module")
-def done(sandbox, environ, seed):
+def done(sandbox, environ):
     """Both runs: folder of results, their lines by suffix, output, arguments of all processes.
 
     The first from the root, the second from the notebooks' folder.
@@ -64,7 +57,7 @@ def done(sandbox, environ, seed):
     output = ""
     with Arguments() as watch:
         for configured, folder in (("False", "."), ("True", "notebooks")):
-            values = ("-p", "configured", configured, *seed, *NO_GATES)
+            values = ("-p", "configured", configured, *NO_GATES)
             ended = kit(environ, "run", "cloud-hpc", *values, cwd=settings.ROOT / folder)
             assert ended.returncode == 0, ended.stderr[-4000:]
             output += ended.stdout + ended.stderr
@@ -169,9 +162,9 @@ def test_mlflow_has_every_name_that_the_article_logged(done, environ):
         assert found["tags"]["mlflow.source.git.commit"]
 
 
-def test_all_three_targets_give_the_same_figures_to_the_last_digit(done, environ, seed):
+def test_all_three_targets_give_the_same_figures_to_the_last_digit(done, environ):
     for target in ("local", "cloud"):
-        ended = kit(environ, "run", target, *seed)
+        ended = kit(environ, "run", target)
         assert ended.returncode == 0, ended.stderr[-4000:]
     local, cloud = history(environ)[-2:]
     assert (local["target"], cloud["target"]) == ("local", "cloud")
@@ -198,11 +191,9 @@ def test_no_secret_is_in_anything_that_the_runs_left(done, environ):
     assert [name for name, text in places.items() if any(s in text for s in hidden)] == []
 
 
-def test_a_training_that_fails_shows_its_own_traceback_in_the_notebook(
-    done, environ, seed, tmp_path
-):
+def test_a_training_that_fails_shows_its_own_traceback_in_the_notebook(done, environ, tmp_path):
     other = {**environ, "KIT_RESULTS_DIR": str(tmp_path)}
-    ended = kit(other, "run", "cloud-hpc", "-p", "learning_rate", "10.0", *seed)
+    ended = kit(other, "run", "cloud-hpc", "-p", "learning_rate", "10.0")
     assert ended.returncode == 1
     (notebook,) = tmp_path.rglob("cloud-hpc-failed.ipynb")
     for text in (ended.stderr, notebook.read_text()):
@@ -213,7 +204,7 @@ def test_a_training_that_fails_shows_its_own_traceback_in_the_notebook(
 
 def test_a_killed_run_is_adopted_by_the_next_start_and_its_job_worked_once(done, environ, tmp_path):
     other = {**environ, "KIT_RESULTS_DIR": str(tmp_path)}
-    arguments = ("run", "cloud-hpc", "-p", "epochs", "60", *seed)
+    arguments = ("run", "cloud-hpc", "-p", "epochs", "60")
     argv = [sys.executable, "-m", "kit", *arguments]
     first = subprocess.Popen(argv, env=other, cwd=settings.ROOT, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)  # fmt: skip
