@@ -102,11 +102,12 @@ class Cluster:
 
     def _complete(self) -> bool:
         from ray.util.state import list_nodes
+        from ray.util.state.exception import RayStateApiException
 
         try:
             alive = list_nodes(self.dashboard, filters=[("state", "=", "ALIVE")])
-        except (OSError, RuntimeError):  # the dashboard listens before it can answer
-            return False
+        except (OSError, RuntimeError, RayStateApiException):
+            return False  # the dashboard listens before it can answer, and drops connections
         return len(alive) == len(self.nodes)
 
     def check(self) -> None:

@@ -128,6 +128,23 @@ def test_the_archive_has_the_same_bytes_again_and_runs_without_the_rest(tmp_path
     assert str(path) in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("error", [ServerUnavailable, RayStateApiException, OSError, RuntimeError])
+def test_a_dashboard_that_cannot_answer_yet_is_asked_again(tmp_path, monkeypatch, error):
+    answers = iter([error("not yet"), [], ["c1"], ["c1", "c2"]])
+
+    def list_nodes(address, filters):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("ray.util.state.list_nodes", list_nodes)
+    monkeypatch.setattr(ray_cluster.time, "sleep", lambda seconds: None)
+    cluster = Cluster(["c1", "c2"], Path("ray"), tmp_path, "1")
+    cluster.until("2 nodes of Ray", cluster._complete)
+    assert next(answers, None) is None
+
+
 def test_no_node_starts_ray_at_a_fixed_port():
     # an address that nobody else uses: no outgoing connection can take the port meanwhile
     ports = ray_cluster.free_ports("127.0.0.88", 5)
