@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ray.util.state.exception import RayStateApiException, ServerUnavailable
 
 from kit import hpc_env, ray_cluster, ray_driver, ray_job, ray_main, training
 from kit.errors import DataError, KitError, UsageError
