@@ -29,6 +29,7 @@ class _LazyGroup(click.Group):
         "plan": "kit.commands:plan_command",
         "submitter": "kit.commands:submitter_group",
         "sandbox": "kit.sandbox:group",
+        "vm": "kit.vm:group",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -69,6 +69,7 @@ class Hpc:
     certificate: bool = False
     renew_hint: str = ""
     retries: int = 0
+    nat: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Cloud:
     prometheus_url: str = ""
     prometheus_env_file: str = ""
     flavor: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True)
