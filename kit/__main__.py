@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import click
 
 from kit import __version__
-from kit.errors import KitError
+from kit.errors import CredentialRefused, KitError, Unreachable
 
 if TYPE_CHECKING:
     from kit.objects import ObjectStore
@@ -71,6 +71,10 @@ def run(
 
     loaded = settings.load(profile)
     run_bill.refuse_over(loaded, target, budget)
+    try:
+        run_bill.afford(loaded, None, target, budget)
+    except (Unreachable, CredentialRefused) as err:
+        click.echo(f"note: what the project has left is not known: {err}", err=True)
     values = notebooks.parse(pairs) | ({"fresh": True} if fresh else {})
     for number in range(1, repeat + 1):
         click.echo(
@@ -80,11 +84,8 @@ def run(
         click.echo(reproduce.summary(record))
         if record:
             click.echo(f"  files: {loaded.profile_dir / 'runs' / record['run']}")
-    if repeat > 1:
-        from kit import comparison
-
-        for line in comparison.noise(comparison.columns(loaded)[0]):
-            click.echo(line)
+    if repeat > 1 and record:
+        click.echo(reproduce.repeated(loaded, record))
 
 
 @cli.command("reproduce")

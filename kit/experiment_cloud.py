@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kit import (
+    billing,
     cloud_run,
+    comparison,
     experiment,
     fashion_mnist,
     plots,
@@ -24,7 +27,7 @@ from kit.kfp_log import ComponentState
 from kit.kfp_runner import States
 from kit.pipeline_picture import PipelinePicture, live_picture
 from kit.records import Json
-from kit.stage_log import experiment_of
+from kit.stage_log import experiment_of, units_log
 from kit.stage_store import StageStore
 
 if TYPE_CHECKING:
@@ -204,7 +207,23 @@ def keep(
     facts = {"data": experiment.data_facts(work.data), "figures": {**common, **(figures or {})}}
     facts |= {"performance": outcome.performance, "tracking": outcome.mlflow}
     facts |= {"gates": outcome.evaluated["gates"], "pipeline": outcome.seconds(), **(more or {})}
-    return run.finish(names, run_bill.keep(run, facts, work.objects.store))
+    facts = run_bill.keep(run, facts, work.objects.store)
+    facts["tracking"] = _log_units(work, facts)
+    return run.finish(names, facts)
+
+
+def _log_units(work: Work, facts: Json) -> Json:
+    """Add the bill to the run in MLflow; say what became of all that was logged."""
+    run, outcome = work.run, outcome_of(work)
+    units: dict[str, Decimal] = {}
+    if "problem" not in facts["bill"]:
+        bill = run_bill.of_run(run.settings, {"run": run.id, "target": run.target, **facts})
+        units = billing.totals(bill.lines)
+    if not units:
+        return outcome.mlflow
+    log = units_log(run.id, outcome.trained, units)
+    logged = tracking.tracking_for(run.settings, "cloud").log(log)
+    return outcome.mlflow if logged.state == "logged" else asdict(logged)
 
 
 def compare(work: Work) -> "pandas.DataFrame":
@@ -215,11 +234,11 @@ def compare(work: Work) -> "pandas.DataFrame":
 
 def show_timeline(work: Work) -> "Figure":
     """Draw which share of the pipeline went where, beside the article's."""
-    published = report.article()[report.column_of(work.run.target, work.run.parameters)]
-    training = published["training_s"]
-    theirs = {"training": training, "not training": published["pipeline_s"] - training}
+    name = report.column_of(work.run.target, work.run.parameters)
+    theirs = comparison.published(name, report.article()[name])
     rows = {"article": theirs, "this run": outcome_of(work).seconds()}
-    return plots.timeline(rows, work.data.warning, shares=True)
+    shown = {title: comparison.kinds(parts) for title, parts in rows.items()}
+    return plots.timeline(shown, work.data.warning, shares=True)
 
 
 def outcome_of(work: Work) -> Outcome:

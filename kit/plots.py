@@ -96,7 +96,7 @@ def timeline(
     With `shares` every row is drawn to 100 %, for runs of very different lengths.
     """
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
-    lines = (len(names) + 3) // 4
+    lines = -(-len(names) // 3)
     title = "Where the seconds went" + (", as shares of each run" if shares else "")
     figure, axes = _figure(8, 1.3 + 0.5 * len(rows) + 0.22 * lines, title, warning)
     totals = [sum(parts.values()) for parts in rows.values()]
@@ -112,7 +112,7 @@ def timeline(
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel("per cent of the run" if shares else "seconds")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 

@@ -8,8 +8,9 @@ says what was left out and how to get it.
 import os
 from collections.abc import Callable
 
-from kit import certificate, notebooks, report, sandbox
+from kit import certificate, comparison, notebooks, report, sandbox
 from kit.errors import KitError, UsageError
+from kit.records import Json
 from kit.settings import Settings
 
 Say = Callable[[str], None]
@@ -45,21 +46,20 @@ def reproduce(settings: Settings, say: Say) -> int:
     return 1 if os.environ.get("CI") else 0
 
 
-def summary(record: dict[str, object] | None) -> str:
+def summary(record: Json | None) -> str:
     """Tell in a few lines what a run came to; stand-in data in capital letters."""
     if record is None:
         return "  done"
-    figures = record["figures"]
-    data = record.get("data")
-    told = (
-        [f"{key} {value:.5g}" for key, value in figures.items()]
-        if isinstance(figures, dict)
-        else []
-    )
-    lines = [f"  {record['run']}: {', '.join(told)}"]
-    if isinstance(data, dict) and data.get("warning"):
-        lines.append(f"  !!! {data['warning']}")
-    return "\n".join(lines)
+    told = ", ".join(f"{key} {value:.5g}" for key, value in record["figures"].items())
+    warning = record.get("data", {}).get("warning")
+    return f"  {record['run']}: {told}" + (f"\n  !!! {warning}" if warning else "")
+
+
+def repeated(settings: Settings, record: Json) -> str:
+    """Tell after several runs of one kind their median and spread, and which differences count."""
+    mine = f"{report.column_of(record['target'], record['parameters'])} (new)"
+    table = report.render({mine: comparison.table(settings)[0][mine]}, "table")
+    return "\n".join([table, *comparison.noise(comparison.columns(settings)[0])])
 
 
 def _sandbox(settings: Settings, say: Say) -> KitError | None:

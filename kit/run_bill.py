@@ -5,7 +5,6 @@ Rates are the profile's; usage is sacct's raw text (`sacct.txt`), seff's figure 
 
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from kit import billing, records, reserved, usage
@@ -17,10 +16,8 @@ from kit.records import Json
 from kit.runs import Run
 from kit.settings import Settings
 from kit.slurm_text import read_account
+from kit.ssh import SSHHost
 from kit.usage import Usage
-
-if TYPE_CHECKING:
-    pass
 
 
 def usages(loaded: Settings, sacct_text: str) -> list[Usage]:
@@ -30,15 +27,23 @@ def usages(loaded: Settings, sacct_text: str) -> list[Usage]:
 
 
 def make(
-    loaded: Settings, pipeline_s: float = 0, stored: int = 0, sacct_text: str = "", seff: str = ""
+    loaded: Settings,
+    pipeline_s: float = 0,
+    stored: int = 0,
+    sacct_text: str = "",
+    seff: str = "",
+    committed: str = "",
 ) -> Bill:
-    """Price a run: what sacct lists, the VM for the pipeline's time, the bytes it stored."""
+    """Price a run: what sacct lists, the VM for the pipeline's time, the bytes it stored.
+
+    Jobs other than `committed` (the id of the one whose result the run has) are told apart.
+    """
     if not loaded.rates:
         return Bill((), seff=seff)
     jobs = usages(loaded, sacct_text) if sacct_text else []
     if sacct_text and not jobs:
         raise DataError("price a run", "its sacct.txt lists no job", "fetch the run again")
-    lines = billing.actual(loaded, jobs)
+    lines = billing.actual(loaded, jobs, committed)
     duration = Decimal(str(pipeline_s))
     if not pipeline_s:
         return Bill(tuple(lines), seff=seff)
@@ -49,20 +54,27 @@ def make(
 
 
 def of_run(loaded: Settings, run: Json) -> Bill:
-    """Price a run of the history by today's profile. A file that is missing costs its lines."""
+    """Price a run of the history by today's profile. A file that is missing costs its lines.
+
+    A run of several tries has the jobs of all of them in its bill.
+    """
     sacct = sacct_of(loaded, run)
-    figures, seff = run.get("figures", {}), run.get("slurm", {}).get("seff", {})
+    tries = sacct.with_name("sacct-tries.txt")
+    sacct = tries if tries.exists() else sacct
+    figures, slurm = run.get("figures", {}), run.get("slurm", {})
+    seff = slurm.get("seff", {})
     return make(
         loaded,
         figures.get("pipeline_s", 0) if run["target"] != "local" else 0,
         int(run.get("stored_bytes", 0)),
         sacct.read_text(encoding="utf-8") if sacct.exists() else "",
         "" if "Source" in seff else str(seff.get("Non-Interactive BUs", "")),
+        slurm.get("job", {}).get("id", ""),
     )
 
 
 def sacct_of(loaded: Settings, run: Json) -> Path:
-    """Name the file that a run's raw sacct text is in."""
+    """Name the file with the raw sacct text of the job whose result the run has."""
     return loaded.profile_dir / "runs" / str(run["run"]) / "sacct.txt"
 
 
@@ -135,14 +147,20 @@ def refuse_over(loaded: Settings, target: str, limit: str = "") -> Bill:
     return bill
 
 
-def afford(loaded: Settings, host: Host) -> None:
-    """Refuse a job (UsageError) over the profile's [budget] or what the project has left.
+def afford(
+    loaded: Settings, host: Host | None = None, target: str = "cloud-hpc", limit: str = ""
+) -> None:
+    """Refuse a run (UsageError) over its budget (as `refuse_over`) or what the project has left.
 
-    What is left is asked of `csc-projects`; a site without it is taken at its [budget].
+    What is left is asked of `csc-projects` on the site's login node; a site without it is taken
+    at its budget. Without any budget nothing is asked. Raises what `host.run` does.
     """
-    if loaded.budget and loaded.hpc is not None:
-        lines = refuse_over(loaded, "cloud-hpc").lines
-        argv = ["csc-projects", "-p", loaded.hpc.account]
+    if not (limit or loaded.budget):
+        return
+    lines, hpc = refuse_over(loaded, target, limit).lines, loaded.hpc
+    if lines and hpc is not None:
+        host = host or SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
+        argv = ["csc-projects", "-p", hpc.account]
         billing.within(loaded, lines, billing.left(host.run(argv, check=False, repeat=True).out))
 
 
