@@ -66,6 +66,9 @@ def summary(bill: Bill) -> list[str]:
     if bill.started:
         begun = money(billing.totals(bill.started)["Cloud BU"])
         told.append(f"cPouta bills started hours: {begun} Cloud BU in place of the fractions.")
+    lost = billing.totals(line for line in bill.lines if line.note == billing.LOST)
+    told += [f"Of that {_units(value)} {kind} went to tries without a result."
+             for kind, value in lost.items() if value]  # fmt: skip
     if bill.seff:
         told.append(f"The centre's own figure (seff): {bill.seff} BU.")
     return told
@@ -121,7 +124,8 @@ def used(loaded: Settings, run: Json) -> waste.Used | None:
     gib = Decimal(size(asked.get("mem", "")) or 0) / reserved.GIB or load.gib or Decimal(0)
     cores = int(asked.get("cpu") or columns.get("ReqCPUS") or load.cores)
     worked, rss = Decimal(str(last.cpu_seconds or 0)), Decimal(last.max_rss_bytes or 0)
-    return waste.Used(load, cores, gib, worked, rss / reserved.GIB)
+    workers = int(run.get("parameters", {}).get("workers", 1))
+    return waste.Used(load, cores, gib, worked, rss / reserved.GIB, workers)
 
 
 def sites() -> list[Settings]:

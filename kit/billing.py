@@ -19,6 +19,7 @@ from kit.usage import Usage
 
 HOUR, TIB = Decimal(3600), 2**40
 CLOUD = ("vm", "floating-ip")
+LOST = "a try without a result"
 
 
 @dataclass(frozen=True)
@@ -175,14 +176,18 @@ def storage_line(settings: Settings, stored: int, duration: Decimal) -> Line:
                  rate, "while the run lasted")  # fmt: skip
 
 
-def actual(settings: Settings, usages: Sequence[Usage]) -> list[Line]:
-    """Price every life of every job that sacct lists; one that never ran is a line of 0."""
+def actual(settings: Settings, usages: Sequence[Usage], committed: str = "") -> list[Line]:
+    """Price every life of every job that sacct lists; one that never ran is a line of 0.
+
+    `committed` is the id of the job whose result was kept: the others are noted as `LOST`.
+    """
     lines: list[Line] = []
     seen: dict[str, int] = {}
     for usage in usages:
         seen[usage.job_id] = life = seen.get(usage.job_id, 0) + 1
         what = f"job {usage.job_id}" + (f", start {life}" if life > 1 else "")
-        note = "" if usage.state.finished else f"{usage.state.name}: so far"
+        note = "" if usage.job_id == committed or not committed else LOST
+        note = note if usage.state.finished else f"{usage.state.name}: so far"
         if not usage.elapsed_seconds:
             begun = usage.rows[0].start is not None and usage.state.finished
             raw = usage.rows[0].columns.get("ElapsedRaw", "")

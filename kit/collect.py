@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 from kit.errors import CommandFailed, DataError
 from kit.fate import JobStatus
 from kit.host import digest
+from kit.job_output import listing
+from kit.jobs import token
 from kit.records import Json, dumps, sha256_of
 from kit.slurm import Slurm
 from kit.stage_store import StageStore
@@ -53,8 +55,14 @@ class Collector:
         files = self._files(status)
         files["sacct.txt"] = self._keep("sacct.txt", used.sacct_text.encode())
         files["seff.txt"] = self._keep("seff.txt", used.seff_text.encode())
+        if self.number > 1:  # the run's bill has the jobs of all its tries
+            files["sacct-tries.txt"] = self._keep("sacct-tries.txt", self._all_tries().encode())
         job = {"id": status.job_id, "life": status.life, "state": used.usage.state.name}
         return {"try": self.number, "token": self.token, "job": job, "files": files, **figures}
+
+    def _all_tries(self) -> str:
+        names = ",".join(f"kit-{token(self.objects.run_id, n)}" for n in range(1, self.number + 1))
+        return listing(self.slurm.host, f"--name={names}", "--starttime=now-30days")
 
     def failure(self, status: JobStatus) -> Json:
         """Say why a try came to nothing: its state, the cause that it left, its log's end."""

@@ -31,6 +31,7 @@ ABOUT = {
     "record.json": "the run's line of the history: parameters, versions, git commit, figures",
     "bill.json": "what the run cost, each line with its rate and the rate's source",
     "sacct.txt": "the accounting's own text",
+    "sacct-tries.txt": "the accounting's own text of every try of the run",
     "seff.txt": "the text of seff, or of what stands for it",
     "job.sh": "the batch script",
     "job.log": "the log of the batch job",

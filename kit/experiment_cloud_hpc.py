@@ -185,7 +185,7 @@ def finish(work: CloudHpc) -> Json:
     """Write the published files, add the run to the history; give that line."""
     outcome = outcome_of(work)
     trained, paths = outcome.trained, hpc_run.published(work.request.configured)
-    for name in ("job.sh", "job.log", "sacct.txt", "seff.txt"):
+    for name in ("job.sh", "job.log", "sacct.txt", "seff.txt", "sacct-tries.txt"):
         if name in trained["objects"]:
             work.run.save(name, work.objects.get(trained["objects"][name]))
     files = {paths[name]: content for name, content in hpc_run.files(outcome).items()}

@@ -22,14 +22,19 @@ class Accounting:
     seff_text: str
 
 
+def listing(host: Host, *which: str) -> str:
+    """Give sacct's text of some jobs, every life of each. Raises CommandFailed."""
+    columns = f"--format={','.join(ACCOUNT_COLUMNS)}"
+    argv = ["sacct", "--parsable2", "--duplicates", columns, *which]
+    return host.run(["env", "SLURM_TIME_FORMAT=%s", *argv], repeat=True).out
+
+
 def accounting(host: Host, hpc: Hpc, job_id: str, life: int = 0) -> Accounting:
     """Read what one life of a job used from sacct, and from seff where the site has it.
 
     Raises DataError while the accounting does not have it, CommandFailed without database.
     """
-    columns = f"--format={','.join(ACCOUNT_COLUMNS)}"
-    argv = ["sacct", "--parsable2", "--duplicates", columns, f"--jobs={job_id}"]
-    text = host.run(["env", "SLURM_TIME_FORMAT=%s", *argv], repeat=True).out
+    text = listing(host, f"--jobs={job_id}")
     usage = read_usage(read_account(text, ZoneInfo(hpc.timezone)), job_id, life)
     seff_text = host.run(["seff", job_id], check=False, repeat=True).out if hpc.seff else ""
     try:

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from kit import runlog
@@ -62,6 +63,26 @@ def run_log(
         },
         artifacts=files if passed else (*files, (model, "model")),
         model=(f"{target.upper()}-FMNIST-CNN", model) if passed else None,
+    )
+
+
+def units_log(run_id: str, trained: Json, units: Mapping[str, Decimal]) -> RunLog:
+    """Say what MLflow gets of a run's bill, which is known last: the units of each kind.
+
+    `Cloud BU` becomes the metric `cloud-billing-units`, `GPU-h` becomes `gpu-h`.
+    """
+    target, at = run_id.rsplit("-", 2)[0], int(trained["training"]["end-time"] * 1000)
+    names = {kind: kind.lower().replace(" ", "-") for kind in units}
+    return RunLog(
+        experiment=experiment_of(target),
+        run_name=run_id,
+        run_id=run_id,
+        start_ms=int(trained["time"]["start-time"] * 1000),
+        end_ms=int(time.time() * 1000),
+        metrics=tuple(
+            (re.sub("-bu$", "-billing-units", names[kind]), float(value), 0, at)
+            for kind, value in units.items()
+        ),
     )
 
 

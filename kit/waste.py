@@ -18,19 +18,27 @@ FOR_TESTS = ("test", "debug", "gputest", "dev-g")  # sites ask not to work on th
 
 @dataclass(frozen=True)
 class Used:
-    """What a job held (`load`), asked for, worked and needed, summed over its nodes."""
+    """What a job held (`load`), asked for, worked and needed, summed over its nodes.
+
+    `workers` are the processes that trained; Ray spreads them, so each has a node of its own
+    while there are any.
+    """
 
     load: Load
     asked_cores: int
     asked_gib: Decimal
     worked_seconds: Decimal
     needed_gib: Decimal
+    workers: int = 1
 
     @property
     def needed_cores(self) -> int:
-        """The fewest whole cores that could have done the work in the same time."""
+        """The fewest whole cores that could have done the work in the same time.
+
+        Each worker needs one.
+        """
         busy = self.worked_seconds / self.load.seconds if self.load.seconds else Decimal(0)
-        return max(1, int(busy.to_integral_value(ROUND_CEILING)))
+        return max(self.workers, int(busy.to_integral_value(ROUND_CEILING)))
 
     @property
     def needed_whole_gib(self) -> int:
@@ -109,8 +117,8 @@ def sentences(job: Used, cost: Line | None, offers: Sequence[Offer]) -> list[str
         share = 100 * job.worked_seconds / (job.load.seconds * held)
         told.append(f"CPU efficiency {share:.2f} %: {job.worked_seconds:.0f} core-seconds were "
                     f"worked of {job.load.seconds * held:,.0f} reserved.")  # fmt: skip
-    idle = job.load.nodes - -(-job.load.nodes * job.needed_cores // max(held, 1))
-    if job.load.nodes > 1 and idle > 0:
+    idle = job.load.nodes - job.workers
+    if idle > 0:
         told.append(f"{idle} of {job.load.nodes} nodes had nothing to do.")
     if job.needed_gib < job.asked_gib / 2:
         told.append(f"{job.asked_gib:.1f} GiB of memory were asked for, "

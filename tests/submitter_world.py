@@ -57,10 +57,11 @@ class WorkingHost(FakeHost):
         if argv[:2] == ["test", "-e"]:
             return int(argv[2] not in self.files), "", ""
         if argv[0] == "env" and argv[2] == "sacct":
-            wanted = argv[-1].removeprefix("--jobs=")
+            which, _, wanted = argv[6].partition("=")
             rows = ["|".join(ACCOUNT_COLUMNS)]
             for job in self.site.jobs:
-                if job.id == wanted:
+                named = {"--jobs": job.id, "--name": f"kit-{job.token}"}[which]
+                if named in wanted.split(","):
                     rows += [self.site._row(job, life, ACCOUNT_COLUMNS) for life in job.lives]
             return 0, "\n".join(rows) + "\n", ""
         return super()._answer(argv, given, timeout)

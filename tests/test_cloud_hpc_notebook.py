@@ -152,6 +152,7 @@ def test_mlflow_has_every_name_that_the_article_logged(done, environ):
         rows = range(1, len(line["slurm"]["sacct"]) + 1)
         wanted |= {f"{row}-{name}-seconds" for row in rows for name in SACCT}
         wanted |= {"2-ave-cpu-seconds", *EFFICIENCY}
+        wanted |= {f"{kind}-billing-units" for kind in ("cpu", "cloud", "storage")}
         assert wanted - set(found["metrics"]) == set()
         assert found["metrics"]["1-total-submit-start-seconds"] >= 0
         assert {"hp-epochs", "billed-project", "cluster", "status"} <= set(found["params"])

@@ -96,6 +96,9 @@ def test_mlflow_has_every_name_that_the_article_logged(done, environ):
     assert found["tags"]["kit.profile"] == "sandbox"
     assert found["tags"]["mlflow.source.git.commit"]
     assert found["metrics"]["accuracy"] == pytest.approx(done[1]["performance"]["accuracy"])
+    units = found["metrics"]["cloud-billing-units"]
+    assert round(units, 2) == done[1]["figures"]["cloud_bu"] > 0
+    assert found["metrics"]["storage-billing-units"] > 0
 
 
 def registered(environ) -> list[str]:

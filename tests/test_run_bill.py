@@ -78,6 +78,32 @@ def test_a_run_that_misses_its_files_is_priced_without_them(loaded):
     assert bill_tables.summary(bill) == ["Nothing to pay, or no rates in the profile."]
 
 
+def test_the_jobs_of_every_try_are_in_the_bill_and_the_lost_ones_are_told(loaded):
+    run = "cloud-hpc-0123456789ab-2"
+    slurm = {"seff": {"Non-Interactive BUs": "0.56"}, "job": {"id": "5", "life": 0}}
+    add(loaded, run, sacct=f"{COLUMNS}\n{JOB}\n{STEP}\n", slurm=slurm)
+    # a try before it: the same request for 1800 s, 2.25 x 0.5 h = 1.125; one that never started
+    lost = JOB.replace("5|", "3|", 1).replace("COMPLETED", "TIMEOUT").replace("|900|", "|1800|")
+    never = "4|small|CANCELLED|0|0|2|100|None|200|0|0|||||kit"
+    text = f"{COLUMNS}\n{lost}\n{never}\n{JOB}\n{STEP}\n"
+    (loaded.profile_dir / "runs" / run / "sacct-tries.txt").write_text(text)
+    bill = run_bill.of_run(loaded, run_bill.find(loaded, run))
+    jobs = [(line.what, str(billing.money(line.bu)), line.note) for line in bill.lines[:3]]
+    assert jobs == [("job 3: small", "1.13", billing.LOST), ("job 4", "0.00", billing.LOST),
+                    ("job 5: small", "0.56", "")]  # fmt: skip
+    assert run_bill.figures(bill)["slurm_bu"] == 1.69
+    assert "Of that 1.13 CPU BU went to tries without a result." in bill_tables.summary(bill)
+    assert bill_tables.used(loaded, run_bill.find(loaded, run)).load.seconds == 900
+
+
+def test_the_workers_of_a_run_are_known_where_its_waste_is_told(loaded):
+    add(loaded, "cloud-hpc-0123456789ab-2", f"{COLUMNS}\n{JOB}\n{STEP}\n",
+        parameters={"threads": 1, "workers": 2})  # fmt: skip
+    idle = "1 of 2 nodes had nothing to do."
+    told = [bill_tables.advice(loaded, run_bill.find(loaded, f"{RUN[:-1]}{n}")) for n in (1, 2)]
+    assert [idle in lines for lines in told] == [True, False]
+
+
 def test_damaged_usage_costs_only_its_own_run(loaded):
     add(loaded, "cloud-hpc-0123456789ab-2", sacct="JobID|Stat")
     found, problems = bill_tables.of_all(loaded)
@@ -143,6 +169,13 @@ class Project:
 def test_a_job_is_refused_over_the_budget_and_over_what_the_project_has_left():
     roihu = dataclasses.replace(settings.load("roihu", {}), budget={"CPU": "1"})
     run_bill.afford(roihu, Project(59980))
+    bare = dataclasses.replace(roihu, budget={})
+    run_bill.afford(bare, None)  # without a budget nobody is asked
+    run_bill.afford(bare, Project(59980), "cloud-hpc", "5")
+    with pytest.raises(UsageError, match=r"and 0 are allowed"):
+        run_bill.afford(bare, Project(0), "cloud-hpc", "5")
+    with pytest.raises(UsageError, match=r"and 0.5 are allowed"):
+        run_bill.afford(bare, None, "cloud-hpc", "0.5")
     with pytest.raises(UsageError, match=r"may cost 0.56 CPU BU, and 0 are allowed"):
         run_bill.afford(roihu, Project(-3))
     with pytest.raises(UsageError, match=r"and 0.5 are allowed"):

@@ -1,11 +1,14 @@
 """What MLflow gets of a cloud-hpc run: the article's own figures read from its own texts."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from kit.stage_log import run_log, sacct_metrics, seff_metrics
+from kit.runlog import RunLog
+from kit.stage_log import run_log, sacct_metrics, seff_metrics, units_log
+from kit.tracking import Tracking
 
 MAHTI = Path(__file__).parent / "outputs" / "slurm-mahti-2024"
 
@@ -76,3 +79,21 @@ def test_a_model_is_registered_when_it_passed_and_kept_when_not(tmp_path, passed
     model = str(tmp_path / "model.safetensors")
     assert log.model == (("CLOUD-HPC-FMNIST-CNN", model) if passed else None)
     assert ((model, "model") in log.artifacts) is not passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [False, True])
+def test_the_bill_comes_to_the_same_mlflow_run_before_or_after_the_rest(tmp_path, late):
+    run_id = "cloud-0123456789ab-1"
+    times = {"start-time": 10.0, "end-time": 50.0}
+    units = {"Cloud BU": Decimal("0.25"), "Storage BU": Decimal("0.0005"), "GPU-h": Decimal(2)}
+    bill = units_log(run_id, {"training": times, "time": times}, units)
+    rest = RunLog(bill.experiment, run_id, run_id, 10_000, 60_000, params={"hp-epochs": "5"})
+    place = Tracking(f"sqlite:///{tmp_path / 'm.db'}", tmp_path / "spool", tmp_path / "files")
+    states = [place.log(each).state for each in ((bill, rest) if late else (rest, bill, bill))]
+    assert set(states) == {"logged"}
+    found = place.read("cloud-fmnist-pipeline", run_id)
+    assert found["metrics"] == {
+        "cloud-billing-units": 0.25, "storage-billing-units": 0.0005, "gpu-h": 2.0,
+    }  # fmt: skip
+    assert (found["params"], found["status"]) == ({"hp-epochs": "5"}, "FINISHED")

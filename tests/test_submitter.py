@@ -20,6 +20,7 @@ from kit.errors import (
 )
 from kit.hpc_follow import last_seen, sentence
 from kit.jobs import Request, RunState, token
+from kit.stage_store import StageStore
 from kit.submitter import TRIES
 
 TRAINING = {"epoch": 3, "epochs": 5, "loss": 0.53123}
@@ -196,6 +197,12 @@ def test_the_persons_word_opens_another_try_that_knows_the_earlier_one(world):
     assert (standing.state, standing.number) == (RunState.DONE, 2)
     script = world.site.scripts[token(RUN, 2)]
     assert f"/proj/kit/tries/{token(RUN, 1)}" in script
+    files = world.jobs.read(RUN, "result")["files"]
+    texts = {name: StageStore(world.data, RUN).get(files[name]).decode()
+             for name in ("sacct.txt", "sacct-tries.txt")}  # fmt: skip
+    first, second = (f"kit-{token(RUN, number)}" for number in (1, 2))
+    assert [first in texts["sacct.txt"], second in texts["sacct.txt"]] == [False, True]
+    assert [first in texts["sacct-tries.txt"], second in texts["sacct-tries.txt"]] == [True, True]
 
 
 def test_retries_of_the_profile_open_another_try(tmp_path):

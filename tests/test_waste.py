@@ -73,6 +73,17 @@ def test_a_job_that_used_what_it_held_is_not_told_off():
     assert told == ["CPU efficiency 98.61 %: 7100 core-seconds were worked of 7,200 reserved."]
 
 
+def test_two_workers_on_two_nodes_left_no_node_idle_however_little_they_worked():
+    roihu, job = SITES[1], replace(ARTICLE, workers=2)
+    told = waste.sentences(
+        job, billing.job_lines(roihu, job.load)[0], waste.elsewhere(job, [roihu])
+    )
+    assert not [line for line in told if "nothing to do" in line]
+    assert "2 nodes were reserved, 2 cores and 2.2 GB used: `--partition small" in told[-1]
+    wide = replace(job, load=replace(job.load, nodes=5))
+    assert "3 of 5 nodes had nothing to do." in waste.sentences(wide, None, [])
+
+
 def test_a_site_without_prices_is_told_what_was_not_used_and_nothing_to_save():
     told = waste.sentences(ARTICLE, None, waste.elsewhere(ARTICLE, SITES))
     assert told[0].startswith("CPU efficiency 0.15 %")
