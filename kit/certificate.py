@@ -1,12 +1,11 @@
 """The reproduction certificate: each published file beside its new one, and why they differ."""
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import comparison, records, report, report_page, tables
+from kit import records, report, report_page, tables
 from kit.errors import DataError
 from kit.records import Json
 from kit.settings import ROOT, Settings
@@ -19,6 +18,7 @@ RULE = (
     "red: missing, another shape, changed after its run, or a difference without a reason",
 )
 NEAR = 0.2
+Row = dict[str, str]
 ASKED = {"epochs": 5, "batch_size": 4, "learning_rate": 0.001, "momentum": 0.9, "workers": 1}
 DATA = "official 60,000 + 10,000"
 KINDS = ("accuracy", "precision", "recall")
@@ -43,31 +43,6 @@ class File:
     shape: Mapping[str, Any]
     figure: str = ""
     keys: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the certificate."""
-
-    colour: str
-    file: str
-    shape: str
-    figure: str
-    published: str
-    new: str
-    why: str
-
-    def as_dict(self) -> dict[str, str]:
-        """Give the line for a table."""
-        return {
-            "": self.colour,
-            "file": self.file,
-            "shape": self.shape,
-            "figure": self.figure,
-            "published": self.published,
-            "new": self.new,
-            "why it differs": self.why,
-        }
 
 
 def _numbered(count: int) -> dict[str, Any]:
@@ -125,7 +100,7 @@ def differs(value: Any, shape: Any, where: str = "") -> str:
 
 
 def make(settings: Settings) -> list[Row]:
-    """Hold each published file of a profile against the article."""
+    """Hold each published file of a profile against the article; `""` is a row's colour."""
     manifest_file = settings.profile_dir / "manifest.json"
     manifest = records.read_json(manifest_file) if manifest_file.exists() else {}
     history = records.read_history(settings.profile_dir / "history.jsonl")[0]
@@ -138,7 +113,9 @@ def _row(settings: Settings, file: File, entry: Json, runs: Mapping[str, Json]) 
     shown = f"{published:,.4f}" if published is not None else ""
 
     def row(colour: str, shape: str, new: str = "", why: str = "") -> Row:
-        return Row(colour, file.path, shape, file.figure, shown, new, why)
+        """Fill in what is the same in every row of this file."""
+        return {"": colour, "file": file.path, "shape": shape, "figure": file.figure,
+                "published": shown, "new": new, "why it differs": why}  # fmt: skip
 
     path = settings.profile_dir / file.path
     if not path.exists():
@@ -152,7 +129,7 @@ def _row(settings: Settings, file: File, entry: Json, runs: Mapping[str, Json]) 
         value = value[key]
     if published is None or value is None:
         return row("green", "as published")
-    if _agrees(file.figure, published, value, comparison.test_images(run)):
+    if _agrees(file.figure, published, value, report.test_images(run)):
         return row("green", "as published", f"{value:,.4f}")
     why = reasons(run, file.figure)
     return row("amber" if why else "red", "as published", f"{value:,.4f}", "; ".join(why))
@@ -171,8 +148,8 @@ def _problem(path: Path, file: File, entry: Json) -> str:
 def _agrees(figure: str, published: float, value: float, tested: int) -> bool:
     if figure != "accuracy":
         return abs(value - published) <= NEAR * published
-    low, high = comparison.wilson(value, tested)
-    under, over = comparison.wilson(published, comparison.OFFICIAL_TEST_IMAGES)
+    low, high = report.wilson(value, tested)
+    under, over = report.wilson(published, report.OFFICIAL_TEST_IMAGES)
     return low <= over and under <= high
 
 
@@ -197,30 +174,20 @@ def reasons(run: Json, figure: str) -> list[str]:
 
 def text(rows: list[Row]) -> str:
     """Give the certificate for a terminal: table, rule, count."""
-    counts = {c: sum(row.colour == c for row in rows) for c in ("green", "amber", "red")}
+    counts = {c: sum(row[""] == c for row in rows) for c in ("green", "amber", "red")}
     told = ", ".join(f"{count} {colour}" for colour, count in counts.items())
-    table = tables.text([row.as_dict() for row in rows])
-    return "\n".join(["Reproduction certificate: " + told, "", table, "", *RULE])
+    return "\n".join(["Reproduction certificate: " + told, "", tables.text(rows), "", *RULE])
 
 
 def page(settings: Settings, rows: list[Row]) -> str:
     """Give the certificate as one HTML page."""
-    names = list(rows[0].as_dict())
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    body = "".join(
-        f'<tr class="{row.colour}">'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row.as_dict().values())
-        + "</tr>\n"
-        for row in rows
-    )
-    rule = "".join(f"<li>{html.escape(line)}</li>" for line in RULE)
-    table = f'<div class="wide"><table class="words"><thead><tr>{head}</tr></thead>{body}</table>'
     commit = records.git_state(ROOT)["commit"] or "unknown"
+    facts = [(name, str(value)) for name, value in records.host_facts().items()]
     return report_page.document(
         f"Reproduction certificate: profile {settings.profile}",
-        [("Each published file beside its new one", table + "</div>"),
-         ("The rule", f"<ul>{rule}</ul>"),
-         ("Made from", f"<p>git commit {commit}, {html.escape(str(records.host_facts()))}</p>")],
+        [("Each published file beside its new one", report_page.table(rows, words=True)),
+         ("The rule", report_page.listed(RULE)),
+         ("Made from", report_page.listed([f"git commit {commit}", *map(" ".join, facts)]))],
     )  # fmt: skip
 
 

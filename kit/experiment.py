@@ -223,7 +223,7 @@ def beside_article(loaded: settings.Settings, target: str, published: str) -> "p
     """Put the newest runs of a target beside a column of the article; empty rows left out."""
     import pandas
 
-    table, _ = report.columns(loaded)
+    table, _ = report.table(loaded)
     theirs = table[published]
     rows = {
         label: [theirs[label], text]

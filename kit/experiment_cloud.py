@@ -235,7 +235,7 @@ def compare(work: Work) -> "pandas.DataFrame":
 def show_timeline(work: Work) -> "Figure":
     """Draw which share of the pipeline went where, beside the article's."""
     name = report.column_of(work.run.target, work.run.parameters)
-    theirs = comparison.published(name, report.article()[name])
+    theirs = comparison.published(name)
     rows = {"article": theirs, "this run": outcome_of(work).seconds()}
     shown = {title: comparison.kinds(parts) for title, parts in rows.items()}
     return plots.timeline(shown, work.data.warning, shares=True)

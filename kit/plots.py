@@ -93,16 +93,18 @@ def timeline(
 ) -> Figure:
     """Stack the seconds of each row (a run) by what they went to; the total stands behind.
 
-    With `shares` every row is drawn to 100 %, for runs of very different lengths.
+    With `shares` every row is drawn to 100 %, for runs of very different lengths. What has no
+    seconds in any row is left out, but counts for the looks of the others.
     """
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
-    lines = -(-len(names) // 3)
+    shown = {name for parts in rows.values() for name, seconds in parts.items() if seconds}
+    lines = -(-len(shown) // 3)
     title = "Where the seconds went" + (", as shares of each run" if shares else "")
     figure, axes = _figure(8, 1.3 + 0.5 * len(rows) + 0.22 * lines, title, warning)
     totals = [sum(parts.values()) for parts in rows.values()]
     units = [100 / (total or 1) if shares else 1.0 for total in totals]
     left = [0.0] * len(rows)
-    for number, name in enumerate(names):
+    for number, name in [pair for pair in enumerate(names) if pair[1] in shown]:
         widths = [p.get(name, 0.0) * u for p, u in zip(rows.values(), units, strict=True)]
         style = _style(number)
         axes.barh(list(rows), widths, left=left, label=name, edgecolor="white", **style)
@@ -132,7 +134,7 @@ def intervals(points: Mapping[str, tuple[float, float, float]], title: str, unit
                       ha="center", fontsize=8)  # fmt: skip
     axes.set_yticks(range(len(points)), list(points))
     axes.invert_yaxis()
-    axes.margins(y=0.25)
+    axes.margins(y=0.12)
     axes.set_xlabel(unit)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
     return figure

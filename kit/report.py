@@ -1,24 +1,22 @@
 """The article's table from `results/article/`, and new runs beside it.
 
 A new column holds every finished run of one target with the newest parameters and data: one
-run as it is, several as their median with the smallest and largest value.
+run as it is, several as their median with the smallest and largest value. Speed-ups are over the
+local column of the same kind (article or new), training to training and pipeline to training.
 """
 
-import ast
 import json
+import math
+import re
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from kit import plots, records, tables
+from kit import records, tables
 from kit.errors import DataError
 from kit.records import Json
 from kit.settings import ROOT, Settings
-
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.figure import Figure
 
 ARTICLE = ROOT / "results" / "article" / "figures.json"
 NOTEBOOKS = ROOT / "notebooks"
@@ -36,7 +34,40 @@ ROWS: Mapping[str, tuple[str, int]] = {
 }
 TARGETS = ("local", "cloud", "cloud-hpc")
 FORMS = {"table": tables.text, "md": tables.markdown, "csv": tables.comma, "tex": tables.latex}
-Column = dict[str, str]
+Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
+OFFICIAL_TEST_IMAGES = 10_000
+Table = dict[str, dict[str, str]]  # title of a column -> label of a row -> text
+
+
+@dataclass(frozen=True)
+class Column:
+    """The runs of one column, oldest first, or the article's one (`new` false).
+
+    `name` is local, cloud, cloud-hpc-1 or cloud-hpc-2; `values` has one value a run of each
+    figure; `test_images` is how many they were tested on.
+    """
+
+    name: str
+    new: bool
+    runs: Sequence[Json]
+    values: Mapping[str, Sequence[float]]
+    test_images: int
+
+    @property
+    def title(self) -> str:
+        """What stands above the column."""
+        return f"{self.name} (new)" if self.new else f"article {self.name}"
+
+    def median(self, key: str) -> float | None:
+        """Give the median over the runs; None where no run has that figure."""
+        return statistics.median(self.values[key]) if self.values.get(key) else None
+
+    def interval(self) -> tuple[float, float] | None:
+        """Give the 95 % interval of the (median) accuracy; None where it is not known."""
+        share = self.median("accuracy")
+        if share is None or not self.test_images:
+            return None
+        return wilson(share, self.test_images)
 
 
 def article() -> dict[str, Json]:
@@ -47,29 +78,11 @@ def article() -> dict[str, Json]:
 
 def notebook_rows(path: Path) -> int:
     """Count rows by the article's rule: the lines of all code cells."""
-    cells = _cells(path)
-    return sum(len(source.splitlines()) for source in cells)
+    return sum(len(source.splitlines()) for source in code_cells(path))
 
 
-def package_lines(notebook: Path) -> dict[str, int]:
-    """Count the lines of each file of `kit/` that a notebook pulls in, by its imports.
-
-    Every import statement counts, also those inside functions, and those of the files
-    imported: file name -> lines.
-    """
-    todo = _imports("\n".join(_cells(notebook)))
-    lines: dict[str, int] = {}
-    while todo:
-        path = ROOT / "kit" / f"{todo.pop()}.py"
-        if path.name in lines or not path.exists():
-            continue
-        source = path.read_text(encoding="utf-8")
-        lines[path.name] = len(source.splitlines())
-        todo |= _imports(source)
-    return dict(sorted(lines.items()))
-
-
-def _cells(path: Path) -> list[str]:
+def code_cells(path: Path) -> list[str]:
+    """Give the sources of a notebook's code cells. Raises DataError for what is no notebook."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
@@ -77,76 +90,24 @@ def _cells(path: Path) -> list[str]:
         raise DataError(f"{path} is not a notebook", str(err)) from err
 
 
-def _imports(source: str) -> set[str]:
-    """Name the files of `kit/` that some Python source imports (magics left out)."""
-    lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
-    found: set[str] = {"__init__"}
-    for node in ast.walk(ast.parse("\n".join(lines))):
-        if isinstance(node, ast.ImportFrom) and node.module == "kit":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kit."):
-            found.add(str(node.module).removeprefix("kit."))
-        elif isinstance(node, ast.Import):
-            found |= {a.name.removeprefix("kit.") for a in node.names if a.name.startswith("kit.")}
-    return found
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Give the 95 % interval of a share of `count` tests, after Wilson (1927)."""
+    if count <= 0:
+        return 0.0, 1.0
+    spread = Z95 * Z95 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z95 * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def size_table() -> "pandas.DataFrame":
-    """Give, for each target with a notebook, the article's rows, ours and the lines of `kit/`."""
-    import pandas
-
-    sizes = _sizes()
-    frame = pandas.DataFrame.from_dict(sizes, orient="index").astype("Int64")
-    frame["rows saved"] = [
-        f"{1 - size['our rows'] / size['article rows']:.1%}" if "our rows" in size else "-"
-        for size in sizes.values()
-    ]
-    return frame
+def test_images(run: Json) -> int:
+    """Say on how many images a run was tested: the last number of its data's title."""
+    numbers = re.findall(r"\d[\d,]*", str(run.get("data", {}).get("title", "")))
+    return int(numbers[-1].replace(",", "")) if numbers else 0
 
 
-def size_chart() -> "Figure":
-    """Draw the sizes as bars on a logarithmic axis."""
-    return plots.bars(_sizes(), "Rows of notebook code and lines behind them", "rows, lines", True)
-
-
-def size_details() -> "pandas.DataFrame":
-    """Give the lines of each file of `kit/` that each notebook pulls in."""
-    import pandas
-
-    pulled = {path.stem: package_lines(path) for path in _target_notebooks()}
-    frame = pandas.DataFrame(pulled).fillna(0).astype(int).sort_index()
-    frame.loc["together"] = frame.sum()
-    return frame
-
-
-def _target_notebooks() -> list[Path]:
-    paths = [NOTEBOOKS / f"{name}.ipynb" for name in ("local", "cloud", "cloud-hpc")]
-    return [path for path in paths if path.exists()]
-
-
-def _sizes() -> dict[str, dict[str, int]]:
-    published = article()
-    sizes = {
-        name: {"article rows": published[key]["notebook_rows"]}
-        for name, key in (("local", "local"), ("cloud", "cloud"), ("cloud-hpc", "cloud-hpc-1"))
-    }
-    for path in _target_notebooks():
-        sizes[path.stem]["our rows"] = notebook_rows(path)
-        sizes[path.stem]["lines of kit/"] = sum(package_lines(path).values())
-    return sizes
-
-
-def columns(settings: Settings) -> tuple[dict[str, Column], list[str]]:
-    """Build the table: column title -> row label -> text, and what could not be read."""
-    table = {f"article {name}": _published(figures) for name, figures in article().items()}
-    groups, problems = newest_runs(settings)
-    for name, runs in groups.items():
-        table[f"{name} (new)"] = _measured(runs)
-    return table, problems
-
-
-def newest_runs(settings: Settings) -> tuple[dict[str, list[Json]], list[str]]:
-    """Give for each new column its runs, oldest first, and what could not be read."""
+def columns(settings: Settings) -> tuple[list[Column], list[str]]:
+    """Give the article's columns, then the new ones, and what could not be read."""
     history, problems = records.read_history(settings.profile_dir / "history.jsonl")
     whole = []
     for run in history:
@@ -154,12 +115,16 @@ def newest_runs(settings: Settings) -> tuple[dict[str, list[Json]], list[str]]:
             whole.append(run)
         else:
             problems.append(f"history.jsonl: {run['run']} has no known target and was left out")
-    return _newest_groups(whole), problems
-
-
-def _published(figures: Json) -> Column:
-    column = {label: _number(figures.get(key), digits) for label, (key, digits) in ROWS.items()}
-    return column | {"data": "official 60,000 + 10,000", "runs": "1", "hardware": "as published"}
+    found = [
+        Column(name, False, (), {k: [v] for k, v in figures.items()}, OFFICIAL_TEST_IMAGES)
+        for name, figures in article().items()
+    ]
+    for name, runs in _newest_groups(whole).items():
+        figures = [run.get("figures", {}) for run in runs]
+        keys = {key for each in figures for key in each}
+        values = {key: [each[key] for each in figures if key in each] for key in keys}
+        found.append(Column(name, True, runs, values, test_images(runs[-1])))
+    return found, problems
 
 
 def _newest_groups(history: Iterable[Json]) -> dict[str, list[Json]]:
@@ -181,37 +146,46 @@ def column_of(target: str, parameters: Json) -> str:
     return f"{target}-{2 if parameters.get('configured') else 1}"
 
 
-def _measured(runs: list[Json]) -> Column:
-    column = {}
-    for label, (key, digits) in ROWS.items():
-        values = [run["figures"][key] for run in runs if key in run.get("figures", {})]
-        column[label] = _spread(values, digits)
-    newest = runs[-1]
-    notebook = NOTEBOOKS / f"{newest['target']}.ipynb"
-    column["rows of notebook code"] = _number(
-        notebook_rows(notebook) if notebook.exists() else None, 0
-    )
-    column["data"] = newest.get("data", {}).get("title", "not recorded")
-    column["runs"] = str(len(runs))
-    host = newest.get("host", {})
-    column["hardware"] = f"{host.get('cpu', '?')}, {newest['parameters'].get('threads')} thread(s)"
-    return column
+def texts(found: Sequence[Column]) -> Table:
+    """Build the table of these columns."""
+    local = {column.new: column.median("training_s") for column in found if column.name == "local"}
+    return {column.title: _text(column, local.get(column.new)) for column in found}
 
 
-def _spread(values: list[float], digits: int) -> str:
-    if len(values) < 2:
-        return _number(values[0] if values else None, digits)
-    low, middle, high = (
-        _number(value, digits) for value in (min(values), statistics.median(values), max(values))
-    )
+def table(settings: Settings) -> tuple[Table, list[str]]:
+    """Build the table of a profile; also say what could not be read."""
+    found, problems = columns(settings)
+    return texts(found), problems
+
+
+def _text(column: Column, local: float | None) -> dict[str, str]:
+    text = {label: _spread(column.values.get(key, ()), n) for label, (key, n) in ROWS.items()}
+    text |= {"data": "official 60,000 + 10,000", "runs": "1", "hardware": "as published"}
+    if column.new:
+        newest = column.runs[-1]
+        rows_here = notebook_rows(NOTEBOOKS / f"{newest['target']}.ipynb")
+        text["rows of notebook code"] = str(rows_here)
+        cpu, threads = newest.get("host", {}).get("cpu", "?"), newest["parameters"].get("threads")
+        text |= {"runs": str(len(column.runs)), "hardware": f"{cpu}, {threads} thread(s)"}
+        text["data"] = newest.get("data", {}).get("title", "not recorded")
+    low, high = column.interval() or (None, None)
+    text["accuracy, 95 % interval (Wilson)"] = "-" if low is None else f"{low:.4f} to {high:.4f}"
+    for what in ("training", "pipeline"):
+        took = column.median(f"{what}_s")
+        faster = f"{local / took:.2f}" if local and took else "-"
+        text[f"{what}, times faster than local"] = faster
+    return text
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "-"
+    three = min(values), statistics.median(values), max(values)
+    low, middle, high = (f"{value:,.{digits}f}" for value in three)
     return middle if low == high else f"{middle} [{low} to {high}]"
 
 
-def _number(value: Any, digits: int) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def rows(table: Mapping[str, Column]) -> list[dict[str, str]]:
+def rows(table: Table) -> list[dict[str, str]]:
     """Turn columns into rows, the label first; what a column has not is `-`."""
     labels = dict.fromkeys(label for column in table.values() for label in column)
     return [
@@ -220,6 +194,6 @@ def rows(table: Mapping[str, Column]) -> list[dict[str, str]]:
     ]
 
 
-def render(table: Mapping[str, Column], form: str) -> str:
+def render(table: Table, form: str) -> str:
     """Give the table as text: form table (terminal), md, csv or tex."""
     return FORMS[form](rows(table))

@@ -2,13 +2,13 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kit import bill_tables, comparison, plots, records, report, run_bill
 from kit.errors import KitError
-from kit.records import Json
+from kit.report import Column
 from kit.settings import Settings
 from kit.tables import Rows
 
@@ -30,27 +30,38 @@ thead th { border-bottom: 2px solid #333; }
 thead th { white-space: nowrap; } table.words td, table.words th { text-align: left; }
 img { max-width: 100%; height: auto; display: block; margin: .5rem 0 1.5rem; }
 .green { background: #d9f2e3; } .amber { background: #fdebc8; } .red { background: #f8d7da; }
-@media print { body { margin: 0; max-width: none; font-size: 10pt; } table { font-size: 6.5pt; }
-  .wide { overflow: visible; } th, td { padding: 1pt 3pt; min-width: 0 !important; }
-  h2 { break-after: avoid; } }
+@page { size: A4 landscape; margin: 12mm; }
+@media print { body { margin: 0; max-width: none; padding: 0; font-size: 9.5pt; }
+  table { font-size: 8pt; } .wide { overflow: visible; break-inside: avoid; }
+  th, td { padding: 1pt 4pt; min-width: 0 !important; } h2, h3 { break-after: avoid; }
+  img { break-inside: avoid; max-height: 125mm; } }
 """
+ABOUT = (
+    "New columns: one run as it is, several as median [smallest to largest].",
+    f"Accuracy: {comparison.INTERVAL}.",
+    "Times faster: over the local column of the same kind.",
+    "The total adds CPU and Cloud BU as the article's table does; they are separate budgets.",
+)
+NOTHING = "<p>There are no new runs yet: <code>kit run local</code>, then this report again.</p>"
 
 
 def pictures(settings: Settings) -> dict[str, "Figure"]:
     """Draw the report's pictures: name -> figure."""
-    found = comparison.columns(settings)[0]
+    return _pictures(report.columns(settings)[0])
+
+
+def _pictures(found: Sequence[Column]) -> dict[str, "Figure"]:
     times, units, accuracy = {}, {}, {}
     for column in found:
         shown = {"training": "training_s", "whole pipeline": "pipeline_s"}
         times[column.title] = _medians(column, shown)
         shown = {"Slurm (CPU BU)": "slurm_bu", "VM and address (Cloud BU)": "cloud_bu"}
         units[column.title] = _medians(column, shown)
-        share = column.median("accuracy")
-        if share is not None and column.test_images:
-            low, high = comparison.wilson(share, column.test_images)
-            accuracy[column.title] = (low, share, high)
+        if interval := column.interval():
+            low, high = interval
+            accuracy[column.title] = (low, column.median("accuracy") or 0, high)
     units = {title: parts for title, parts in units.items() if any(parts.values())}
-    seconds = {name: parts for name, parts in comparison.timelines(settings).items() if parts}
+    seconds = {name: parts for name, parts in comparison.timelines(found).items() if parts}
     return {
         "where-the-seconds-went": plots.timeline(seconds, shares=True),
         "times": plots.bars(times, "Seconds of training and of the whole pipeline", "s", True),
@@ -59,17 +70,17 @@ def pictures(settings: Settings) -> dict[str, "Figure"]:
     }
 
 
+def _medians(column: Column, shown: dict[str, str]) -> dict[str, float]:
+    values = {label: column.median(key) for label, key in shown.items()}
+    return {label: value for label, value in values.items() if value is not None}
+
+
 def frame(settings: Settings) -> "pandas.DataFrame":
     """Give the table for a notebook."""
     import pandas
 
-    rows = report.rows(comparison.table(settings)[0])
+    rows = report.rows(report.table(settings)[0])
     return pandas.DataFrame(rows).set_index("").rename_axis(None)
-
-
-def _medians(column: comparison.Figures, shown: dict[str, str]) -> dict[str, float]:
-    values = {label: column.median(key) for label, key in shown.items()}
-    return {label: value for label, value in values.items() if value is not None}
 
 
 def save_pictures(settings: Settings, folder: Path) -> list[Path]:
@@ -84,19 +95,21 @@ def save_pictures(settings: Settings, folder: Path) -> list[Path]:
 
 def page(settings: Settings) -> str:
     """Give the whole report as HTML: no script, no address outside, pictures inside."""
-    table, problems = comparison.table(settings)
-    found = comparison.columns(settings)[0]
+    found, problems = report.columns(settings)
     feeds = [{"figure": k, "file below results/<profile>/": v} for k, v in comparison.FEEDS.items()]
     parts = [
-        ("The table", _table(report.rows(table)) + _list(_about())),
-        ("Is a difference more than noise?", _list(comparison.noise(found)) or _nothing()),
+        ("The table", table(report.rows(report.texts(found))) + listed(ABOUT)),
+        ("Is a difference more than noise?", listed(comparison.noise(found)) or NOTHING),
         *((name.replace("-", " ").capitalize(), _picture(name, figure))
-          for name, figure in pictures(settings).items()),
-        ("Bills of the newest runs", _bills(settings) or _nothing()),
+          for name, figure in _pictures(found).items()),
+        ("Bills of the newest runs", "".join(
+            f"<h3>{html.escape(run)}</h3>{table(rows)}{listed(told)}"
+            for run, rows, told in _bills(settings, found)
+        ) or NOTHING),
         ("What a careful reader should know of the published figures",
-         _list(comparison.ODDITIES)),
-        ("Which file feeds which figure", _table(feeds, words=True)),
-        ("What could not be read", _list(problems) or "<p>Everything could be read.</p>"),
+         listed(comparison.ODDITIES)),
+        ("Which file feeds which figure", table(feeds, words=True)),
+        ("What could not be read", listed(problems) or "<p>Everything could be read.</p>"),
     ]  # fmt: skip
     return document(f"One experiment on three targets: profile {settings.profile}", parts)
 
@@ -112,46 +125,36 @@ def document(title: str, parts: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def _about() -> list[str]:
-    return [
-        "New columns: one run as it is, several as median [smallest to largest].",
-        f"Accuracy: {comparison.INTERVAL}.",
-        "Times faster: over the local column of the same kind.",
-        "The total adds CPU and Cloud BU as the article's table does; they are separate budgets.",
-    ]
-
-
-def _bills(settings: Settings) -> str:
-    shown = []
-    for runs in report.newest_runs(settings)[0].values():
-        run: Json = runs[-1]
+def _bills(settings: Settings, found: Sequence[Column]) -> Iterator[tuple[str, Rows, list[str]]]:
+    """Give the newest run of each new column: its id, the lines of its bill, what to say of it."""
+    for run in (column.runs[-1] for column in found if column.new):
         try:
             bill = run_bill.of_run(settings, run)
             told = [*bill_tables.summary(bill), *bill_tables.advice(settings, run)]
         except KitError as err:  # its files are damaged: the report goes on
-            shown.append(f"<h3>{html.escape(run['run'])}</h3>{_list([str(err)])}")
+            yield run["run"], [], [str(err)]
             continue
         if bill.lines:
-            rows = bill_tables.rows(bill.lines)
-            shown.append(f"<h3>{html.escape(run['run'])}</h3>{_table(rows)}{_list(told)}")
-    return "".join(shown)
+            yield run["run"], bill_tables.rows(bill.lines), told
 
 
-def _nothing() -> str:
-    return "<p>There are no new runs yet: <code>kit run local</code>, then this report again.</p>"
-
-
-def _table(rows: Rows, words: bool = False) -> str:
+def table(rows: Rows, words: bool = False) -> str:
+    """Give rows as an HTML table; of `words` all stand to the left, in the first one's colour."""
+    if not rows:
+        return ""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>\n"
+        f'<tr class="{html.escape(row.get("", "")) if words else ""}">'
+        + "".join(f"<td>{html.escape(value)}</td>" for value in row.values())
+        + "</tr>\n"
         for row in rows
     )
-    kind = ' class="words"' if words else ""
+    kind = ' class="words"' * words
     return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead>\n{body}</table></div>'
 
 
-def _list(texts: Sequence[str]) -> str:
+def listed(texts: Sequence[str]) -> str:
+    """Give texts as an HTML list."""
     items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
     return f"<ul>{items}</ul>" if items else ""
 
@@ -165,14 +168,15 @@ def text(settings: Settings, form: str) -> tuple[str, list[str]]:
     """Give the report in a form: table, md, csv, tex or html; and what could not be read."""
     if form == "html":
         return page(settings), []
-    table, problems = comparison.table(settings)
-    shown = report.render(table, form)
+    found, problems = report.columns(settings)
+    shown = report.render(report.texts(found), form)
     if form in ("csv", "tex"):
         return shown, problems
-    mark, found = "- " * (form == "md"), comparison.columns(settings)[0]
-    parts = [("Noise", comparison.noise(found)), ("The published figures", comparison.ODDITIES)]
-    heads = "## " * (form == "md")
-    told = [
-        f"{heads}{name}\n\n" + "\n".join(mark + t for t in lines) for name, lines in parts if lines
-    ]
-    return "\n\n".join([shown, *told]), problems
+    mark, heads = ("- ", "## ") if form == "md" else ("", "")
+    told = [f"{run}: {line}" for run, _, lines in _bills(settings, found) for line in lines]
+    parts = {"Noise": comparison.noise(found), "Bills of the newest runs": told,
+             "The published figures": comparison.ODDITIES}  # fmt: skip
+    for name, lines in parts.items():
+        if lines:
+            shown += f"\n\n{heads}{name}\n\n" + "\n".join(mark + line for line in lines)
+    return shown, problems

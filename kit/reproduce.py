@@ -36,7 +36,7 @@ def reproduce(settings: Settings, say: Say) -> int:
             continue
         say(f"running the notebook {told} …")
         say(summary(notebooks.run(settings, name, values)))
-    table, problems = report.columns(settings)
+    table, problems = report.table(settings)
     told, path = certificate.write(settings)
     for line in [report.render(table, "table"), *problems, f"\n{told}", f"as a page: {path}"]:
         say(line)
@@ -57,9 +57,10 @@ def summary(record: Json | None) -> str:
 
 def repeated(settings: Settings, record: Json) -> str:
     """Tell after several runs of one kind their median and spread, and which differences count."""
+    found = report.columns(settings)[0]
     mine = f"{report.column_of(record['target'], record['parameters'])} (new)"
-    table = report.render({mine: comparison.table(settings)[0][mine]}, "table")
-    return "\n".join([table, *comparison.noise(comparison.columns(settings)[0])])
+    table = report.render({mine: report.texts(found)[mine]}, "table")
+    return "\n".join([table, *comparison.noise(found)])
 
 
 def _sandbox(settings: Settings, say: Say) -> KitError | None:

@@ -127,7 +127,7 @@ def sentences(job: Used, cost: Line | None, offers: Sequence[Offer]) -> list[str
         return told
     best = min((o for o in offers if o.line.kind == cost.kind and not o.closed),
                key=lambda offer: offer.line.bu, default=None)  # fmt: skip
-    if best is not None and best.line.bu < cost.bu:
+    if best is not None and money(best.line.bu) < money(cost.bu):
         told.append(_change(job, cost, best))
     return told
 

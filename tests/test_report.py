@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit import plots, records, report, settings
+from kit import plots, records, report, settings, sizes
 from kit.errors import DataError
 
 # Contract of the published table: hand-copied from the article.
@@ -43,7 +43,7 @@ def add(loaded, run, training_s, epochs=5, data="d1", **more):
 
 @pytest.mark.parametrize("target", list(PUBLISHED))
 def test_the_article_column_is_the_published_one(loaded, target):
-    table, _ = report.columns(loaded)
+    table, _ = report.table(loaded)
     column = table[f"article {target}"]
     assert tuple(column[label] for label in report.ROWS) == PUBLISHED[target]
 
@@ -74,10 +74,10 @@ def test_the_figures_are_those_of_the_published_files(file, target, keys):
 
 def test_one_run_stands_as_it_is_and_several_as_median_and_range(loaded):
     add(loaded, "local-a-1", 50.0)
-    assert report.columns(loaded)[0]["local (new)"]["training s"] == "50.00"
+    assert report.table(loaded)[0]["local (new)"]["training s"] == "50.00"
     add(loaded, "local-a-2", 60.0)
     add(loaded, "local-a-3", 40.0)
-    column = report.columns(loaded)[0]["local (new)"]
+    column = report.table(loaded)[0]["local (new)"]
     assert column["training s"] == "50.00 [40.00 to 60.00]"
     assert (column["runs"], column["hardware"]) == ("3", "A CPU, 1 thread(s)")
 
@@ -86,17 +86,17 @@ def test_runs_with_other_parameters_or_data_are_not_mixed(loaded):
     add(loaded, "local-a-1", 50.0)
     add(loaded, "local-b-1", 10.0, epochs=1)
     add(loaded, "local-c-1", 20.0, data="d2")
-    column = report.columns(loaded)[0]["local (new)"]
+    column = report.table(loaded)[0]["local (new)"]
     assert (column["runs"], column["data"], column["training s"]) == ("1", "title d2", "20.00")
     add(loaded, "local-a-2", 70.0)
-    assert report.columns(loaded)[0]["local (new)"]["training s"] == "60.00 [50.00 to 70.00]"
+    assert report.table(loaded)[0]["local (new)"]["training s"] == "60.00 [50.00 to 70.00]"
 
 
 def test_unconfigured_and_configured_runs_have_a_column_each_beside_the_articles(loaded):
     add(loaded, "cloud-hpc-b-1", 30.0, configured=True)
     add(loaded, "cloud-hpc-a-1", 20.0, configured=False)
     add(loaded, "local-a-1", 50.0)
-    table, _ = report.columns(loaded)
+    table, _ = report.table(loaded)
     new = {title: column["training s"] for title, column in table.items() if "(new)" in title}
     assert new == {
         "local (new)": "50.00",
@@ -110,16 +110,16 @@ def test_a_damaged_history_line_is_told_and_costs_only_itself(loaded):
     add(loaded, "local-a-1", 50.0)
     with (loaded.profile_dir / "history.jsonl").open("a") as file:
         file.write("{broken\n")
-    table, problems = report.columns(loaded)
+    table, problems = report.table(loaded)
     assert table["local (new)"]["runs"] == "1"
     assert len(problems) == 1
 
 
 def test_markdown_and_terminal_table_have_every_row_and_column(loaded):
-    table, _ = report.columns(loaded)
+    table, _ = report.table(loaded)
     markdown = report.render(table, "md").splitlines()
     terminal = report.render(table, "table").splitlines()
-    assert len(markdown) == len(terminal) == len(report.ROWS) + 3 + 2
+    assert len(markdown) == len(terminal) == len(report.ROWS) + 6 + 2
     assert {line.count("|") for line in markdown} == {len(table) + 2}
     assert terminal[2].split()[:3] == ["training", "s", "1,555.07"]
 
@@ -146,7 +146,7 @@ def test_what_is_no_notebook_is_named(tmp_path, content):
 
 def test_package_lines_follow_the_imports_of_the_files_imported(tmp_path):
     notebook = _notebook(tmp_path / "n.ipynb", "%matplotlib inline\nfrom kit import runs")
-    lines = report.package_lines(notebook)
+    lines = sizes.package_lines(notebook)
     assert {"runs.py", "records.py", "errors.py", "settings.py", "profiles.py"} <= set(lines)
     assert "training.py" not in lines
     source = (settings.ROOT / "kit" / "runs.py").read_text()
@@ -154,17 +154,15 @@ def test_package_lines_follow_the_imports_of_the_files_imported(tmp_path):
 
 
 def test_a_notebook_without_the_kit_pulls_in_only_the_package_itself(tmp_path):
-    assert set(report.package_lines(_notebook(tmp_path / "n.ipynb", "import os"))) == {
-        "__init__.py"
-    }
+    assert set(sizes.package_lines(_notebook(tmp_path / "n.ipynb", "import os"))) == {"__init__.py"}
 
 
 def test_the_size_table_has_the_articles_rows_and_ours():
-    table = report.size_table()
+    table = sizes.table()
     assert table.loc["local", "article rows"] == 363
     assert table.loc["local", "our rows"] == report.notebook_rows(report.NOTEBOOKS / "local.ipynb")
-    assert report.size_details().loc["together", "local"] == table.loc["local", "lines of kit/"]
-    assert len(report.size_chart().axes) == 1
+    assert sizes.details().loc["together", "local"] == table.loc["local", "lines of kit/"]
+    assert len(sizes.chart().axes) == 1
 
 
 def test_no_two_parts_of_a_timeline_look_alike():
@@ -172,3 +170,10 @@ def test_no_two_parts_of_a_timeline_look_alike():
     (axes,) = plots.timeline({"a run": parts}).axes
     looks = [(bar.get_facecolor(), bar.get_hatch()) for bar in axes.patches]
     assert len(set(looks)) == len(looks) == 13
+
+
+def test_a_part_looks_the_same_in_pictures_that_lack_another_one():
+    both, one = {"a": 1.0, "b": 1.0}, {"a": 0.0, "b": 1.0}
+    (more,), (less,) = plots.timeline({"x": both}).axes, plots.timeline({"x": one}).axes
+    assert len(less.patches) == 1
+    assert less.patches[0].get_facecolor() == more.patches[1].get_facecolor()
