@@ -21,7 +21,7 @@ class _LazyGroup(click.Group):
         "bill": "kit.result_commands:bill_command",
         "cancel": "kit.commands:cancel_command",
         "envs": "kit.commands:envs_group",
-        "forwarder": "kit.commands:forwarder_command",
+        "forwarder": "kit.forwarder_commands:forwarder_group",
         "jobs": "kit.commands:jobs_command",
         "logs": "kit.commands:logs_command",
         "export": "kit.result_commands:export_command",

@@ -1,6 +1,5 @@
-"""The commands about a site: `kit plan|jobs|logs|cancel|submitter|forwarder|envs`."""
+"""The commands about a site: `kit plan|jobs|logs|cancel|submitter|envs`."""
 
-import contextlib
 import json
 import sys
 import time
@@ -105,40 +104,6 @@ def submitter_group(
             token = services.default_token(loaded)
             click.echo(f"face: http://{address}:{port}/runs, token in {token}", err=True)
             submitter_loop.run(submitter)
-
-
-@click.command("forwarder")
-@PROFILE
-@click.option("--once", is_flag=True, help="Do one pass, print the gauges and end.")
-@click.option("--address", default="127.0.0.1", help="Where it is scraped.", show_default=True)
-@click.option("--port", default=6502, type=click.IntRange(1, 65535), show_default=True)
-@click.option("--face-port", default=6500, type=click.IntRange(1, 65535), show_default=True)
-def forwarder_command(
-    profile: str | None, once: bool, address: str, port: int, face_port: int
-) -> None:
-    """Be the forwarder of a profile: show what runs left as gauges; with a list of people
-    (KIT_FORWARDER_PEOPLE) also take their requests."""
-    from kit import forwarder, forwarder_people, settings
-
-    loaded = settings.load(profile)
-    known = forwarder_people.people_of(loaded)
-    ours = forwarder.forwarder_for(loaded, sorted(each.name for each in known.values()))
-    if once:
-        for problem in ours.once():
-            click.echo(f"kit: left out: {problem}", err=True)
-        click.echo(ours.text, nl=False)
-        return
-    from kit import forwarder_face, services
-
-    with contextlib.ExitStack() as stack:
-        app = services.metrics(ours, services.face_token(loaded))
-        stack.enter_context(services.served(app, address, port))
-        token = services.default_token(loaded)
-        click.echo(f"gauges: http://{address}:{port}/metrics, token in {token}", err=True)
-        if known:
-            stack.enter_context(services.served(forwarder_face.face(known), address, face_port))
-            click.echo(f"face: http://{address}:{face_port}/docs", err=True)
-        forwarder.run(ours)
 
 
 @submitter_group.command("template")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import UsageError
-from kit.login import Secret
+from kit.login import Secret, read_private
 
 # prefix and key -> what it is for, shown with the error when it is wrong or missing
 MEANING = {
@@ -56,12 +56,8 @@ def read(path: Path) -> dict[str, list[Platform]]:
     Raises UsageError for a file that others may read, that is no JSON, or has a key missing,
     unknown, empty where it may not be, or with another count than its prefix; never shows a value.
     """
-    try:
-        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
-        raise UsageError(f"cannot read {path}", str(err), "make it from the template") from err
-    if mode & 0o077:
-        raise UsageError(f"{path} can be read by others", f"mode {mode & 0o777:o}", "chmod 600")
+    step = "make it from the template"
+    text = read_private(path, f"cannot read {path}", step, encoding="utf-8")
     return parse(text, str(path))
 
 

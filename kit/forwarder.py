@@ -66,6 +66,7 @@ class Forwarder:
         self.text = b""
         self._runs: dict[str, dict[str, _Read]] = {}
         self._passes: list[Json] | None = None
+        self._told: list[str] = []
 
     def once(self, waited_s: float = 0.0) -> list[str]:
         """Do one pass; give what could not be read. `waited_s`: how late the pass is.
@@ -87,6 +88,16 @@ class Forwarder:
                 self._keep_pass({"id": f"{start:.3f}", "waited_s": waited_s, "ran_s": ran})
             self.text = gauges.expose(self._samples())
         return problems
+
+    def attempt(self, waited_s: float = 0.0) -> None:
+        """Do one pass that never fails: what is wrong is logged when it changes."""
+        try:
+            problems = self.once(waited_s)
+        except KitError as err:
+            problems = [str(err)]
+        for problem in problems if problems != self._told else []:
+            log.warning("%s", problem)
+        self._told = problems
 
     def _samples(self) -> Iterable[Sample]:
         for runs in self._runs.values():
@@ -183,17 +194,11 @@ def forwarder_for(loaded: Settings, users: Iterable[str] = ()) -> Forwarder:
 
 
 def run(forwarder: Forwarder, stop: Callable[[], bool] = lambda: False) -> None:
-    """Pass after pass until `stop`; what is wrong is told when it changes."""
-    told: list[str] = []
+    """Pass after pass until `stop`."""
     due = time.monotonic()
     while not stop():
-        try:
-            problems = forwarder.once(max(0.0, time.monotonic() - due))
-        except KitError as err:
-            problems = [str(err)]
-        for problem in problems if problems != told else []:
-            log.warning("%s", problem)
-        told, due = problems, time.monotonic() + PASS_S
+        forwarder.attempt(max(0.0, time.monotonic() - due))
+        due = time.monotonic() + PASS_S
         time.sleep(PASS_S)
 
 

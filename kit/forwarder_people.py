@@ -11,6 +11,7 @@ from pathlib import Path
 from kit.errors import Busy, NoSuchBucket, NoSuchObject, UsageError
 from kit.forwarder import Buckets, buckets_of
 from kit.jobs import Jobs, Request, RunState, Standing
+from kit.login import read_private
 from kit.records import Json
 from kit.settings import Settings
 
@@ -124,12 +125,7 @@ def people(path: Path, buckets: Callable[[str], Buckets]) -> dict[str, Person]:
     Raises UsageError for a file that is missing, others may read, or has another line.
     """
     step = "write `USER SHA256-OF-TOKEN` on each line, mode 600"
-    try:
-        mode, lines = path.stat().st_mode, path.read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        raise UsageError(f"read who may ask in {path}", str(err), step) from err
-    if mode & 0o077:
-        raise UsageError(f"{path} can be read by others", f"mode {mode & 0o777:o}", "chmod 600")
+    lines = read_private(path, f"read who may ask in {path}", step).splitlines()
     found: dict[str, Person] = {}
     for number, line in enumerate(lines, start=1):
         match = re.fullmatch(r"([a-z0-9-]{1,40})\s+([0-9a-f]{64})", line.strip())

@@ -56,6 +56,24 @@ class Login:
     source: str
 
 
+def read_private(path: Path, tried: str, step: str, encoding: str = "ascii") -> str:
+    """Read a secret file. Raises UsageError when it cannot be read, or others may read it.
+
+    One on a read-only mount that root lends to somebody else (a secret in a container) is for
+    whoever has that mount, whatever its mode.
+    """
+    try:
+        info, text = path.stat(), path.read_text(encoding=encoding)
+        lent = info.st_uid == 0 != os.getuid() and os.statvfs(path).f_flag & os.ST_RDONLY
+    except (OSError, UnicodeDecodeError) as err:
+        raise UsageError(tried, str(err), step) from err
+    if info.st_mode & 0o077 and not lent:
+        raise UsageError(
+            f"{path} can be read by others", f"mode {info.st_mode & 0o777:o}", "chmod 600"
+        )
+    return text
+
+
 def read_login(
     settings: Settings, environ: Mapping[str, str] = os.environ, home: Path | None = None
 ) -> Login:

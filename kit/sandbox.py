@@ -49,6 +49,7 @@ def up(loaded: Settings, say: Say) -> None:
             sandbox_install.lend_address(folder, say)
             sandbox_services.start(folder)
         else:
+            sandbox_services.refuse_another_kit(folder)
             sandbox_services.start_stopped(folder, say)
         sandbox_keys.sign(folder, *sandbox_files.users()[:2])
         sandbox_services.wait(folder, say)
@@ -175,6 +176,7 @@ def install_command() -> None:
 def status_command(ctx: click.Context, as_json: bool) -> None:
     """Ask each service; exit code 3 when one is down."""
     loaded = settings.load("sandbox")
+    sandbox_services.refuse_another_kit(loaded.sandbox_dir)
     services = sandbox_services.status(loaded)
     if as_json:
         site = asdict(loaded.hpc) if loaded.hpc else {}

@@ -24,7 +24,8 @@ LONGEST = 60  # characters; Unix sockets below the folder must stay under 108
 PROJECTS = ("project_2001234", "project_2005678")
 SLURM = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd-c1", "slurmd-c2", "slurmd-g1")
 ALLAS = ("keystone", "ceph-mon", "ceph-osd", "rgw")
-PROGRAMS = (*SLURM, "sshd-login", "sshd-vm", *ALLAS, "mlflow", "redis", "prometheus", "forwarder")
+OURS = ("forwarder", "worker", "flower", "submitter")
+PROGRAMS = (*SLURM, "sshd-login", "sshd-vm", *ALLAS, "mlflow", "redis", "prometheus", *OURS)
 DIRECTORIES = (
     *(
         "etc/ssh/login_keys",
@@ -39,8 +40,8 @@ DIRECTORIES = (
 )
 PUBLIC = ("slurm.conf", "hosts", "known_hosts", "task_prolog")  # read by other users as well
 PASSWORDS = [
-    *("redis", "mlflow", "prometheus", "forwarder", "face", "keystone_admin"),
-    *("rgw_service", "platform", "csc"),
+    *("redis", "mlflow", "prometheus", "forwarder", "face", "flower", "submitter"),
+    *("keystone_admin", "rgw_service", "platform", "csc"),
 ]
 
 
@@ -68,7 +69,7 @@ def place_of(settings: Settings, name: str) -> tuple[str, int]:
 
 PLACES = {  # program -> name in the profile; the others listen nowhere or on Unix sockets
     **{name: name for name in ("keystone", "rgw", "mlflow", "redis", "prometheus", "ceph-mon")},
-    **{name: name for name in ("slurmdbd", "slurmctld", "forwarder")},
+    **{name: name for name in ("slurmdbd", "slurmctld", *OURS)},
     **{f"slurmd-{node}": node for node in ("c1", "c2", "g1")},
     **{"sshd-login": "login", "sshd-vm": "cloud"},
 }
@@ -154,7 +155,7 @@ def variables(settings: Settings, folder: Path) -> dict[str, str]:
     }
     for node in ("c1", "c2", "g1"):
         values[f"HOST_{node.upper()}"] = node if unshare else here
-    for name in {*PLACES.values(), "face"}:
+    for name in PLACES.values():
         address, port = place_of(settings, name)
         key = name.upper().replace("-", "_")
         values |= {f"ADDR_{key}": address, f"PORT_{key}": str(port)}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kit import sandbox_files, sandbox_processes
-from kit.errors import KitError
-from kit.sandbox_files import PLACES, PROGRAMS, SOURCE
+from kit.errors import Busy, KitError
+from kit.sandbox_files import PASSWORDS, PLACES, PROGRAMS, SOURCE
 from kit.sandbox_processes import Process
 from kit.sandbox_supervisor import control
 from kit.settings import ROOT, Settings
@@ -108,6 +108,20 @@ def programs(folder: Path) -> list[dict[str, Any]]:
     except (OSError, xmlrpc.client.Error):
         return []
     return rows
+
+
+def refuse_another_kit(folder: Path) -> None:
+    """Raise Busy when the sandbox that is up lacks what this version of the kit starts."""
+    names, made = {row["name"] for row in programs(folder)}, folder / "etc" / "sandbox.env"
+    lacks = [name for name in PROGRAMS if names and name not in names]
+    text = made.read_text() if made.exists() else ""
+    lacks += [key for key in PASSWORDS if names and f"\n{key.upper()}_PASSWORD=" not in text]
+    if lacks:
+        raise Busy(
+            f"the sandbox in {folder} was started by another version of the kit",
+            f"it has no {', '.join(dict.fromkeys(lacks))}",
+            "kit sandbox down, then kit sandbox up",
+        )
 
 
 def start_stopped(folder: Path, say: Say) -> None:

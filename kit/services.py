@@ -23,7 +23,7 @@ from kit.errors import KitError, NoSuchBucket, Unreachable, UsageError
 from kit.forwarder import Forwarder
 from kit.gauges import TEXT
 from kit.jobs import RUN, RunState, Standing, token
-from kit.login import Secret
+from kit.login import Secret, read_private
 from kit.records import Json
 from kit.settings import Settings
 from kit.submitter import Submitter
@@ -73,12 +73,7 @@ def face_token(loaded: Settings) -> Secret:
             with os.fdopen(handle, "w") as file:
                 file.write(secrets.token_urlsafe(32))
     step = f"write {LEAST} characters or more into it, mode 600, or leave KIT_FACE_TOKEN out"
-    try:
-        mode, text = path.stat().st_mode, path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as err:
-        raise UsageError(f"cannot read the face's token in {path}", str(err), step) from err
-    if mode & 0o077:
-        raise UsageError(f"{path} can be read by others", f"mode {mode & 0o777:o}", "chmod 600")
+    text = read_private(path, f"cannot read the face's token in {path}", step).strip()
     if len(text) < LEAST:
         raise UsageError(f"{path} holds no token", f"{len(text)} characters", step)
     return Secret(text)

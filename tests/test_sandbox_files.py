@@ -67,7 +67,7 @@ def test_everything_is_rendered_and_only_what_others_need_can_be_read_by_others(
     etc = folder / "etc"
     open_files = {path.name for path in etc.rglob("*") if path.is_file() and mode(path) & 0o004}
     secrets = {value for key, value in values.items() if key.endswith(("PASSWORD", "HASH"))}
-    assert len(secrets) == 11
+    assert len(secrets) == 13
     for path in (path for path in etc.rglob("*") if path.is_file() and path.suffix != ".key"):
         text = path.read_bytes().decode(errors="replace")
         assert "${" not in text or path.name == "allas.sh", f"{path} has an unfilled name"

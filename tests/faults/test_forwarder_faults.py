@@ -148,7 +148,7 @@ def test_all_panels_of_the_dashboard_are_drawn_from_prometheus(seen):
 
 
 @pytest.mark.slow
-def test_the_gauges_are_the_same_after_the_forwarder_was_killed(seen, prometheus, sandbox):
+def test_the_gauges_are_the_same_after_the_worker_was_killed(seen, prometheus, sandbox):
     folder = Path(sandbox["files"]["slurm_conf"]).parent.parent
     env = {**os.environ, "KIT_SANDBOX_DIR": str(folder)}
     ask = [sys.executable, "-m", "kit", "forwarder", "--once", "--profile", "sandbox"]
@@ -159,7 +159,7 @@ def test_the_gauges_are_the_same_after_the_forwarder_was_killed(seen, prometheus
 
     before = told()
     assert len(before) > 20
-    pid = int((folder / "run" / "pids" / "forwarder").read_text().split()[0])
+    pid = int((folder / "run" / "pids" / "worker").read_text().split()[0])
     os.kill(pid, 9)
     token = (folder / "etc" / "secrets" / "forwarder").read_text()
 
