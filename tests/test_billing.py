@@ -273,6 +273,10 @@ ROWS = {
                      ["ended within its first second"]),
     "no AllocTRES": ("14|small|COMPLETED|4|1|1000|4600|3600|16G||n", ["6.00"], [""]),
     "no AllocTRES, by core": ("15|small|COMPLETED|4|1|1000|4600|3600|4Gc||n", ["6.00"], [""]),
+    "a limit without an end": (f"17|small|TIMEOUT|4|1|1000|4600|3600||{TRES}|UNLIMITED", ["6.00"],
+                               [""]),
+    "started, its end not known": (f"18|small|UNKNOWN|4|1|1000|Unknown|3600||{TRES}|u", ["6.00"],
+                                   ["UNKNOWN: so far"]),
     "negative time": (f"16|small|COMPLETED|4|1|1000|900|-100||{TRES}|n", ["0.00"],
                       ["sacct says -100 s: not billed"]),
 }  # fmt: skip
