@@ -23,11 +23,12 @@ from idx_files import write_folder
 from private_sshd import PrivateSshd
 from slurm_site import until
 
-from kit import hpc_env, settings, training
+from kit import billing, hpc_env, settings, training
 from kit.errors import KitError, Unreachable
 from kit.hpc_follow import TrainingFailed, follow
 from kit.hyperparameters import Hyperparameters
 from kit.jobs import Jobs, RunState, token
+from kit.run_bill import usages
 from kit.sandbox_files import users
 from kit.store import open_store
 from kit.store_answers import Patience
@@ -292,6 +293,10 @@ def test_the_time_limit_keeps_the_last_epoch_for_the_next_try(bench, seen):
     times = json.loads(bench.submitter.data.get(result["files"]["times.json"]["key"]))
     assert times["epochs_resumed"] >= 2
     assert [bench.states(run, n) for n in (1, 2)] == [["FAILED"], ["COMPLETED"]]
+    text = bench.submitter.data.get(result["files"]["sacct-tries.txt"]["key"]).decode()
+    lines = billing.actual(bench.profile, usages(bench.profile, text), result["job"]["id"])
+    assert [line.note for line in lines] == [billing.LOST, ""]  # the bill has both jobs
+    assert all(line.bu > 0 for line in lines)
     seen("time limit near", f"told to end; next try went on after epoch {times['epochs_resumed']}")
 
 
