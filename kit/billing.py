@@ -202,17 +202,6 @@ def actual(settings: Settings, usages: Sequence[Usage], committed: str = "") -> 
     return lines
 
 
-def article(figures: Mapping[str, Any], settings: Settings) -> Bill:
-    """Price a published run from its figures: the job's nodes and seconds, the pipeline's."""
-    lines: list[Line] = []
-    if "job_s" in figures:
-        nodes, lasted = figures["job_nodes"], Decimal(str(figures["job_s"]))
-        lines += job_lines(settings, Load("medium", lasted, nodes, 0, None))
-    lasted = Decimal(str(figures.get("pipeline_s", 0)))
-    lines += cloud_lines(settings, lasted)
-    return Bill(tuple(lines), tuple(cloud_lines(settings, lasted, started=True)))
-
-
 def within(settings: Settings, lines: Iterable[Line], limits: Mapping[str, str]) -> None:
     """Refuse a plan that costs more of a kind than `limits` (kind -> BU) allow.
 

@@ -51,30 +51,25 @@ def _numbered(count: int) -> dict[str, Any]:
 
 def files() -> list[File]:
     """Name every published file, in the article's order."""
-    found = [
-        File("local/artifacts/local_metrics.json", "local", METRICS, "accuracy",
-             ("performance", "accuracy")),
-        File("local/artifacts/local_metrics.json", "local", METRICS, "training_s",
-             ("time", "total-seconds")),
-        File("cloud/artifacts/cloud-metrics.json", "cloud", METRICS, "accuracy",
-             ("performance", "accuracy")),
-        File("cloud/artifacts/cloud-metrics.json", "cloud", METRICS, "training_s",
-             ("time", "total-seconds")),
-        File("cloud/times/pipeline_data.json", "cloud", _numbered(3), "pipeline_s",
-             ("3", "total-seconds")),
-    ]  # fmt: skip
+    accuracy, seconds = ("performance", "accuracy"), ("time", "total-seconds")
+    found = []
+    for column, path in (("local", "local/artifacts/local_metrics.json"),
+                         ("cloud", "cloud/artifacts/cloud-metrics.json")):  # fmt: skip
+        found.append(File(path, column, METRICS, "accuracy", accuracy))
+        found.append(File(path, column, METRICS, "training_s", seconds))
+    last = "total-seconds"
+    found.append(
+        File("cloud/times/pipeline_data.json", "cloud", _numbered(3), "pipeline_s", ("3", last))
+    )
     for n in (1, 2):
-        column, base = f"cloud-hpc-{n}", "cloud-hpc"
-        metrics = f"{base}/artifacts/cloud-hpc-metrics-{n}.json"
-        found += [
-            File(metrics, column, PERFORMANCE, "accuracy", ("accuracy",)),
-            File(f"{base}/times/components-{n}.json", column, _numbered(4), "pipeline_s",
-                 ("4", "total-seconds")),
-            File(f"{base}/times/training-{n}.json", column, _numbered(2), "training_s",
-                 ("1", "total-seconds")),
-            File(f"{base}/artifacts/sacct-{n}.json", column, {"1": dict.fromkeys(PUBLISHED, None)}),
-            File(f"{base}/artifacts/seff-{n}.json", column, SEFF, "slurm_bu"),
-        ]  # fmt: skip
+        for path, shape, figure, keys in (
+            ("artifacts/cloud-hpc-metrics", PERFORMANCE, "accuracy", ("accuracy",)),
+            ("times/components", _numbered(4), "pipeline_s", ("4", last)),
+            ("times/training", _numbered(2), "training_s", ("1", last)),
+            ("artifacts/sacct", {"1": dict.fromkeys(PUBLISHED, None)}, "", ()),
+            ("artifacts/seff", SEFF, "slurm_bu", ()),
+        ):
+            found.append(File(f"cloud-hpc/{path}-{n}.json", f"cloud-hpc-{n}", shape, figure, keys))
     return found
 
 

@@ -1,8 +1,6 @@
 """Tensors and a little JSON in one safetensors file, written whole or not at all."""
 
-import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +8,22 @@ import safetensors
 import safetensors.torch
 import torch
 
+from kit import records
 from kit.errors import DataError
 
 Tensors = dict[str, torch.Tensor]
 
 
 def save(path: Path, tensors: Tensors, state: dict[str, Any] | None = None) -> None:
-    """Write the tensors, with `state` as JSON in the file's header, and rename into place.
+    """Write the tensors, with `state` as JSON in the file's header, whole or not at all.
 
-    One file and one rename: whoever is killed in between leaves the old file or the new one.
     Raises DataError when the folder cannot be written or is full.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # One key only: safetensors 0.8.0 writes several in a random order, and equal models shall
     # be equal files (their hashes are compared).
     metadata = {"state": json.dumps(state, allow_nan=False)} if state else {"format": "pt"}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("wb") as file:
-            file.write(safetensors.torch.save(content, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError as err:
-        with contextlib.suppress(OSError):  # there is nothing to remove in a folder that is none
-            fresh.unlink()
-        next_step = "make room there, or set KIT_RESULTS_DIR to a folder that can be written"
-        raise DataError(f"writing {path}", str(err), next_step) from err
+    records.write_bytes(path, safetensors.torch.save(content, metadata))
 
 
 def load(path: Path) -> tuple[Tensors, dict[str, Any]]:

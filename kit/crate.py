@@ -80,7 +80,10 @@ def _crate(run: Json, folder: Path, files: list[Path]) -> Any:
     )
     crate.license = "https://spdx.org/licenses/MIT"
     crate.datePublished = _moment(run["ended"])
-    crate.root_dataset["conformsTo"] = [_profile(crate, uri) for uri in PROFILES]
+    crate.root_dataset["conformsTo"] = [
+        _thing(crate, uri, "CreativeWork", name, version=uri.rpartition("/")[2])
+        for uri, name in PROFILES.items()
+    ]
     workflow = _workflow(crate, target, run)
     results = [_file(crate, path, run) for path in files]
     inputs = [*_parameters(crate, workflow, run), *_data(crate, workflow, run)]
@@ -178,13 +181,6 @@ def _thing(crate: Any, identifier: str, kind: str, name: str, **more: str) -> An
 
     properties = {"@type": kind, "name": name, **more}
     return crate.add(ContextEntity(crate, identifier.replace(" ", "-"), properties=properties))
-
-
-def _profile(crate: Any, uri: str) -> Any:
-    from rocrate.model.contextentity import ContextEntity
-
-    about = {"@type": "CreativeWork", "name": PROFILES[uri], "version": uri.rpartition("/")[2]}
-    return crate.add(ContextEntity(crate, uri, properties=about))
 
 
 def _moment(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +14,9 @@ if TYPE_CHECKING:
 TRIES_PER_MIRROR = 4
 BACK_OFF_S = 0.2  # before the second try; twice as long each time
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, LOCK_TIMEOUT_S = 3.0, 30.0, 900.0
-# Called with file name, bytes so far, bytes in all (0 when the server does not say).
-Progress = Callable[[str, int, int], None]
 
 
-def bring(
-    files: Mapping[str, str],
-    folder: Path,
-    mirrors: Sequence[str],
-    progress: Progress | None = None,
-) -> None:
+def bring(files: Mapping[str, str], folder: Path, mirrors: Sequence[str]) -> None:
     """Have every file of `files` (name -> MD5) in `folder`; what is there and right is kept.
 
     Raises Unreachable when no mirror answers, DataError when they answer without the right
@@ -39,38 +32,12 @@ def bring(
         with filelock.FileLock(folder / ".lock", timeout=LOCK_TIMEOUT_S):
             for name, md5 in files.items():
                 if not _right_or_aside(folder / name, md5):
-                    _fetch(folder / name, md5, mirrors, progress or Bar())
+                    _fetch(folder / name, md5, mirrors)
     except filelock.Timeout as err:
         raise Busy(f"downloading into {folder}", "another process is at it", "wait for it") from err
     except OSError as err:
         next_step = "make room, or set KIT_CACHE_DIR to a folder that can be written"
         raise DataError(f"downloading into {folder}", str(err), next_step) from err
-
-
-class Bar:
-    """A progress bar for each file, wiped when the file is complete."""
-
-    def __init__(self) -> None:
-        self._bars: dict[str, object] = {}
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        """Show that `done` of `total` bytes of the file are here."""
-        import tqdm
-
-        bar = self._bars.get(name)
-        if not isinstance(bar, tqdm.tqdm):
-            bar = tqdm.tqdm(
-                desc=name,
-                total=total or None,
-                unit="B",
-                unit_scale=True,
-                leave=False,
-                mininterval=1,
-            )
-            self._bars[name] = bar
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
 
 
 def _is_right(path: Path, md5: str) -> bool:
@@ -88,12 +55,7 @@ def _right_or_aside(path: Path, md5: str) -> bool:
     return right
 
 
-def _fetch(
-    path: Path,
-    md5: str,
-    mirrors: Sequence[str],
-    progress: Progress,
-) -> None:
+def _fetch(path: Path, md5: str, mirrors: Sequence[str]) -> None:
     """Try the mirrors in order; after a cut ask for the rest only."""
     seen: list[str] = []
     for mirror in mirrors:
@@ -101,7 +63,7 @@ def _fetch(
         for attempt in range(TRIES_PER_MIRROR):
             part = path.with_name(f"{path.name}.part")
             before = part.stat().st_size if part.exists() else 0
-            problem, again = _request(url, part, before, progress)
+            problem, again = _request(url, part, before)
             if not problem:
                 part.replace(path)
                 if _right_or_aside(path, md5):
@@ -118,7 +80,7 @@ def _fetch(
     raise kind(f"downloading {path.name}", got, next_step)
 
 
-def _request(url: str, part: Path, have: int, progress: Progress) -> tuple[str, bool]:
+def _request(url: str, part: Path, have: int) -> tuple[str, bool]:
     """Append what is missing to `part`; give the problem ("" when whole) and "try again"."""
     import requests
     import urllib3
@@ -133,7 +95,7 @@ def _request(url: str, part: Path, have: int, progress: Progress) -> tuple[str, 
                 return f"HTTP {answer.status_code}", answer.status_code >= 500
             if not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 have = 0  # the whole file is coming, whatever was asked for
-            _store(answer.raw, part, have, int(answer.headers.get("Content-Length", 0)), progress)
+            _store(answer.raw, part, have, int(answer.headers.get("Content-Length", 0)))
     except requests.ConnectionError as err:
         return f"no connection ({type(err).__name__})", False
     except (requests.RequestException, urllib3.exceptions.HTTPError) as err:
@@ -141,11 +103,15 @@ def _request(url: str, part: Path, have: int, progress: Progress) -> tuple[str, 
     return "", False
 
 
-def _store(
-    raw: "urllib3.BaseHTTPResponse", part: Path, have: int, length: int, progress: Progress
-) -> None:
-    """Write the answer's bytes as they come: a server may call `.gz` an encoding."""
-    with part.open("ab" if have else "wb") as file:
+def _store(raw: "urllib3.BaseHTTPResponse", part: Path, have: int, length: int) -> None:
+    """Write the answer's bytes as they come (a server may call `.gz` an encoding), with a bar."""
+    from tqdm import tqdm
+
+    total = have + length if length else None
+    with (
+        tqdm(desc=part.stem, initial=have, total=total, unit="B", unit_scale=True, leave=False,
+             mininterval=1) as bar,
+        part.open("ab" if have else "wb") as file,
+    ):  # fmt: skip
         for piece in raw.stream(1 << 16, decode_content=False):
-            file.write(piece)
-            progress(part.name.removesuffix(".part"), file.tell(), have + length)
+            bar.update(file.write(piece))

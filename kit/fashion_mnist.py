@@ -72,13 +72,7 @@ class Dataset:
         return digest.hexdigest()
 
 
-def load(
-    data_dir: Path | None,
-    cache_dir: Path,
-    *,
-    mirrors: Sequence[str] = MIRRORS,
-    progress: download.Progress | None = None,
-) -> Dataset:
+def load(data_dir: Path | None, cache_dir: Path, *, mirrors: Sequence[str] = MIRRORS) -> Dataset:
     """Give the data set from `data_dir`, else from the cache, a mirror, or the stand-in.
 
     Raises DataError for files that are missing, damaged or do not belong together, and when
@@ -88,7 +82,7 @@ def load(
         return _read_folder(Path(data_dir), "folder")
     folder = Path(cache_dir) / "fashion-mnist"
     try:
-        download.bring(FILES, folder, mirrors, progress)
+        download.bring(FILES, folder, mirrors)
     except Unreachable as err:
         kept = sorted(p.name for p in folder.glob("*ubyte*"))
         if kept:

@@ -6,12 +6,10 @@ across the top of a picture, so that no picture of stand-in data can pass for a 
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # Okabe-Ito, safe for colour-blind readers; the hatches tell the bars apart in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999")
@@ -38,7 +36,7 @@ def _warn(figure: Figure, warning: str) -> None:
 
 
 def image_grid(
-    images: "np.ndarray", labels: Sequence[int], names: Sequence[str], warning: str = ""
+    images: np.ndarray, labels: Sequence[int], names: Sequence[str], warning: str = ""
 ) -> Figure:
     """Show the first image of each class, (N, 28, 28) uint8, in one row."""
     figure = Figure(figsize=(9, 1.6 + 0.3 * bool(warning)), layout="constrained")
@@ -66,7 +64,7 @@ def loss_curve(losses: Sequence[tuple[int, float]], steps_per_epoch: int, warnin
     return figure
 
 
-def confusion_matrix(matrix: "np.ndarray", names: Sequence[str], warning: str = "") -> Figure:
+def confusion_matrix(matrix: np.ndarray, names: Sequence[str], warning: str = "") -> Figure:
     """Draw counts (10, 10), rows the true class, columns the predicted one."""
     figure, axes = _figure(6.2, 5.4, "Confusion matrix (test images)", warning)
     axes.imshow(matrix, cmap="Blues")
@@ -76,16 +74,11 @@ def confusion_matrix(matrix: "np.ndarray", names: Sequence[str], warning: str = 
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     half = matrix.max() / 2
-    for (row, column), count in _cells(matrix):
+    for (row, column), count in np.ndenumerate(matrix):
         colour = "white" if count > half else "black"
         text = axes.text(column, row, str(count), ha="center", va="center", fontsize=7)
         text.set(color=colour, in_layout=False)  # 100 texts would triple the time of the layout
     return figure
-
-
-def _cells(matrix: "np.ndarray") -> list[tuple[tuple[int, int], int]]:
-    rows, columns = matrix.shape
-    return [((r, c), int(matrix[r, c])) for r in range(rows) for c in range(columns)]
 
 
 def timeline(

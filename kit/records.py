@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kit.errors import DataError, KitError
+from kit.errors import DataError
 
 SCHEMA = 1
 MODEL_NAME = "Convolutional-neural-network-classifier"
@@ -70,12 +70,12 @@ def dumps(value: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; raise KitError (disk full, no permission)."""
+    """Write a file whole or not at all; raise DataError (disk full, no permission)."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; raise KitError (disk full, no permission)."""
+    """Write a file whole or not at all; raise DataError (disk full, no permission)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -93,9 +93,9 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise _unwritable(path, err) from err
 
 
-def _unwritable(path: Path, err: OSError) -> KitError:
+def _unwritable(path: Path, err: OSError) -> DataError:
     step = "free some space or set KIT_RESULTS_DIR to a folder you can write; then run again"
-    return KitError(f"cannot write {path}", err.strerror or str(err), step)
+    return DataError(f"cannot write {path}", err.strerror or str(err), step)
 
 
 def write_json(path: Path, value: Any) -> None:

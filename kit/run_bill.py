@@ -26,51 +26,31 @@ def usages(loaded: Settings, sacct_text: str) -> list[Usage]:
     return [usage.usage_of(life) for life in usage.lives(read_account(sacct_text, zone))]
 
 
-def make(
-    loaded: Settings,
-    pipeline_s: float = 0,
-    stored: int = 0,
-    sacct_text: str = "",
-    seff: str = "",
-    committed: str = "",
-) -> Bill:
-    """Price a run: what sacct lists, the VM for the pipeline's time, the bytes it stored.
+def of_run(loaded: Settings, run: Json) -> Bill:
+    """Price a run of the history by today's profile: jobs, VM and address, what it stored.
 
-    Jobs other than `committed` (the id of the one whose result the run has) are told apart.
+    A run of several tries has the jobs of all of them in its bill. A file that is missing costs
+    its lines.
     """
+    slurm, figures = run.get("slurm", {}), run.get("figures", {})
+    told = slurm.get("seff", {})
+    seff = "" if "Source" in told else str(told.get("Non-Interactive BUs", ""))
     if not loaded.rates:
         return Bill((), seff=seff)
-    jobs = usages(loaded, sacct_text) if sacct_text else []
-    if sacct_text and not jobs:
-        raise DataError("price a run", "its sacct.txt lists no job", "fetch the run again")
-    lines = billing.actual(loaded, jobs, committed)
-    duration = Decimal(str(pipeline_s))
-    if not pipeline_s:
+    one = sacct_of(loaded, run)
+    files = [path for path in (one.with_name("sacct-tries.txt"), one) if path.exists()]
+    jobs = usages(loaded, files[0].read_text(encoding="utf-8")) if files else []
+    if files and not jobs:
+        raise DataError("price a run", f"its {files[0].name} lists no job", "fetch the run again")
+    lines = billing.actual(loaded, jobs, slurm.get("job", {}).get("id", ""))
+    duration = Decimal(str(figures.get("pipeline_s", 0) if run["target"] != "local" else 0))
+    if not duration:
         return Bill(tuple(lines), seff=seff)
     lines += billing.cloud_lines(loaded, duration)
+    stored = int(run.get("stored_bytes", 0))
     if stored and "storage" in loaded.rates:
         lines.append(billing.storage_line(loaded, stored, duration))
     return Bill(tuple(lines), tuple(billing.cloud_lines(loaded, duration, started=True)), seff)
-
-
-def of_run(loaded: Settings, run: Json) -> Bill:
-    """Price a run of the history by today's profile. A file that is missing costs its lines.
-
-    A run of several tries has the jobs of all of them in its bill.
-    """
-    sacct = sacct_of(loaded, run)
-    tries = sacct.with_name("sacct-tries.txt")
-    sacct = tries if tries.exists() else sacct
-    figures, slurm = run.get("figures", {}), run.get("slurm", {})
-    seff = slurm.get("seff", {})
-    return make(
-        loaded,
-        figures.get("pipeline_s", 0) if run["target"] != "local" else 0,
-        int(run.get("stored_bytes", 0)),
-        sacct.read_text(encoding="utf-8") if sacct.exists() else "",
-        "" if "Source" in seff else str(seff.get("Non-Interactive BUs", "")),
-        slurm.get("job", {}).get("id", ""),
-    )
 
 
 def sacct_of(loaded: Settings, run: Json) -> Path:
@@ -117,21 +97,21 @@ def job_units(loaded: Settings, sacct_text: str) -> float:
     return float(money(sum((line.bu for line in lines), Decimal(0))))
 
 
-def estimate(loaded: Settings, target: str, pipeline_s: float | None = None) -> Bill:
+def estimate(loaded: Settings, target: str) -> Bill:
     """Price a run before it starts, at most: the job to its time limit, the VM as long.
 
-    `pipeline_s` is the time that the VM is counted for, where earlier runs tell it.
+    How long a cloud run takes is not known: the VM is counted for an hour.
     """
     if target == "local" or not loaded.rates:
         return Bill(())
     lines: list[Line] = []
-    duration = Decimal(str(pipeline_s or 0))
+    duration = billing.HOUR
     if target == "cloud-hpc" and loaded.hpc is not None:
         load = reserved.asked(reserved.planned(loaded.hpc))
         lines += billing.job_lines(loaded, load, "job, to its time limit")
-        duration = duration or load.seconds
-    lines += billing.cloud_lines(loaded, duration or billing.HOUR)
-    return Bill(tuple(lines), tuple(billing.cloud_lines(loaded, duration or billing.HOUR, True)))
+        duration = load.seconds
+    lines += billing.cloud_lines(loaded, duration)
+    return Bill(tuple(lines), tuple(billing.cloud_lines(loaded, duration, True)))
 
 
 def refuse_over(loaded: Settings, target: str, limit: str = "") -> Bill:

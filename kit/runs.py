@@ -90,7 +90,6 @@ def start_run(
     parameters: Json,
     data_hash: str,
     fresh: bool = False,
-    code_hash: str | None = None,
 ) -> Run:
     """Go on with the newest unfinished run of this kind, or begin a new one.
 
@@ -99,7 +98,7 @@ def start_run(
     if target not in TARGETS:
         raise UsageError(f"no target {target!r}", next_step=f"use one of {', '.join(TARGETS)}")
     with results_lock(settings):
-        stem = f"{target}-{_kind(settings, target, parameters, data_hash, code_hash)}"
+        stem = f"{target}-{_kind(settings, target, parameters, data_hash)}"
         number = _newest(settings, stem)
         folder = settings.profile_dir / "runs" / f"{stem}-{number}"
         unfinished = number > 0 and not (folder / "record.json").exists()
@@ -130,10 +129,8 @@ def results_lock(settings: Settings) -> FileLock:
     return FileLock(folder / ".lock", timeout=LOCK_WAIT_S, is_singleton=True)
 
 
-def _kind(
-    settings: Settings, target: str, parameters: Json, data_hash: str, code_hash: str | None
-) -> str:
-    parts = [settings.profile, target, parameters, data_hash, code_hash or records.code_hash()]
+def _kind(settings: Settings, target: str, parameters: Json, data_hash: str) -> str:
+    parts = [settings.profile, target, parameters, data_hash, records.code_hash()]
     parts.append(_origin(settings))
     return records.sha256_of(json.dumps(parts, sort_keys=True).encode())[:12]
 

@@ -225,10 +225,13 @@ def test_the_readme_and_the_profiles_agree_on_who_is_closed():
 
 def test_many_rows_of_sacct_are_all_priced(loaded):
     rows = [JOB.replace("5|", f"{n}|", 1) + f"\n{n}.0" + STEP[3:] for n in range(1, 5001)]
-    bill = run_bill.make(loaded, sacct_text="\n".join([COLUMNS, *rows]) + "\n")
+    add(loaded, "cloud-hpc-0123456789ab-2", "\n".join([COLUMNS, *rows]) + "\n", figures={})
+    bill = run_bill.of_run(loaded, run_bill.find(loaded, "cloud-hpc-0123456789ab-2"))
     assert len(bill.lines) == 5000
 
 
-def test_a_job_whose_rows_are_cut_is_an_error_of_that_listing(loaded):
+@pytest.mark.parametrize("rows", ["5|small|COMP", "", "5.0" + STEP[3:]])
+def test_a_job_whose_rows_are_cut_is_an_error_of_that_listing(loaded, rows):
+    add(loaded, "cloud-hpc-0123456789ab-2", f"{COLUMNS}\n{rows}\n")
     with pytest.raises(DataError):
-        run_bill.make(loaded, sacct_text=f"{COLUMNS}\n5|small|COMP\n")
+        run_bill.of_run(loaded, run_bill.find(loaded, "cloud-hpc-0123456789ab-2"))

@@ -44,7 +44,11 @@ def main() -> None:
         tres = "cpu=4,mem=16G,node=1"
         listing = [f"{n}|small|COMPLETED|4|1|3600|{tres}|x" for n in range(10_000)]
         text = "\n".join([COLUMNS, *listing]) + "\n"
-        row("bill of 10,000 rows of sacct", lambda: run_bill.make(loaded, sacct_text=text), 1.0)
+        run = {**RUN, "run": "r-1", "target": "cloud-hpc"}
+        path = run_bill.sacct_of(loaded, run)
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        row("bill of 10,000 rows of sacct", lambda: run_bill.of_run(loaded, run), 1.0)
 
 
 if __name__ == "__main__":
