@@ -7,7 +7,7 @@ KIT := $(BIN)/kit
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup local reproduce test lint lab bench sandbox sandbox-down lock
+.PHONY: help setup local reproduce test lint lab bench sandbox sandbox-down lock platform-source images
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -59,3 +59,6 @@ bench: setup ## speed and memory as ratios of one run on this machine
 
 lock: setup ## make requirements.lock and environment.yml from pyproject.toml
 	@$(BIN)/python env/lock.py
+
+platform-source: setup ## fetch the upstream platform at its pinned commit into env/platform/upstream
+	@$(KIT) platform source

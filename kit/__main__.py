@@ -27,6 +27,7 @@ class _LazyGroup(click.Group):
         "export": "kit.result_commands:export_command",
         "report": "kit.result_commands:report_command",
         "plan": "kit.commands:plan_command",
+        "platform": "kit.platform:group",
         "submitter": "kit.commands:submitter_group",
         "sandbox": "kit.sandbox:group",
         "vm": "kit.vm:group",

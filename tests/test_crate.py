@@ -2,18 +2,16 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tools_venv import tools
 
 from kit import crate, notebooks, records, runs, secret_scan, settings
 from kit.errors import DataError, UsageError
 from kit.secret_scan import SecretFound
 
 ROOT = settings.ROOT
-TOOLS = ROOT / ".venv-tools"
-VALIDATOR = "roc-validator==0.13.0"
 
 
 @pytest.fixture
@@ -72,10 +70,7 @@ def test_every_file_is_there_with_its_hash_and_checkpoints_stay_out(loaded, run,
 
 @pytest.mark.slow
 def test_the_crate_is_valid_and_a_spoilt_one_is_not(loaded, run, tmp_path):
-    python = TOOLS / "bin" / "python"
-    if not (TOOLS / "bin" / "rocrate-validator").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(TOOLS)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-qq", VALIDATOR], check=True)
+    python = tools("roc-validator==0.13.0")
     metadata = crate.export(loaded, run, tmp_path / "out")
     argv = [str(python), str(ROOT / "tests/in_tools/validate_crate.py"), str(metadata.parent)]
     done = subprocess.run(argv, capture_output=True, text=True)
