@@ -34,9 +34,11 @@ class _LazyGroup(click.Group):
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name all commands, those not imported yet too."""
         return sorted([*super().list_commands(ctx), *self.lazy])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the file of a command that is asked for."""
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
         import importlib

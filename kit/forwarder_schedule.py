@@ -108,7 +108,7 @@ def app_for(url: Secret, forwarder: Forwarder | None = None, every_s: float = PA
     )
 
     @app.task(name=TASK, bind=True, shared=False)  # type: ignore[untyped-decorator]
-    def forwarder_pass(task: Any) -> None:
+    def _forwarder_pass(task: Any) -> None:
         if forwarder is not None:
             forwarder.attempt(waited_s(task.request.expires, every_s))
 
@@ -169,25 +169,27 @@ def watch(url: Secret, login: Secret, address: str, port: int) -> None:
     options.max_tasks, options.purge_offline_workers = KEPT_TASKS, GONE_S
     expected = b"Basic " + b64encode(login.reveal().encode())
 
-    class Refused(BaseHandler):  # type: ignore[misc]
+    class _Refused(BaseHandler):  # type: ignore[misc]
         def initialize(self, code: int) -> None:
+            """Take the status that every request gets."""
             self.code = code
 
         def prepare(self) -> None:
+            """End the request with that status."""
             raise HTTPError(self.code)
 
-    class Guarded(Flower):  # type: ignore[misc]
+    class _Guarded(Flower):  # type: ignore[misc]
         def find_handler(self, request: Any, **more: Any) -> Any:
             """Let whoever has the login look; Flower itself leaves /metrics open."""
             given = request.headers.get("Authorization", "").encode()
             looks = request.method in ("GET", "HEAD") or request.path == "/tasks/datatable"
             if request.path != "/healthcheck" and not hmac.compare_digest(given, expected):
-                return self.get_handler_delegate(request, Refused, {"code": 401})
+                return self.get_handler_delegate(request, _Refused, {"code": 401})
             if not looks:
-                return self.get_handler_delegate(request, Refused, {"code": 405})
+                return self.get_handler_delegate(request, _Refused, {"code": 405})
             return super().find_handler(request, **more)
 
-    server = Guarded(capp=app_for(url), options=options, **settings)
+    server = _Guarded(capp=app_for(url), options=options, **settings)
     try:
         server.start_http_server()
     except OSError as err:

@@ -89,12 +89,13 @@ def expose(samples: Iterable[Sample]) -> bytes:
     for (name, labels), value in {(name, labels): v for name, labels, v in samples}.items():
         families[name].add_metric(labels, value)
 
-    class Ours(Collector):
+    class _Ours(Collector):
         def collect(self) -> Iterable[GaugeMetricFamily]:
+            """Give what was made above."""
             return families.values()
 
     registry = CollectorRegistry()
-    registry.register(Ours())
+    registry.register(_Ours())
     return generate_latest(registry)
 
 

@@ -43,7 +43,7 @@ def status(loaded: Settings) -> list[Service]:
     folder = loaded.sandbox_dir.absolute()
     rows = {row["name"]: row for row in programs(folder)} if supervisor(folder) else {}
 
-    def one(name: str) -> Service:
+    def _one(name: str) -> Service:
         row = rows.get(name, {"statename": "STOPPED", "pid": 0})
         good, took, answer = check(folder, name) if row["pid"] else (False, 0.0, "not running")
         address, port = ("", None)
@@ -65,7 +65,7 @@ def status(loaded: Settings) -> list[Service]:
         )
 
     with ThreadPoolExecutor(len(PROGRAMS)) as pool:
-        return list(pool.map(one, PROGRAMS))
+        return list(pool.map(_one, PROGRAMS))
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -171,7 +171,7 @@ def wait(folder: Path, say: Say) -> None:
     """
     begin = time.monotonic()
 
-    def until_good(name: str) -> str:
+    def _until_good(name: str) -> str:
         while True:
             good, _, answer = check(folder, name)
             took = time.monotonic() - begin
@@ -183,7 +183,7 @@ def wait(folder: Path, say: Say) -> None:
             time.sleep(0.3)
 
     with ThreadPoolExecutor(len(PROGRAMS)) as pool:
-        late = [answer for answer in pool.map(until_good, PROGRAMS) if answer]
+        late = [answer for answer in pool.map(_until_good, PROGRAMS) if answer]
     if late:
         raise KitError(
             f"{len(late)} services are not healthy after {READY_S:g} s",

@@ -100,7 +100,7 @@ def metrics(forwarder: Forwarder, expected: Secret) -> FastAPI:
     app = _guarded(expected)
 
     @app.get("/metrics")
-    def scrape() -> Response:
+    def _scrape() -> Response:
         return Response(forwarder.text, media_type=TEXT)
 
     return app

@@ -66,6 +66,7 @@ class SGD:
 
     @vectors.setter
     def vectors(self, given: Tensor) -> None:
+        """Go on from a copy that `vectors` gave."""
         self._weights.copy_(given[0])
         self._velocity.copy_(given[1])
 

@@ -107,17 +107,9 @@ def get_many(
 
 
 def _spread(call: Callable[[S], T], items: list[S], at_once: int) -> list[T]:
-    """Call for each item in threads, each of which takes every `at_once`-th; results in order."""
-    results: dict[int, T] = {}
-
-    def work(first: int) -> None:
-        for number in range(first, len(items), at_once):
-            results[number] = call(items[number])
-
+    """Call for each item in threads; results in order."""
     with ThreadPoolExecutor(at_once) as pool:
-        for done in [pool.submit(work, first) for first in range(min(at_once, len(items)))]:
-            done.result()
-    return [results[number] for number in range(len(items))]
+        return list(pool.map(call, items))
 
 
 def light(store: ObjectStore) -> ObjectStore:

@@ -132,11 +132,11 @@ class DirectoryStore:
         return self.folder / key
 
     def _keys(self) -> Iterator[str]:
-        def stop(err: OSError) -> None:
+        def _stop(err: OSError) -> None:
             raise err
 
         self._path("any")
-        for folder, names, files in os.walk(self.folder, onerror=stop):
+        for folder, names, files in os.walk(self.folder, onerror=_stop):
             if folder == str(self.folder):
                 names.remove(OBJECTS)
             inside = os.path.relpath(folder, self.folder)

@@ -70,13 +70,13 @@ class S3Store:
         if wanted is None:
             return b""
 
-        def request() -> tuple[bytes, str]:
+        def _request() -> tuple[bytes, str]:
             extra = {"Range": wanted} if wanted else {}
             answer = self._s3.get_object(Bucket=self.bucket, Key=key, **extra)
             return answer["Body"].read(), answer["Metadata"].get("sha256", "")
 
         with self._answers(f"get {key}"):
-            content, recorded = self._whole(request)
+            content, recorded = self._whole(_request)
         if not wanted:
             compare(key, content, sha256 or recorded)
         return content

@@ -65,7 +65,7 @@ class SwiftStore:
                 )
             start = stream.tell()
 
-            def request(client: Any, **where: Any) -> None:
+            def _request(client: Any, **where: Any) -> None:
                 stream.seek(start)
                 # an open file with its length: a generator with a length hangs for a minute
                 body = _Counted(stream, progress)
@@ -78,7 +78,7 @@ class SwiftStore:
                         **where,
                     )
 
-            self._call(f"put {key}", request)
+            self._call(f"put {key}", _request)
         return ObjectInfo(key, size, found, datetime.now(UTC))
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, sha256: str = "") -> bytes:
@@ -102,14 +102,14 @@ class SwiftStore:
         check_key(key)
         with whole_file(path) as new:
 
-            def request(client: Any, **where: Any) -> Any:
+            def _request(client: Any, **where: Any) -> Any:
                 with new.open("wb") as target, _taken_back(_Counted(target, progress)) as counted:
                     headers, body = client.get_object(name=key, resp_chunk_size=BLOCK, **where)
                     for block in body:
                         counted.write(block)
                 return headers
 
-            headers = self._call(f"get {key}", request)
+            headers = self._call(f"get {key}", _request)
             with new.open("rb") as stream:
                 compare(key, digest(stream)[0], sha256 or headers.get(HASH, ""))
         return _info(key, headers)
@@ -170,7 +170,7 @@ class SwiftStore:
         from swiftclient import client
         from swiftclient.exceptions import ClientException
 
-        def once() -> T:
+        def _once() -> T:
             token, link = self.keystone.token().reveal(), self._connected().one()
             with contextlib.ExitStack() as stack:
                 stack.callback(link[1].close)  # after a failure in the middle of a body
@@ -180,7 +180,7 @@ class SwiftStore:
                 stack.pop_all()
             return given
 
-        def again(err: Any) -> str | None:
+        def _again(err: Any) -> str | None:
             if not isinstance(err, ClientException):
                 return None if UNTRUSTED in str(err) else ""
             if err.http_status == 401 and not renewed:
@@ -193,7 +193,7 @@ class SwiftStore:
         renewed: list[bool] = []
         broken = urllib3.exceptions.HTTPError
         try:
-            return persist(self.patience, once, (ClientException, broken), again)
+            return persist(self.patience, _once, (ClientException, broken), _again)
         except ClientException as err:
             text = f"{err.http_reason} {err.http_response_content or b''!r}"
             raise refused(tried, self.bucket, err.http_status or 0, text) from err
