@@ -1,7 +1,8 @@
-"""`kit vm`: the cloud VM of the platform. `plan` prints the OpenStack commands with their price."""
+"""`kit vm`: the cloud VM of the platform: its OpenStack commands with their price, its set-up."""
 
 import shlex
 from decimal import Decimal
+from pathlib import Path
 
 import click
 
@@ -78,7 +79,7 @@ def _price(loaded: Settings, key: str) -> str:
 
 @click.group("vm")
 def group() -> None:
-    """Plan the cloud VM of a profile."""
+    """Plan the cloud VM of a profile and set it up."""
 
 
 @group.command("plan")
@@ -88,3 +89,30 @@ def plan_command(profile: str | None) -> None:
     from kit import settings
 
     click.echo(text(settings.load(profile)))
+
+
+@group.command("cloud-init")
+@click.argument("key", type=click.Path(path_type=Path), metavar="KEY.pub")
+def cloud_init_command(key: Path) -> None:
+    """Print the user data of a new VM (openstack server create --user-data FILE)."""
+    from kit import vm_setup
+
+    click.echo(vm_setup.cloud_init(vm_setup.public_key(key)), nl=False)
+
+
+@group.command("bootstrap")
+@PROFILE
+@click.option("--dry-run", is_flag=True, help="Only say what is in order and what is not.")
+def bootstrap_command(profile: str | None, dry_run: bool) -> None:
+    """Set up the VM over ssh, step by step; what is in order is left alone. Run it again freely."""
+    from kit import settings, vm_setup
+    from kit.ssh import SSHHost
+
+    loaded = settings.load(profile)
+    if loaded.cloud is None or not loaded.cloud.ssh_host:
+        got, step = "no cloud.ssh_host", "use a profile with a cloud"
+        raise UsageError(f"set up the VM of {loaded.profile}", got, step)
+    host = SSHHost(loaded.cloud.ssh_host, loaded.hpc.ssh_config if loaded.hpc else "")
+    left = vm_setup.bootstrap(host, click.echo, dry_run)
+    if left:
+        click.echo(f"not in order: {', '.join(left)}; nothing was changed")
