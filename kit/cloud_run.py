@@ -114,6 +114,23 @@ class Outcome:
         return {**spans, "starting components": max(0.0, self.pipeline_s - sum(spans.values()))}
 
 
+def with_runner(settings: Settings, runner: str) -> Settings:
+    """Let the pipeline run somewhere else than the profile says; "" changes nothing.
+
+    Raises UsageError for another word, and for a cluster that the profile does not name.
+    """
+    if not runner:
+        return settings
+    if runner not in ("local", "cluster"):
+        step = "give local, cluster, or an empty text for what the profile says"
+        raise UsageError(f"there is no runner {runner!r:.40}", next_step=step)
+    cloud = settings.cloud
+    if cloud is None or (runner == "cluster" and not cloud.kfp_url):
+        step = "name its address in cloud.kfp_url of a profile of your own (KIT_SITES_DIR)"
+        raise UsageError(f"{settings.profile} names no Kubeflow cluster", next_step=step)
+    return dataclasses.replace(settings, cloud=dataclasses.replace(cloud, runner=runner))
+
+
 def arguments_of(
     settings: Settings,
     run_id: str,

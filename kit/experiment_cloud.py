@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 METRICS = "cloud/artifacts/cloud-metrics.json"
 TIMES = "cloud/times/pipeline_data.json"
+_Least = tuple[float, float, float]
 
 
 class Work(Protocol):
@@ -73,14 +74,15 @@ class Cloud:
 
 
 def start_cloud(
-    profile: str, fresh: bool, gates: tuple[float, float, float], strict: bool, **values: object
+    profile: str, fresh: bool, gates: _Least, strict: bool, runner: str = "", **values: object
 ) -> Cloud:
     """Read settings and data and start a run, or go on with a broken-off one.
 
-    `gates` are the least accuracy, precision and recall; `values` are the fields of
-    `Hyperparameters`. Raises UsageError, DataError, Busy as `experiment.start_local` does.
+    `gates` are the least accuracy, precision and recall; `values` the fields of `Hyperparameters`;
+    `runner` is where the pipeline runs, "" for what the profile says.
+    Raises UsageError, DataError, Busy as `experiment.start_local` does.
     """
-    loaded = settings.load(profile)
+    loaded = cloud_run.with_runner(settings.load(profile), runner)
     run_bill.refuse_over(loaded, "cloud")
     chosen, least = Hyperparameters(**values), Gates(*gates)  # type: ignore[arg-type]
     parameters = {**asdict(chosen), "gates": list(gates), "strict": strict}

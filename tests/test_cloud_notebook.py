@@ -171,3 +171,17 @@ def test_the_notebook_runs_by_papermill_from_the_root_and_from_its_own_folder(
     text = out.read_text()
     assert "image/png" in text
     assert "Warning" not in text
+
+
+def test_a_cluster_of_the_profile_is_asked_when_the_runner_is_named(sandbox, environ, tmp_path):
+    """Its address is a port where nothing listens; nothing trains here instead."""
+    text = (settings.SITES / "sandbox.toml").read_text()
+    assert text.count("[cloud]\n") == 1
+    text = text.replace("[cloud]\n", '[cloud]\nkfp_url = "http://127.0.0.1:1"\n')
+    (tmp_path / "sandbox.toml").write_text(text)
+    there = {**environ, "KIT_SITES_DIR": str(tmp_path)}
+    asked = kit(there, "run", "cloud", "-p", "runner", "cluster", "-p", "seed", "77", *NO_GATES)
+    assert asked.returncode == 3, asked.stderr[-2000:]
+    assert "Kubeflow at http://127.0.0.1:1 does not answer" in asked.stderr
+    wrong = kit(environ, "run", "cloud", "-p", "runner", "mars")
+    assert "there is no runner 'mars'" in wrong.stderr

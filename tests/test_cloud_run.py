@@ -14,7 +14,7 @@ from cloud_site import BUCKET, make_site, small_data
 from fake_kfp import FakeKfp, run, serving, task
 
 from kit import settings, stages
-from kit.cloud_run import CLOUD, Outcome, arguments_of, run_pipeline
+from kit.cloud_run import CLOUD, Outcome, arguments_of, run_pipeline, with_runner
 from kit.errors import DataError, UsageError
 from kit.gates import Gates
 from kit.hyperparameters import Hyperparameters
@@ -314,3 +314,14 @@ def test_in_the_sandbox_a_run_goes_through_the_real_store_and_the_real_mlflow(
     texts = [path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert texts != []
     assert [text for text in texts if password in text] == []
+
+
+def test_the_runner_of_the_profile_is_overridden_by_name(site: Settings) -> None:
+    assert with_runner(site, "") is site
+    there = on_a_cluster(site, "http://127.0.0.1:1")
+    assert with_runner(there, "local").cloud.runner == "local"
+    assert with_runner(with_runner(there, "local"), "cluster").cloud.runner == "cluster"
+    with pytest.raises(UsageError, match="give local, cluster"):
+        with_runner(there, "mars")
+    with pytest.raises(UsageError, match="names no Kubeflow cluster"):
+        with_runner(on_a_cluster(site, ""), "cluster")
