@@ -4,15 +4,18 @@ Everything is derived from the try's folder and the accounting, so that doing it
 submitters, gives the same objects.
 """
 
+import contextlib
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from kit import ray_tunnel
 from kit.errors import CommandFailed, DataError
 from kit.fate import JobStatus
-from kit.host import digest
+from kit.host import Host, digest
 from kit.job_output import listing
 from kit.jobs import token
 from kit.records import Json, dumps, sha256_of
@@ -21,6 +24,32 @@ from kit.stage_store import StageStore
 from kit.usage import published_rows
 
 LOG_END = 4000
+TELLS = {"training": "progress.json", "tunnel": ray_tunnel.STATE}
+
+# $1 the folder of tries, then tokens: gives a line "token file content" for each file that is
+# there (each is one JSON value, whole by rename).
+TOLD = f"""
+cd "$1" 2>/dev/null || exit 0
+shift
+for token; do for file in {" ".join(TELLS.values())}; do
+    content=$(cat "$token/$file" 2>/dev/null) && echo "$token $file" $content
+done; done; exit 0
+"""
+
+
+def told(host: Host, tries: str, tokens: Iterable[str]) -> dict[str, Json]:
+    """Give what running tries say of themselves, in one call: how training and tunnel stand.
+
+    Raises KitError without contact; what cannot be read is None.
+    """
+    found: dict[str, Json] = {token: dict.fromkeys(TELLS) for token in tokens}
+    names = {file: name for name, file in TELLS.items()}
+    argv = ["sh", "-fc", TOLD, "sh", tries, *found]
+    for line in host.run(argv, repeat=True).out.splitlines() if found else ():
+        token, file, content = line.split(" ", 2)
+        with contextlib.suppress(ValueError):
+            found[token][names[file]] = json.loads(content)
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The steps that `cloud-hpc.ipynb` calls: credentials, pipeline, the site's work, results."""
 
 import contextlib
+import shlex
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from kit.hpc_follow import last_seen
 from kit.hpc_run import CLOUD_HPC
 from kit.hpc_stages import TRAIN
 from kit.hyperparameters import Hyperparameters
-from kit.jobs import Jobs, Request, RunState, write_request
+from kit.jobs import Jobs, Request, RunState, token, write_request
 from kit.kfp_log import RUNNING
 from kit.kfp_runner import States
 from kit.records import Json
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "compare", "finish", "run_pipeline", "show_credentials", "show_loss", "show_metrics",
     "show_mlflow", "show_pipeline", "show_request", "show_sacct", "show_script", "show_seff",
-    "show_timeline", "start_cloud_hpc",
+    "show_timeline", "show_tunnel", "start_cloud_hpc",
 ]  # fmt: skip
 
 
@@ -76,7 +77,10 @@ class CloudHpc:
             return "no site"
         use = "uses the environment that is there" if self.request.configured else "makes its own"
         place = f"{hpc.ssh_host}, {hpc.nodes} x {hpc.partition}, account {hpc.account}"
-        return f"site: {place}; {use}; progress by the object store, no tunnel"
+        shown = "no tunnel"
+        if self.request.through(hpc.tunnel):
+            shown = "the cloud VM shows Ray's dashboard by a reverse tunnel"
+        return f"site: {place}; {use}; {shown}; progress by the object store"
 
 
 def start_cloud_hpc(
@@ -86,11 +90,13 @@ def start_cloud_hpc(
     gates: tuple[float, float, float],
     strict: bool,
     workers: int = 1,
+    tunnel: str | None = None,
     **values: object,
 ) -> CloudHpc:
     """Read settings and data and start a run, or go on with a broken-off one.
 
-    A run that was broken off by a failed try is let work once more. Raises as `start_cloud`.
+    A run that was broken off by a failed try is let work once more. `tunnel`: reverse, none, or
+    None for the profile's. Raises as `start_cloud`.
     """
     loaded = profiles.load(profile)
     if loaded.hpc is None or loaded.site.closed:
@@ -99,11 +105,11 @@ def start_cloud_hpc(
     run_bill.refuse_over(loaded, "cloud-hpc")
     chosen, least = Hyperparameters(**values), Gates(*gates)  # type: ignore[arg-type]
     parameters = {**asdict(chosen), "configured": configured, "workers": workers}
-    parameters |= {"gates": list(gates), "strict": strict}
+    parameters |= {"gates": list(gates), "strict": strict, "tunnel": tunnel or ""}
     run, data = experiment.begin(loaded, "cloud-hpc", parameters, fresh)
     store = stores.open_store(loaded, stores.bucket_name(loaded, "pipeline"))
     objects = StageStore(store, run.id)
-    request = Request(run.id, data.hash, configured, chosen, workers)
+    request = Request(run.id, data.hash, configured, chosen, workers, tunnel or "")
     jobs = hpc_run.jobs_of(loaded)
     return CloudHpc(run, data, chosen, least, strict, objects, request, jobs)
 
@@ -127,6 +133,24 @@ def show_request(work: CloudHpc) -> str:
 def show_script(work: CloudHpc) -> str:
     """Give the batch script that the site will run, with example paths."""
     return plan.batch(work.run.settings, work.request).script
+
+
+def show_tunnel(work: CloudHpc) -> str:
+    """Say how to see Ray's dashboard while the job runs; its token is shown to its owner by ssh."""
+    hpc, cloud = plan.site_of(work.run.settings), work.run.settings.cloud
+    if not work.request.through(hpc.tunnel) or cloud is None or not cloud.tunnel_address:
+        return "no tunnel: progress comes by the object store"
+    standing = work.jobs.standing(work.run.id)
+    name = token(work.run.id, standing.number + (standing.state is RunState.ENDED))
+    config = ["-F", hpc.ssh_config] if hpc.ssh_config else []
+    user = ["-l", hpc.user] if hpc.user else []
+    where = f"{hpc.project_dir}/kit/tries/{name}/ray.token"
+    secret = shlex.join(["ssh", *config, *user, hpc.ssh_host, "cat", where])
+    lines = ["Ray's dashboard is at the address that stands below the picture while the job runs"]
+    if not cloud.tunnel_address.startswith("127."):
+        way = ["-N", "-L", f"8280:{cloud.tunnel_address}:8280", cloud.ssh_host]
+        lines.append(f"bring it to http://127.0.0.1:8280: {shlex.join(['ssh', *config, *way])}")
+    return "\n".join([*lines, f"it asks for the job's token; to see that: {secret}"])
 
 
 def run_pipeline(work: CloudHpc) -> str:

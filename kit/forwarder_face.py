@@ -57,6 +57,7 @@ class RunRequest(_Data):
     data_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     configured: bool = True
     workers: int = 1
+    tunnel: Literal["", "reverse", "none"] = ""
     hyperparameters: Training = Training()
 
     def asked(self) -> Asked:

@@ -99,5 +99,14 @@ def sentence(progress: Json) -> str:
         told = f"queued: {why}"
     elif state == "RUNNING" and progress.get("nodes"):
         told = f"on {','.join(progress['nodes'])}"
+    if window := progress.get("tunnel"):
+        told += f"; {seen_through(window)}"
     now = progress.get("training")
     return f"epoch {now['epoch']}/{now['epochs']}, loss {now['loss']:.3f}, {told}" if now else told
+
+
+def seen_through(window: Json) -> str:
+    """Say where Ray's dashboard is, or why no tunnel shows it."""
+    if "port" in window:
+        return f"Ray's dashboard: http://{window['address']}:{window['port']}"
+    return f"no tunnel (the run needs none): {window.get('barred', '')}"

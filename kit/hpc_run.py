@@ -68,5 +68,5 @@ def arguments_of(
     )
     jobs_bucket = bucket_name(settings, "submitter")
     own = {"jobs_bucket": jobs_bucket, "configured": request.configured}
-    own |= {"workers": request.workers}
+    own |= {"workers": request.workers, "tunnel": request.tunnel}
     return {**common, **own, "follow_timeout_s": float(follow_timeout_s)}

@@ -53,6 +53,7 @@ def train(
     data_hash: str,
     configured: bool,
     workers: int,
+    tunnel: str,
     follow_timeout_s: float,
     **given: float | str,
 ) -> str:
@@ -64,7 +65,7 @@ def train(
             return done[1]
         start = time.time()
         jobs = Jobs(open_store(chosen, jobs_bucket))
-        request = Request(run_id, data_hash, configured, hp, workers)
+        request = Request(run_id, data_hash, configured, hp, workers, tunnel)
         jobs.ask(request)
         result = follow(jobs, run_id, follow_timeout_s, log.info)
         result["seff"] = _priced(chosen, result, objects)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 REQUEST_BYTES = 64 * 1024
 MOST_WORKERS = 64
+REVERSE, NO_TUNNEL = "reverse", "none"
 RUN = r"cloud-hpc-[0-9a-f]{12}-[1-9]\d{0,5}"
 _KEY = re.compile(
     rf"runs/(?P<run>{RUN})/(?:(?P<name>request|cancel|refused|result|progress)"
@@ -68,7 +69,8 @@ class Standing:
 class Request:
     """What a run asks for: the data set by its hash, whether to use what is there, the training.
 
-    `workers` share each epoch (see `training.train`); 1 is what the other targets do. Raises
+    `workers` share each epoch (see `training.train`); 1 is what the other targets do. `tunnel`:
+    whether the cloud VM shows Ray's dashboard, empty for what the submitter's profile says. Raises
     UsageError for a run id or a hash that is none and for what is out of range.
     """
 
@@ -77,6 +79,7 @@ class Request:
     configured: bool = True
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     workers: int = 1
+    tunnel: str = ""
 
     def __post_init__(self) -> None:
         """Check what is not checked by `Hyperparameters`."""
@@ -90,6 +93,15 @@ class Request:
         if not whole or not 1 <= self.workers <= MOST_WORKERS:
             got = f"workers = {str(self.workers)[:80]!r} is not possible"
             raise UsageError(got, next_step=f"give a whole number from 1 to {MOST_WORKERS}")
+        if self.tunnel not in ("", REVERSE, NO_TUNNEL):
+            raise UsageError(
+                f"tunnel = {str(self.tunnel)[:80]!r} is not possible",
+                next_step=f"give {REVERSE}, {NO_TUNNEL} or nothing",
+            )
+
+    def through(self, usual: str) -> bool:
+        """Say whether a reverse tunnel is wanted, where `usual` is the profile's."""
+        return (self.tunnel or usual) == REVERSE
 
 
 def fold(keys: Iterable[str]) -> dict[str, Standing]:

@@ -56,6 +56,7 @@ def cloud_hpc_train(
     data_hash: str,
     configured: bool,
     workers: int,
+    tunnel: str,
     follow_timeout_s: float,
     hyperparameters: dict[str, Any],
 ) -> str:
@@ -70,6 +71,7 @@ def cloud_hpc_train(
         data_hash,
         configured,
         workers,
+        tunnel,
         follow_timeout_s,
         **hyperparameters,
     )
@@ -159,6 +161,7 @@ def cloud_hpc_fmnist(
     data_hash: str,
     configured: bool = True,
     workers: int = 1,
+    tunnel: str = "",
     follow_timeout_s: float = 86400.0,
     hyperparameters: dict[str, Any] = HYPERPARAMETERS,
     gates: dict[str, Any] = GATES,
@@ -177,6 +180,7 @@ def cloud_hpc_fmnist(
         data_hash=data_hash,
         configured=configured,
         workers=workers,
+        tunnel=tunnel,
         follow_timeout_s=follow_timeout_s,
         hyperparameters=hyperparameters,
     )

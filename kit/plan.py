@@ -4,10 +4,11 @@ Nobody is asked and no account is needed: all of it is in the profile, and the s
 where there is one, is read from its file.
 """
 
+import dataclasses
 import shlex
 from dataclasses import dataclass
 
-from kit import bill_tables, credentials, jobspec, ray_job
+from kit import bill_tables, credentials, jobspec, ray_job, tunnel
 from kit.credentials import held_against
 from kit.errors import UsageError
 from kit.hyperparameters import Hyperparameters
@@ -54,6 +55,10 @@ def batch(loaded: Settings, request: Request) -> Batch:
         workers=request.workers,
         environment=f"{place}/venvs/made-by-ssh" if hpc.env_in == "login" else "",
     )
+    cloud = loaded.cloud
+    if cloud and cloud.tunnel_address and request.through(hpc.tunnel):
+        reach = {"host": cloud.ssh_host, "port": 22, "user": "kit-tunnel"}
+        task = dataclasses.replace(task, tunnel=tunnel.told(cloud, reach))
     spec, folder = ray_job.spec(hpc, task), f"{place}/tries/{task.token}"
     return Batch(tuple(jobspec.argv(folder)), jobspec.script(spec, folder), spec)
 

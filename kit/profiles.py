@@ -79,6 +79,7 @@ class Cloud:
     runner: str = "local"
     ssh_host: str = ""
     tunnel_address: str = ""
+    tunnel_keys: str = "/home/kit-tunnel/.ssh/authorized_keys"
     kfp_url: str = ""
     mlflow_url: str = ""
     mlflow_env_file: str = ""

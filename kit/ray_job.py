@@ -18,6 +18,7 @@ from kit.fashion_mnist import Dataset
 from kit.hyperparameters import Hyperparameters
 from kit.jobspec import JobSpec
 from kit.profiles import Hpc
+from kit.records import Json
 
 WARNING_S = 60  # so long before the time limit the job is told to end
 MANIFEST = "manifest.json"
@@ -38,7 +39,7 @@ od -An -N32 -tx1 /dev/urandom | tr -d ' \\n' >ray.token
 "$venv/bin/python" -m kit.ray_main & main=$!
 trap 'kill -TERM "$main"' TERM
 while wait "$main"; code=$?; kill -0 "$main" 2>/dev/null; do :; done
-rm -f ray.token
+rm -f ray.token tunnel.key
 [ "$code" -lt 128 ] || exit {KILLED}
 [ "$code" = 0 ] || exit "$code"
 commit {MANIFEST}"""
@@ -49,8 +50,9 @@ class Task:
     """What one try shall do, all paths on the site.
 
     `data` is the data set's file, `code` the zip with this package, `previous` the folder of an
-    earlier try whose checkpoint may be gone on from. `environment` is a folder that was made
-    before (`private`: the job removes it); without one the job finds or makes its own.
+    earlier try whose checkpoint may be gone on from, `tunnel` what `tunnel.Vm.open` gave.
+    `environment` is a folder that was made before (`private`: the job removes it); without one
+    the job finds or makes its own.
     """
 
     run: str
@@ -65,6 +67,7 @@ class Task:
     previous: str = ""
     environment: str = ""
     private: bool = False
+    tunnel: Json | None = None
 
 
 def spec(hpc: Hpc, task: Task) -> JobSpec:

@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-from kit import records
+from kit import ray_tunnel, records
 from kit.errors import KitError
 from kit.ray_cluster import NODE_LOST, NOT_STARTED, Cluster, RayFailed, say, tail
 from kit.ray_job import KILLED, MANIFEST
@@ -73,9 +73,10 @@ def run(task: Json, folder: Path, began: float) -> None:
     )
     signal.signal(signal.SIGTERM, lambda *_: setattr(cluster, "told_to_end", True))
     try:
-        cluster.start()
-        ready = time.time()
-        job = drive(cluster, task["token"])
+        with ray_tunnel.opened(task["tunnel"], cluster):
+            cluster.start()
+            ready = time.time()
+            job = drive(cluster, task["token"])
     finally:
         cluster.stop()
     times = records.read_json(folder / "times.json")

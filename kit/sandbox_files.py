@@ -144,6 +144,7 @@ def variables(settings: Settings, folder: Path) -> dict[str, str]:
         "CLOUD_USER": cloud,
         "TUNNEL_USER": tunnel,
         "TUNNEL_HOME": "kit-tunnel",
+        "TUNNEL_KEYS_OF": "kit-tunnel" if tunnel == cloud else "%u",  # its key lets nobody else in
         "PROJECTS": " ".join(PROJECTS),  # the first becomes the user's default account
         "UNSHARE": unshare,
         "SLURM_HOST": "slurm" if unshare else here,

@@ -93,6 +93,10 @@ def _homes(folder: Path, values: Mapping[str, str]) -> None:
         if os.getuid() == 0:
             shutil.chown(path, owner, owner)
         path.chmod(0o755 if path.name in (".ssh", values["TUNNEL_HOME"]) else 0o700)
+    keys = folder / "home" / values["TUNNEL_HOME"] / ".ssh" / "authorized_keys"
+    keys.touch()
+    if os.getuid() == 0:
+        shutil.chown(keys, cloud, cloud)
 
 
 def _tls(etc: Path) -> None:

@@ -87,13 +87,17 @@ class SSHHost:
     def valid_until(self) -> float | None:
         """See `Host.valid_until`: the latest end of the certificates that ssh would offer."""
         if self._certificates is None:
-            given = call(self._command("-G"), b"", 20)[1].decode()
-            files = dict.fromkeys(re.findall(r"^(?:identity|certificate)file (.+)$", given, re.M))
+            name = r"^(?:identity|certificate)file (.+)$"
+            files = dict.fromkeys(re.findall(name, self.settings(), re.M))
             paths = [Path(file).expanduser() for file in files]
             self._certificates = [*paths, *(Path(f"{path}-cert.pub") for path in paths)]
         found = [path for path in self._certificates if path.name.endswith(".pub")]
         ends = [end for path in found if (end := self._end(path)) is not None]
         return max(ends, default=None)
+
+    def settings(self) -> str:
+        """Give what ssh would do, as `ssh -G` says it: a lower-case name and a value a line."""
+        return call(self._command("-G"), b"", 20)[1].decode()
 
     def close(self) -> None:
         """End the connection; the next command opens a new one."""

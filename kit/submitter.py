@@ -5,24 +5,25 @@ nothing that it could not find out again, so it may be killed anywhere, and two 
 do no harm: they meet at the links of a try. The site gets no credential of any kind.
 """
 
-import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
-from kit import hpc_env, ray_job, reserved, run_bill
+from kit import collect, hpc_env, ray_job, run_bill, staging
 from kit.collect import Collector, digest_of
 from kit.errors import CommandFailed, DataError, KitError, NoSuchBucket, NoSuchObject, UsageError
 from kit.fate import JobStatus
-from kit.jobs import Jobs, Request, RunState, Standing, token
+from kit.jobs import Jobs, RunState, Standing, token
 from kit.profiles import Hpc
-from kit.records import Json, sha256_of
+from kit.records import Json
 from kit.settings import Settings
 from kit.slurm import Slurm
 from kit.slurm_values import JobState
 from kit.stage_store import StageStore
 from kit.store import ObjectStore
+from kit.tunnel import Vm
 
+SWEEP_AGAIN_S = 60.0
 SHOW_S = 10.0  # progress is written anew after so long, so that "last seen" is true
 REFUSED = "the scheduler refused the job"
 TRIES = 5  # of one run without anybody's word, all but the last without work done
@@ -40,9 +41,12 @@ class Submitter:
         jobs: Jobs,
         data: ObjectStore,
         step: Callable[[str], None] = lambda _: None,
+        vm: Vm | None = None,
     ) -> None:
         self.settings, self.slurm, self.jobs, self.data = profile, slurm, jobs, data
-        self.step = step
+        self.step, self.vm = step, vm
+        self._swept: set[str] = set()
+        self._sweep_at = 0.0
         self._shown: dict[str, tuple[str, float]] = {}
         self._asked_at = 0.0
 
@@ -50,6 +54,11 @@ class Submitter:
     def hpc(self) -> Hpc:
         """The profile's section."""
         return self.slurm.hpc
+
+    @property
+    def tries(self) -> str:
+        """Where the folders of the tries are on the site."""
+        return f"{self.hpc.project_dir}/kit/tries"
 
     def once(self) -> dict[str, Standing]:
         """Do one pass; give how the runs stood at its beginning.
@@ -63,6 +72,8 @@ class Submitter:
             return {}
         self.step("listed")
         todo = {each.run: each for each in standings.values() if not each.state.finished}
+        self._sweep(token(each.run, number) for each in standings.values()
+                    for number in range(1, each.number + each.state.finished))  # fmt: skip
         for each in todo.values():
             if each.state is RunState.REQUESTED:
                 self._try(each, lambda one: self._begin(one.run, one.number))
@@ -98,7 +109,7 @@ class Submitter:
             if self.settings.site.closed:
                 raise DataError("submit", self.settings.site.closed)
             run_bill.afford(self.settings, self.slurm.host)
-            self._refuse_too_many(request)
+            staging.refuse_too_many(self.hpc, request)
         except NoSuchObject:
             return
         except (DataError, UsageError) as err:
@@ -108,7 +119,8 @@ class Submitter:
         name = token(run, number)
         self._show(run, {"state": "STAGING", "why": "inputs are copied to the site"})
         try:
-            task = self._stage(request, number, name)
+            inputs = staging.Staging(self.slurm, self.data, self.vm, partial(self._show, run))
+            task = inputs.task(request, number, name)
         except hpc_env.NotMade as err:
             if not self.slurm.give_up(name).manifest:  # another submitter may have made it
                 self.jobs.write(run, f"try-{number}/ended", _failed(name, err.tried, err))
@@ -126,51 +138,6 @@ class Submitter:
         self.jobs.write(run, f"try-{number}/submitted", {"token": name})
         self.step("recorded")
 
-    def _refuse_too_many(self, request: Request) -> None:
-        """Raise DataError for more workers than CPUs or GPUs: Ray would wait for ever."""
-        held, device = reserved.asked(reserved.planned(self.hpc)), request.hyperparameters.device
-        most, unit = (held.gpus, "GPUs") if device == "cuda" else (held.cores, "CPUs")
-        if request.workers > most:
-            got = f"the profile asks for {most} {unit}, and each needs one"
-            step = "give fewer workers or device = cpu, or change [hpc] nodes, cpus, gres"
-            raise DataError(f"train with workers = {request.workers} on {device}", got, step)
-
-    def _stage(self, request: Request, number: int, name: str) -> ray_job.Task:
-        """Put code, data and the list of packages on the site, each unless it is there."""
-        code = ray_job.archive()
-        inputs = f"{self.hpc.project_dir}/kit/inputs"
-        code_file = f"{inputs}/{sha256_of(code)}.zip"
-        data_file = f"{inputs}/{request.data_hash}.safetensors"
-        if not self._is_there(code_file):
-            self.slurm.host.put(code, code_file)
-        if not self._is_there(data_file):
-            content = StageStore(self.data, request.run).get_data(request.data_hash)[0]
-            self.slurm.host.put(ray_job.data_file(content), data_file)
-        environment, private = "", False
-        hpc_env.stage(self.slurm.host, self.hpc)
-        if self.hpc.env_in == "login":
-            why = "its Python environment is found or made on the login node, a minute or more"
-            self._show(request.run, {"state": "STAGING", "why": why})
-            made = hpc_env.make(self.slurm.host, self.hpc, name, request.configured, log.info)
-            environment, private = made
-        return ray_job.Task(
-            run=request.run,
-            number=number,
-            token=name,
-            data_hash=request.data_hash,
-            data=data_file,
-            code=code_file,
-            configured=request.configured,
-            hyperparameters=request.hyperparameters,
-            workers=request.workers,
-            previous=self.slurm.folder(token(request.run, number - 1)) if number > 1 else "",
-            environment=environment,
-            private=private,
-        )
-
-    def _is_there(self, path: str) -> bool:
-        return self.slurm.host.run(["test", "-e", path], check=False, repeat=True).code == 0
-
     def _cancel(self, standing: Standing) -> None:
         """End a run that is no longer wanted; what was committed before is its result."""
         name = token(standing.run, standing.number)
@@ -184,22 +151,22 @@ class Submitter:
         names = {token(each.run, each.number): each for each in live}
         try:
             found = self.slurm.status(list(names))
+            live_ones = [name for name in names if not found[name].done]
+            told = collect.told(self.slurm.host, self.tries, live_ones)
         except KitError as err:
             for each in live:
                 self._show(each.run, {"state": "UNKNOWN", "why": str(err)})
             return
         for name, standing in names.items():
-            self._try(standing, partial(self._look, status=found[name]))
+            self._try(standing, partial(self._look, status=found[name], told=told.get(name, {})))
 
-    def _look(self, standing: Standing, status: JobStatus) -> None:
+    def _look(self, standing: Standing, status: JobStatus, told: Json) -> None:
         if not status.manifest and (status.done or status.missing_s > self.slurm.lost_after_s):
             status = self.slurm.wait(status.token, timeout_s=0)  # closes what has ended
         self.step("asked")
         if not status.done:
-            training = self.slurm.logs(status.token, name="progress.json")[0]
             shown = {"state": status.state.name, "why": status.why, "job": status.job_id}
-            more = {"nodes": list(status.nodes), "training": json.loads(training or "null")}
-            self._show(standing.run, {**shown, **more})
+            self._show(standing.run, {**shown, "nodes": list(status.nodes), **told})
             return
         again = not status.worked or standing.number <= self.hpc.retries
         if not status.manifest and again and standing.number < TRIES:
@@ -208,8 +175,21 @@ class Submitter:
             return
         self._end(standing, status)
 
+    def _sweep(self, tokens: Iterable[str]) -> None:
+        """Take the tunnel keys of ended tries away; a VM that is away is asked again later."""
+        over = set() if self.vm is None else set(tokens) - self._swept
+        if self.vm is None or not over or self.slurm.clock() < self._sweep_at:
+            return
+        try:
+            self.vm.sweep(self.slurm.host, self.tries, over)
+            self._swept |= over
+        except KitError as err:
+            log.warning("keys of tunnels stay on the VM until it answers: %s", err)
+            self._sweep_at = self.slurm.clock() + SWEEP_AGAIN_S
+
     def _end(self, standing: Standing, status: JobStatus) -> None:
         """Publish what a try came to. A result waits until the accounting has all of it."""
+        self._sweep([status.token])
         objects = StageStore(self.data, standing.run)
         collector = Collector(self.slurm, objects, standing.number, status.token)
         if not status.manifest:

@@ -19,6 +19,7 @@ from kit.slurm import Slurm
 from kit.ssh import SSHHost
 from kit.store import bucket_name, open_store
 from kit.submitter import Submitter
+from kit.tunnel import vm_of
 
 PASS_S = 1.5  # between two passes: a request is seen within two seconds
 BACK_OFF_S = 60.0
@@ -33,9 +34,11 @@ def submitter_for(profile: Settings, step: Callable[[str], None] = lambda _: Non
         raise UsageError(f"profile {profile.profile} has no HPC site", next_step=step_text)
     hpc = profile.hpc
     host = SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
-    jobs = Jobs(open_store(profile, bucket_name(profile, "submitter")))
+    bucket = bucket_name(profile, "submitter")
+    jobs = Jobs(open_store(profile, bucket))
     data = open_store(profile, bucket_name(profile, "pipeline"))
-    return Submitter(profile, Slurm(host, hpc, say=log.info), jobs, data, step)
+    vm = vm_of(profile, bucket)
+    return Submitter(profile, Slurm(host, hpc, say=log.info), jobs, data, step, vm)
 
 
 def run(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:

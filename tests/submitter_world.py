@@ -10,7 +10,7 @@ import fake_slurm
 from fake_slurm import FakeHost, Site
 from memory_store import MemoryStore
 
-from kit import fence, settings
+from kit import collect, fence, settings
 from kit.fashion_mnist import stand_in
 from kit.hyperparameters import Hyperparameters
 from kit.jobs import Jobs, Request
@@ -56,6 +56,14 @@ class WorkingHost(FakeHost):
     def _answer(self, argv, given, timeout):
         if argv[:2] == ["test", "-e"]:
             return int(argv[2] not in self.files), "", ""
+        if argv[:3] == ["sh", "-fc", collect.TOLD]:
+            lines = [
+                f"{token} {file} {self.files[path].decode()}\n"
+                for token in argv[5:]
+                for file in collect.TELLS.values()
+                if (path := f"{argv[4]}/{token}/{file}") in self.files
+            ]
+            return 0, "".join(lines), ""
         if argv[0] == "env" and argv[2] == "sacct":
             which, _, wanted = argv[6].partition("=")
             rows = ["|".join(ACCOUNT_COLUMNS)]
@@ -99,13 +107,13 @@ class World:
     def ask(self, **hp):
         return self.jobs.ask(Request(RUN, DATA.hash, True, Hyperparameters(**hp)))
 
-    def submitter(self, step=lambda _: None):
+    def submitter(self, step=lambda _: None, vm=None):
         host = WorkingHost(self.site)
         host.files = self.files
         self.hosts.append(host)
         clock = {"clock": lambda: float(self.site.now), "sleep": lambda _: None}
         return Submitter(
-            self.settings, Slurm(host, self.hpc, **clock), self.jobs, self.data, step=step
+            self.settings, Slurm(host, self.hpc, **clock), self.jobs, self.data, step=step, vm=vm
         )
 
     def live(self):

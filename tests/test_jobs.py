@@ -140,6 +140,8 @@ BAD = {
     "text for workers": changed(workers="`id`"),
     "true for workers": changed(workers=True),
     "half a worker": changed(workers=1.5),
+    "another tunnel": changed(tunnel="-R 22:localhost:22"),
+    "true for a tunnel": changed(tunnel=True),
 }
 
 

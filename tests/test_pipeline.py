@@ -24,7 +24,7 @@ from kit.stage_log import experiment_of
 
 GOLDEN = Path(__file__).parent / "golden"
 TARGETS = {"cloud": CLOUD, "cloud-hpc": CLOUD_HPC}
-HPC_DEFAULTS = {"configured": True, "workers": 1, "follow_timeout_s": 86400}
+HPC_DEFAULTS = {"configured": True, "workers": 1, "tunnel": "", "follow_timeout_s": 86400}
 
 
 @pytest.fixture(scope="module", params=list(TARGETS))

@@ -18,13 +18,13 @@ import pytest
 import torch
 from ray.util.state.exception import RayStateApiException, ServerUnavailable
 
-from kit import hpc_env, ray_cluster, ray_driver, ray_job, ray_main, training
+from kit import hpc_env, ray_cluster, ray_driver, ray_job, ray_main, training, tunnel
 from kit.errors import DataError, KitError, UsageError
 from kit.fashion_mnist import stand_in
 from kit.fate import EXITS
 from kit.hyperparameters import Hyperparameters
 from kit.jobspec import script
-from kit.profiles import Hpc
+from kit.profiles import Cloud, Hpc
 from kit.ray_cluster import NODE_LOST, TOLD_TO_END, Cluster, RayFailed
 
 GOLDEN = Path(__file__).parent / "golden" / "ray-job.sh"
@@ -54,6 +54,9 @@ TASK = ray_job.Task(
     configured=True,
     hyperparameters=Hyperparameters(epochs=3),
     previous=f"{PROJECT}/kit/tries/ba9876543210",
+    tunnel=tunnel.told(
+        Cloud(tunnel_address="10.1.2.3"), {"host": "vm.example", "port": 22, "user": "kit-tunnel"}
+    ),
 )
 
 
@@ -111,7 +114,7 @@ def test_the_task_is_data_with_the_version_of_ray_and_nothing_secret():
     assert task["ray"] == "2.60.0"
     assert task["hyperparameters"]["epochs"] == 3
     known = {"run", "number", "token", "data_hash", "data", "hyperparameters", "previous", "ray"}
-    assert set(task) == known | {"workers"}
+    assert set(task) == known | {"workers", "tunnel"}
 
 
 def test_the_archive_has_the_same_bytes_again_and_runs_without_the_rest(tmp_path):

@@ -530,8 +530,7 @@ def test_all_live_runs_are_asked_about_in_one_query(world):
     world.play()
     world.hosts[-1].calls.clear()
     submitter.once()
-    asked = [call for call in world.hosts[-1].calls if call == ["bash", "-s"]]
-    assert len(asked) == 1 + 10  # one query, and the progress of each
+    assert len(world.hosts[-1].calls) == 2  # how the jobs stand, what they say of themselves
 
 
 def test_a_file_that_is_not_the_manifests_is_not_published(world):
