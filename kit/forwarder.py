@@ -1,4 +1,5 @@
-"""The forwarder: one pass turns what the buckets hold of each run into Prometheus gauges.
+"""The forwarder: one pass turns what the buckets hold of each run into Prometheus gauges, and
+publishes the tunnels of live runs.
 
 The gauges are a function of the buckets alone: they survive a restart, and go when a bucket goes.
 A run is read again only when one of its objects has changed; one whose texts are damaged, or a
@@ -13,10 +14,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from kit import gauges, run_bill
+from kit import gauges, run_bill, tunnels
 from kit.errors import DataError, KitError, NoSuchBucket, NoSuchObject, UsageError
 from kit.gauges import STAGES, Kept, Sample
-from kit.jobs import RUN
+from kit.jobs import RUN, Jobs, fold
 from kit.objects import ObjectInfo
 from kit.records import SCHEMA, Json, dumps
 from kit.settings import Settings
@@ -60,13 +61,15 @@ class Forwarder:
         own: ObjectStore,
         own_name: str,
         clock: Callable[[], float] = time.time,
+        cluster: tunnels.Cluster | None = None,
     ) -> None:
         self.settings, self.users, self.own, self.own_name = loaded, list(users), own, own_name
-        self.clock = clock
+        self.clock, self.cluster = clock, cluster
         self.text = b""
         self._runs: dict[str, dict[str, _Read]] = {}
         self._passes: list[Json] | None = None
         self._told: list[str] = []
+        self._tunnels: dict[str, list[tunnels.Tunnel]] = {}
 
     def once(self, waited_s: float = 0.0) -> list[str]:
         """Do one pass; give what could not be read. `waited_s`: how late the pass is.
@@ -82,6 +85,11 @@ class Forwarder:
                 new += self._collect(user, problems)
             except KitError as err:  # its last gauges stay
                 problems.append(f"{user.name}: {err}")
+        if self.cluster is not None:
+            try:
+                self.cluster.publish(each for some in self._tunnels.values() for each in some)
+            except KitError as err:
+                problems.append(str(err))
         if new or not self.text:
             ran = self.clock() - start
             if new:
@@ -117,6 +125,10 @@ class Forwarder:
         problems += [problem for _, problem in made if problem]
         news = dict(zip(changed, (read for read, _ in made), strict=True))
         self._runs[user.name] = {run: news.get(run) or before[run] for run in found}
+        if self.cluster is not None:
+            standings = fold(info.key for seen in found.values() for info in seen).values()
+            jobs = Jobs(user.jobs)
+            self._tunnels[user.name] = tunnels.live(self.settings, user.user, jobs, standings)
         return len(changed) + len(before.keys() - found.keys())
 
     def _one(self, user: Buckets, run: str, seen: tuple[ObjectInfo, ...]) -> tuple[_Read, str]:
@@ -190,7 +202,8 @@ def forwarder_for(loaded: Settings, users: Iterable[str] = ()) -> Forwarder:
     own = bucket_name(loaded, "forwarder")
     names = dict.fromkeys([user_of(loaded), *users])
     buckets = [buckets_of(loaded, user) for user in names]
-    return Forwarder(loaded, buckets, open_store(loaded, own), own)
+    cluster = tunnels.cluster_of(loaded)
+    return Forwarder(loaded, buckets, open_store(loaded, own), own, cluster=cluster)
 
 
 def run(forwarder: Forwarder, stop: Callable[[], bool] = lambda: False) -> None:

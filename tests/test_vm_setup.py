@@ -57,8 +57,11 @@ def test_the_sshd_takes_that_configuration(tmp_path):
     keygen("-t", "ed25519", "-N", "", "-f", tmp_path / "host")
     config = tmp_path / "etc/ssh/sshd_config.d/50-kit.conf"
     argv = [shutil.which("sshd") or "/usr/sbin/sshd", "-T", "-f", config, "-h", tmp_path / "host"]
-    done = subprocess.run(argv, capture_output=True, text=True)
-    assert "gatewayports clientspecified" in done.stdout.lower(), done.stderr
+    for user, sockets in (("kit-tunnel", "no"), ("ubuntu", "yes")):
+        who = ["-C", f"user={user},host=h,addr=10.0.0.1"]
+        done = subprocess.run([*argv, *who], capture_output=True, text=True)
+        assert "gatewayports clientspecified" in done.stdout.lower(), done.stderr
+        assert f"allowstreamlocalforwarding {sockets}" in done.stdout.lower()
 
 
 def test_the_cluster_has_one_node_with_the_ingress_s_label_and_the_two_ports():

@@ -54,10 +54,11 @@ do_tunnel-user() {
   install -d -m 700 -o kit-tunnel -g kit-tunnel "$ROOT/home/kit-tunnel/.ssh"
 }
 
-check_sshd() { grep -qsx 'GatewayPorts clientspecified' "$SSHD"; }
+check_sshd() { grep -qsx 'GatewayPorts clientspecified' "$SSHD" && grep -qx 'AllowStreamLocalForwarding no' "$SSHD"; }
 do_sshd() {
   install -d "$(dirname "$SSHD")"
-  printf '%s\n' 'GatewayPorts clientspecified' 'PasswordAuthentication no' 'KbdInteractiveAuthentication no' >"$SSHD"
+  printf '%s\n' 'GatewayPorts clientspecified' 'PasswordAuthentication no' 'KbdInteractiveAuthentication no' \
+    'Match User kit-tunnel' 'AllowStreamLocalForwarding no' >"$SSHD" # no option of a key bars Unix sockets
   [ -n "$ROOT" ] || { sshd -t && systemctl reload ssh; }
 }
 
