@@ -11,7 +11,7 @@ from kit.host import Host
 from kit.settings import ROOT
 
 FOLDER = ROOT / "env" / "vm"
-REMOTE = "/tmp/kit-vm-setup-"  # noqa: S108 - the name ends in the script's hash, checked by put
+REMOTE = ".cache/kit/vm-setup"  # in the home of the user there: nobody else can have put it
 STEP_S = 1800.0
 KEY = re.compile(r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-\S+) (AAAA[A-Za-z0-9+/]+={0,2})( .*)?")
 
@@ -50,31 +50,27 @@ def bootstrap(host: Host, say: Callable[[str], None], dry: bool = False) -> list
     Each step is asked before and after it is done. A dry run only asks. Raises UsageError when
     the user there is not root and has no sudo, CommandFailed when a step fails.
     """
-    import hashlib
-
-    script = (FOLDER / "setup.sh").read_bytes()
-    remote = REMOTE + hashlib.sha256(script).hexdigest()[:16]
-    host.put(script, remote, 0o700)
+    host.put((FOLDER / "setup.sh").read_bytes(), REMOTE, 0o700)
     root = [] if dry else _root(host)
     left = []
-    for step in host.run(["bash", remote, "list"]).out.split():
-        if _in_order(host, remote, step):
+    for step in host.run(["bash", REMOTE, "list"]).out.split():
+        if _in_order(host, step):
             say(f"{step}: in order")
         elif dry:
             say(f"{step}: not in order; a dry run changes nothing")
             left.append(step)
         else:
             say(f"{step}: being done …")
-            done = host.run([*root, "bash", remote, "do", step], timeout=STEP_S)
-            if not _in_order(host, remote, step):
+            done = host.run([*root, "bash", REMOTE, "do", step], timeout=STEP_S)
+            if not _in_order(host, step):
                 argv = ["setup.sh", "check", step]
                 raise CommandFailed(argv, 1, done.out, done.err, "run it again")
             say(f"{step}: done")
     return left
 
 
-def _in_order(host: Host, remote: str, step: str) -> bool:
-    return host.run(["bash", remote, "check", step], check=False).code == 0
+def _in_order(host: Host, step: str) -> bool:
+    return host.run(["bash", REMOTE, "check", step], check=False).code == 0
 
 
 def _root(host: Host) -> list[str]:

@@ -16,7 +16,14 @@ from kit.errors import CommandFailed, UsageError
 
 SCRIPT = vm_setup.FOLDER / "setup.sh"
 STEPS = ["packages", "upgrades", "tools", "tunnel-user", "sshd", "registry", "cluster"]
-VALIDATOR = ("jsonschema==4.26.0", "PyYAML==6.0.4", "Jinja2==3.1.6", "configobj==5.0.9")
+VALIDATOR = (
+    "jsonschema==4.26.0",
+    "PyYAML==6.0.4",
+    "Jinja2==3.1.6",
+    "configobj==5.0.9",
+    "jsonpatch==1.48",
+    "requests==2.34.2",
+)
 
 
 def script(*words, root="", path=""):
