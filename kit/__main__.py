@@ -20,7 +20,9 @@ class _LazyGroup(click.Group):
     lazy: ClassVar[dict[str, str]] = {
         "bill": "kit.result_commands:bill_command",
         "cancel": "kit.commands:cancel_command",
+        "doctor": "kit.commands:doctor_command",
         "envs": "kit.commands:envs_group",
+        "forward": "kit.commands:forward_command",
         "forwarder": "kit.forwarder_commands:forwarder_group",
         "jobs": "kit.commands:jobs_command",
         "logs": "kit.commands:logs_command",
@@ -141,27 +143,6 @@ def token(ctx: click.Context, profile: str | None, as_json: bool) -> None:
         if row.problem:
             click.echo(f"  problem: {texts['problem']}")
     ctx.exit(1 if any(row.problem for row in rows) else 0)
-
-
-@cli.command()
-@click.argument("profile", required=False)
-@click.option("--race", is_flag=True, help="Also try the site's links against a job; that costs.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-@click.pass_context
-def doctor(ctx: click.Context, profile: str | None, race: bool, as_json: bool) -> None:
-    """Check every step of PROFILE's set-up; exit 1 when one failed, with its next step."""
-    from kit import doctor, link_race
-
-    if race:
-        click.echo(f"kit doctor: the race is a job; it costs {link_race.COST}", err=True)
-    findings = doctor.examine(profile, race)
-    if as_json:
-        click.echo(json.dumps([vars(finding) for finding in findings]))
-    for finding in [] if as_json else findings:
-        click.echo(f"{finding.state:8}{finding.name}: {finding.answer}")
-        if finding.next_step:
-            click.echo(f"{'':8}next: {finding.next_step}")
-    ctx.exit(1 if any(finding.state == "failed" for finding in findings) else 0)
 
 
 @cli.group()

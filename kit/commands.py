@@ -77,6 +77,59 @@ def cancel_command(run: str, profile: str | None) -> None:
     watch.cancel(watch.opened(profile, run), run, click.echo)
 
 
+@click.command("doctor")
+@click.argument("profile", required=False)
+@click.option("--race", is_flag=True, help="Also try the site's links against a job; that costs.")
+@click.option("--fix", "diagnosis", default="", metavar="DIAGNOSIS", help="Mend it on the VM.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.pass_context
+def doctor_command(
+    ctx: click.Context, profile: str | None, race: bool, diagnosis: str, as_json: bool
+) -> None:
+    """Check every step of PROFILE's set-up; exit 1 when one failed, with its next step."""
+    from kit import doctor, link_race
+
+    if diagnosis:
+        doctor.fix(profile, diagnosis, lambda line: click.echo(f"on the VM: {line}", err=True))
+        return
+    if race:
+        click.echo(f"kit doctor: the race is a job; it costs {link_race.COST}", err=True)
+    findings = doctor.examine(profile, race)
+    if as_json:
+        click.echo(json.dumps([vars(finding) for finding in findings]))
+    for finding in [] if as_json else findings:
+        click.echo(f"{finding.state:8}{finding.name}: {finding.answer}")
+        if finding.next_step:
+            named = f" [{finding.diagnosis}]" if finding.diagnosis else ""
+            click.echo(f"{'':8}next: {finding.next_step}{named}")
+    ctx.exit(1 if any(finding.state == "failed" for finding in findings) else 0)
+
+
+@click.command("forward")
+@PROFILE
+@click.option("--bind", default="", help="Listen at this address in place of the profile's.")
+@click.option("--print", "only_print", is_flag=True, help="Print plain ssh and kubectl lines.")
+def forward_command(profile: str | None, bind: str, only_print: bool) -> None:
+    """Bring the platform's services to this machine, by one ssh connection, until Ctrl-C."""
+    import signal
+    import threading
+
+    from kit import forward, forward_connection, settings
+
+    loaded = settings.load(profile)
+    host, rows = forward.vm_of(loaded), forward.forwards(loaded, bind)
+    if only_print:
+        click.echo(forward.plain(host, rows))
+        return
+    connection = forward_connection.Connection(host, rows)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # the ssh below is ended in any case
+        signal.signal(number, lambda *_: stop.set())
+    forward_connection.run(
+        connection, lambda line: click.echo(f"kit forward: {line}", err=True), click.echo, stop
+    )
+
+
 @click.group("submitter", invoke_without_command=True)
 @PROFILE
 @click.option("--once", is_flag=True, help="Do one pass and end; no face.")

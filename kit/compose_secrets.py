@@ -53,8 +53,9 @@ class Platform:
 def read(path: Path) -> dict[str, list[Platform]]:
     """Read the file: prefix -> its platforms.
 
-    Raises UsageError for a file that others may read, that is no JSON, or has a key missing,
-    unknown, empty where it may not be, or with another count than its prefix; never shows a value.
+    Raises UsageError for a file that git tracks, that others may read, that is no JSON, or has a
+    key missing, unknown, empty where it may not be, or with another count than its prefix; never
+    shows a value.
     """
     step = "make it from the template"
     text = read_private(path, f"cannot read {path}", step, encoding="utf-8")

@@ -9,9 +9,23 @@ from pathlib import Path
 from typing import NoReturn
 
 from kit.errors import UsageError
+from kit.host import LocalHost
 from kit.settings import ROOT, Settings
 
 NAMES = ("CSC_USERNAME", "CSC_PASSWORD", "CSC_USER_DOMAIN_NAME", "CSC_PROJECT_NAME")
+
+
+class SecretTracked(UsageError):
+    """A file with secrets is in git: whoever has a clone has them."""
+
+
+def refuse_tracked(path: Path) -> None:
+    """Raise SecretTracked for a file that git tracks; where there is no git, nothing is tracked."""
+    if any((folder / ".git").exists() for folder in path.absolute().parents):
+        ask = ["git", "-C", str(path.parent), "ls-files", "--error-unmatch", "--", path.name]
+        if LocalHost().run(ask, timeout=10, check=False).code == 0:
+            step = f"git rm --cached {path}, name it in .gitignore, change every secret in it"
+            raise SecretTracked(f"{path} has secrets and is tracked by git", "refused", step)
 
 
 class Secret:
@@ -57,11 +71,13 @@ class Login:
 
 
 def read_private(path: Path, tried: str, step: str, encoding: str = "ascii") -> str:
-    """Read a secret file. Raises UsageError when it cannot be read, or others may read it.
+    """Read a secret file. Raises UsageError when it cannot be read, others may read it, or git
+    tracks it.
 
     One on a read-only mount that root lends to somebody else (a secret in a container) is for
     whoever has that mount, whatever its mode.
     """
+    refuse_tracked(path)
     try:
         info, text = path.stat(), path.read_text(encoding=encoding)
         lent = info.st_uid == 0 != os.getuid() and os.statvfs(path).f_flag & os.ST_RDONLY
@@ -80,7 +96,7 @@ def read_login(
     """Read the login: KIT_ENV_FILE or the profile's file, the environment, ~/.ssh/.env, .env.
 
     Warns when a file can be read by others. Raises UsageError when there is none, or one that
-    lacks a name or cannot be parsed; the message names the line, never what stands there.
+    lacks a name, cannot be parsed or is tracked by git; the message never says what stands there.
     """
     given = settings.env_file
     if given is not None and (given.exists() or not all(environ.get(name) for name in NAMES)):
@@ -106,6 +122,7 @@ def _parsed(path: Path, hint: str) -> dict[str, str]:
     """Read a `.env` file; `$` in a password is a dollar sign."""
     from dotenv.parser import parse_stream
 
+    refuse_tracked(path)
     try:
         with path.open(encoding="utf-8-sig") as stream:
             others = stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & 0o077

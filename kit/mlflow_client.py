@@ -38,7 +38,7 @@ def connect(uri: str, env_file: Path | None = None) -> Iterator[Any]:
     lines of `env_file`) is in the environment, where MLflow looks for it, only meanwhile: one
     thread at a time. Raises Unreachable, CredentialRefused, DataError (MLflow said no).
     """
-    secrets = _credential(env_file)
+    secrets = credential(env_file)
     if uri.startswith("http"):
         _check_health(uri, secrets.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True)
     with _environment({**_MLFLOW_ENV, **secrets}):
@@ -164,7 +164,7 @@ def _artifact_paths(client: Any, mlflow_run_id: str, folder: str = "") -> list[s
     return paths
 
 
-def _credential(env_file: Path | None) -> dict[str, str]:
+def credential(env_file: Path | None) -> dict[str, str]:
     """Read the MLFLOW_TRACKING_* lines of a server's env file."""
     if env_file is None:
         return {}

@@ -86,18 +86,26 @@ class Cloud:
     forwarder_url: str = ""
     prometheus_url: str = ""
     prometheus_env_file: str = ""
+    forward_address: str = "127.0.0.1"
     flavor: str = ""
     image: str = ""
 
 
 @dataclass(frozen=True)
 class Port:
-    """One service of the platform: behind Kubernetes (`svc`, `namespace`) or an `address`."""
+    """One service of the platform: behind Kubernetes (`svc`, `namespace`) or an `address`.
+
+    `port` is where it is reached here; `target` is the service's own, where that is another.
+    `password` is the command that shows the password of `user`.
+    """
 
     port: int
     svc: str = ""
     namespace: str = ""
     address: str = ""
+    target: int = 0
+    user: str = ""
+    password: str = ""
 
 
 @dataclass(frozen=True)

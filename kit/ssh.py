@@ -21,6 +21,7 @@ from kit.errors import (
     CredentialExpired,
     CredentialRefused,
     HostKeyRefused,
+    KitError,
     Unreachable,
     UsageError,
 )
@@ -147,7 +148,7 @@ class SSHHost:
             return int(match[0]), out, after[2] if after[1] else err, seconds
         if repeat and not begun and not err.strip():
             return self._framed(argv, input, timeout, repeat=False)
-        raise self._failure(code, err.replace(mark.encode(), b"").decode(errors="replace").strip())
+        raise self.failure(code, err.replace(mark.encode(), b"").decode(errors="replace").strip())
 
     def _open(self) -> None:
         """Open the one connection where none is; raise what ssh says about it."""
@@ -157,17 +158,17 @@ class SSHHost:
             private_folder(self.folder)
             end = self.valid_until()
             if end is not None and end < self.clock() - RENEWABLE_S:
-                raise self._failure(255, "Permission denied: not tried")
+                raise self.failure(255, "Permission denied: not tried")
             with tempfile.TemporaryFile() as errors:  # an older ssh keeps stderr open for ever
                 command = self._command("-M", "-N", "-f")
                 code = call(command, b"", self.connect_timeout_s + 15, errors)[0]
                 errors.seek(0)
                 err = errors.read().decode(errors="replace").strip()
             if code != 0:
-                raise self._failure(code, err)
+                raise self.failure(code, err)
 
-    def _failure(self, code: int, err: str) -> Exception:
-        """Say what an ssh that did not run the command to its end means."""
+    def failure(self, code: int, err: str) -> KitError:
+        """Make the error of an ssh that did not do what it was called for, from what it said."""
         tried = f"reach {self.name} by ssh"
         if "Permission denied" in err or "Too many authentication failures" in err:
             end = self.valid_until()
