@@ -71,6 +71,38 @@ def test_cuda_without_a_gpu_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@on_a_gpu
+def test_a_step_on_a_gpu_is_the_step_on_the_cpu():
+    here, there = SGD(Model(), Hyperparameters()), SGD(Model().cuda(), Hyperparameters())
+    x, target = as_tensor(TINY.train_images), F.one_hot(as_labels(TINY.train_labels)).float()
+    with torch.no_grad():
+        for batch in zip(x.split(4), target.split(4), strict=True):
+            there.vectors = here.vectors
+            losses = [here.step(*batch), there.step(*(each.cuda() for each in batch)).cpu()]
+            torch.testing.assert_close(*losses)
+            torch.testing.assert_close(there.vectors, here.vectors, atol=1e-5, rtol=1e-4)
+
+
+@on_a_gpu
+def test_a_training_on_a_gpu_has_the_same_bits_again_and_after_a_kill(tmp_path):
+    hp = Hyperparameters(epochs=3, device="cuda")
+    first, again = train(TINY, hp), train(TINY, hp)
+
+    def die_in_the_second(now):
+        if now.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(TINY, hp, tmp_path, die_in_the_second)
+    resumed = train(TINY, hp, tmp_path)
+    assert resumed.epochs_resumed == 1
+    assert bits(first.model.cpu()) == bits(again.model.cpu()) == bits(resumed.model.cpu())
+    assert training.evaluate(resumed.model, TINY, hp).performance["accuracy"] > 0
+
+
 # --- the arithmetic ---------------------------------------------------------------------------
 
 
