@@ -87,22 +87,19 @@ def doctor_command(
     ctx: click.Context, profile: str | None, race: bool, diagnosis: str, as_json: bool
 ) -> None:
     """Check every step of PROFILE's set-up; exit 1 when one failed, with its next step."""
-    from kit import doctor, link_race
+    from kit import doctor, findings, link_race
 
     if diagnosis:
         doctor.fix(profile, diagnosis, lambda line: click.echo(f"on the VM: {line}", err=True))
         return
     if race:
         click.echo(f"kit doctor: the race is a job; it costs {link_race.COST}", err=True)
-    findings = doctor.examine(profile, race)
+    found = doctor.examine(profile, race)
     if as_json:
-        click.echo(json.dumps([vars(finding) for finding in findings]))
-    for finding in [] if as_json else findings:
-        click.echo(f"{finding.state:8}{finding.name}: {finding.answer}")
-        if finding.next_step:
-            named = f" [{finding.diagnosis}]" if finding.diagnosis else ""
-            click.echo(f"{'':8}next: {finding.next_step}{named}")
-    ctx.exit(1 if any(finding.state == "failed" for finding in findings) else 0)
+        click.echo(json.dumps([vars(finding) for finding in found]))
+    else:
+        click.echo(findings.text(found))
+    ctx.exit(1 if any(finding.state == "failed" for finding in found) else 0)
 
 
 @click.command("forward")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from kit.errors import CredentialRefused, KitError, Unreachable, UsageError
+from kit.errors import CredentialRefused, KitError, StoreUnavailable, Unreachable, UsageError
 from kit.login import NAMES, Login, Secret, read_login
 from kit.settings import Settings
 from kit.ssh import SSHHost
@@ -145,6 +145,13 @@ class Keystone:
                 f"Keystone at {self.auth_url} forbids this to {self.login.username}",
                 err.message,
                 step,
+            ) from err
+        except exceptions.HttpServerError as err:
+            raise StoreUnavailable(
+                f"Keystone at {self.auth_url} has a fault of its own",
+                err.message,
+                "it is not your login: ask again; if it stays so, tell its operator "
+                "(sandbox: kit sandbox logs keystone)",
             ) from err
         except (exceptions.ClientException, ValueError, KeyError) as err:
             step = "check the network and [store] auth_url; for the sandbox: kit sandbox status"

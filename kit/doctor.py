@@ -24,8 +24,9 @@ def examine(profile: str | None, race: bool = False) -> list[Finding]:
     try:
         loaded = settings.load(profile)
     except KitError as err:
-        unknown = err.tried.startswith("there is no profile")
-        known: Known = {KitError: "profile-unknown" if unknown else "profile-wrong"}
+        words = {"there is no profile": "profile-unknown", "not filled in": "profile-unfilled"}
+        named = [diagnosis for text, diagnosis in words.items() if text in err.tried]
+        known: Known = {KitError: (named or ["profile-wrong"])[0]}
         return [failure("profile", err, known)]
     return look(Ground(loaded), RACE_LIMIT_S if race else LIMIT_S, race)
 
@@ -60,8 +61,8 @@ def _checks(loaded: Settings, race: bool) -> Iterable[Check]:
     if loaded.site.closed:
         return
     yield from doctor_store.checks(loaded)
-    yield from doctor_vm.checks(loaded)
     yield from doctor_site.checks(loaded)
+    yield from doctor_vm.checks(loaded)
     if race and loaded.hpc is not None:
         yield Check("link primitive", _race, {KitError: "links-broken"})
 

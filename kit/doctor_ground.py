@@ -11,6 +11,7 @@ from kit.credentials import Keystone
 from kit.errors import KitError, UsageError
 from kit.findings import Known, Skipped
 from kit.host import Host
+from kit.login import Login, read_login
 from kit.profiles import Cloud, Hpc
 from kit.settings import Settings
 from kit.ssh import SSHHost
@@ -62,9 +63,12 @@ class Ground:
 
     def __init__(self, loaded: Settings, clock: Callable[[], float] = time.time) -> None:
         self.settings, self.clock = loaded, clock
+        self.login: Once[Login] = Once(".env", lambda: read_login(self.settings))
         self.keystone: Once[Keystone] = Once("the token", self._keystone)
-        self.site: Once[Host] = Once("ssh to the site", lambda: self._reached(self.site_ssh()))
-        self.vm: Once[Host] = Once("ssh to the VM", lambda: self._reached(self.vm_ssh()))
+        self.site_key = Once("the ssh key", lambda: doctor_keys.usable(self.site_ssh()))
+        self.site: Once[Host] = Once("ssh to the site", self._site)
+        self.vm_key = Once("the ssh key", lambda: doctor_keys.usable(self.vm_ssh()))
+        self.vm: Once[Host] = Once("ssh to the VM", self._vm)
 
     @property
     def hpc(self) -> Hpc:
@@ -91,12 +95,21 @@ class Ground:
         config = self.settings.hpc.ssh_config if self.settings.hpc else ""
         return SSHHost(self.cloud.ssh_host, config, connect_timeout_s=CONNECT_S)
 
-    def _reached(self, host: SSHHost) -> Host:
-        doctor_keys.usable(host)
-        host.run(["true"], timeout=20, repeat=True)
-        return host
+    def _site(self) -> Host:
+        self.site_key.needed()
+        return _reached(self.site_ssh())
+
+    def _vm(self) -> Host:
+        self.vm_key.get()
+        return _reached(self.vm_ssh())
 
     def _keystone(self) -> Keystone:
+        self.login.needed()
         keystone = credentials.keystone_for(self.settings)
         keystone.valid_until()
         return keystone
+
+
+def _reached(host: SSHHost) -> Host:
+    host.run(["true"], timeout=20, repeat=True)
+    return host

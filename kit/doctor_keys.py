@@ -10,11 +10,16 @@ from kit.ssh import SSHHost
 
 
 def ssh_settings(host: SSHHost) -> dict[str, list[str]]:
-    """Ask ssh what it would do for a host (`ssh -G`): keyword in lower case -> its values."""
+    """Ask ssh what it would do for a host (`ssh -G`): keyword in lower case -> its values.
+
+    Raises Found when it cannot read its config.
+    """
     config = ["-F", host.config] if host.config else []
-    said = call(["ssh", *config, "-G", host.name], b"", 20)[1].decode(errors="replace")
+    code, out, err, _ = call(["ssh", *config, "-G", host.name], b"", 20)
+    if code:
+        raise Found("ssh-settings", err.decode(errors="replace").strip()[-300:])
     found: dict[str, list[str]] = {}
-    for key, value in re.findall(r"^(\S+) (.+)$", said, re.MULTILINE):
+    for key, value in re.findall(r"^(\S+) (.+)$", out.decode(errors="replace"), re.MULTILINE):
         found.setdefault(key, []).append(value)
     return found
 
@@ -32,8 +37,8 @@ def usable(host: SSHHost) -> str:
     if agent and here.run(["ssh-add", "-l"], timeout=10, check=False).code == 0:
         return "a key in the agent"
     if not keys:
-        looked = ", ".join(map(str, named)) or "nowhere"
-        raise Found("key-missing", f"for {host.name}; looked for {looked}")
+        looked = ", ".join(sorted({str(key.parent) for key in named})) or "nowhere"
+        raise Found("key-missing", f"for {host.name}; looked in {looked}")
     problem: Found | None = None
     for key in keys:
         mode = stat.S_IMODE(key.stat().st_mode)

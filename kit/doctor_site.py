@@ -66,7 +66,7 @@ def checks(loaded: Settings) -> Iterable[Check]:
 
 
 def _key(ground: Ground) -> str:
-    return doctor_keys.usable(ground.site_ssh())
+    return ground.site_key.get()
 
 
 def _certificate(ground: Ground) -> str:
@@ -99,6 +99,8 @@ def _clock(ground: Ground) -> str:
 
 def _slurm(ground: Ground) -> str:
     host, hpc = ground.site.needed(), ground.hpc
+    if host.run(["bash", "-c", "command -v sinfo sacctmgr"], timeout=20, check=False).code:
+        raise Found("slurm-missing", hpc.ssh_host)
     partition = host.run(["sinfo", "-h", "-p", hpc.partition, "-o", "%R %a %l %D"], timeout=20).out
     if not partition.strip():
         known = sorted({*host.run(["sinfo", "-h", "-o", "%R"], timeout=20).out.split()})

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import re
 import socket
 import stat
 import time
@@ -11,9 +12,16 @@ from pathlib import Path
 
 from kit import compose_secrets, forward, run_bill, sandbox_processes, store
 from kit.doctor_ground import Check, Ground
-from kit.errors import BucketTaken, CredentialRefused, KitError, Unreachable, UsageError
+from kit.errors import (
+    BucketTaken,
+    CredentialRefused,
+    KitError,
+    StoreUnavailable,
+    Unreachable,
+    UsageError,
+)
 from kit.findings import Found, Known
-from kit.login import SecretTracked, read_login
+from kit.login import SecretTracked
 from kit.mlflow_client import credential
 from kit.settings import Settings
 from kit.store_answers import Patience
@@ -32,8 +40,7 @@ def checks(loaded: Settings) -> Iterable[Check]:
     if loaded.store is not None:
         if loaded.store.auth_url:
             yield Check(".env", _env_file, ENV)
-            refused = {CredentialRefused: "login-refused", Unreachable: "keystone-away"}
-            yield Check("token", _token, {**ENV, **refused})
+            yield Check("token", _token, KEYSTONE)
         yield Check("store", _store, STORE)
     if loaded.cloud is not None:
         if loaded.cloud.mlflow_url:
@@ -48,6 +55,12 @@ def checks(loaded: Settings) -> Iterable[Check]:
 
 
 ENV: Known = {SecretTracked: "secrets-tracked", UsageError: "env-missing"}
+KEYSTONE: Known = {
+    **ENV,
+    CredentialRefused: "login-refused",
+    StoreUnavailable: "keystone-fails",
+    Unreachable: "keystone-away",
+}
 STORE: Known = {
     UsageError: "store-settings",
     BucketTaken: "bucket-taken",
@@ -55,11 +68,7 @@ STORE: Known = {
     Unreachable: "store-away",
     KitError: "store-away",
 }
-PIPELINES: Known = {
-    UsageError: "kfp-away",
-    CredentialRefused: "kfp-refused",
-    Unreachable: "kfp-away",
-}
+PIPELINES: Known = {UsageError: "kfp-away", CredentialRefused: "kfp-refused"}
 
 
 def _budget(ground: Ground) -> str:
@@ -74,7 +83,7 @@ def _compose_secrets(ground: Ground) -> str:
 
 
 def _env_file(ground: Ground) -> str:
-    login = read_login(ground.settings)
+    login = ground.login.get()
     file = Path(login.source)  # not a file where the environment has the names
     if file.exists():
         mode = stat.S_IMODE(file.stat().st_mode)
@@ -103,6 +112,13 @@ def _store(ground: Ground) -> str:
     return f"put, read and removed an object in {name}"
 
 
+def _why(err: Exception) -> str:
+    """Say in short why an HTTP request got no answer: requests wraps that many times."""
+    text = getattr(err, "got", "") or str(err)
+    short = re.search(r"\[Errno -?\d+\] [^'\")]+|timed out", text)
+    return short[0] if short else text[-200:]
+
+
 def _ask(url: str, headers: dict[str, str] | None = None, auth: object = None) -> int:
     """Give the status of a GET. Raises OSError when nobody answers."""
     import requests
@@ -119,7 +135,7 @@ def _mlflow(ground: Ground) -> str:
         path = "/api/2.0/mlflow/experiments/search?max_results=1"
         status = _ask(url + path, auth=auth if auth[0] else None)
     except OSError as err:
-        raise Found("mlflow-away", f"{url}: {err}") from err
+        raise Found("mlflow-away", f"{url}: {_why(err)}") from err
     if status in (401, 403):
         raise Found("mlflow-refused", f"{url} answers {status}")
     if status != 200:
@@ -132,7 +148,10 @@ def _pipelines(ground: Ground) -> str:
     if cloud.runner == "cluster":
         from kit import kfp_cluster
 
-        kfp_cluster.greet(cloud.kfp_url, ground.settings.env_file)
+        try:
+            kfp_cluster.greet(cloud.kfp_url, ground.settings.env_file)
+        except Unreachable as err:
+            raise Found("kfp-away", f"{cloud.kfp_url}: {_why(err)}") from err
         return f"the pipeline service at {cloud.kfp_url} answers"
     if importlib.util.find_spec("kfp") is None:
         raise Found("runner-missing")
@@ -144,7 +163,7 @@ def _forwarder(ground: Ground) -> str:
     try:
         status = _ask(f"{url}/openapi.json")
     except OSError as err:
-        raise Found("forwarder-away", f"{url}: {err}") from err
+        raise Found("forwarder-away", f"{url}: {_why(err)}") from err
     if status >= 500 or status == 404:
         raise Found("forwarder-away", f"{url} answers {status}")
     return f"{url} answers"

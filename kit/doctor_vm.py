@@ -59,16 +59,16 @@ def checks(loaded: Settings) -> Iterable[Check]:
 
 
 def _vm(ground: Ground) -> str:
-    key = doctor_keys.usable(ground.vm_ssh())
+    key = ground.vm_key.get()
     done = ground.vm.get().run(["hostname"], timeout=20)
     return f"{ground.cloud.ssh_host} is {done.out.strip()}, {done.seconds * 1000:.0f} ms, by {key}"
 
 
 def _from_site(ground: Ground) -> str:
-    told = doctor_keys.ssh_settings(ground.vm_ssh())
+    host, told = ground.site.needed(), doctor_keys.ssh_settings(ground.vm_ssh())
     address, port = told["hostname"][0], told["port"][0]
     argv = ["timeout", "5", "bash", "-c", KNOCK, "knock", address, port]
-    done = ground.site.needed().run(argv, timeout=15, check=False)
+    done = host.run(argv, timeout=15, check=False)
     if done.code or not done.out.startswith("SSH-"):
         said = done.err.strip().splitlines()[-1:] or ["no answer in 5 s"]
         raise Found("vm-port-closed", f"{address}:{port} from {ground.hpc.ssh_host}: {said[0]}")
@@ -96,11 +96,11 @@ def _docker(ground: Ground) -> str:
     if listed.code:
         raise Found("docker-away", listed.err.strip()[-300:])
     found = containers(listed.out)
-    if not found:
-        raise Found("docker-data-gone")
     left = proxies(host.run(LISTENERS, timeout=20, check=False).out, found)
     if left:
         raise Found("docker-proxy-left", f"port {', '.join(map(str, left))}")
+    if not found:
+        raise Found("docker-data-gone")
     stuck = registry_stuck(host.run(LOG, timeout=20, check=False).out, found)
     if stuck:
         raise Found("registry-stuck", stuck)

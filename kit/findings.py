@@ -3,7 +3,8 @@
 `docs/doctor.md` is `table()`; a test holds it to that, and seeds every fault once.
 """
 
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,22 @@ def failure(name: str, err: KitError, known: Known, seconds: float = 0.0) -> Fin
     return Finding(name, "failed", answer, step, seconds, match)
 
 
+def text(found: Iterable[Finding]) -> str:
+    """Show findings as lines, what was skipped by its reason, and how many there are of each."""
+    lines, states, skipped = [], Counter[str](), defaultdict[str, list[str]](list)
+    for each in found:
+        states[each.state] += 1
+        if each.state == "skipped":
+            skipped[each.answer].append(each.name)
+            continue
+        lines.append(f"{each.state:8}{each.name}: {each.answer}")
+        if each.next_step:
+            named = f" [{each.diagnosis}]" if each.diagnosis else ""
+            lines.append(f"{'':8}next: {each.next_step}{named}")
+    lines += [f"skipped {', '.join(names)}: {why}" for why, names in skipped.items()]
+    return "\n".join([*lines, ", ".join(f"{count} {state}" for state, count in states.items())])
+
+
 def table() -> str:
     """Give every diagnosis as a Markdown table."""
     lines = ["| diagnosis | check | cause | what to do |", "|---|---|---|---|"]
@@ -80,6 +97,8 @@ DIAGNOSES = {
     "profile-wrong": _D(
         "profile", "the file has a syntax error, or a key that is unknown, missing or no such type",
         "mend the file at the line or key that it names"),
+    "profile-unfilled": _D("profile", "the profile is a template, and a value is not filled in",
+                           "copy it into a folder, name that in KIT_SITES_DIR, fill the value in"),
     "site-closed": _D("profile", "the site takes no jobs any more", "use the profile it names"),
     "over-budget": _D(
         "budget", "a run may cost more than the profile's [budget] allows",
@@ -100,6 +119,8 @@ DIAGNOSES = {
         "token", "Keystone refuses the login: user, password, domain or project is wrong",
         "mend .env; look in MyCSC whether account and project are active"),
     "keystone-away": _D("token", "Keystone does not answer", "check network and [store] auth_url"),
+    "keystone-fails": _D("token", "Keystone has a fault of its own: it is not your login",
+                         "ask again; if it stays so, tell its operator"),
     "store-settings": _D("store", "[store] of the profile cannot be used", "mend the key it names"),
     "store-refused": _D("store", "the store lets nobody in with these keys", "`kit token`"),
     "store-away": _D("store", "the store does not answer", "check network and [store] url"),
@@ -110,7 +131,7 @@ DIAGNOSES = {
     # the platform
     "mlflow-away": _D("MLflow", "MLflow does not answer",
                       "start it, or `kit forward`; runs wait on disk for `kit sync`"),
-    "mlflow-refused": _D("MLflow", "MLflow does not take the password",
+    "mlflow-refused": _D("MLflow", "MLflow does not take the password, or there is none",
                          "mend [cloud] mlflow_env_file"),
     "runner-missing": _D("pipelines", "kfp is not installed here", "`make setup`"),
     "kfp-away": _D("pipelines", "Kubeflow Pipelines does not answer", "`kit forward`"),
@@ -140,7 +161,8 @@ DIAGNOSES = {
                               "get a new one as the profile's renew_hint says"),
     "certificate-short": _D("ssh certificate", "the certificate ends within the hour",
                             "get a new one before a long run", _W),
-    "ssh-settings": _D("ssh", "ssh does not take its config", "mend the file that it names"),
+    "ssh-settings": _D("ssh key", "ssh does not take its config",
+                       "mend the file that it names (sandbox: `kit sandbox up`)"),
     "ssh-away": _D("ssh", "the login node is not reached: its name, its port, the network",
                    "check [hpc] ssh_host; try `ssh -v`"),
     "ssh-refused": _D("ssh", "the login node refuses key or certificate",
@@ -161,6 +183,8 @@ DIAGNOSES = {
     # the supercomputer
     "clock-off": _D("clock", "this machine's clock and the site's differ",
                     "set the clock (`timedatectl set-ntp true`): certificates and S3 fail"),
+    "slurm-missing": _D("Slurm", "the login node has no Slurm: it may be another machine",
+                        "set [hpc] ssh_host to the site's login node"),
     "slurm-away": _D("Slurm", "Slurm's controller or accounting does not answer",
                      "ask again later; the centre says when it is back"),
     "partition-unknown": _D("Slurm", "there is no such partition",

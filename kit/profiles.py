@@ -210,7 +210,10 @@ def _refuse_unknown(path: Path, section: str, table: dict[str, Any], known: list
 def _value(path: Path, section: str, key: str, hint: Any, value: Any) -> Any:
     origin = typing.get_origin(hint) or hint
     if isinstance(value, str) and value.startswith("<") and value.endswith(">"):
-        raise UsageError(f"{path}: [{section}] {key} is not filled in", next_step=value[1:-1])
+        raise UsageError(
+            f"{path}: [{section}] {key} is not filled in",
+            next_step=(f"{value[1:-1]}; fill it in, in a copy of the file below KIT_SITES_DIR"),
+        )
     if origin is tuple and isinstance(value, list):
         return tuple(str(item) for item in value)
     if origin is float and type(value) is int:

@@ -28,6 +28,7 @@ MaxStartups 100
 MaxSessions 100
 Banner {folder}/banner
 {setenv}
+{more}
 """
 CLIENT = """\
 Host site
@@ -55,7 +56,7 @@ def free_port():
 class PrivateSshd:
     """`start`, `stop` (with its sessions), `host()`; `certify(seconds)` for certificates only."""
 
-    def __init__(self, folder: Path, user: str = "", setenv: str = "", certificates: bool = False):
+    def __init__(self, folder: Path, user: str = "", setenv="", certificates=False, more=""):
         self.folder, self.user, self.port = folder, user or getpass.getuser(), free_port()
         self.process = None
         folder.mkdir(mode=0o755, exist_ok=True)
@@ -71,6 +72,7 @@ class PrivateSshd:
                 folder=folder,
                 keys="none" if certificates else folder / "authorized_keys",
                 setenv=setenv and f"SetEnv {setenv}",
+                more=more,
             )
         )
 

@@ -14,7 +14,7 @@ from fake_keystone import FakeKeystone
 
 from kit import settings
 from kit.credentials import Keystone, clock, keystone_for
-from kit.errors import CredentialRefused, Unreachable, UsageError
+from kit.errors import CredentialRefused, StoreUnavailable, Unreachable, UsageError
 from kit.login import Login, Secret, read_login
 from kit.profiles import Hpc, Store
 
@@ -183,7 +183,8 @@ def test_a_token_is_reused_until_shortly_before_its_end(fake):
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(401, CredentialRefused), (403, CredentialRefused), (500, Unreachable)]
+    ("status", "error"),
+    [(401, CredentialRefused), (403, CredentialRefused), (500, StoreUnavailable)],
 )
 def test_what_keystone_answers_becomes_an_error_without_the_password(status, error, fake):
     keystone = Keystone(LOGIN, fake(status=status).url)

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
@@ -158,6 +159,22 @@ def test_nothing_is_served_without_a_credential(person, bucket):
     with pytest.raises(ClientError, match="403|InvalidAccessKeyId|AccessDenied"):
         person.s3("nobody", "nothing").list_buckets()
     assert requests.get(f"{person.keystone}/projects").status_code == 401
+
+
+def test_logins_at_once_are_each_answered_for_what_they_are(sandbox, person):
+    """A login that fails is counted in Keystone's database; two at once were a deadlock there."""
+
+    given = read(sandbox["files"]["env_file"])
+
+    def login(number):
+        password = "wrong" if number % 4 else given["CSC_PASSWORD"]
+        user = {"name": given["CSC_USERNAME"], "domain": {"id": "default"}, "password": password}
+        body = {"identity": {"methods": ["password"], "password": {"user": user}}}
+        return requests.post(f"{person.keystone}/auth/tokens", json={"auth": body}).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(login, range(64)))
+    assert answers == [201, 401, 401, 401] * 16
 
 
 def test_ceph_itself_wants_a_key(sandbox):

@@ -61,7 +61,9 @@ prepare()
 import waitress  # noqa: E402 - the fork above must come before threads
 from keystone.wsgi.api import application  # noqa: E402
 
-server = waitress.create_server(application, host=address, port=port, threads=4, ident="keystone")
+# One request at a time: a failed login reads and then writes its counter in one transaction, and
+# of two such SQLite refuses one at once, whatever its timeout ("database is locked": a 500).
+server = waitress.create_server(application, host=address, port=port, threads=1, ident="keystone")
 threading.excepthook = give_up
 threading.Thread(target=seed, daemon=True).start()  # the port is open: requests wait for run()
 server.run()
