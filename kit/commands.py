@@ -114,7 +114,8 @@ def forward_command(profile: str | None, bind: str, only_print: bool) -> None:
     from kit import forward, forward_connection, settings
 
     loaded = settings.load(profile)
-    host, rows = forward.vm_of(loaded), forward.forwards(loaded, bind)
+    rows = forward.forwards(loaded, bind)
+    host = forward.vm_of(loaded, rows)
     if only_print:
         click.echo(forward.plain(host, rows))
         return

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kit.errors import HostKeyRefused, KitError
-from kit.forward import TITLES, Forward, refuse_taken, text
+from kit.forward import Forward, refuse_taken, text
 from kit.ssh import SSHHost, private_folder
 
 # kubectl lives as long as its stdin: an ssh connection that ends leaves nothing on the VM.
@@ -32,30 +32,31 @@ class Connection:
         self.host, self.rows = host, rows
         self._master: subprocess.Popen[bytes] | None = None
         self._behind: dict[Forward, subprocess.Popen[str]] = {}
-        self._said: dict[Forward, str] = {}
+        self._said: dict[Forward, str] = {}  # the last line of each kubectl that runs
+        self._told: dict[Forward, str] = {}  # why it ended, told once until it is ready again
         self._begun: dict[Forward, float] = {}
 
-    def open(self) -> None:
-        """Connect. Raises what ssh says, or that it did not answer in time."""
-        self._behind, self._said, self._begun = {}, {}, {}
+    def open(self, stop: threading.Event) -> None:
+        """Connect, or leave it when `stop` is set. Raises what ssh says, or its silence."""
         private_folder(self.host.folder.parent)
         private_folder(self.host.folder)
         self.host.socket.unlink(missing_ok=True)
         options = [word for each in self.rows for word in ("-L", each.local)]
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 - read after ssh has ended
-        self._master = subprocess.Popen(
-            [*self._ssh("-M", "-o", "ExitOnForwardFailure=yes", "-N", *options)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
-        )  # fmt: skip
-        deadline = time.monotonic() + OPEN_S
-        while not self.host.socket.exists() and self._master.poll() is None:
-            if time.monotonic() > deadline:
-                self._master.kill()
-            time.sleep(0.05)
-        if self._master.poll() is not None:
-            errors.seek(0)
-            said = errors.read().decode(errors="replace").strip()
-            raise self.host.failure(self._master.returncode, said)
+        with tempfile.TemporaryFile() as errors:
+            self._master = subprocess.Popen(
+                self._ssh("-M", "-o", "ExitOnForwardFailure=yes", "-N", *options),
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+            )  # fmt: skip
+            deadline = time.monotonic() + OPEN_S
+            while not self.host.socket.exists() and self._master.poll() is None:
+                if stop.wait(0.02):
+                    return
+                if time.monotonic() > deadline:
+                    self._master.kill()
+            if self._master.poll() is not None and not stop.is_set():
+                errors.seek(0)
+                said = errors.read().decode(errors="replace").strip()
+                raise self.host.failure(self._master.returncode, said)
 
     def tend(self) -> Iterator[str]:
         """Start each kubectl that does not run; say which had ended, and why."""
@@ -67,20 +68,25 @@ class Connection:
             if child:
                 if now < self._begun[each] + AGAIN_S:
                     continue
-                yield f"{TITLES[each.name]}: {self._said.pop(each, 'kubectl ended')}; again"
+                said = self._said.pop(each, "")
+                why = f"kubectl ended with {child.returncode}" if READY in said else said
+                if self._told.get(each) != why or READY in said:
+                    yield f"{each.title}: {why or 'kubectl ended'}; started again"
+                self._told[each] = why
             command = shlex.join(["sh", "-c", KUBECTL, "sh", *each.kubectl])
             self._begun[each] = now
-            self._behind[each] = subprocess.Popen(
-                [*self._ssh(), command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, text=True,
+            new = subprocess.Popen(
+                self._ssh(command=command), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, errors="replace",
             )  # fmt: skip
-            threading.Thread(target=self._listen, args=(each,), daemon=True).start()
+            self._behind[each] = new
+            threading.Thread(target=self._listen, args=(each, new), daemon=True).start()
 
     def missing(self) -> list[str]:
         """Name the services that do not say yet that they are forwarded."""
         services = [each for each in self.rows if each.service]
         late = [each for each in services if READY not in self._said.get(each, "")]
-        return [f"{TITLES[each.name]} ({self._said.get(each, 'no answer yet')})" for each in late]
+        return [f"{each.title} ({self._said.get(each, 'no answer yet')})" for each in late]
 
     def alive(self) -> bool:
         """Whether the ssh connection is there."""
@@ -89,24 +95,38 @@ class Connection:
     def close(self) -> None:
         """End all of it; kubectl on the VM ends with its ssh."""
         children: list[subprocess.Popen[Any]] = [*self._behind.values()]
-        for child in [*children, *([self._master] if self._master else [])]:
+        children += [self._master] if self._master else []
+        for child in children:
             child.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
+        for child in children:
+            try:
                 child.wait(5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe:
+                    pipe.close()
+        self.host.socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.host.folder.rmdir()
+        self._master, self._behind, self._said, self._begun = None, {}, {}, {}
 
-    def _ssh(self, *options: str) -> list[str]:
+    def _ssh(self, *options: str, command: str = "") -> list[str]:
         values = ["BatchMode=yes", "StrictHostKeyChecking=yes", "LogLevel=ERROR"]
         values += ["ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=2"]
+        values += ["ControlPersist=no"]  # else the connection would leave this process
         config = ["-F", self.host.config] if self.host.config else []
         words = [word for value in values for word in ("-o", value)]
-        socket = str(self.host.socket)
-        return ["ssh", *config, *words, "-S", socket, "-T", *options, self.host.name]
+        socket, end = str(self.host.socket), [command] if command else []
+        return ["ssh", *config, *words, "-S", socket, "-T", *options, self.host.name, *end]
 
-    def _listen(self, each: Forward) -> None:
+    def _listen(self, each: Forward, child: subprocess.Popen[str]) -> None:
         """Keep the last thing that a kubectl said, but for each connection that it handles."""
-        for line in self._behind[each].stdout or ():
-            if not line.startswith("Handling"):
-                self._said[each] = line.strip()[-300:]
+        with contextlib.suppress(ValueError):  # closed while it is read
+            for line in child.stdout or ():
+                if self._behind.get(each) is child and not line.startswith("Handling"):
+                    self._said[each] = line.strip()[-300:]
 
 
 def run(
@@ -122,7 +142,7 @@ def run(
     """
     refuse_taken(connection.rows)
     try:
-        connection.open()
+        connection.open(stop)
         _watch(connection, say, lambda: show(text(connection.rows)), stop)
         while not stop.is_set():
             say("the ssh connection has ended; connecting again")
@@ -149,17 +169,17 @@ def _watch(
             told = True
             if missing:
                 say(f"not there yet: {', '.join(missing)}")
-        stop.wait(0.5 if told else 0.1)
+        stop.wait(0.2 if told else 0.05)
 
 
 def _again(connection: Connection, say: Callable[[str], None], stop: threading.Event) -> bool:
     """Connect until it works; False when `stop` came first."""
     tried = 0
+    connection.close()
     while not stop.wait(PAUSES[min(tried, len(PAUSES) - 1)]):
         tried += 1
-        connection.close()
         try:
-            connection.open()
+            connection.open(stop)
         except HostKeyRefused:
             raise
         except KitError as err:

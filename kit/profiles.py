@@ -1,7 +1,7 @@
 """A site profile: what `env/sites/<name>.toml` may say, checked key by key.
 
 An unknown key is an error, and so is a text in <angle brackets>: it says what to fill in.
-Strings may start with `~` and may name `${KIT_SANDBOX_DIR}`.
+Strings may start with `~` and may name `${KIT_SANDBOX_DIR}` and `${CHECKOUT}`.
 """
 
 import dataclasses

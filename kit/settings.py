@@ -50,7 +50,7 @@ def load(profile: str | None = None, environ: Mapping[str, str] = os.environ) ->
     """
     name = profile or environ.get("KIT_PROFILE") or DEFAULT_PROFILE
     sandbox_dir = Path(environ.get("KIT_SANDBOX_DIR") or f"/var/tmp/kit-{os.getuid()}")  # noqa: S108 - checked for its owner before use; sockets need a short path
-    names = {"KIT_SANDBOX_DIR": str(sandbox_dir)}
+    names = {"KIT_SANDBOX_DIR": str(sandbox_dir), "CHECKOUT": str(ROOT)}
     own = _optional_path(environ.get("KIT_SITES_DIR"))
     sections = profiles.read(_site_file(name, own), names)
     if sections["site"].alias_of:
