@@ -180,7 +180,7 @@ def pods(text: str) -> tuple[int, list[str], list[str]]:
 def fix(ground: Ground, diagnosis: str, say: Callable[[str], None]) -> None:
     """Mend one of FIXES on the VM, if the check sees it now; each command is said first.
 
-    Raises UsageError for what cannot be mended so, or is not there.
+    Raises UsageError for what cannot be mended so, or is not there, and what is found afterwards.
     """
     if diagnosis not in FIXES:
         raise UsageError(f"there is no fix for {diagnosis!r}", next_step=", ".join(FIXES))
@@ -191,7 +191,8 @@ def fix(ground: Ground, diagnosis: str, say: Callable[[str], None]) -> None:
         if err.diagnosis == diagnosis:
             for argv in FIXES[diagnosis](host):
                 say(" ".join(argv))
-                host.run(argv, timeout=120)
+                host.run(argv, timeout=120, check="pkill" not in argv)  # none may be left to kill
+            say(f"mended: {_docker(ground)}")
             return
         seen = str(err)
     raise UsageError(f"mend {diagnosis}", f"it is not there: {seen}", DIAGNOSES[diagnosis].cause)
@@ -200,16 +201,16 @@ def fix(ground: Ground, diagnosis: str, say: Callable[[str], None]) -> None:
 def _fix_proxy(_: Host) -> list[list[str]]:
     """Docker forgets its networks' ports and makes those of running containers anew."""
     return [
-        ["sudo", "systemctl", "stop", "docker.socket", "docker"],
-        ["sudo", "rm", "-rf", "/var/lib/docker/network/files"],
-        ["sudo", "systemctl", "start", "docker"],
+        ["sudo", "-n", "systemctl", "stop", "docker.socket", "docker"],
+        ["sudo", "-n", "rm", "-rf", "/var/lib/docker/network/files"],
+        ["sudo", "-n", "systemctl", "start", "docker"],
     ]
 
 
 def _fix_registry(host: Host) -> list[list[str]]:
     found = next(each for each in containers(host.run(LIST).out) if each.name == REGISTRY)
     return [
-        ["sudo", "pkill", "-KILL", "-f", f"[c]ontainerd-shim.*{found.id}"],
+        ["sudo", "-n", "pkill", "-KILL", "-f", f"[c]ontainerd-shim.*{found.id}"],
         ["docker", "rm", "--force", REGISTRY],
     ]
 
