@@ -76,9 +76,11 @@ def _run(check: Check, ground: Ground, results: dict[str, Finding]) -> None:
     try:
         answer = check.look(ground)
     except KitError as err:
-        results[check.name] = failure(check.name, err, check.known, time.monotonic() - begin)
+        took = round(time.monotonic() - begin, 3)
+        results[check.name] = failure(check.name, err, check.known, took)
     else:
-        results[check.name] = Finding(check.name, "ok", answer, seconds=time.monotonic() - begin)
+        took = round(time.monotonic() - begin, 3)
+        results[check.name] = Finding(check.name, "ok", answer, seconds=took)
 
 
 def fix(profile: str | None, diagnosis: str, say: Callable[[str], None]) -> None:

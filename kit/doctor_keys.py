@@ -1,6 +1,7 @@
 """What ssh itself can say of a host: the keys it would log in with, the tunnels it may open."""
 
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -9,11 +10,18 @@ from kit.host import Host, LocalHost, call
 from kit.ssh import SSHHost
 
 
+def here() -> None:
+    """Raise Found where there is no ssh on this machine."""
+    if not (shutil.which("ssh") and shutil.which("ssh-keygen")):
+        raise Found("ssh-missing")
+
+
 def ssh_settings(host: SSHHost) -> dict[str, list[str]]:
     """Ask ssh what it would do for a host (`ssh -G`): keyword in lower case -> its values.
 
-    Raises Found when it cannot read its config.
+    Raises Found when it is not there or cannot read its config.
     """
+    here()
     config = ["-F", host.config] if host.config else []
     code, out, err, _ = call(["ssh", *config, "-G", host.name], b"", 20)
     if code:

@@ -70,6 +70,7 @@ def _key(ground: Ground) -> str:
 
 
 def _certificate(ground: Ground) -> str:
+    doctor_keys.here()
     hpc, end = ground.hpc, ground.site_ssh().valid_until()
     if end is None:
         raise Found("certificate-missing", f"for {hpc.ssh_host}", hpc.renew_hint)

@@ -149,6 +149,8 @@ DIAGNOSES = {
     "not-forwarded": _D("ports", "services of the platform are not forwarded to this machine",
                         "`kit forward`", _W),
     # ssh
+    "ssh-missing": _D("ssh key", "there is no ssh on this machine",
+                      "install OpenSSH's client (Debian, Ubuntu: openssh-client)"),
     "key-missing": _D("ssh key", "there is no ssh key to log in with, and none in the agent",
                       "make one with `ssh-keygen`, register it, name it in ~/.ssh/config"),
     "key-mode": _D("ssh key", "the private key can be read by others: ssh will not use it",

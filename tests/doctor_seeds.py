@@ -80,6 +80,11 @@ def certificate(bench, start_s, end_s):
     return bench.login_node(server, certificate=True, renew_hint="sign a new one")
 
 
+def without_ssh(bench):
+    bench.monkeypatch.setenv("PATH", str(bench.folder))
+    return bench.look(hpc=bench.site(None, "/nowhere", certificate=True), cloud=Cloud())
+
+
 def refused(bench, of):
     server = bench.sshd()
     (server.folder / "authorized_keys").write_text("")

@@ -1,12 +1,14 @@
 """compose-secrets.json: what the original's file may look like, and how mistakes are told."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from kit.compose_secrets import MEANING, parse, read, ssh_config, template
 from kit.errors import UsageError
+from kit.login import SecretTracked
 
 GOOD = {key: "none" for key in MEANING} | {
     "CLOUD_ENVIROMENT": "cpouta",
@@ -110,6 +112,24 @@ def test_a_file_that_others_may_read_is_refused(tmp_path, mode):
 
 
 def test_a_private_file_is_read(tmp_path):
+    assert read(write(tmp_path, 0o600)) == parse(text())
+
+
+def test_a_file_that_git_tracks_is_refused_and_one_that_it_ignores_is_read(tmp_path):
+    path = write(tmp_path, 0o600)
+    (tmp_path / ".gitignore").write_text("*.json\n")
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
+    assert read(path) == parse(text())
+    subprocess.run(["git", "-C", str(tmp_path), "add", "-f", path.name], check=True)
+    with pytest.raises(SecretTracked, match="tracked by git") as caught:
+        read(path)
+    assert f"git rm --cached {path}" in caught.value.next_step
+    assert "horse" not in str(caught.value)
+
+
+def test_where_there_is_no_git_a_file_is_read(tmp_path, monkeypatch):
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert read(write(tmp_path, 0o600)) == parse(text())
 
 
