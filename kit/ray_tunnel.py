@@ -12,13 +12,15 @@ from collections.abc import Iterator
 
 from kit import records
 from kit.errors import KitError
-from kit.ray_cluster import Cluster, say
+from kit.ray_cluster import Cluster, listens, say
 from kit.records import Json
 
 KEY, HOSTS, STATE = "tunnel.key", "tunnel.hosts", "tunnel.json"
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 # ssh tells only with -v that a forwarding is there (`ssh -f` would hide its process from us).
 _UP, _TAKEN = "remote forward success", "remote port forwarding failed"
+# `connect_to`: somebody's one connection through it, to a Ray that is not there any more.
+_CHATTER = r"debug|OpenSSH|Authenticated|Transferred|Bytes|connect_to"
 
 
 class _Tunnel:
@@ -32,8 +34,8 @@ class _Tunnel:
     def run(self) -> None:
         """Open the tunnel again and again, later and later while it is barred."""
         ports, pause = list(self.given["ports"]), PAUSE_S
-        while not self.cluster.ports[1] and not self.over.wait(0.1):
-            pass
+        while not self._answers() and not self.over.wait(0.1):
+            pass  # before that the link would lead nowhere
         while not self.over.is_set():
             for port in ports:
                 came_up, said = self._hold(port)
@@ -47,6 +49,9 @@ class _Tunnel:
             pause = PAUSE_S if came_up else min(2 * pause, LONGEST_PAUSE_S)
             self.over.wait(pause)
 
+    def _answers(self) -> bool:
+        return bool(self.cluster.ports[1]) and listens(self.cluster.address, self.cluster.ports[1])
+
     def _hold(self, port: int) -> tuple[bool, str]:
         """Run ssh until it ends: whether the tunnel was there, and what ssh complained of."""
         said, came_up = "", False
@@ -56,7 +61,7 @@ class _Tunnel:
                     if _UP in line:
                         came_up = True
                         self._tell(address=self.given["address"], port=port)
-                    elif not re.match(r"debug|OpenSSH|Authenticated|Transferred|Bytes", line):
+                    elif not re.match(_CHATTER, line):
                         said = f"{said}{line}"[-1000:]
         except OSError as err:  # no ssh on this node
             said = str(err)

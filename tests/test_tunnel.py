@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import socket
 import stat
 import subprocess
 import threading
@@ -305,7 +306,9 @@ def play(tmp_path, monkeypatch):
 @pytest.fixture
 def cluster(tmp_path):
     (tmp_path / "tunnel.key").write_text("a key")
-    return SimpleNamespace(folder=tmp_path, ports=[1, 2, 3], address="127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as dashboard:
+        ports = [1, dashboard.getsockname()[1], 3]
+        yield SimpleNamespace(folder=tmp_path, ports=ports, address="127.0.0.1")
 
 
 def state(cluster):
@@ -337,6 +340,16 @@ def alive(pid):
     return os.path.exists(f"/proc/{pid}") and "State:\tZ" not in open(f"/proc/{pid}/status").read()
 
 
+def test_no_link_is_shown_before_the_dashboard_listens(play, cluster):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        cluster.ports[1] = other.getsockname()[1]
+    with ray_tunnel.opened(GIVEN, cluster):
+        time.sleep(0.5)
+        assert (calls(play), state(cluster)) == ([], None)
+        with socket.create_server(("127.0.0.1", cluster.ports[1])):
+            until(lambda: state(cluster))
+
+
 def test_a_taken_port_means_the_next_one(play, cluster):
     (play / "says-8280").write_text(TAKEN)
     (play / "ends-8280").touch()
@@ -363,6 +376,7 @@ def test_a_lost_connection_is_said_and_made_again_at_its_own_port_first(play, cl
         (TAKEN, "the VM forwards none of the ports 8280 to 8281"),
         ("debug1: Reading\nkit-tunnel@vm: Permission denied (publickey).\n", "Permission denied"),
         ("Host key verification failed.\n", "Host key verification failed."),
+        ("connect_to 127.0.1.1 port 8265: failed.\n", "ssh ended and said nothing"),
         ("", "ssh ended and said nothing"),
     ],
 )
