@@ -64,7 +64,10 @@ def _checks(loaded: Settings, race: bool) -> Iterable[Check]:
     yield from doctor_site.checks(loaded)
     yield from doctor_vm.checks(loaded)
     if race and loaded.hpc is not None:
-        yield Check("link primitive", _race, {KitError: "links-broken"})
+        yield Check("links against a job", _race, RACE)
+
+
+RACE: Known = {link_race.LinksDisputed: "links-broken", KitError: "race-not-held"}
 
 
 def _race(ground: Ground) -> str:

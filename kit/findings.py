@@ -207,6 +207,8 @@ DIAGNOSES = {
                       "remove what is old (`kit envs rm`), or ask for quota"),
     "links-broken": _D("links", "the file system does not keep that a link is made once",
                        "set [hpc] project_dir to another one: a try could run twice"),
+    "race-not-held": _D("links against a job", "the race for links with a job could not be held",
+                        "look at the job in squeue; run it again when the queue is shorter"),
     # the cluster on the VM
     "docker-missing": _D("Docker", "the VM has no Docker", "`kit vm bootstrap`"),
     "docker-away": _D("Docker", "Docker does not answer on the VM",

@@ -36,6 +36,10 @@ ROUNDS = 200
 COST = "one core for some seconds, at most two minutes"
 
 
+class LinksDisputed(DataError):
+    """Login node and job both won a link: a try could run twice there."""
+
+
 @dataclass(frozen=True)
 class Race:
     """How many links each side won; `disputed` numbers the links on which they disagree."""
@@ -77,8 +81,8 @@ def race(
 def check(slurm: Slurm) -> str:
     """Run the race with a job on the profile's partition and say who won how many; it costs COST.
 
-    Raises DataError when the two sides disagree or never met, and what `race` raises; then
-    nothing of the job is left.
+    Raises LinksDisputed when the two sides disagree, DataError when they never met, and what
+    `race` raises; then nothing of the job is left.
     """
     hpc, token = slurm.hpc, secrets.token_hex(6)
     small = JobSpec("race", (), hpc.account, hpc.partition, memory="100M", time="00:02:00")
@@ -93,7 +97,7 @@ def check(slurm: Slurm) -> str:
     if found.disputed:
         got = f"they disagree who won {len(found.disputed)} of them"
         step = "set [hpc] project_dir to another file system: here a try could run twice"
-        raise DataError(tried, got, step)
+        raise LinksDisputed(tried, got, step)
     if not (found.login and found.job):
         raise DataError(tried, f"{got}: they never met", "run the race again")
     return f"{got} of {ROUNDS} links, no dispute"

@@ -15,6 +15,8 @@ from doctor_seeds import NOBODY
 
 from kit import doctor
 from kit.doctor_vm import LIST, LISTENERS, LOG, PODS
+from kit.errors import DataError
+from kit.link_race import Race
 from kit.profiles import Cloud, Port, Store
 
 OWN = '[site]\nname = "mine"\ntitle = "Mine"\n'
@@ -142,6 +144,10 @@ SITE = [
     Fault("no project folder", "folder-missing", "/nowhere", "sshd",
           lambda b: b.login_node(b.bare(), project_dir="/nowhere")),
     Fault("a full project folder", "folder-full", "File too large", "sshd", seeds.full_folder),
+    Fault("a link that a node won, too", "links-broken", "disagree who won 1", "sshd",
+          lambda b: seeds.raced(b, Race(200, 200, (3,)))),
+    Fault("a job that does not start", "race-not-held", "not in time", "sshd",
+          lambda b: seeds.raced(b, DataError("race for links with a job", "not in time"))),
     Fault("links that are replaced", "links-broken", "second", "sshd", seeds.links_that_replace),
 ]  # fmt: skip
 

@@ -6,13 +6,13 @@ import sys
 import time
 import uuid
 
-from doctor_bench import ENV
+from doctor_bench import BARE, ENV
 from fake_keystone import FakeKeystone
 from fake_kfp import FakeKfp, serving
 from memory_store import MemoryStore
 from private_sshd import keygen
 
-from kit import doctor, sandbox_services, settings, store
+from kit import doctor, link_race, sandbox_services, settings, store
 from kit.credentials import Ec2Key, Keystone, keystone_for
 from kit.doctor_ground import Ground
 from kit.login import Secret
@@ -125,6 +125,19 @@ def slurm(bench, **programs):
 def links_that_replace(bench):
     """There, `ln -sT` takes the place of a link that is there."""
     return bench.login_node(bench.bare(ln='shift; exec /bin/ln -sfT "$@"'))
+
+
+def raced(bench, found):
+    """Let the race for links with a job end so: with what it found, or an error."""
+
+    def race(*_):
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    bench.monkeypatch.setattr(link_race, "race", race)
+    ground = Ground(dataclasses.replace(BARE, hpc=bench.site(bench.bare())))
+    return doctor.look(ground, race=True)
 
 
 def budget(bench):

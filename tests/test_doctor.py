@@ -137,6 +137,6 @@ def test_the_race_is_run_on_request_and_its_cost_is_said(loaded):
     argv = [sys.executable, "-m", "kit", "doctor", "--race", "--json"]
     done = subprocess.run(argv, capture_output=True, text=True)
     found = {row["name"]: row for row in json.loads(done.stdout)}
-    assert found["link primitive"]["state"] == "ok", found["link primitive"]
-    assert "no dispute" in found["link primitive"]["answer"]
+    assert found["links against a job"]["state"] == "ok", found["links against a job"]
+    assert "no dispute" in found["links against a job"]["answer"]
     assert "it costs one core" in done.stderr
