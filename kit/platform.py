@@ -136,10 +136,6 @@ def check_secrets(folder: Path) -> None:
             raise UsageError(f"{folder / name} is missing", next_step=step)
         if not read_private(folder / name, f"read {folder / name}", step).strip():
             raise UsageError(f"{folder / name} is empty", next_step=f"remove it, then {step}")
-    tracked = _git(folder, "ls-files", "--", *FILES).split()
-    if tracked:
-        step = f"git rm --cached {tracked[0]}, then make new passwords: it is in the history"
-        raise UsageError(f"git tracks {folder / tracked[0]}", next_step=step)
     _check_passwords(_read(folder / "platform.env"), step)
 
 

@@ -3,13 +3,14 @@
 Each is put there unless it is there already; doing it twice, or by two submitters, does no harm.
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from kit import hpc_env, ray_job, reserved
-from kit.errors import DataError, KitError
+from kit.errors import CommandFailed, DataError, KitError
 from kit.jobs import Request, token
 from kit.profiles import Hpc
 from kit.ray_tunnel import STATE
@@ -80,7 +81,8 @@ class Staging:
             except KitError as err:
                 log.warning("no tunnel: %s", err)
                 why = f"the VM cannot be prepared: {err.got or err.tried}"
-        host.put(json.dumps({"barred": why}).encode(), f"{folder}/{STATE}")
+        with contextlib.suppress(CommandFailed):  # the fence says what is wrong with it
+            host.put(json.dumps({"barred": why}).encode(), f"{folder}/{STATE}")
         return None
 
 
