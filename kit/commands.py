@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from pathlib import Path
 
 import click
 
@@ -158,11 +159,30 @@ def submitter_group(
 
 
 @submitter_group.command("template")
-def template_command() -> None:
-    """Print an empty compose-secrets.json with every key explained."""
-    from kit import compose_secrets
+@PROFILE
+@click.option(
+    "--to",
+    "folder",
+    default=".",
+    show_default=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder to write into.",
+)
+def template_command(profile: str | None, folder: Path) -> None:
+    """Write compose-secrets.json and a block for ~/.ssh/config, to be filled in."""
+    from kit import compose_secrets, settings
 
-    click.echo(compose_secrets.template(), nl=False)
+    loaded = settings.load(profile)
+    hpc, cloud = loaded.hpc, loaded.cloud
+    ssh = compose_secrets.ssh_template(
+        hpc.ssh_host if hpc else "",
+        cloud.ssh_host if cloud else "",
+        hpc.renew_hint if hpc and hpc.certificate else "",
+    )
+    secrets, config = compose_secrets.write_templates(folder, ssh)
+    click.echo(f"{config}: fill in what stands in <...>, then append it to ~/.ssh/config")
+    click.echo(f"{secrets}: for the submitter's container; give each HPC_ key its value, leave")
+    click.echo("  'none' where there is none; mode 600, never into git. Then: kit doctor")
 
 
 @click.group("envs")

@@ -7,6 +7,7 @@ taken as well.
 """
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,57 @@ def template() -> str:
     """Give the file with every key explained, to be filled in."""
     rows = [f'    # {meaning}\n    "{key}": "none"' for key, meaning in MEANING.items()]
     return "{\n" + ",\n".join(rows) + "\n}\n"
+
+
+def ssh_template(hpc: str, cloud: str, renew_hint: str = "") -> str:
+    """Give the block of ~/.ssh/config for a site and its VM; what is in <...> is to be filled in.
+
+    `renew_hint` says how the certificate is got, where the site wants one.
+    """
+    lines = ["# The login node of the site."]
+    if renew_hint:
+        lines.append(
+            f"# ssh finds the certificate KEY-cert.pub beside KEY; to renew it: {renew_hint}"
+        )
+    lines += _host(hpc, "<your user there>", "<path of your key>")
+    if cloud:
+        lines += ["", "# The cloud VM, by its floating IP."]
+        lines += _host(cloud, "ubuntu", "<path of your key>")
+    return "\n".join([*lines, ""])
+
+
+def _host(name: str, user: str, key: str) -> list[str]:
+    address = [] if "." in name else ["    HostName <its address>"]
+    lines = [f"    User {user}", f"    IdentityFile {key}"]
+    return [
+        f"Host {name}",
+        *address,
+        *lines,
+        "    IdentitiesOnly yes",
+        "    ServerAliveInterval 30",
+    ]
+
+
+def write_templates(folder: Path, ssh: str) -> list[Path]:
+    """Write both files, mode 600, into `folder`; give their paths. Raises UsageError.
+
+    A file that is there is never overwritten: then nothing is written at all.
+    """
+    texts = {folder / "compose-secrets.json": template(), folder / "ssh-config": ssh}
+    for path in texts:
+        if path.exists():
+            raise UsageError(f"{path} is there already", next_step="move it away, or give --to")
+    try:
+        for path, text in texts.items():
+            with open(path, "x", encoding="utf-8", opener=_private) as file:
+                file.write(text)
+    except OSError as err:
+        raise UsageError(f"write {path}", str(err), "give a folder of yours with --to") from err
+    return list(texts)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _original(key: str) -> str:

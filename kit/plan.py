@@ -124,8 +124,9 @@ def _bucket(loaded: Settings, role: str) -> str:
 
 
 def _estimate(spec: JobSpec) -> str:
+    hours = f"{jobspec.node_hours(spec):.3g}"
     return (
-        f"at most {jobspec.node_hours(spec):g} node-hours: {spec.nodes} node(s) of {spec.partition}"
+        f"at most {hours} node-hours: {spec.nodes} node(s) of {spec.partition}"
         f" for at most {spec.time}, {spec.cpus} core(s) and {spec.memory} each,"
         f" account {spec.account}\nthe job ends by itself as soon as it is done"
     )

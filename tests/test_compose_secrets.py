@@ -1,12 +1,16 @@
 """compose-secrets.json: what the original's file may look like, and how mistakes are told."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from kit.compose_secrets import MEANING, parse, read, ssh_config, template
+from kit import settings
+from kit.__main__ import cli
+from kit.compose_secrets import MEANING, parse, read, ssh_config, template, write_templates
 from kit.errors import UsageError
 from kit.login import SecretTracked
 
@@ -162,3 +166,34 @@ def test_what_ssh_cannot_use_is_refused(changes, profile, expected):
     with pytest.raises(UsageError) as error:
         ssh_config(parse(text(**changes))["HPC"], profile)
     assert expected in str(error.value)
+
+
+# The files that are written to be filled in.
+
+
+@pytest.mark.parametrize("name", ["roihu", "lumi", "sandbox"])
+def test_both_files_are_written_private_and_ssh_takes_its_block_filled_in(tmp_path, name):
+    argv = ["submitter", "template", "--profile", name, "--to", str(tmp_path)]
+    done = CliRunner().invoke(cli, argv)
+    assert done.exit_code == 0, done.output
+    secrets, config = tmp_path / "compose-secrets.json", tmp_path / "ssh-config"
+    assert parse(secrets.read_text()) == parse(template())
+    assert [path.stat().st_mode & 0o777 for path in (secrets, config)] == [0o600, 0o600]
+    filled = re.sub(r"<[^>]*>", "value", config.read_text())
+    config.write_text(filled)
+    loaded = settings.load(name)
+    for host, user in ((loaded.hpc.ssh_host, "value"), (loaded.cloud.ssh_host, "ubuntu")):
+        argv = ["ssh", "-G", "-F", str(config), host]
+        told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert {f"user {user}", "identityfile value", "identitiesonly yes"} <= set(told)
+        assert f"hostname {host if '.' in host else 'value'}" in told
+    assert ("to renew it:" in filled) == loaded.hpc.certificate
+
+
+def test_what_is_there_is_never_overwritten_and_nothing_else_is_left(tmp_path):
+    (tmp_path / "ssh-config").write_text("mine")
+    with pytest.raises(UsageError, match="is there already"):
+        write_templates(tmp_path, "x")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("ssh-config", "mine")]
+    with pytest.raises(UsageError, match="write"):
+        write_templates(Path("/proc"), "x")

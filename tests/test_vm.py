@@ -51,7 +51,9 @@ def test_the_plan_of_roihu_is_what_a_shell_would_call():
 def test_each_thing_that_costs_says_its_price_and_where_it_is_from(profile, vm_price, together):
     text = vm.text(settings.load(profile, {}))
     assert f": {vm_price} Cloud BU an hour (https://docs.csc.fi/cloud/pouta/vm-flavors-" in text
-    assert ": 0.20 Cloud BU an hour (https://docs.csc.fi/cloud/pouta/vm-flavors-and-billing/" in text
+    assert (
+        ": 0.20 Cloud BU an hour (https://docs.csc.fi/cloud/pouta/vm-flavors-and-billing/" in text
+    )
     assert f"together {together} Cloud BU an hour" in text
 
 

@@ -45,11 +45,13 @@ def test_only_what_could_hold_the_job_is_priced():
     partitions = {key[1] for key in prices(ARTICLE)}
     assert not partitions & {"gputest", "gpumedium", "small-g"}  # it asked for no GPU
     long = replace(ARTICLE, load=replace(ARTICLE.load, seconds=Decimal(2 * 86400)))
-    assert {key[1] for key in prices(long)} == {"small", "hugemem", "standard"}
+    assert {key[1] for key in prices(long)} == {"small", "longrun", "hugemem_longrun", "standard"}
     wide = replace(ARTICLE, load=replace(ARTICLE.load, nodes=7), asked_cores=4000)
     assert ("roihu", "medium") not in {key[:2] for key in prices(wide)}
     gpu = replace(ARTICLE, load=replace(ARTICLE.load, nodes=1, gpus=4))
-    assert {key[:2] for key in prices(gpu)} == {("roihu", "gpumedium"), ("lumi", "small-g")}
+    assert {key[:2] for key in prices(gpu)} == {
+        ("roihu", "gpumedium"), ("lumi", "small-g"), ("lumi", "standard-g")
+    }  # fmt: skip
 
 
 def test_waste_is_told_with_the_one_change_that_would_have_saved_most():
