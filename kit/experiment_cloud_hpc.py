@@ -156,7 +156,7 @@ def show_tunnel(work: CloudHpc) -> str:
 def run_pipeline(work: CloudHpc) -> str:
     """Run the pipeline; the picture above the result shows each component as it goes on.
 
-    A submitter runs here meanwhile; another one somewhere else does no harm.
+    A submitter of its own works meanwhile where no other one is seen to; two do no harm.
     """
     settled, run = work.run.settings, work.run.id
     if work.jobs.standing(run).state is RunState.ENDED:
@@ -176,7 +176,7 @@ def _standing(work: CloudHpc, states: States) -> str:
 
 @contextlib.contextmanager
 def _submitter(work: CloudHpc) -> Iterator[None]:
-    """Have a submitter of this profile run beside the block; its log is in the run's folder."""
+    """Have a submitter beside the block that works unless another one is seen to; see its log."""
     argv = [sys.executable, "-m", "kit.submitter_loop", work.run.settings.profile]
     with (
         (work.run.folder / "submitter.log").open("ab") as log,

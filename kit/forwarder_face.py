@@ -25,7 +25,7 @@ from kit.hyperparameters import Hyperparameters
 from kit.jobs import REQUEST_BYTES, RUN
 from kit.jobs import Request as Asked
 from kit.records import Json
-from kit.services import RunId, RunStatus, status_of
+from kit.services import RunDetail, RunId, RunStatus, status_of
 
 PORT = 6500
 OPEN = ("/docs", "/openapi.json")  # how to ask is no secret
@@ -66,10 +66,9 @@ class RunRequest(_Data):
         return Asked(**values | {"hyperparameters": Hyperparameters(**values["hyperparameters"])})
 
 
-class Progress(RunStatus):
-    """How a run stands and what is shown of it; `why` it came to nothing."""
+class Progress(RunDetail):
+    """How a run stands, what is shown of it, what it ended with; `why` it came to nothing."""
 
-    progress: Json | None
     why: str
 
 
@@ -180,7 +179,7 @@ def _runs(app: FastAPI) -> None:
             await anyio.sleep(min(PAUSE_S, max(0.0, end - time.monotonic())))
             shown = await run_in_threadpool(person.look, run)
         status = status_of(shown.standing).model_dump()
-        return Progress(**status, progress=shown.progress, why=shown.why)
+        return Progress(**status, progress=shown.progress, ended=shown.ended or None, why=shown.why)
 
     @app.post("/runs/{run}/cancel", status_code=202)
     def cancel(run: RunId, person: Asker) -> RunStatus:

@@ -20,11 +20,16 @@ FRESH_S = 0.3  # a listing of a person's runs answers everything that is asked m
 
 @dataclass(frozen=True)
 class Shown:
-    """How a run stands, what is shown of it, and why it came to nothing."""
+    """How a run stands, what is shown of it, what it ended with."""
 
     standing: Standing
     progress: Json | None
-    why: str
+    ended: Json
+
+    @property
+    def why(self) -> str:
+        """Why it came to nothing."""
+        return str(self.ended.get("why", ""))
 
 
 class Person:
@@ -79,16 +84,16 @@ class Person:
         standing, now = self.known(run), self.clock()
         at, shown = self._shown.get(run, (0.0, None))
         if shown is None or shown.standing != standing or now - at > FRESH_S:
-            why = str(self.ended(standing).get("why", ""))
-            shown = Shown(standing, self.jobs.read(run, "progress"), why)
+            shown = Shown(standing, self.jobs.read(run, "progress"), self.ended(standing))
             fresh = {key: one for key, one in self._shown.items() if now - one[0] <= FRESH_S}
             self._shown = fresh | {run: (now, shown)}
         return shown
 
     def ended(self, standing: Standing) -> Json:
-        """Read why a run came to nothing and the end of its log; nothing for any other."""
+        """Read a run's result, or why it came to nothing and the end of its log."""
         last = f"try-{standing.number}/ended"
-        names = {RunState.REFUSED: "refused", RunState.ENDED: last, RunState.CANCELLED: last}
+        names = {RunState.DONE: "result", RunState.REFUSED: "refused"}
+        names |= dict.fromkeys((RunState.ENDED, RunState.CANCELLED), last)
         name = names.get(standing.state)
         return (self.jobs.read(standing.run, name) or {}) if name else {}
 

@@ -2,12 +2,23 @@
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from kit.errors import KitError, Unreachable
-from kit.jobs import Jobs, RunState
+from kit.jobs import Jobs, RunState, Standing
 from kit.records import Json
 
 POLL_S = 1.0
+
+
+class Runs(Protocol):
+    """What following needs: `Jobs` itself, or the forwarder's face."""
+
+    def standing(self, run: str) -> Standing:
+        """Say how a run stands."""
+
+    def read(self, run: str, name: str) -> Json | None:
+        """Read an object of a run."""
 
 
 class TrainingFailed(KitError):
@@ -31,26 +42,31 @@ class TrainingFailed(KitError):
 
 
 def follow(
-    jobs: Jobs,
+    jobs: Runs,
     run: str,
     timeout_s: float,
     say: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    ask: Callable[[], object] | None = None,
 ) -> Json:
-    """Wait for a run's result. Raises TrainingFailed, Unreachable after `timeout_s`.
+    """Have a run asked for by `ask`, wait for its result.
 
-    A store (or its Keystone) that does not answer is asked again. Nothing is ever cancelled here.
+    Raises TrainingFailed, Unreachable after `timeout_s`. A store (or its Keystone, or the
+    forwarder) that does not answer is asked again. Nothing is ever cancelled here.
     """
     end, said = clock() + timeout_s, ""
     while True:
         try:
+            if ask is not None:
+                ask()
+                ask = None
             state = jobs.standing(run).state
             if state.finished:
                 return _finished(jobs, run)
             text = sentence(jobs.read(run, "progress") or {}) or state.when
         except Unreachable as err:
-            text = f"the store does not answer: {err.tried}: {err.got}"
+            text = f"no answer, asked again: {err.tried}: {err.got}"
         if text != said:
             say(text)
             said = text
@@ -60,7 +76,7 @@ def follow(
         sleep(POLL_S)
 
 
-def _finished(jobs: Jobs, run: str) -> Json:
+def _finished(jobs: Runs, run: str) -> Json:
     """Give the result of a finished run, or raise what it ended with."""
     standing = jobs.standing(run)
     if standing.state is RunState.DONE:

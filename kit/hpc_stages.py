@@ -9,10 +9,12 @@ import dataclasses
 import json
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 from kit import fashion_mnist, hyperparameters, records
 from kit.errors import DataError, KitError
+from kit.forwarder_client import FaceJobs, face_of
 from kit.hpc_follow import follow
 from kit.jobs import Jobs, Request
 from kit.records import Json, Timeline
@@ -20,7 +22,7 @@ from kit.run_bill import job_units
 from kit.settings import Settings
 from kit.stage_store import StageStore
 from kit.stage_work import Evaluation, stage
-from kit.store import open_store
+from kit.store import bucket_name, open_store
 
 PREPROCESS, TRAIN, EVALUATE = "cloud-hpc-preprocess", "cloud-hpc-train", "cloud-hpc-evaluate"
 
@@ -64,13 +66,20 @@ def train(
             log.info("already done, its record is in the store")
             return done[1]
         start = time.time()
-        jobs = Jobs(open_store(chosen, jobs_bucket))
+        jobs = _asked_at(chosen, jobs_bucket)
         request = Request(run_id, data_hash, configured, hp, workers, tunnel)
-        jobs.ask(request)
-        result = follow(jobs, run_id, follow_timeout_s, log.info)
+        ask = partial(jobs.ask, request)
+        result = follow(jobs, run_id, follow_timeout_s, log.info, ask=ask)
         result["seff"] = _priced(chosen, result, objects)
         record = _record(objects, result, start, request)
         return objects.commit(TRAIN, record)
+
+
+def _asked_at(chosen: Settings, jobs_bucket: str) -> Jobs | FaceJobs:
+    """Give the forwarder's face, where the profile has one and it is about that bucket."""
+    face = face_of(chosen) if jobs_bucket == bucket_name(chosen, "submitter") else None
+    log.info("asked for by %s", f"the forwarder at {face.url}" if face else "the object store")
+    return face or Jobs(open_store(chosen, jobs_bucket))
 
 
 def _priced(chosen: Settings, result: Json, objects: StageStore) -> Json:

@@ -84,6 +84,7 @@ class Cloud:
     mlflow_url: str = ""
     mlflow_env_file: str = ""
     forwarder_url: str = ""
+    forwarder_token_file: str = ""
     prometheus_url: str = ""
     prometheus_env_file: str = ""
     forward_address: str = "127.0.0.1"

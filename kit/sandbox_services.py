@@ -113,13 +113,18 @@ def programs(folder: Path) -> list[dict[str, Any]]:
 def refuse_another_kit(folder: Path) -> None:
     """Raise Busy when the sandbox that is up lacks what this version of the kit starts."""
     names, made = {row["name"] for row in programs(folder)}, folder / "etc" / "sandbox.env"
-    lacks = [name for name in PROGRAMS if names and name not in names]
     text = made.read_text() if made.exists() else ""
-    lacks += [key for key in PASSWORDS if names and f"\n{key.upper()}_PASSWORD=" not in text]
+    lacks = [name for name in PROGRAMS if name not in names]
+    wanted = [f"{name}_PASSWORD" for name in PASSWORDS] + [f"ADDR_{n}" for n in PLACES.values()]
+    found = {line.partition("=")[0] for line in text.splitlines()}
+    named = [each.upper().replace("-", "_") for each in wanted]
+    lacks += [name for name in named if name not in found]
+    if not names:  # it is only just starting
+        return
     if lacks:
         raise Busy(
             f"the sandbox in {folder} was started by another version of the kit",
-            f"it has no {', '.join(dict.fromkeys(lacks))}",
+            f"it has no {', '.join(lacks)}",
             "kit sandbox down, then kit sandbox up",
         )
 

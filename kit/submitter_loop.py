@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kit import compose_secrets, settings
-from kit.errors import KitError, UsageError
+from kit.errors import KitError, NoSuchBucket, NoSuchObject, UsageError
 from kit.jobs import Jobs
+from kit.objects import ObjectStore
 from kit.settings import Settings
 from kit.slurm import Slurm
 from kit.ssh import SSHHost
@@ -22,6 +23,8 @@ from kit.submitter import Submitter
 from kit.tunnel import vm_of
 
 PASS_S = 1.5  # between two passes: a request is seen within two seconds
+SIGN, SIGN_S = "submitter.json", 5.0  # an object that says that a submitter sees this bucket
+ASKED = "asked-for-submitter.json"  # what its age is compared with
 BACK_OFF_S = 60.0
 
 log = logging.getLogger(__name__)
@@ -43,15 +46,56 @@ def submitter_for(profile: Settings, step: Callable[[str], None] = lambda _: Non
 
 def run(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
     """Pass after pass until `stop`; what cannot be reached is asked again later and later."""
-    pause = PASS_S
+    pause, signed = PASS_S, -SIGN_S
     while not stop():
         try:
             submitter.once()
+            if time.monotonic() - signed >= SIGN_S:
+                sign(submitter.jobs.store)
+                signed = time.monotonic()
             pause = PASS_S
         except KitError as err:
             log.warning("%s", err)
             pause = min(pause * 2, BACK_OFF_S)
         time.sleep(pause * (1 + 0.1 * random.random()))  # noqa: S311 - no secret
+
+
+def sign(store: ObjectStore, key: str = SIGN) -> None:
+    """Leave a sign of life in a bucket, which is made where it is not there."""
+    try:
+        store.put(key, b"{}")
+    except NoSuchBucket:
+        store.ensure_bucket()
+        store.put(key, b"{}")
+
+
+def someone(store: ObjectStore) -> bool:
+    """Tell whether a submitter has signed within 3 x SIGN_S, by the store's clock alone.
+
+    It saves double effort only: two submitters do no harm.
+    """
+    sign(store, ASKED)
+    try:
+        age = store.stat(ASKED).modified - store.stat(SIGN).modified
+    except NoSuchObject:
+        return False
+    return age.total_seconds() < 3 * SIGN_S
+
+
+def stand_by(store: ObjectStore, stop: Callable[[], bool]) -> None:
+    """Wait as long as another submitter is at work, or nobody knows; until `stop` at most."""
+    told = False
+    while not stop():
+        try:
+            if not someone(store):
+                log.info("no other submitter is at work here")
+                return
+            if not told:
+                log.info("another submitter is at work here: standing by")
+            told = True
+        except KitError as err:
+            log.warning("%s", err)
+        time.sleep(SIGN_S)
 
 
 @contextlib.contextmanager
@@ -71,10 +115,15 @@ def opened(profile: str | None) -> Iterator[tuple[Settings, Submitter]]:
 
 
 def main(profile: str) -> None:
-    """Be the submitter of a profile as long as the process that started this one lives."""
+    """Be the submitter of a profile while nobody else is and the starter of this process lives."""
     parent = os.getppid()
+
+    def orphaned() -> bool:
+        return os.getppid() != parent
+
     with opened(profile) as (_, submitter):
-        run(submitter, lambda: os.getppid() != parent)
+        stand_by(submitter.jobs.store, orphaned)
+        run(submitter, orphaned)
 
 
 if __name__ == "__main__":

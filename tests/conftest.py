@@ -1,9 +1,13 @@
 """What several test files share: the sandbox, started at most once for the whole run."""
 
+import contextlib
 import json
 
 import pytest
 from sandbox_command import kit_sandbox
+
+from kit import sandbox_services, settings
+from kit.sandbox_supervisor import control
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +22,24 @@ def sandbox():
     yield json.loads(kit_sandbox("status", "--json").stdout)
     if not was_up:
         kit_sandbox("down")
+
+
+@contextlib.contextmanager
+def stopped(*names):
+    """Have programs of the sandbox stopped by its supervisor for the time of a block."""
+    folder = settings.load("sandbox").sandbox_dir
+    for name in names:
+        control(folder).stopProcess(name)
+    try:
+        yield
+    finally:
+        for name in names:
+            control(folder).startProcess(name)
+        sandbox_services.wait(folder, lambda _: None)
+
+
+@pytest.fixture
+def no_submitter(sandbox):
+    """Without the sandbox's own submitter: only those that the test starts are at work."""
+    with stopped("submitter"):
+        yield

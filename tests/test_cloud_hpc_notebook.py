@@ -133,6 +133,10 @@ def test_the_record_says_what_was_used_and_where_the_seconds_went(done):
         kept = {path.name for path in (done[0] / "runs" / line["run"]).iterdir()}
         wanted = {"job.sh", "job.log", "sacct.txt", "seff.txt", "submitter.log", "pipeline.log"}
         assert wanted <= kept
+        logs = {name: (done[0] / "runs" / line["run"] / f"{name}.log").read_text()
+                for name in ("submitter", "pipeline")}  # fmt: skip
+        assert logs["submitter"].endswith("another submitter is at work here: standing by\n")
+        assert "asked for by the forwarder at http://127.0.0.1:6500" in logs["pipeline"]
     assert done[1][1]["pipeline"]["environment"] > done[1][2]["pipeline"]["environment"]
 
 
@@ -203,7 +207,9 @@ def test_a_training_that_fails_shows_its_own_traceback_in_the_notebook(done, env
         assert "Traceback (most recent call last)" in text
 
 
-def test_a_killed_run_is_adopted_by_the_next_start_and_its_job_worked_once(done, environ, tmp_path):
+def test_a_killed_run_is_adopted_by_the_next_start_and_its_job_worked_once(
+    done, environ, tmp_path, no_submitter
+):
     other = {**environ, "KIT_RESULTS_DIR": str(tmp_path)}
     arguments = ("run", "cloud-hpc", "-p", "epochs", "60")
     argv = [sys.executable, "-m", "kit", *arguments]
@@ -222,6 +228,8 @@ def test_a_killed_run_is_adopted_by_the_next_start_and_its_job_worked_once(done,
     assert ended.returncode == 0, ended.stderr[-4000:]
     (line,) = history(other)
     assert line["resumed"] is True
+    log = (tmp_path / "sandbox/runs" / line["run"] / "submitter.log").read_text()
+    assert "no other submitter is at work here" in log
     host = SSHHost(site.hpc.ssh_host, site.hpc.ssh_config, site.hpc.user)
     name = f"--name=kit-{token(line['run'], 1)}"
     listed = host.run(["sacct", "-nXP", "-S", "now-1hours", name, "--format=JobID,State"]).out

@@ -275,10 +275,11 @@ def test_many_who_ask_at_once_share_a_listing(world, known):
     person.jobs.store.get = lambda key, **more: reads.append(key) or read(key, **more)
     for _ in range(50):
         assert person.look(RUN).standing.state is RunState.DONE
-    assert (len(listings), reads) == (1, [f"runs/{RUN}/progress.json"])
+    once = [f"runs/{RUN}/{name}.json" for name in ("progress", "result")]
+    assert (len(listings), sorted(reads)) == (1, once)
     now[0] += forwarder_people.FRESH_S + 0.01
     person.look(RUN)
-    assert (len(listings), len(reads)) == (2, 2)
+    assert (len(listings), len(reads)) == (2, 4)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
+from memory_store import MemoryStore
 
 from kit import compose_secrets, settings, submitter_loop
 from kit.errors import StoreUnavailable, UsageError
+from kit.jobs import Jobs
+from kit.store_directory import DirectoryStore
 
 
 class Passes:
@@ -15,6 +20,7 @@ class Passes:
 
     def __init__(self, *outcomes):
         self.outcomes, self.done = list(outcomes), 0
+        self.jobs = Jobs(MemoryStore())
 
     def once(self):
         outcome = self.outcomes[self.done]
@@ -39,6 +45,57 @@ def test_a_store_that_is_away_is_asked_later_and_later_and_then_as_before(pauses
     passes = Passes(None, *[away] * 8, None, None)
     submitter_loop.run(passes, passes.stop)
     assert pauses == [1.5, 3, 6, 12, 24, 48, 60, 60, 60, 1.5, 1.5]
+
+
+def test_a_submitter_signs_in_its_bucket_and_is_found_until_the_sign_is_old(
+    pauses, tmp_path, monkeypatch
+):
+    store = DirectoryStore("integration-submitter-s0-c0-u1-anna", tmp_path)
+    passes = Passes(None, None, StoreUnavailable("ask the store", "503"))
+    passes.jobs = Jobs(store)
+    store.ensure_bucket()
+    assert not submitter_loop.someone(store)
+    store.delete(submitter_loop.ASKED)
+    store.delete_bucket()
+    submitter_loop.run(passes, passes.stop)
+    assert submitter_loop.someone(store)
+    sign = next(tmp_path.rglob(submitter_loop.SIGN))
+    old = time.time() - 3 * submitter_loop.SIGN_S - 1
+    os.utime(sign, (old, old))
+    assert not submitter_loop.someone(store)
+
+
+def test_one_stands_by_until_no_other_signs_any_more(pauses, tmp_path, monkeypatch):
+    store = DirectoryStore("integration-submitter-s0-c0-u1-anna", tmp_path)
+    submitter_loop.sign(store)
+    sign = next(tmp_path.rglob(submitter_loop.SIGN))
+    away = [True]
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            monkeypatch.setattr(store, "stat", lambda _: away.pop() and failing())
+        if len(pauses) == 3:
+            monkeypatch.undo()
+            monkeypatch.setattr(submitter_loop.time, "sleep", pause)
+            old = time.time() - 3 * submitter_loop.SIGN_S - 1
+            os.utime(sign, (old, old))
+
+    def failing():
+        raise StoreUnavailable("ask the store", "503")
+
+    monkeypatch.setattr(submitter_loop.time, "sleep", pause)
+    submitter_loop.stand_by(store, lambda: len(pauses) > 5)
+    assert pauses == [submitter_loop.SIGN_S] * 3
+    submitter_loop.sign(store)
+    submitter_loop.stand_by(store, lambda: len(pauses) > 5)
+    assert len(pauses) == 6, "ended with whoever started it"
+
+
+def test_a_submitter_whose_passes_fail_does_not_sign(pauses):
+    passes = Passes(StoreUnavailable("ask the store", "503"))
+    submitter_loop.run(passes, passes.stop)
+    assert passes.jobs.store.calls == []
 
 
 def test_an_error_that_is_none_of_the_kits_ends_the_loop(pauses):

@@ -174,7 +174,7 @@ def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
     with bench.frozen(run):
         pipeline.start()
         with allas.stopped("rgw"):
-            until(lambda: "the store does not answer" in "".join(said), 60)
+            until(lambda: "no answer, asked again" in "".join(said), 60)
         with allas.stopped("keystone"):
             new = Jobs(open_store(bench.profile, bucket, patience=short))
             with pytest.raises(Unreachable, match="Keystone at .* gives no usable answer"):
