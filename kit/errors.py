@@ -91,8 +91,8 @@ class CommandFailed(KitError):
         self, argv: Sequence[str], code: int, out: str = "", err: str = "", next_step: str = ""
     ) -> None:
         got = (err.strip() or out.strip() or "no output")[-2000:]
-        shown = " ".join(f"{word.split()[0]} …" if "\n" in word else word for word in argv)
-        super().__init__(f"`{shown}` ended with exit code {code}", got, next_step)
+        words = " ".join("…" if "\n" in word else word for word in argv)  # no whole script
+        super().__init__(f"`{words}` ended with exit code {code}", got, next_step)
         self.argv, self.code, self.out, self.err = tuple(argv), code, out, err
 
     def __reduce__(self) -> tuple[object, ...]:

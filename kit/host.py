@@ -92,7 +92,8 @@ class LocalHost:
 
     def put(self, source: Source, target: str, mode: int = 0o600) -> None:
         """See `Host.put`."""
-        self.run(["sh", "-c", PUT, "sh", target, f"{mode:o}", digest(source)], source, 600)
+        argv = ["sh", "-c", PUT, "sh", target, f"{mode:o}", digest(source)]
+        written(target, self.run(argv, source, 600, check=False))
 
     def get(self, source: str, target: Path) -> None:
         """See `Host.get`."""
@@ -152,6 +153,15 @@ def completed(
     if check and code != 0:
         raise CommandFailed(argv, code, done.out, done.err)
     return done
+
+
+def written(target: str, done: Completed) -> None:
+    """Raise CommandFailed when `PUT` could not write the file, with the folder that it is of."""
+    if done.code != 0:
+        said = done.err.strip() or "the file did not arrive whole"
+        got = f"cannot use the folder {os.path.dirname(target)}: {said}"
+        step = "make it writable for the user of the login, make room there, then run again"
+        raise CommandFailed(["write", target], done.code, done.out, got, step)
 
 
 def digest(source: Source) -> str:

@@ -25,7 +25,7 @@ from kit.errors import (
     Unreachable,
     UsageError,
 )
-from kit.host import GET, PUT, Completed, Source, call, completed, digest, store
+from kit.host import GET, PUT, Completed, Source, call, completed, digest, store, written
 
 RENEWABLE_S = 600.0  # clocks may differ: a certificate that ended just now is tried all the same
 
@@ -76,7 +76,7 @@ class SSHHost:
     def put(self, source: Source, target: str, mode: int = 0o600) -> None:
         """See `Host.put`."""
         argv = ["sh", "-c", PUT, "sh", target, f"{mode:o}", digest(source)]
-        self.run(argv, source, 600, repeat=True)
+        written(target, self.run(argv, source, 600, check=False, repeat=True))
 
     def get(self, source: str, target: Path) -> None:
         """See `Host.get`."""

@@ -110,6 +110,19 @@ def test_a_file_cannot_be_put_where_there_is_no_folder_to_be(host):
         host.put(b"x", "/proc/none/file")
 
 
+def test_a_folder_that_cannot_be_used_is_named_and_the_script_is_not_shown(request, tmp_path):
+    for host in (LocalHost(), request.getfixturevalue("sshd").host()):
+        with pytest.raises(CommandFailed) as caught:
+            host.put(b"x", "/proc/none/file")
+        tried, got, step = caught.value.tried, caught.value.got, caught.value.next_step
+        assert tried.startswith("`write /proc/none/file`")
+        assert got.startswith("cannot use the folder /proc/none: mkdir: cannot create directory")
+        assert "make it writable" in step
+        with pytest.raises(CommandFailed) as caught:
+            host.run(["sh", "-c", "echo no >&2\nexit 3", "sh", "word"])
+        assert caught.value.tried == "`sh -c … sh word` ended with exit code 3"
+
+
 # What both real hosts do.
 
 
