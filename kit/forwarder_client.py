@@ -87,7 +87,7 @@ def face_of(settings: Settings) -> FaceJobs | None:
 
     Raises UsageError for a token that is missing or that others may read.
     """
-    cloud, inside = settings.cloud, settings.ports.get("face")
+    cloud, inside = settings.cloud, settings.ports.get("forwarder")
     if cloud is None or not cloud.forwarder_url:
         return None
     url = cloud.forwarder_url.rstrip("/")

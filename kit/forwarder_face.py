@@ -8,21 +8,22 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import anyio
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import HTMLResponse, Response
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kit import forwarder_docs
 from kit.errors import Busy, KitError, NoSuchObject, Unreachable, UsageError
 from kit.forwarder_people import Person
-from kit.hyperparameters import Hyperparameters
-from kit.jobs import REQUEST_BYTES, RUN
+from kit.hyperparameters import WHOLE, Hyperparameters
+from kit.jobs import MOST_WORKERS, REQUEST_BYTES, RUN
 from kit.jobs import Request as Asked
 from kit.records import Json
 from kit.services import RunDetail, RunId, RunStatus, status_of
@@ -38,15 +39,28 @@ class _Data(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _as_whole(value: Any) -> Any:
+    """Take 5.0 for 5, as JSON Schema does."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE_TOO = BeforeValidator(_as_whole)
+
+
+def _in(name: str) -> Any:
+    least, most = WHOLE[name]
+    return Field(ge=least, le=most)
+
+
 class Training(_Data):
     """The settings of the training; what is left out is the article's."""
 
-    epochs: int = 5
-    batch_size: int = 4
-    learning_rate: float = 0.001
-    momentum: float = 0.9
-    seed: int = 42
-    threads: int = 1
+    epochs: Annotated[int, _in("epochs"), WHOLE_TOO] = 5
+    batch_size: Annotated[int, _in("batch_size"), WHOLE_TOO] = 4
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.001
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    seed: Annotated[int, _in("seed"), WHOLE_TOO] = 42
+    threads: Annotated[int, _in("threads"), WHOLE_TOO] = 1
     device: Literal["cpu", "cuda"] = "cpu"
 
 
@@ -56,7 +70,7 @@ class RunRequest(_Data):
     run: Annotated[str, Field(pattern=f"^{RUN}$")]
     data_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     configured: bool = True
-    workers: int = 1
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS), WHOLE_TOO] = 1
     tunnel: Literal["", "reverse", "none"] = ""
     hyperparameters: Training = Training()
 
@@ -130,10 +144,10 @@ Asker = Annotated[Person, Depends(_asker)]
 
 def face(known: Mapping[str, Person]) -> FastAPI:
     """Make the app; `known` are the people by the SHA-256 of their token."""
-    texts = {401: "no token", 411: "no length", 413: "too large"}
+    texts = {400: "no JSON", 401: "no token", 411: "no length", 413: "too large"}
     answers: dict[int | str, Json] = {code: {"description": text} for code, text in texts.items()}
     answers |= {code: {"model": Problem} for code in CODES.values() if code != 422}
-    app = FastAPI(title="Forwarder", redoc_url=None, responses=answers)
+    app = FastAPI(title="Forwarder", docs_url=None, redoc_url=None, responses=answers)
     app.add_middleware(Gate, known=known)
 
     @app.exception_handler(KitError)
@@ -148,6 +162,11 @@ def face(known: Mapping[str, Person]) -> FastAPI:
         rows = [{"loc": each["loc"], "msg": each["msg"], "type": each["type"]}
                 for each in err.errors()]  # fmt: skip
         return _answer({"detail": rows}, 422)
+
+    @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
+    def docs(request: Request) -> str:
+        """Show the document as a page."""
+        return forwarder_docs.page(app.openapi(), str(request.base_url).rstrip("/"))
 
     _runs(app)
     _results(app)

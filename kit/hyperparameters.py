@@ -26,7 +26,7 @@ class Hyperparameters:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name, (least, most) in _WHOLE.items():
+        for name, (least, most) in WHOLE.items():
             value = getattr(self, name)
             good = isinstance(value, int) and not isinstance(value, bool)
             if not good or not least <= value <= most:
@@ -44,14 +44,14 @@ def from_json(table: Mapping[str, Any]) -> Hyperparameters:
     """Read what went through JSON, where a whole number may have become 5.0. Raises UsageError."""
     if unknown := set(table) - {each.name for each in fields(Hyperparameters)}:
         raise UsageError(f"hyperparameters of other names: {', '.join(sorted(unknown))[:200]}")
-    whole = {n: int(v) for n, v in table.items() if n in _WHOLE and _is_number(v) and v == int(v)}
+    whole = {n: int(v) for n, v in table.items() if n in WHOLE and _is_number(v) and v == int(v)}
     return Hyperparameters(**{**table, **whole})
 
 
-_WHOLE = {
+WHOLE = {
     "epochs": (1, 10_000),
     "batch_size": (1, 60_000),
-    "seed": (0, 2**63 - 1),
+    "seed": (0, 2**53 - 1),  # exact in the numbers of every JSON
     "threads": (1, 1024),
 }
 

@@ -69,8 +69,7 @@ def place_of(settings: Settings, name: str) -> tuple[str, int]:
 
 PLACES = {  # program -> name in the profile; the others listen nowhere or on Unix sockets
     **{name: name for name in ("keystone", "rgw", "mlflow", "redis", "prometheus", "ceph-mon")},
-    **{name: name for name in ("slurmdbd", "slurmctld", "flower", "submitter")},
-    **{"forwarder": "face", "worker": "forwarder"},
+    **{name: name for name in ("slurmdbd", "slurmctld", *OURS)},
     **{f"slurmd-{node}": node for node in ("c1", "c2", "g1")},
     **{"sshd-login": "login", "sshd-vm": "cloud"},
 }

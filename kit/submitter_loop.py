@@ -27,7 +27,7 @@ SIGN, SIGN_S = "submitter.json", 5.0  # an object that says that a submitter see
 ASKED = "asked-for-submitter.json"  # what its age is compared with
 BACK_OFF_S = 60.0
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("kit.submitter_loop")  # also where this file is __main__
 
 
 def submitter_for(profile: Settings, step: Callable[[str], None] = lambda _: None) -> Submitter:

@@ -192,5 +192,5 @@ def test_inside_a_cluster_the_face_has_another_name(tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_FORWARDER_TOKEN", str(token))
     port = settings.Port(port=6500, svc="fastapi-service", namespace="forwarder")
     loaded = profile(forwarder_url="http://127.0.0.1:6500", runner="cluster")
-    loaded = dataclasses.replace(loaded, ports={"face": port})
+    loaded = dataclasses.replace(loaded, ports={"forwarder": port})
     assert face_of(loaded).url == "http://fastapi-service.forwarder:6500"

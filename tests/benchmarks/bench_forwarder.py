@@ -1,0 +1,127 @@
+"""The forwarder beside its targets: the face's status, a scrape of 1,000 runs, memory, the tunnel.
+
+Usage: python tests/benchmarks/bench_forwarder.py (with the sandbox up and its environment made).
+"""
+
+import asyncio
+import json
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import httpx
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "faults")]
+
+import test_tunnel_faults as tunnel  # noqa: E402 - the folders above
+from sandbox_command import kit_sandbox  # noqa: E402
+from test_forwarder import Buckets3  # noqa: E402
+
+from kit import services, settings  # noqa: E402
+from kit.login import Secret  # noqa: E402
+
+RATE, SECONDS, RUNS, TUNNELS, KILLS = 200, 10, 1000, 3, 5
+
+
+async def _status() -> tuple[list[float], float]:
+    """Ask at a steady rate how all runs stand; give the seconds of each answer and of all."""
+    token = settings.load("sandbox").sandbox_dir / "etc" / "secrets" / "face"
+    headers, took = {"Authorization": f"Bearer {token.read_text()}"}, []
+    limits = httpx.Limits(max_connections=50)
+    async with httpx.AsyncClient(
+        base_url="http://127.0.0.1:6500", headers=headers, limits=limits, timeout=30
+    ) as client:
+
+        async def one() -> None:
+            begin = time.perf_counter()
+            (await client.get("/runs")).raise_for_status()
+            took.append(time.perf_counter() - begin)
+
+        await one()
+        begin, asked = time.perf_counter(), []
+        for number in range(RATE * SECONDS):
+            await asyncio.sleep(max(0.0, begin + number / RATE - time.perf_counter()))
+            asked.append(asyncio.create_task(one()))
+        await asyncio.gather(*asked)
+        return took[1:], time.perf_counter() - begin
+
+
+def status() -> list[tuple[str, float, float, str]]:
+    took, seconds = asyncio.run(_status())
+    return [
+        ("status requests a second", len(took) / seconds, RATE, "1/s"),
+        ("their 99th percentile", 1000 * statistics.quantiles(took, n=100)[98], 100, "ms"),
+    ]
+
+
+def scrape() -> list[tuple[str, float, float, str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        world = Buckets3(Path(folder))
+        for number in range(RUNS):
+            world.done(f"cloud-hpc-{number:012x}-2")
+        ours = world.forwarder()
+        begin = time.perf_counter()
+        assert ours.once() == []
+        first, took = time.perf_counter() - begin, []
+        with services.served(services.metrics(ours, Secret("word")), "127.0.0.1", 0) as port:
+            for _ in range(5):
+                begin = time.perf_counter()
+                url = f"http://127.0.0.1:{port}/metrics"
+                request = urllib.request.Request(url, headers={"Authorization": "Bearer word"})
+                with urllib.request.urlopen(request) as answer:
+                    text = answer.read()
+                took.append(time.perf_counter() - begin)
+        assert all(f"cloud-hpc-{n:012x}-2".encode() in text for n in (0, RUNS - 1))
+    return [
+        (f"scrape of {RUNS} runs, {len(text) / 1e6:.1f} MB", statistics.median(took), 1, "s"),
+        (f"first pass over {RUNS} runs (no target)", first, first, "s"),
+    ]
+
+
+def memory() -> list[tuple[str, float, float, str]]:
+    rows = json.loads(kit_sandbox("status", "--json").stdout)["services"]
+    face = next(row["rss"] for row in rows if row["name"] == "forwarder")
+    return [
+        ("all of the sandbox", sum(row["rss"] for row in rows) / 1e9, 1.8, "GB"),
+        ("the face", face / 1e6, 150, "MB"),
+    ]
+
+
+def window() -> list[tuple[str, float, float, str]]:
+    """From the job's start to the dashboard, and from a killed connection to the dashboard."""
+    opened, back = [], []
+    for _ in range(TUNNELS):
+        with tunnel.own_bench() as bench:
+            run = bench.ask(epochs=tunnel.LONG)
+            port = tunnel.window(bench, run)["port"]
+            tunnel.until(tunnel.answers(port), 60, 0.05)
+            begun = (bench.folder(run) / "owner").lstat().st_mtime  # the job's first own deed
+            opened.append(time.time() - begun)
+            for _ in range(KILLS if not back else 0):
+                for pid in tunnel.connections():
+                    os.kill(pid, signal.SIGKILL)
+                begin = time.perf_counter()
+                tunnel.until(lambda port=port: not tunnel.taken(port), 10, 0.01)
+                tunnel.until(tunnel.answers(port), 60, 0.02)
+                back.append(time.perf_counter() - begin)
+    return [
+        ("dashboard through the tunnel after the job's start", statistics.median(opened), 8, "s"),
+        ("tunnel back after its connection was killed", statistics.median(back), 5, "s"),
+    ]
+
+
+def main() -> None:
+    print(f"load {os.getloadavg()[0]:.1f}")
+    for part in (memory, status, scrape, window):
+        for what, value, target, unit in part():
+            print(f"{what:52}{value:9.2f} {unit:4}aim {target:7.2f}, ratio {value / target:5.2f}")
+
+
+if __name__ == "__main__":
+    main()
