@@ -86,6 +86,13 @@ class Progress(RunDetail):
     why: str
 
 
+class Window(BaseModel):
+    """Where Ray's dashboard of a live run is seen; it asks for the token of that run's job."""
+
+    run: str
+    url: str
+
+
 class Artefact(BaseModel):
     """A file that a run left."""
 
@@ -204,6 +211,11 @@ def _runs(app: FastAPI) -> None:
     def cancel(run: RunId, person: Asker) -> RunStatus:
         """Say that a run is no longer wanted; what has finished stays."""
         return status_of(person.cancel(run))
+
+    @app.get("/tunnels")
+    def open_tunnels(person: Asker) -> list[Window]:
+        """Say where the dashboards of your live runs are seen."""
+        return [Window(run=each.run, url=each.url) for each in person.tunnels()]
 
 
 def _results(app: FastAPI) -> None:

@@ -14,6 +14,7 @@ from kit.jobs import Jobs, Request, RunState, Standing
 from kit.login import read_private
 from kit.records import Json
 from kit.settings import Settings
+from kit.tunnels import Tunnel, live
 
 FRESH_S = 0.3  # a listing of a person's runs answers everything that is asked meanwhile
 
@@ -35,7 +36,10 @@ class Shown:
 class Person:
     """One person's runs. Methods raise NoSuchObject for a run that is not theirs."""
 
-    def __init__(self, buckets: Buckets, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, loaded: Settings, buckets: Buckets, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.settings = loaded
         self.name, self.jobs, self.data = buckets.user, Jobs(buckets.jobs), buckets.data
         self.clock = clock
         self._lock = threading.Lock()
@@ -97,6 +101,10 @@ class Person:
         name = names.get(standing.state)
         return (self.jobs.read(standing.run, name) or {}) if name else {}
 
+    def tunnels(self) -> list[Tunnel]:
+        """Say where the dashboards of live runs are seen."""
+        return live(self.settings, self.name, self.jobs, self.standings().values())
+
     def files(self, run: str) -> Mapping[str, Json]:
         """Name the files of a finished run: references to what `file` gives."""
         if self.known(run).state is not RunState.DONE:
@@ -121,10 +129,10 @@ class Person:
 def people_of(loaded: Settings) -> dict[str, Person]:
     """Read who may ask from the file KIT_FORWARDER_PEOPLE; nobody without it."""
     given = os.environ.get("KIT_FORWARDER_PEOPLE")
-    return people(Path(given), lambda user: buckets_of(loaded, user)) if given else {}
+    return people(Path(given), loaded, lambda user: buckets_of(loaded, user)) if given else {}
 
 
-def people(path: Path, buckets: Callable[[str], Buckets]) -> dict[str, Person]:
+def people(path: Path, loaded: Settings, buckets: Callable[[str], Buckets]) -> dict[str, Person]:
     """Read who may ask, a line each: the user and the SHA-256 of the token; by that hash.
 
     Raises UsageError for a file that is missing, others may read, or has another line.
@@ -136,5 +144,5 @@ def people(path: Path, buckets: Callable[[str], Buckets]) -> dict[str, Person]:
         match = re.fullmatch(r"([a-z0-9-]{1,40})\s+([0-9a-f]{64})", line.strip())
         if not match or match[2] in found:
             raise UsageError(f"{path}, line {number}, names nobody, or one token twice", "", step)
-        found[match[2]] = Person(buckets(match[1]))
+        found[match[2]] = Person(loaded, buckets(match[1]))
     return found

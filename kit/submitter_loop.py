@@ -118,12 +118,12 @@ def main(profile: str) -> None:
     """Be the submitter of a profile while nobody else is and the starter of this process lives."""
     parent = os.getppid()
 
-    def orphaned() -> bool:
+    def _orphaned() -> bool:
         return os.getppid() != parent
 
     with opened(profile) as (_, submitter):
-        stand_by(submitter.jobs.store, orphaned)
-        run(submitter, orphaned)
+        stand_by(submitter.jobs.store, _orphaned)
+        run(submitter, _orphaned)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def _agree(api: Any, kind: str, wanted: dict[str, Json]) -> list[str]:
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
-    def call(verb: str, *words: object, **more: object) -> Any:
+    def _call(verb: str, *words: object, **more: object) -> Any:
         method = getattr(api, f"{verb}_namespaced_{kind}")
         return method(*words, _request_timeout=ANSWER_S, **more)
 
@@ -104,7 +104,7 @@ def _agree(api: Any, kind: str, wanted: dict[str, Json]) -> list[str]:
     wrong = []
     try:
         found = {each.metadata.name: each for each in
-                 call("list", NAMESPACE, label_selector=selector).items}  # fmt: skip
+                 _call("list", NAMESPACE, label_selector=selector).items}  # fmt: skip
         steps: list[tuple[str, str, Json | None]]
         steps = [("delete", name, None) for name in found.keys() - wanted.keys()]
         for name, want in wanted.items():
@@ -115,7 +115,7 @@ def _agree(api: Any, kind: str, wanted: dict[str, Json]) -> list[str]:
         for verb, name, body in steps:
             words = [name] * (verb != "create") + [NAMESPACE] + [body] * (body is not None)
             try:
-                call(verb, *words)
+                _call(verb, *words)
             except ApiException as err:
                 if (verb, err.status) not in (("delete", 404), ("create", 409)):
                     wrong.append(f"{verb} {kind} {name}: {err.status} {err.reason}")

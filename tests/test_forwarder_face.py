@@ -46,7 +46,7 @@ def known(world, tmp_path):
         names = [f"integration-{role}-s0-c0-u1-{user}" for role in ("submitter", "pipeline")]
         return Buckets(user, names[0], *(DirectoryStore(name, tmp_path) for name in names))
 
-    return people(file, buckets)
+    return people(file, world.settings, buckets)
 
 
 @pytest.fixture
@@ -83,6 +83,7 @@ def asked(world):
         ("GET", f"/runs/{RUN}/log"),
         ("GET", f"/runs/{RUN}/artefacts"),
         ("GET", f"/runs/{RUN}/artefacts/model.safetensors"),
+        ("GET", "/tunnels"),
         ("GET", "/nothing"),
     ],
 )
@@ -104,6 +105,7 @@ def test_how_to_ask_is_told_to_everybody_and_names_no_secret(ask):
         "/runs/{run}/log",
         "/runs/{run}/artefacts",
         "/runs/{run}/artefacts/{name}",
+        "/tunnels",
     }
     assert "bearer" in json.dumps(document["components"]["securitySchemes"])
     assert not re.search("t0ken|password|secret", json.dumps(document), re.IGNORECASE)
@@ -191,6 +193,19 @@ def test_another_persons_run_is_neither_seen_nor_cancelled(world, ask):
     ):
         assert ask(method, f"/runs/{RUN}{path}", token=BEA)[0] == 404
     assert asked(world) is RunState.REQUESTED
+
+
+def test_tunnels_of_live_runs_are_shown_to_their_owner_until_they_end(world, ask):
+    assert ask("GET", "/tunnels") == (200, [])
+    ask("POST", "/runs", ASKED)
+    world.write(world.jobs, RUN, "try-1/submitted.json", {})
+    world.write(world.jobs, RUN, "progress.json", {"tunnel": {"port": 8283}})
+    time.sleep(2 * forwarder_people.FRESH_S)
+    url = f"http://{world.settings.cloud.tunnel_address}:8283"
+    assert ask("GET", "/tunnels") == (200, [{"run": RUN, "url": url}])
+    assert ask("GET", "/tunnels", token=BEA) == (200, [])
+    world.write(world.jobs, RUN, "progress.json", {"tunnel": {"barred": "why"}})
+    assert ask("GET", "/tunnels") == (200, [])
 
 
 def test_a_run_is_cancelled_by_its_owner_and_twice_is_once(world, ask):
@@ -298,6 +313,6 @@ def test_a_list_of_people_that_is_none_is_refused(tmp_path, text, mode, told):
     file.write_text(text)
     file.chmod(mode)
     with pytest.raises(UsageError, match=told):
-        people(file, lambda user: Buckets(user, user, None, None))
+        people(file, None, lambda user: Buckets(user, user, None, None))
     with pytest.raises(UsageError, match="read who may ask"):
-        people(tmp_path / "none", lambda user: None)
+        people(tmp_path / "none", None, lambda user: None)
