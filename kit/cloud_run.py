@@ -24,9 +24,6 @@ from kit.stage_log import run_log
 from kit.stage_store import EVALUATE, PREPROCESS_TRAIN, StageStore
 from kit.tracking import tracking_for
 
-# Arguments of a pipeline are floats on their way (protobuf Struct): larger seeds would change.
-_LARGEST_SEED = 2**53
-
 
 @dataclass(frozen=True)
 class Target:
@@ -140,15 +137,7 @@ def arguments_of(
     gates: Gates,
     strict: bool = False,
 ) -> dict[str, Any]:
-    """Give the arguments of the pipeline: data only, nothing secret.
-
-    Raises UsageError for a seed that does not survive KFP's way of passing numbers.
-    """
-    if hyperparameters.seed > _LARGEST_SEED:
-        raise UsageError(
-            f"seed = {hyperparameters.seed} is too large for a pipeline argument",
-            next_step=f"give a seed of at most {_LARGEST_SEED}",
-        )
+    """Give the arguments of the pipeline: data only, nothing secret."""
     port = settings.ports.get("mlflow")
     inside = bool(settings.cloud and settings.cloud.runner == "cluster" and port and port.svc)
     return {

@@ -51,7 +51,7 @@ def from_json(table: Mapping[str, Any]) -> Hyperparameters:
 WHOLE = {
     "epochs": (1, 10_000),
     "batch_size": (1, 60_000),
-    "seed": (0, 2**53 - 1),  # exact in the numbers of every JSON
+    "seed": (0, 2**53 - 1),  # exact as a float: JSON, and KFP's arguments
     "threads": (1, 1024),
 }
 

@@ -141,16 +141,6 @@ def test_inside_a_cluster_mlflow_has_the_address_of_its_service(site: Settings) 
     assert urls == ["http://mlflow.mlflow:5000", ""]
 
 
-@pytest.mark.parametrize(("seed", "good"), [(2**53, True), (2**53 + 1, False)])
-def test_a_seed_that_kfp_would_round_is_refused(site: Settings, seed: int, good: bool) -> None:
-    hp = dataclasses.replace(HP, seed=seed)
-    if good:
-        assert arguments_of(site, RUN, BUCKET, "d", hp, NO_GATES)["hyperparameters"]["seed"] == seed
-    else:
-        with pytest.raises(UsageError, match="seed"):
-            arguments_of(site, RUN, BUCKET, "d", hp, NO_GATES)
-
-
 # -- running -----------------------------------------------------------------------------------
 
 

@@ -117,7 +117,7 @@ def test_a_healthy_sandbox_passes_every_check(loaded):
     found = look(loaded)
     state = {f.name: f.diagnosis for f in found if f.state != "ok"}
     assert {name: got for name, got in state.items() if got != "environment-missing"} == {}
-    assert len(found) == 22
+    assert len(found) == 23
 
 
 @pytest.mark.sandbox

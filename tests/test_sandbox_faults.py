@@ -101,25 +101,34 @@ def test_a_stopped_service_is_down_in_status_with_exit_code_three(folder):
     assert status()["prometheus"]["up"]
 
 
-def test_a_job_outlives_the_controller_that_was_away(folder, ssh):
-    job = ssh("sbatch --parsable -p small -t 2", input="#!/bin/bash\nsleep 4\n")
+def running(ssh, script):
+    """Submit a job; give the words that ask sacct for its state, once that is RUNNING."""
+    job = ssh("sbatch --parsable -p small -t 2", input=script)
     state = f"sacct -nX -j {job} -o State"
-    wait_until(lambda: ssh(state) == "RUNNING")
+    try:
+        wait_until(lambda: ssh(state) == "RUNNING", within=60)
+    except AssertionError as error:
+        error.add_note(f"job {job}: {ssh(state)}\n{ssh('squeue -l; sinfo -N')}")
+        raise
+    return job, state
+
+
+def test_a_job_outlives_the_controller_that_was_away(folder, ssh):
+    _, state = running(ssh, "#!/bin/bash\nwhile [ ! -e over ]; do sleep 0.2; done\nrm over\n")
     supervisor = sandbox_supervisor.control(folder)
     supervisor.stopProcess("slurmctld")
     try:
-        time.sleep(5)
+        ssh("touch over; while [ -e over ]; do sleep 0.2; done")
+        time.sleep(2)
         assert ssh(state) == "RUNNING", "the last known state, though the job has ended"
     finally:
         supervisor.startProcess("slurmctld", False)
-    wait_until(lambda: ssh(state) == "COMPLETED", within=40)
+    wait_until(lambda: ssh(state) == "COMPLETED", within=60)
     wait_until(lambda: status()["slurmd-c1"]["up"])
 
 
 def test_after_a_killed_supervisor_there_are_no_double_daemons_and_jobs_go_on(folder, ssh):
-    job = ssh("sbatch --parsable -p small -t 2", input="#!/bin/bash\nsleep 60\n")
-    state = f"sacct -nX -j {job} -o State"
-    wait_until(lambda: ssh(state) == "RUNNING")
+    job, state = running(ssh, "#!/bin/bash\nsleep 60\n")
     before = status()
     (supervisor,) = [s for s in sandbox_processes.supervisors() if s.folder == folder]
     os.kill(supervisor.process.pid, signal.SIGKILL)

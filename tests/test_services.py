@@ -175,12 +175,6 @@ def test_a_port_that_is_taken_is_told(world):
             second.__enter__()
 
 
-def test_the_template_is_printed():
-    argv = [sys.executable, "-m", "kit", "submitter", "template"]
-    done = subprocess.run(argv, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.count("_ENVIROMENT")) == (0, 4)
-
-
 @pytest.mark.parametrize(
     ("content", "mode", "said"),
     [
