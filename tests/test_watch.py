@@ -349,6 +349,14 @@ def kit(*words):
     return subprocess.run(argv, capture_output=True, text=True, timeout=120)
 
 
+@pytest.fixture
+def interruptible():
+    """Tests in the background (`make test &`) ignore an interrupt, and so would their children."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
 def ctrl_c(process):
     """Interrupt it as a person would and give its stderr.
 
@@ -364,6 +372,7 @@ def ctrl_c(process):
 
 @pytest.mark.sandbox
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_a_job_on_slurm_is_listed_followed_left_alone_by_ctrl_c_and_ended(ticking):
     argv = [sys.executable, "-m", "kit", "logs", ticking, "--profile", "sandbox"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
