@@ -17,7 +17,7 @@ from kit import settings, stages
 from kit.cloud_run import CLOUD, Outcome, arguments_of, run_pipeline, with_runner
 from kit.errors import DataError, UsageError
 from kit.gates import Gates
-from kit.hyperparameters import Hyperparameters
+from kit.hyperparameters import WHOLE, Hyperparameters
 from kit.kfp_runner import PipelineFailed, States
 from kit.login import read_login
 from kit.profiles import Port
@@ -139,6 +139,14 @@ def test_inside_a_cluster_mlflow_has_the_address_of_its_service(site: Settings) 
         for chosen in (inside, outside)
     ]
     assert urls == ["http://mlflow.mlflow:5000", ""]
+
+
+def test_the_largest_seed_goes_in_whole_and_kfp_does_not_round_it(site: Settings) -> None:
+    most = WHOLE["seed"][1]
+    hp = dataclasses.replace(HP, seed=most)
+    given = arguments_of(site, RUN, BUCKET, "d", hp, NO_GATES)["hyperparameters"]["seed"]
+    assert given == most
+    assert float(most) < float(most + 1), "KFP passes numbers as floats: neighbours would be one"
 
 
 # -- running -----------------------------------------------------------------------------------
