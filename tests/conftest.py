@@ -4,10 +4,11 @@ import contextlib
 import json
 
 import pytest
+from kit_sandbox import services as sandbox_services
+from kit_sandbox.supervisor import control
 from sandbox_command import kit_sandbox
 
-from kit import sandbox_services, settings
-from kit.sandbox_supervisor import control
+from kit.base import settings
 
 
 @pytest.fixture(scope="session")

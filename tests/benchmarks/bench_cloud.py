@@ -9,13 +9,13 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from kit import settings
-from kit.cloud_run import arguments_of, run_pipeline
-from kit.fashion_mnist import stand_in
-from kit.gates import Gates
-from kit.hyperparameters import Hyperparameters
-from kit.stage_store import StageStore
-from kit.store import bucket_name, open_store
+from kit.base import settings
+from kit.experiments.fashion_mnist.data import stand_in
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.gates import Gates
+from kit.runs.objects import StageStore
+from kit.runs.outcome import arguments_of, run_pipeline
+from kit.store.opening import bucket_name, open_store
 
 AIM_S, ARTICLE_S = 12.0, 1309.7505 - 1020.58485
 

@@ -19,17 +19,18 @@ from pathlib import Path
 
 import psutil
 
-from kit import settings, submitter_loop
-from kit.cloud_run import Outcome, run_pipeline
-from kit.fashion_mnist import Dataset, stand_in
-from kit.gates import Gates
-from kit.hpc_run import CLOUD_HPC, arguments_of
-from kit.hyperparameters import Hyperparameters
-from kit.jobs import Jobs, Request, token
-from kit.settings import Settings
-from kit.stage_store import StageStore
-from kit.store import bucket_name, open_store
-from kit.submitter_loop import submitter_for
+from kit.base import settings
+from kit.base.settings import Settings
+from kit.experiments.fashion_mnist.data import Dataset, stand_in
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.gates import Gates
+from kit.runs.hpc_run import CLOUD_HPC, arguments_of
+from kit.runs.objects import StageStore
+from kit.runs.outcome import Outcome, run_pipeline
+from kit.runs.requests import Jobs, Request, token
+from kit.store.opening import bucket_name, open_store
+from kit.submitter import loop as submitter_loop
+from kit.submitter.loop import submitter_for
 
 AIMS = {True: 45.0, False: 90.0}
 ARTICLE = {True: 1431.2155 - 272.92072, False: 1349.36426 - 271.85157}
@@ -133,7 +134,7 @@ def reaction(bench: Bench, repeats: int) -> None:
 
 def idle(profile: str, seconds: float = 20.0) -> None:
     """What a submitter uses that has nothing to do."""
-    argv = [sys.executable, "-m", "kit.submitter_loop", profile]
+    argv = [sys.executable, "-m", "kit.submitter.loop", profile]
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as child:
         time.sleep(8)
         process = psutil.Process(child.pid)

@@ -13,7 +13,8 @@ import time
 import urllib.error
 import urllib.request
 
-from kit import forward, settings
+from kit.base import settings
+from kit.deploy import port_forward as forward
 
 HERE, ROUNDS = "127.0.0.4", 5
 COMMAND = [sys.executable, "-m", "kit", "forward", "--profile", "sandbox", "--bind", HERE]

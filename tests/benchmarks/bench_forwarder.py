@@ -17,14 +17,19 @@ from pathlib import Path
 import httpx
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "faults")]
+sys.path[:0] = [
+    str(HERE.parent / "support"),
+    str(HERE.parent / "forwarder"),
+    str(HERE.parent / "faults"),
+]
 
 import test_tunnel_faults as tunnel  # noqa: E402 - the folders above
 from sandbox_command import kit_sandbox  # noqa: E402
-from test_forwarder import Buckets3  # noqa: E402
+from test_collect import Buckets3  # noqa: E402
 
-from kit import services, settings  # noqa: E402
-from kit.login import Secret  # noqa: E402
+from kit.base import settings  # noqa: E402
+from kit.base.secret import Secret  # noqa: E402
+from kit.forwarder import services  # noqa: E402
 
 RATE, SECONDS, RUNS, TUNNELS, KILLS = 200, 10, 1000, 3, 5
 

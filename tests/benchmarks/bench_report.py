@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kit import report_page, run_bill, settings
+from kit.base import settings
+from kit.billing import run as run_bill
+from kit.report import page as report_page
 
 COLUMNS = "JobID|Partition|State|AllocCPUS|AllocNodes|ElapsedRaw|AllocTRES|JobName"
 RUN = {

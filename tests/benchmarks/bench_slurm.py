@@ -21,10 +21,10 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from kit import settings
-from kit.jobspec import JobSpec
-from kit.slurm import Slurm
-from kit.ssh import SSHHost
+from kit.base import settings
+from kit.base.ssh import SSHHost
+from kit.slurm.client import Slurm
+from kit.slurm.script import JobSpec
 
 ROUNDS = 30
 OPTIONS = ["--partition=gputest", "--mem=1M", "--time=1", "--output=/dev/null"]

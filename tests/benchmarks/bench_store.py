@@ -17,8 +17,8 @@ from pathlib import Path
 
 from swiftclient import Connection
 
-from kit import settings
-from kit.store import get_many, open_store, put_many
+from kit.base import settings
+from kit.store.opening import get_many, open_store, put_many
 
 SIZE, ROUNDS = 100_000_000, 5
 COUNT, BASE = 1000, 250  # BASE one-by-one calls are enough for a rate

@@ -20,10 +20,11 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from kit import fashion_mnist, model, training
-from kit.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist import data as fashion_mnist
+from kit.experiments.fashion_mnist import model, training
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from idx_files import real_or_stand_in
 
 SEEDS = (1, 2, 3, 4, 5)

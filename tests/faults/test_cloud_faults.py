@@ -12,17 +12,20 @@ from types import SimpleNamespace
 import pytest
 from allas_site import SHORT, AllasSite
 from cloud_site import IN_CHILD, small_data
+from kit_sandbox.supervisor import control
 
-from kit import mlflow_client, settings, stage_work, stages, tracking
-from kit.cloud_run import arguments_of, run_pipeline
-from kit.errors import StoreUnavailable
-from kit.gates import Gates
-from kit.hyperparameters import Hyperparameters
-from kit.kfp_runner import PipelineFailed
-from kit.sandbox_supervisor import control
-from kit.stage_store import PREPROCESS_TRAIN, StageStore
-from kit.store import open_store
-from kit.tracking import tracking_for
+from kit.base import settings
+from kit.base.errors import StoreUnavailable
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.gates import Gates
+from kit.runs import stage_work, stages
+from kit.runs.kfp_here import PipelineFailed
+from kit.runs.objects import PREPROCESS_TRAIN, StageStore
+from kit.runs.outcome import arguments_of, run_pipeline
+from kit.store.opening import open_store
+from kit.tracking import delivery as tracking
+from kit.tracking import mlflow_client
+from kit.tracking.delivery import tracking_for
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 HP = Hyperparameters(epochs=8, learning_rate=0.01)

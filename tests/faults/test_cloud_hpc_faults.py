@@ -20,18 +20,21 @@ import pytest
 from allas_site import AllasSite
 from hpc_bench import USER, Bench, Place, nothing_runs, processes, ps
 from idx_files import write_folder
+from kit_sandbox.files import users
 from private_sshd import PrivateSshd
 from slurm_site import until
 
-from kit import billing, hpc_env, settings, training
-from kit.errors import KitError, Unreachable
-from kit.hpc_follow import TrainingFailed, follow
-from kit.hyperparameters import Hyperparameters
-from kit.jobs import Jobs, RunState, token
-from kit.run_bill import usages
-from kit.sandbox_files import users
-from kit.store import open_store
-from kit.store_answers import Patience
+from kit.base import settings
+from kit.base.errors import KitError, Unreachable
+from kit.billing import rates as billing
+from kit.billing.run import usages
+from kit.experiments.fashion_mnist import training
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.runs.follow import TrainingFailed, follow
+from kit.runs.requests import Jobs, RunState, token
+from kit.store.errors import Patience
+from kit.store.opening import open_store
+from kit.submitter import env as hpc_env
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
 HERE = Path(__file__).parent
@@ -121,7 +124,7 @@ def test_two_submitters_and_two_runs_at_once_are_two_jobs(bench, seen):
 
 PIPELINE = """
 import json, sys
-from kit import experiment_cloud_hpc as steps
+from kit.notebook import cloud_hpc as steps
 gates = (0.0, 0.0, 0.0)
 work = steps.start_cloud_hpc("faults", False, True, gates, False, epochs=int(sys.argv[1]))
 steps.show_credentials(work)
@@ -245,7 +248,7 @@ def test_a_training_that_fails_shows_its_own_traceback(bench, seen):
 def test_a_killed_driver_is_named(bench, seen):
     run = bench.ask(epochs=LONG)
     bench.passes_until(run, lambda: bench.training(run))
-    for line in processes("bin/python -m kit.ray_driver"):
+    for line in processes("bin/python -m kit.onsite.driver"):
         os.kill(int(line.split()[0]), signal.SIGKILL)
     bench.finish(run)
     error = failure_of(bench, run)
@@ -329,7 +332,7 @@ def test_a_folder_that_is_not_writable_or_full_is_said_and_mended(bench, seen):
     seen("project folder full at submit", "said, waited for, no job")
     bench.passes_until(run, lambda: bench.training(run))
     with bench.frozen(run):
-        for line in processes("kit.ray_main|kit.ray_driver|ray::work"):
+        for line in processes("kit.onsite.main|kit.onsite.driver|ray::work"):
             usual(["prlimit", "--fsize=0", "--pid", line.split()[0]], check=False)
     assert bench.finish(run).state is RunState.ENDED
     error = failure_of(bench, run)

@@ -16,10 +16,12 @@ from idx_files import small_data_dir
 from slurm_site import until
 from test_dashboard import queries
 
-from kit import dashboard, gauges, settings
-from kit.hyperparameters import Hyperparameters
-from kit.jobs import Request, RunState
-from kit.submitter_loop import submitter_for
+from kit.base import settings
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.forwarder import gauges
+from kit.report import dashboard
+from kit.runs.requests import Request, RunState
+from kit.submitter.loop import submitter_for
 
 pytestmark = pytest.mark.sandbox
 METRICS = {

@@ -15,13 +15,13 @@ from idx_files import real_or_stand_in
 from notebook_runs import planted
 from slurm_site import until
 
-from kit import settings
-from kit.forwarder_client import face_of
-from kit.hpc_follow import follow
-from kit.hyperparameters import Hyperparameters
-from kit.jobs import Request, token
-from kit.stage_store import StageStore
-from kit.submitter_loop import submitter_for
+from kit.base import settings
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.runs.client import face_of
+from kit.runs.follow import follow
+from kit.runs.objects import StageStore
+from kit.runs.requests import Request, token
+from kit.submitter.loop import submitter_for
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from slurm_site import Relay, until
 
-from kit.errors import (
+from kit.base.errors import (
     Busy,
     CommandFailed,
     CredentialRefused,
@@ -26,9 +26,9 @@ from kit.errors import (
     KitError,
     Unreachable,
 )
-from kit.link_race import race
-from kit.slurm import SUBMIT_STEPS, WAIT_STEPS
-from kit.slurm_values import JobState
+from kit.doctor.link_race import race
+from kit.slurm.client import SUBMIT_STEPS, WAIT_STEPS
+from kit.slurm.values import JobState
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 HERE = Path(__file__).parent

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from allas_site import LONG, SHORT, AllasSite
 
-from kit.credentials import Ec2Key, keystone_for
-from kit.errors import CredentialRefused, NoSuchObject, StoreUnavailable, Unreachable
-from kit.login import Secret
-from kit.settings import ROOT
+from kit.base.errors import CredentialRefused, NoSuchObject, StoreUnavailable, Unreachable
+from kit.base.secret import Secret
+from kit.base.settings import ROOT
+from kit.store.keystone import Ec2Key, keystone_for
 
 pytestmark = pytest.mark.sandbox
 KINDS = ["s3", "swift"]
@@ -208,8 +208,8 @@ def test_a_client_killed_during_an_upload_leaves_nothing_to_see(allas, kind, tmp
     code = f"""
 import time
 from pathlib import Path
-from kit import settings
-from kit.store import open_store
+from kit.base import settings
+from kit.store.opening import open_store
 def report(_):
     print("sending", flush=True); time.sleep(0.2)
 store = open_store(settings.load("sandbox"), {store.bucket!r}, {kind!r})

@@ -19,10 +19,10 @@ from allas_site import AllasSite
 from hpc_bench import Bench, nothing_runs, processes, ps
 from slurm_site import until
 
-from kit import settings
-from kit.jobs import RunState
-from kit.ray_tunnel import KEY, STATE
-from kit.tunnel import PORTS
+from kit.base import settings
+from kit.onsite.tunnel import KEY, STATE
+from kit.runs.requests import RunState
+from kit.submitter.tunnel_key import PORTS
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
 LONG = 3000  # epochs: it goes on until somebody ends it

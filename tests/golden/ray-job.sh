@@ -81,7 +81,7 @@ unset PYTHONPATH
 export KIT_TRY=$try PYTHONPATH=$KIT_CODE PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$try/ray.token RAY_USAGE_STATS_ENABLED=0
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >ray.token
-"$venv/bin/python" -m kit.ray_main & main=$!
+"$venv/bin/python" -m kit.onsite.main & main=$!
 trap 'kill -TERM "$main"' TERM
 while wait "$main"; code=$?; kill -0 "$main" 2>/dev/null; do :; done
 rm -f ray.token tunnel.key

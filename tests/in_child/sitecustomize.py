@@ -4,6 +4,6 @@ import os
 from pathlib import Path
 
 if "KIT_TEST_SITES" in os.environ:
-    from kit import settings
+    from kit.base import settings
 
     settings.SITES = Path(os.environ["KIT_TEST_SITES"])

@@ -1,0 +1,1 @@
+"""Errors, settings, files, secrets, hosts and text: what every other room may use."""

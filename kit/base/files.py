@@ -1,0 +1,212 @@
+"""The files that runs leave: time files, metric files, history, and where they came from.
+
+Shapes are those of the published files of DOI 10.1145/3672608.3707866. Every write goes to a
+temporary file beside the target and arrives by rename, so a reader sees a file whole or not.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kit.base.errors import DataError
+
+SCHEMA = 1
+MODEL_NAME = "Convolutional-neural-network-classifier"
+PACKAGES = ("kit", "torch", "torchmetrics", "numpy", "mlflow", "ray", "kfp")
+
+Json = dict[str, Any]
+
+
+def time_record(name: str, start: float, end: float, seconds: float | None = None) -> Json:
+    """Give one T of the time files: epoch seconds and their difference, 5 digits.
+
+    `seconds` replaces the difference where work was broken off and taken up again.
+    """
+    total = round(end - start if seconds is None else seconds, 5)
+    return {"name": name, "start-time": start, "end-time": end, "total-seconds": total}
+
+
+def time_file(records: Iterable[Json]) -> Json:
+    """Number the T records from "1", in order."""
+    return {str(number): record for number, record in enumerate(records, start=1)}
+
+
+@dataclass
+class Timeline:
+    """Named stretches of one run: where the seconds went."""
+
+    spans: list[Json] = field(default_factory=list)
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Time the block and keep it, also when it ends with an error."""
+        start = time.time()
+        try:
+            yield
+        finally:
+            self.spans.append(time_record(name, start, time.time()))
+
+    def seconds(self) -> dict[str, float]:
+        """Sum the seconds by name, in the order of first appearance."""
+        totals: dict[str, float] = {}
+        for span in self.spans:
+            totals[span["name"]] = totals.get(span["name"], 0.0) + span["total-seconds"]
+        return totals
+
+
+def dumps(value: Any) -> str:
+    """Give the text of a JSON file: indent 4, not-a-number refused."""
+    return json.dumps(value, indent=4, allow_nan=False, ensure_ascii=False)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; raise DataError (disk full, no permission)."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; raise DataError (disk full, no permission)."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as err:
+        raise _unwritable(path, err) from err
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except OSError as err:
+        Path(name).unlink(missing_ok=True)
+        raise _unwritable(path, err) from err
+
+
+def _unwritable(path: Path, err: OSError) -> DataError:
+    step = "free some space or set KIT_RESULTS_DIR to a folder you can write; then run again"
+    return DataError(f"cannot write {path}", err.strerror or str(err), step)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, dumps(value))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raise DataError when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise DataError(f"cannot read {path}", err.strerror or str(err)) from err
+    except ValueError as err:
+        raise DataError(f"{path} is not JSON", str(err), "remove it and run again") from err
+
+
+def append_history(path: Path, record: Json) -> None:
+    """Add one line to history.jsonl; the caller holds the results lock.
+
+    A last line that was cut (power, disk full) is closed first, so it costs only itself.
+    """
+    line = json.dumps({"schema": SCHEMA, **record}, allow_nan=False) + "\n"
+    try:
+        with path.open("ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size and (file.seek(size - 1), file.read(1))[1] != b"\n":
+                line = "\n" + line
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as err:
+        raise _unwritable(path, err) from err
+
+
+def read_history(path: Path) -> tuple[list[Json], list[str]]:
+    """Read history.jsonl: the records in order, and a sentence for each line left out."""
+    records: list[Json] = []
+    problems: list[str] = []
+    if not path.exists():
+        return records, problems
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            problems.append(f"{path.name} line {number} is damaged and was left out")
+            continue
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA or "run" not in record:
+            problems.append(f"{path.name} line {number} has another shape and was left out")
+            continue
+        records.append(record)
+    return records, problems
+
+
+def sha256_of(content: bytes) -> str:
+    """Give the hex SHA-256 of some bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def code_hash() -> str:
+    """Give the hex SHA-256 over the sources of this package."""
+    folder = Path(__file__).parents[1]
+    files = sorted(folder.rglob("*.py"))
+    parts = [f"{path.relative_to(folder)} {sha256_of(path.read_bytes())}" for path in files]
+    return sha256_of("\n".join(parts).encode())
+
+
+def git_state(root: Path) -> Json:
+    """Name the commit of the checkout and whether the tree was clean (None: not known)."""
+    commit = _git(root, "rev-parse", "HEAD")
+    status = _git(root, "status", "--porcelain")
+    return {"commit": commit, "clean": None if status is None else not status}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def host_facts() -> Json:
+    """Describe the machine: name of the CPU, cores this process may use, system, Python."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> Mapping[str, str]:
+    """Give the installed version of each package that is there."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

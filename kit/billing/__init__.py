@@ -1,0 +1,1 @@
+"""Usage multiplied by the profile's rates: estimates, bills, waste."""

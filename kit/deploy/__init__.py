@@ -1,0 +1,1 @@
+"""Platform manifests, the cloud VM, and port forwarding."""

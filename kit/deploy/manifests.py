@@ -1,0 +1,246 @@
+"""`kit platform`: the upstream source, the passwords and the manifests of `env/platform/`."""
+
+import json
+import os
+import re
+import secrets as random
+import subprocess
+import warnings
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+import click
+
+from kit.base.errors import CommandFailed, DataError, KitError, UsageError
+from kit.base.secret import NAMES, read_login, read_private
+from kit.base.settings import ROOT, load
+
+FOLDER = ROOT / "env" / "platform"
+SOURCE = "https://github.com/OSS-MLOPS-PLATFORM/oss-mlops-platform"
+COMMIT = "f34e78d4bb8616d5bcf3c617f38ebec037038848"
+OLDEST = (1, 21)  # kubectl that has kustomize 4: Debian 12's own, 1.20, knows no components
+ENVIRONMENTS = tuple(sorted(path.name for path in (FOLDER / "envs").glob("*")))
+FILES = ("platform.env", "people", "store.env")
+PASSWORDS = (
+    *("MLFLOW_DB_PASSWORD", "MLFLOW_MINIO_PASSWORD", "KFP_MINIO_PASSWORD", "KFP_DB_PASSWORD"),
+    *("OIDC_CLIENT_SECRET", "DEX_PASSWORD", "GRAFANA_PASSWORD", "FLOWER_PASSWORD"),
+    *("FORWARDER_GAUGES_TOKEN", "FORWARDER_TOKEN", "REDIS_PASSWORD"),
+)
+USERS = {"MLFLOW_MINIO_USER": "mlflow", "KFP_MINIO_USER": "kubeflow", "KFP_DB_USER": "root"}
+LEAST = 24
+# What upstream and its parts have committed: whoever has read them knows these.
+PUBLISHED = (
+    "KFSg-AYoiPdfRun64z2-w89Kk7z5cJL2IbVvSd3l8Og",
+    "pUBnBOY80SnXgjibTYM9ZWNzY2xreNGQok",
+)
+AGAIN = "remove that line and run `kit platform secrets` again"
+
+
+def get_source(given: str = "", folder: Path = FOLDER) -> Path:
+    """See to it that `folder`/upstream is the pinned commit: cloned, or a link to `given`.
+
+    Raises UsageError when a folder is there that is something else, CommandFailed from git.
+    """
+    place = folder / "upstream"
+    if given:
+        wanted = Path(given).expanduser().resolve()
+        check_source(wanted)
+        if place.is_symlink() or not place.exists():
+            place.unlink(missing_ok=True)
+            place.symlink_to(wanted)
+        if place.resolve() != wanted:
+            step = f"remove {place}, then run it again"
+            raise UsageError(f"{place} is there and is not KIT_PLATFORM_SOURCE", next_step=step)
+        return place
+    if not (place / ".git").exists():
+        place.mkdir(exist_ok=True)
+        _run(["git", "-C", str(place), "init", "--quiet"])
+        _run(["git", "-C", str(place), "fetch", "--quiet", "--depth=1", SOURCE, COMMIT])
+        _run(["git", "-C", str(place), "checkout", "--quiet", "FETCH_HEAD"])
+    check_source(place)
+    return place
+
+
+def check_source(place: Path, commit: str = COMMIT, folder: Path = FOLDER) -> None:
+    """Refuse an upstream folder that is missing, at another commit, or lacks a file we name."""
+    if not (place / "deployment").is_dir():
+        step = "run `make platform-source`, or set KIT_PLATFORM_SOURCE to a checkout of upstream"
+        raise UsageError(f"{place} holds no upstream source", "no folder deployment/", step)
+    done = _git(place, "rev-parse", "--show-toplevel", "HEAD").split()
+    if len(done) != 2 or Path(done[0]) != place.resolve():
+        got = "it is no git checkout, so its commit is not known"
+        raise UsageError(f"{place} is not at {commit[:12]}", got, f"clone {SOURCE} there")
+    if done[1] != commit:
+        step = f"git -C {place} fetch origin {commit} && git -C {place} checkout {commit}"
+        raise UsageError(f"{place} is not at {commit[:12]}", f"it is at {done[1][:12]}", step)
+    changed = _git(place, "status", "--porcelain", "--untracked-files=no").splitlines()
+    if changed:
+        step = f"git -C {place} checkout ."
+        raise UsageError(f"{place} has changes of its own", changed[0].strip(), step)
+    for path in folder.rglob("kustomization.yaml"):
+        if "upstream" in path.relative_to(folder).parts:
+            continue
+        for name in re.findall(r"\.\./upstream/([^\s,\]]+)", path.read_text()):
+            if not (place / name).exists():
+                got = f"{path.relative_to(folder)} refers to it"
+                raise DataError(f"upstream has no {name}", got, "correct the path there")
+
+
+def check_kubectl() -> None:
+    """Refuse a kubectl that is missing or too old for the overlays."""
+    step = "install kubectl 1.27 or newer, https://kubernetes.io/docs/tasks/tools/"
+    try:
+        said = _run(["kubectl", "version", "--client", "--output=json"])
+        version = str(json.loads(said)["clientVersion"]["gitVersion"])
+        found = re.match(r"v(\d+)\.(\d+)", version)
+    except FileNotFoundError as err:
+        raise UsageError("there is no kubectl", str(err), step) from err
+    except (ValueError, KeyError, TypeError) as err:
+        raise UsageError("ask kubectl for its version", str(err), step) from err
+    if found is None or (int(found[1]), int(found[2])) < OLDEST:
+        need = ".".join(map(str, OLDEST))
+        raise UsageError(f"kubectl is older than {need}", f"it is {version}", step)
+
+
+def write_secrets(folder: Path, login: str, user: str) -> list[Path]:
+    """Write what is missing of the passwords (mode 600), keep what is there, check all."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "platform.env"
+    found = _read(path) if path.exists() else {}
+    for key in PASSWORDS:
+        found.setdefault(key, random.token_hex(24))
+    for key, name in USERS.items():
+        found.setdefault(key, name)
+    if "DEX_USER_HASH" not in found:
+        found["DEX_USER_HASH"] = _bcrypt(found["DEX_PASSWORD"])
+    found |= _derived(found)
+    token = sha256(found["FORWARDER_TOKEN"].encode()).hexdigest()
+    texts = {
+        "platform.env": "".join(f"{key}={value}\n" for key, value in sorted(found.items())),
+        "people": f"{user} {token}\n",
+        "store.env": login,
+    }
+    for name, text in texts.items():
+        if name == "platform.env" or not (folder / name).exists():
+            _write(folder / name, text)
+    check_secrets(folder)
+    return [folder / name for name in FILES]
+
+
+def check_secrets(folder: Path) -> None:
+    """Refuse secrets that are missing, weak, published, readable by others, or in git."""
+    step = "run `kit platform secrets`"
+    for name in FILES:
+        if not (folder / name).exists():
+            raise UsageError(f"{folder / name} is missing", next_step=step)
+        if not read_private(folder / name, f"read {folder / name}", step).strip():
+            raise UsageError(f"{folder / name} is empty", next_step=f"remove it, then {step}")
+    _check_passwords(_read(folder / "platform.env"), step)
+
+
+def _check_passwords(found: Mapping[str, str], step: str) -> None:
+    for key in PASSWORDS:
+        value = found.get(key, "")
+        if not value:
+            raise UsageError(f"platform.env: {key} is missing", next_step=step)
+        if len(value) < LEAST or value in PUBLISHED:
+            what = "published" if value in PUBLISHED else f"shorter than {LEAST} characters"
+            raise UsageError(f"platform.env: {key} is no password", f"it is {what}", AGAIN)
+    for key in (*USERS, "DEX_USER_HASH"):
+        if not found.get(key) or found[key] == "minioadmin":
+            raise UsageError(f"platform.env: {key} is missing or a default", next_step=AGAIN)
+    for key, value in _derived(found).items():
+        if found.get(key) != value:
+            raise UsageError(f"platform.env: {key} does not fit its password", next_step=step)
+
+
+def build(name: str, folder: Path = FOLDER, commit: str = COMMIT) -> str:
+    """Give the manifests of an environment, after every check. Raises KitError."""
+    if name not in ENVIRONMENTS:
+        step = f"use one of: {', '.join(ENVIRONMENTS)}"
+        raise UsageError(f"there is no environment {name!r:.60}", next_step=step)
+    check_kubectl()
+    check_source(folder / "upstream", commit, folder)
+    check_secrets(folder / "secrets")
+    return _run(["kubectl", "kustomize", str(folder / "envs" / name)])
+
+
+def _derived(found: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "REDIS_URL": f"redis://:{found.get('REDIS_PASSWORD')}@redis-service:6379/0",
+        "FLOWER_LOGIN": f"flower:{found.get('FLOWER_PASSWORD')}",
+    }
+
+
+def _read(path: Path) -> dict[str, str]:
+    text = read_private(path, f"read {path}", "run `kit platform secrets`")
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _write(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    new.replace(path)
+
+
+def _bcrypt(password: str) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # gone with Python 3.13
+        import crypt
+    if crypt.METHOD_BLOWFISH not in crypt.methods:
+        step = "do it on Linux, or add DEX_USER_HASH (bcrypt of DEX_PASSWORD) yourself"
+        raise UsageError("this system makes no bcrypt hashes", next_step=step)
+    salt = crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=2**12)  # noqa: S324 - that is bcrypt
+    return str(crypt.crypt(password, salt))
+
+
+def _git(place: Path, *words: str) -> str:
+    """Ask git; "" when it has no answer."""
+    argv = ["git", "-C", str(place), *words]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+
+
+def _run(argv: list[str]) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("# Warning")]
+        raise CommandFailed(argv, done.returncode, "", "\n".join(lines))
+    return done.stdout
+
+
+@click.group("platform")
+def group() -> None:
+    """Make the platform's manifests: upstream's source, passwords, overlays."""
+
+
+@group.command("source")
+def source_command() -> None:
+    """Fetch upstream at the pinned commit, or link KIT_PLATFORM_SOURCE into env/platform."""
+    click.echo(
+        f"upstream at {COMMIT[:12]}: {get_source(os.environ.get('KIT_PLATFORM_SOURCE', ''))}"
+    )
+
+
+@group.command("secrets")
+@click.option("--profile", help="The profile whose store the platform uses.")
+@click.option("--user", default="me", help="Who may ask the forwarder.", show_default=True)
+def secrets_command(profile: str | None, user: str) -> None:
+    """Write the passwords that are missing into env/platform/secrets, mode 600; check all."""
+    login = read_login(load(profile))
+    values = (login.username, login.password.reveal(), login.domain, login.project)
+    if any("'" in value or "\n" in value for value in values):
+        raise KitError("write the store's login", "a quote in it", "write store.env by hand")
+    text = "".join(f"{name}='{value}'\n" for name, value in zip(NAMES, values, strict=True))
+    for path in write_secrets(FOLDER / "secrets", text, user):
+        click.echo(f"{path}: in order")
+
+
+@group.command("build")
+@click.argument("name", type=click.Choice(ENVIRONMENTS), metavar="ENVIRONMENT")
+def build_command(name: str) -> None:
+    """Print the manifests of an environment, to be piped into `kubectl apply -f -`."""
+    click.echo(build(name))

@@ -1,0 +1,1 @@
+"""The experiments that the kit runs, and the contract they keep."""

@@ -1,0 +1,1 @@
+"""The article's experiment: a small network on Fashion-MNIST."""

@@ -1,0 +1,45 @@
+"""Tensors and a little JSON in one safetensors file, written whole or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from kit.base import files as records
+from kit.base.errors import DataError
+
+Tensors = dict[str, torch.Tensor]
+
+
+def save(path: Path, tensors: Tensors, state: dict[str, Any] | None = None) -> None:
+    """Write the tensors, with `state` as JSON in the file's header, whole or not at all.
+
+    Raises DataError when the folder cannot be written or is full.
+    """
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # One key only: safetensors 0.8.0 writes several in a random order, and equal models shall
+    # be equal files (their hashes are compared).
+    metadata = {"state": json.dumps(state, allow_nan=False)} if state else {"format": "pt"}
+    records.write_bytes(path, safetensors.torch.save(content, metadata))
+
+
+def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read what `save` wrote: the tensors (on the CPU) and the state.
+
+    Raises DataError when the file is missing, cut or of another kind. Nothing in the file is
+    ever executed: safetensors holds numbers only.
+    """
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            state = json.loads((file.metadata() or {}).get("state", "{}"))
+    except (OSError, ValueError, safetensors.SafetensorError) as err:
+        raise DataError(
+            f"reading {path}", str(err), "remove the file, or give one that `save` wrote"
+        ) from err
+    if not isinstance(state, dict):
+        raise DataError(f"reading {path}", "a state that is not an object", "remove the file")
+    return tensors, state

@@ -1,0 +1,1 @@
+"""The forwarder: HTTP API, gauges, schedule and published tunnels."""

@@ -1,0 +1,244 @@
+"""The forwarder: one pass turns what the buckets hold of each run into Prometheus gauges, and
+publishes the tunnels of live runs.
+
+The gauges are a function of the buckets alone: they survive a restart, and go when a bucket goes.
+A run is read again only when one of its objects has changed; one whose texts are damaged, or a
+bucket that cannot be read, costs only itself.
+"""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from kit.base.errors import DataError, KitError, NoSuchBucket, NoSuchObject, UsageError
+from kit.base.files import SCHEMA, Json, dumps
+from kit.base.settings import Settings
+from kit.billing import run as run_bill
+from kit.forwarder import gauges, tunnels
+from kit.forwarder.gauges import STAGES, Kept, Sample
+from kit.runs.requests import RUN, Jobs, fold
+from kit.store.objects import ObjectInfo
+from kit.store.opening import AT_ONCE, ObjectStore, bucket_name, light, open_store, user_of
+
+PASS_S = 5.0  # between two passes, and between two scrapes
+PASSES = "passes.json"  # the newest passes that found something new; overwritten
+KEPT_PASSES = 20
+LARGEST = 4 << 20  # bytes of an object that is read
+_KEY = re.compile(rf"runs/(?P<run>{RUN})/(?:try-(?P<number>\d+)/)?(?P<name>[\w-]+)\.json")
+_MOMENTS = ("request", "submitted", "ended", "cancel", "result")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """The two buckets of one user: requests and results, and the files of the stages."""
+
+    user: str
+    name: str
+    jobs: ObjectStore
+    data: ObjectStore
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was made of one run, from objects that looked like `seen`."""
+
+    seen: tuple[ObjectInfo, ...]
+    samples: list[Sample]
+
+
+class Forwarder:
+    """Keeps the text of a scrape (`text`) as of the last pass."""
+
+    def __init__(
+        self,
+        loaded: Settings,
+        users: Iterable[Buckets],
+        own: ObjectStore,
+        own_name: str,
+        clock: Callable[[], float] = time.time,
+        cluster: tunnels.Cluster | None = None,
+    ) -> None:
+        self.settings, self.users, self.own, self.own_name = loaded, list(users), own, own_name
+        self.clock, self.cluster = clock, cluster
+        self.text = b""
+        self._runs: dict[str, dict[str, _Read]] = {}
+        self._passes: list[Json] | None = None
+        self._told: list[str] = []
+        self._tunnels: dict[str, list[tunnels.Tunnel]] = {}
+
+    def once(self, waited_s: float = 0.0) -> list[str]:
+        """Do one pass; give what could not be read. `waited_s`: how late the pass is.
+
+        Raises KitError when the forwarder's own bucket cannot be read or written.
+        """
+        start, new = self.clock(), 0
+        problems: list[str] = []
+        if self._passes is None:
+            self._passes = self._read_passes()
+        for user in self.users:
+            try:
+                new += self._collect(user, problems)
+            except KitError as err:  # its last gauges stay
+                problems.append(f"{user.name}: {err}")
+        if self.cluster is not None:
+            try:
+                self.cluster.publish(each for some in self._tunnels.values() for each in some)
+            except KitError as err:
+                problems.append(str(err))
+        if new or not self.text:
+            ran = self.clock() - start
+            if new:
+                self._keep_pass({"id": f"{start:.3f}", "waited_s": waited_s, "ran_s": ran})
+            self.text = gauges.expose(self._samples())
+        return problems
+
+    def attempt(self, waited_s: float = 0.0) -> None:
+        """Do one pass that never fails: what is wrong is logged when it changes."""
+        try:
+            problems = self.once(waited_s)
+        except KitError as err:
+            problems = [str(err)]
+        for problem in problems if problems != self._told else []:
+            log.warning("%s", problem)
+        self._told = problems
+
+    def _samples(self) -> Iterable[Sample]:
+        for runs in self._runs.values():
+            for read in runs.values():
+                yield from read.samples
+        yield from gauges.of_tasks(self.own_name, "forwarder-pass", self._passes or [])
+
+    def _collect(self, user: Buckets, problems: list[str]) -> int:
+        """Read the runs of one user that have changed; give how many, those that went included."""
+        user = Buckets(user.user, user.name, light(user.jobs), light(user.data))
+        before = self._runs.get(user.name, {})
+        found = _by_run(user)
+        same = {run for run, read in before.items() if read.seen == found.get(run)}
+        changed = {run: seen for run, seen in found.items() if run not in same}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            made = list(pool.map(lambda pair: self._one(user, *pair), changed.items()))
+        problems += [problem for _, problem in made if problem]
+        news = dict(zip(changed, (read for read, _ in made), strict=True))
+        self._runs[user.name] = {run: news.get(run) or before[run] for run in found}
+        if self.cluster is not None:
+            standings = fold(info.key for seen in found.values() for info in seen).values()
+            jobs = Jobs(user.jobs)
+            self._tunnels[user.name] = tunnels.live(self.settings, user.user, jobs, standings)
+        return len(changed) + len(before.keys() - found.keys())
+
+    def _one(self, user: Buckets, run: str, seen: tuple[ObjectInfo, ...]) -> tuple[_Read, str]:
+        """Make the samples of one run, none when its texts are damaged."""
+        try:
+            return _Read(seen, gauges.of_run(self._kept(user, run, seen))), ""
+        except (DataError, NoSuchObject) as err:
+            log.warning("%s: %s", run, err)
+            return _Read(seen, []), f"{run}: {err}"
+
+    def _kept(self, user: Buckets, run: str, seen: Iterable[ObjectInfo]) -> Kept:
+        moments: dict[str, float] = {}
+        last: dict[str, int] = {}
+        stages: dict[str, Json] = {}
+        result: Json | None = None
+        for info in seen:
+            match = _KEY.fullmatch(info.key)
+            name, number = (match["name"], int(match["number"] or 0)) if match else ("", 0)
+            if name in STAGES:
+                stages[name] = _json(user.data, info)
+            elif number >= last.get(name, 0):
+                moments[name], last[name] = info.modified.timestamp(), number
+            if name == "result":
+                result = _json(user.jobs, info)
+        zone = self.settings.hpc.timezone if self.settings.hpc else "UTC"
+        units = self._units(user, result) if result else None
+        return Kept(run, user.user, user.name, zone, moments, result, stages, units)
+
+    def _units(self, user: Buckets, result: Json) -> float | None:
+        """Price the run's job where seff does not say what it cost; None without a price."""
+        try:
+            if "Non-Interactive BUs" in result["seff"]:
+                return None
+            at = result["files"]["sacct.txt"]
+            text = user.data.get(at["key"], sha256=at["sha256"]).decode()
+            return run_bill.job_units(self.settings, text)
+        except (KeyError, TypeError, UnicodeDecodeError) as err:
+            raise DataError("read sacct.txt of a run", repr(err)[:200]) from err
+        except UsageError as err:
+            log.info("no price: %s", err)
+            return None
+
+    def _read_passes(self) -> list[Json]:
+        try:
+            found = json.loads(self.own.get(PASSES))
+            rows = [{"id": str(row["id"]), "waited_s": float(row["waited_s"]),
+                     "ran_s": float(row["ran_s"])} for row in found["passes"]]  # fmt: skip
+        except (DataError, ValueError, KeyError, TypeError):
+            return []  # for display only
+        return rows[-KEPT_PASSES:]
+
+    def _keep_pass(self, row: Json) -> None:
+        self._passes = [*(self._passes or []), row][-KEPT_PASSES:]
+        content = dumps({"schema": SCHEMA, "passes": self._passes}).encode()
+        try:
+            self.own.put(PASSES, content)
+        except NoSuchBucket:
+            self.own.ensure_bucket()
+            self.own.put(PASSES, content)
+
+
+def buckets_of(loaded: Settings, user: str) -> Buckets:
+    """Open the buckets of a user; the profile's login must have the right to them."""
+    requests = bucket_name(loaded, "submitter", user)
+    data = open_store(loaded, bucket_name(loaded, "pipeline", user))
+    return Buckets(user, requests, open_store(loaded, requests), data)
+
+
+def forwarder_for(loaded: Settings, users: Iterable[str] = ()) -> Forwarder:
+    """Make the forwarder of a profile, over the buckets of its login and of `users`."""
+    own = bucket_name(loaded, "forwarder")
+    names = dict.fromkeys([user_of(loaded), *users])
+    buckets = [buckets_of(loaded, user) for user in names]
+    cluster = tunnels.cluster_of(loaded)
+    return Forwarder(loaded, buckets, open_store(loaded, own), own, cluster=cluster)
+
+
+def run(forwarder: Forwarder, stop: Callable[[], bool] = lambda: False) -> None:
+    """Pass after pass until `stop`."""
+    due = time.monotonic()
+    while not stop():
+        forwarder.attempt(max(0.0, time.monotonic() - due))
+        due = time.monotonic() + PASS_S
+        time.sleep(PASS_S)
+
+
+def _by_run(user: Buckets) -> dict[str, tuple[ObjectInfo, ...]]:
+    """List the objects of each run that say something; a bucket that is gone has none."""
+    found: dict[str, list[ObjectInfo]] = {}
+    for store, names in ((user.jobs, _MOMENTS), (user.data, STAGES)):
+        try:
+            listed = list(store.list("runs/"))
+        except NoSuchBucket:
+            continue
+        for info in listed:
+            match = _KEY.fullmatch(info.key)
+            if match and match["name"] in names:
+                found.setdefault(match["run"], []).append(info)
+    return {run: tuple(infos) for run, infos in found.items()}
+
+
+def _json(store: ObjectStore, info: ObjectInfo) -> Json:
+    """Read a JSON object of the kit. Raises DataError, NoSuchObject."""
+    if info.size > LARGEST:
+        raise DataError(f"read {info.key}", f"{info.size} bytes, at most {LARGEST} are read")
+    try:
+        found = json.loads(store.get(info.key))
+    except (ValueError, RecursionError) as err:
+        raise DataError(f"read {info.key}", "it is no JSON") from err
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise DataError(f"read {info.key}", "another schema")
+    return found

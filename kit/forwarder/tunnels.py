@@ -1,0 +1,175 @@
+"""Tunnels of live runs, and on a cluster a service for each: how the platform reaches Ray's pages.
+
+A service is a Service without selector and an EndpointSlice, in a namespace of their own; the
+rights needed are those of `env/platform/forwarder/access.yaml`. Where a run says its tunnel is
+counts for the port alone: the address is the profile's, so that nobody can have another one
+published. Tried with kubernetes 30.1 and a stub of the API server, not with a cluster.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from kit.base.errors import KitError, Unreachable
+from kit.base.files import Json
+from kit.base.settings import Settings
+from kit.runs.requests import Jobs, RunState, Standing, token
+from kit.submitter.tunnel_key import PORTS
+
+NAMESPACE, PORT = "forwarder-imports", 8280
+OURS = {"app.kubernetes.io/managed-by": "cloud-hpc-kit"}
+ANSWER_S, LOOK_AGAIN_S = 10.0, 60.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tunnel:
+    """Where the dashboard of a live run is seen; `key` names its try."""
+
+    user: str
+    run: str
+    key: str
+    address: str
+    port: int
+    service: str = ""
+
+    @property
+    def url(self) -> str:
+        """The address of the page, inside the cluster where there is one."""
+        if self.service:
+            return f"http://{self.service}.{NAMESPACE}:{PORT}"
+        return f"http://{self.address}:{self.port}"
+
+
+def live(loaded: Settings, user: str, jobs: Jobs, standings: Iterable[Standing]) -> list[Tunnel]:
+    """Give the tunnels of a user's live runs. Raises KitError when the store cannot be read."""
+    cloud, found = loaded.cloud, []
+    for each in standings if cloud and cloud.tunnel_address else ():
+        if each.state is not RunState.SUBMITTED:
+            continue
+        window = (jobs.read(each.run, "progress") or {}).get("tunnel")
+        port = window.get("port") if isinstance(window, dict) else None
+        if cloud is None or type(port) is not int or port not in PORTS:
+            continue
+        key = token(each.run, each.number)
+        service = f"{user}-{key}-ray" if cloud.runner == "cluster" else ""
+        found.append(Tunnel(user, each.run, key, cloud.tunnel_address, port, service))
+    return found
+
+
+class Cluster:
+    """The API server, seen with the rights of this pod."""
+
+    def __init__(self, core: Any, discovery: Any, clock: Callable[[], float] = time.monotonic):
+        self.core, self.discovery, self.clock = core, discovery, clock
+        self._published: set[Tunnel] = set()
+        self._look_at = 0.0
+
+    def publish(self, wanted: Iterable[Tunnel]) -> None:
+        """Have a service for each of these and no other; nothing is asked when all is as it was.
+
+        Raises KitError when the cluster does not take it all; the rest is done.
+        """
+        tunnels = {each.service: each for each in wanted}
+        if set(tunnels.values()) == self._published and self.clock() < self._look_at:
+            return
+        self._look_at, wrong = 0.0, list[str]()
+        # The slice first: whoever finds the Service finds its end too.
+        for api, kind, make in (
+            (self.discovery, "endpoint_slice", _slice),
+            (self.core, "service", _service),
+        ):
+            objects = {name: make(each) for name, each in tunnels.items()}
+            wrong += _agree(api, kind, objects)
+        if wrong:
+            raise KitError("publish tunnels in the cluster", "; ".join(wrong)[:500],
+                           "compare the Role forwarder-imports with access.yaml")  # fmt: skip
+        self._published, self._look_at = set(tunnels.values()), self.clock() + LOOK_AGAIN_S
+
+
+def _agree(api: Any, kind: str, wanted: dict[str, Json]) -> list[str]:
+    """Create, change and remove objects of one kind; give what the cluster refused."""
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    def _call(verb: str, *words: object, **more: object) -> Any:
+        method = getattr(api, f"{verb}_namespaced_{kind}")
+        return method(*words, _request_timeout=ANSWER_S, **more)
+
+    selector = ",".join("=".join(pair) for pair in OURS.items())
+    wrong = []
+    try:
+        found = {each.metadata.name: each for each in
+                 _call("list", NAMESPACE, label_selector=selector).items}  # fmt: skip
+        steps: list[tuple[str, str, Json | None]]
+        steps = [("delete", name, None) for name in found.keys() - wanted.keys()]
+        for name, want in wanted.items():
+            if name not in found:
+                steps.append(("create", name, want))
+            elif _differs(api.api_client.sanitize_for_serialization(found[name]), want):
+                steps.append(("patch", name, want))
+        for verb, name, body in steps:
+            words = [name] * (verb != "create") + [NAMESPACE] + [body] * (body is not None)
+            try:
+                _call(verb, *words)
+            except ApiException as err:
+                if (verb, err.status) not in (("delete", 404), ("create", 409)):
+                    wrong.append(f"{verb} {kind} {name}: {err.status} {err.reason}")
+    except ApiException as err:
+        return [f"list {kind}: {err.status} {err.reason}"]
+    except HTTPError as err:
+        raise Unreachable("ask the cluster's API server", str(err)[:300]) from err
+    return wrong
+
+
+def _differs(found: Any, body: Any) -> bool:
+    """Say whether something of `body` is otherwise in `found`, which may have more."""
+    if isinstance(body, dict):
+        return not isinstance(found, dict) or any(_differs(found.get(k), body[k]) for k in body)
+    if isinstance(body, list):
+        return not isinstance(found, list) or len(found) != len(body) or any(
+            map(_differs, found, body))  # fmt: skip
+    return bool(found != body)
+
+
+def _slice(tunnel: Tunnel) -> Json:
+    name = tunnel.service
+    labels = {**OURS, "kubernetes.io/service-name": name,
+              "endpointslice.kubernetes.io/managed-by": "cloud-hpc-kit"}  # fmt: skip
+    return {
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [tunnel.address], "conditions": {"ready": True}}],
+        "ports": [{"name": "http", "port": tunnel.port, "protocol": "TCP"}],
+    }  # fmt: skip
+
+
+def _service(tunnel: Tunnel) -> Json:
+    port = {"name": "http", "port": PORT, "targetPort": tunnel.port, "protocol": "TCP"}
+    marks = {"kit.run": tunnel.run}
+    return {
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": tunnel.service, "namespace": NAMESPACE,
+                     "labels": OURS, "annotations": marks},
+        "spec": {"ports": [port]},
+    }  # fmt: skip
+
+
+def cluster_of(loaded: Settings) -> Cluster | None:
+    """Give the cluster that this process is a pod of, where the profile says that it has one."""
+    inside = os.environ.get("KUBERNETES_SERVICE_HOST")
+    if loaded.cloud is None or loaded.cloud.runner != "cluster" or not inside:
+        return None
+    from kubernetes import client, config
+
+    try:
+        config.load_incluster_config()
+    except config.ConfigException as err:  # the gauges go on without
+        log.warning("no tunnels are published: %s", err)
+        return None
+    return Cluster(client.CoreV1Api(), client.DiscoveryV1Api())

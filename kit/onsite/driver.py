@@ -1,0 +1,153 @@
+"""The driver of the Ray job: trains in a Ray worker and leaves files in the try's folder.
+
+Runs on the HPC side, started through Ray's Jobs API in an environment that has `KIT_TASK`. The
+training is `kit.experiments.fashion_mnist.training`, the same as on the other targets, so that
+it gives the same bits.
+"""
+
+import functools
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kit.base import files as records
+from kit.base.errors import DataError
+from kit.base.files import Json, Timeline
+from kit.experiments.fashion_mnist.data import Dataset
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+
+if TYPE_CHECKING:
+    from kit.experiments.fashion_mnist.training import Elsewhere
+    from kit.experiments.progress import Progress
+
+FAILED = 1
+
+
+def work(task: Json, folder: Path) -> None:
+    """Train and evaluate, in a Ray worker; the last epoch stays there for a later try."""
+    import numpy as np
+
+    from kit.experiments.fashion_mnist import training
+
+    hp, timeline = Hyperparameters(**task["hyperparameters"]), Timeline()
+    with timeline.span("data"):
+        data = load_data(Path(task["data"]), task["data_hash"])
+    checkpoints = folder / "checkpoint"
+    earlier = Path(task["previous"] or "/nowhere") / "checkpoint"
+    if earlier.is_dir() and not checkpoints.exists():
+        shutil.copytree(earlier, checkpoints)
+    with timeline.span("training"):
+        report, workers = Reporter(folder / "progress.json"), task["workers"]
+        others = _others(task) if workers > 1 else None
+        trained = training.train(data, hp, checkpoints, report, workers, others)
+        training.save_model(trained.model, folder / "model.safetensors")
+    with timeline.span("evaluation"):
+        result = training.evaluate(trained.model, data, hp)
+        np.save(folder / "predictions.npy", result.predictions, allow_pickle=False)
+    records.write_json(folder / "losses.json", trained.losses)
+    confusion = result.confusion.tolist()
+    metrics = {"performance": result.performance, "confusion": confusion}
+    records.write_json(folder / "metrics.json", metrics)
+    times = {
+        "training": records.time_record(
+            "remote-model-training", trained.start, trained.end, trained.seconds
+        ),
+        "workers": workers,
+        "epochs_resumed": trained.epochs_resumed,
+        "spans": timeline.seconds(),
+        "host": records.host_facts() | {"node": os.environ.get("SLURMD_NODENAME", "")},
+        "versions": dict(records.versions()),
+    }
+    records.write_json(folder / "times.json", times)
+
+
+def share(task: Json, vectors: Any, order: Any) -> Any:
+    """Do another worker's share of an epoch, in its own Ray worker; arrays in, an array out."""
+    import torch
+
+    from kit.experiments.fashion_mnist import fast_step as sgd
+
+    hp = Hyperparameters(**task["hyperparameters"])
+    data = load_data(Path(task["data"]), task["data_hash"])
+    return sgd.share(data, hp, torch.tensor(vectors), torch.tensor(order)).numpy()
+
+
+def _others(task: Json) -> "Elsewhere":
+    """Have the other workers' shares done by Ray; one that is lost fails the training."""
+    import ray
+    import torch
+
+    from kit.onsite import driver as ray_driver
+
+    remote = ray.remote(**_needs(task), scheduling_strategy="SPREAD")(ray_driver.share)
+
+    def begin(vectors: torch.Tensor, order: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """See `training.Elsewhere`."""
+        reference = remote.remote(task, vectors.numpy(), order.numpy())
+        return lambda: torch.tensor(ray.get(reference))
+
+    return begin
+
+
+def _needs(task: Json) -> dict[str, int]:
+    """Say what each Ray worker of the training reserves; none is ever tried twice."""
+    gpus = 1 if task["hyperparameters"]["device"] == "cuda" else 0
+    return {"num_cpus": 1, "num_gpus": gpus, "max_retries": 0}
+
+
+@functools.lru_cache(1)  # a worker does a share of every epoch
+def load_data(path: Path, data_hash: str) -> Dataset:
+    """Read the data set that the submitter put on the site. Raises DataError."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        data = Dataset(**load_file(path), source="staged", files={})
+    except (OSError, TypeError, SafetensorError) as err:
+        raise DataError(f"read {path}", str(err), "run again: it is staged anew") from err
+    if data.hash != data_hash:
+        raise DataError(f"read {path}", f"the data set {data.hash}", f"{data_hash} is expected")
+    return data
+
+
+class Reporter:
+    """Writes where the training is into a file, once a second at most."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.last = path, 0.0
+
+    def __call__(self, now: "Progress") -> None:
+        """Take the training's progress."""
+        if time.monotonic() - self.last >= 1 or now.step == now.steps:
+            self.last = time.monotonic()
+            records.write_json(self.path, now._asdict())
+
+
+def main() -> int:
+    """Be the driver: hand the work to a Ray worker, the first of them, and wait for it."""
+    import ray
+
+    from kit.onsite import driver as ray_driver  # by its own name, so that the workers import it
+
+    task, folder = json.loads(os.environ["KIT_TASK"]), Path(os.environ["KIT_TRY"])
+    ray.init()
+    remote = ray.remote(**_needs(task))(ray_driver.work)
+    try:
+        ray.get(remote.remote(task, folder))
+    except ray.exceptions.RayError as err:
+        cause = err.cause if isinstance(err, ray.exceptions.RayTaskError) else err
+        known = {"cause": "the training failed", "got": str(cause), "next": "", "code": FAILED}
+        text = traceback.format_exc()
+        records.write_json(folder / "failure.json", {**known, "traceback": text})
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The comparison table, the report page, pictures, crates and the reproduction report."""

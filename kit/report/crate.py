@@ -1,0 +1,190 @@
+"""`kit export`: a finished run as a Workflow Run RO-Crate, a folder that explains itself.
+
+It conforms to Workflow Run Crate 0.5 (https://w3id.org/ro/wfrun/workflow/0.5): the notebook is the
+workflow, the run the action, with parameters and data as its inputs and files as its results.
+"""
+
+import datetime
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from kit.base import files as records
+from kit.base import secret_scan
+from kit.base.errors import DataError, UsageError
+from kit.base.files import Json
+from kit.base.settings import ROOT, Settings
+from kit.runs import notebooks
+
+PROFILES = {
+    "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
+    "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
+    "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
+}
+# terms of https://w3id.org/ro/terms/workflow-run that RO-Crate 1.1 does not have
+TERMS = {
+    name: f"https://w3id.org/ro/terms/workflow-run#{name}" for name in ("sha256", "environment")
+}
+LOCK = ROOT / "requirements.lock"
+ARTICLE = "https://doi.org/10.1145/3672608.3707866"
+# files of a run's folder and what they are; what is not there is left out
+ABOUT = {
+    "record.json": "the run's line of the history: parameters, versions, git commit, figures",
+    "bill.json": "what the run cost, each line with its rate and the rate's source",
+    "sacct.txt": "the accounting's own text",
+    "sacct-tries.txt": "the accounting's own text of every try of the run",
+    "seff.txt": "the text of seff, or of what stands for it",
+    "job.sh": "the batch script",
+    "job.log": "the log of the batch job",
+    "stages.json": "the records of the pipeline's components",
+    "losses.json": "training loss by step",
+    "model.safetensors": "the trained weights",
+}
+
+
+def export(settings: Settings, run: Json, target: Path) -> Path:
+    """Write a run of the history as a crate into the new folder `target`; give its metadata file.
+
+    Raises UsageError when the folder is there, DataError when the run's own folder is not,
+    SecretFound when a file holds a secret; then nothing is left.
+    """
+    folder = settings.profile_dir / "runs" / str(run["run"])
+    if not (folder / "record.json").exists():
+        raise DataError(f"export {run['run']}", f"{folder} has no record.json", "run it again")
+    if target.exists():
+        raise UsageError(f"export into {target}", "it is there already", "name a new folder")
+    files = _files(folder)
+    secret_scan.refuse(settings, files)
+    making = target.with_name(f".{target.name}.part")
+    shutil.rmtree(making, ignore_errors=True)
+    _crate(run, folder, files).write(making)
+    making.rename(target)
+    return target / "ro-crate-metadata.json"
+
+
+def _files(folder: Path) -> list[Path]:
+    """Choose what is handed on: the run's own files, no checkpoints and no locks."""
+    kept = (".json", ".ipynb", ".txt", ".log", ".sh", ".safetensors")
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in kept]
+
+
+def _crate(run: Json, folder: Path, files: list[Path]) -> Any:
+    from rocrate.rocrate import ROCrate
+
+    crate: Any = ROCrate(version="1.1")
+    crate.metadata.extra_terms.update(TERMS)
+    target, name = run["target"], str(run["run"])
+    crate.name = f"{name}: Fashion-MNIST on the target {target}"
+    crate.description = (
+        f"One run of the experiment of {ARTICLE} on the target {target}, profile "
+        f"{run.get('profile', '?')}: notebook, parameters, versions, data hashes, results and bill."
+    )
+    crate.license = "https://spdx.org/licenses/MIT"
+    crate.datePublished = _moment(run["ended"])
+    crate.root_dataset["conformsTo"] = [
+        _thing(crate, uri, "CreativeWork", name, version=uri.rpartition("/")[2])
+        for uri, name in PROFILES.items()
+    ]
+    workflow = _workflow(crate, target, run)
+    results = [_file(crate, path, run) for path in files]
+    inputs = [*_parameters(crate, workflow, run), *_data(crate, workflow, run)]
+    action = crate.add_action(
+        workflow, identifier=f"#{name}", object=inputs, result=results,
+        properties={
+            "name": f"run {name}",
+            "description": f"kit run {target}, by papermill or by hand",
+            "startTime": _moment(run["started"]),
+            "endTime": _moment(run["ended"]),
+            "actionStatus": "http://schema.org/CompletedActionStatus",
+        },
+    )  # fmt: skip
+    action["agent"] = _thing(crate, "#person", "Person", "who ran it")
+    action["environment"] = _environment(crate, run)
+    crate.root_dataset["mentions"] = [action]
+    crate.add_file(str(LOCK), properties={
+        "name": LOCK.name, "description": "the versions of all packages of the environment",
+        "encodingFormat": "text/plain", "sha256": records.sha256_of(LOCK.read_bytes()),
+    })  # fmt: skip
+    return crate
+
+
+def _workflow(crate: Any, target: str, run: Json) -> Any:
+    """Add the notebook as it stands in the checkout: the main entity."""
+    from rocrate.model.computerlanguage import ComputerLanguage
+
+    path = notebooks.NOTEBOOKS / f"{target}.ipynb"
+    commit = run.get("git", {}).get("commit") or "unknown"
+    jupyter = ComputerLanguage(
+        crate, "https://w3id.org/workflowhub/workflow-ro-crate#jupyter",
+        properties={"name": "Jupyter Notebook", "url": "https://jupyter.org/"},
+    )  # fmt: skip
+    crate.add(jupyter)
+    workflow = crate.add_workflow(
+        str(path), f"workflow/{path.name}", main=True, lang=jupyter,
+        properties={"name": f"notebook {path.stem}", "version": commit,
+                    "sha256": records.sha256_of(path.read_bytes())},
+    )  # fmt: skip
+    workflow["license"] = {"@id": "https://spdx.org/licenses/MIT"}
+    return workflow
+
+
+def _parameters(crate: Any, workflow: Any, run: Json) -> list[Any]:
+    inputs = []
+    for name, value in run["parameters"].items():
+        kind = {bool: "Boolean", int: "Integer", float: "Float"}.get(type(value), "Text")
+        formal = crate.add_formal_parameter(name, kind, identifier=f"#parameter-{name}")
+        workflow.append_to("input", formal)
+        text = value if isinstance(value, str) else json.dumps(value)
+        given = _thing(crate, f"#value-{name}", "PropertyValue", name, value=text)
+        given["exampleOfWork"] = formal
+        inputs.append(given)
+    return inputs
+
+
+def _data(crate: Any, workflow: Any, run: Json) -> list[Any]:
+    """Name the data set and its files by their hashes; the images themselves stay outside."""
+    data = run.get("data", {})
+    formal = crate.add_formal_parameter("data set", "Dataset", identifier="#parameter-data")
+    workflow.append_to("input", formal)
+    files = [
+        _thing(crate, f"#file-{name}", "PropertyValue", f"hash of {name}", value=str(value))
+        for name, value in data.get("files", {}).items()
+    ]
+    given = _thing(crate, "#data", "PropertyValue", str(data.get("title", "data set")),
+                   value=str(data.get("hash", "unknown")))  # fmt: skip
+    given["exampleOfWork"] = formal
+    return [given, *files]
+
+
+def _file(crate: Any, path: Path, run: Json) -> Any:
+    kinds = {".json": "application/json", ".ipynb": "application/x-ipynb+json",
+             ".safetensors": "application/octet-stream"}  # fmt: skip
+    about = ABOUT.get(path.name, "a published file, or the executed notebook with its outputs")
+    return crate.add_file(str(path), f"run/{path.name}", properties={
+        "name": path.name, "description": about,
+        "encodingFormat": kinds.get(path.suffix, "text/plain"),
+        "contentSize": str(path.stat().st_size), "sha256": records.sha256_of(path.read_bytes()),
+    })  # fmt: skip
+
+
+def _environment(crate: Any, run: Json) -> list[Any]:
+    """Say on what it ran: the versions of the packages, the machine, the git commit."""
+    facts = {**run.get("versions", {}), **{f"host {k}": v for k, v in run.get("host", {}).items()}}
+    facts["git commit"] = run.get("git", {}).get("commit") or "unknown"
+    return [
+        _thing(crate, f"#environment-{number}", "PropertyValue", name, value=str(value))
+        for number, (name, value) in enumerate(facts.items(), start=1)
+    ]
+
+
+def _thing(crate: Any, identifier: str, kind: str, name: str, **more: str) -> Any:
+    from rocrate.model.contextentity import ContextEntity
+
+    properties = {"@type": kind, "name": name, **more}
+    return crate.add(ContextEntity(crate, identifier.replace(" ", "-"), properties=properties))
+
+
+def _moment(seconds: float) -> str:
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.isoformat(timespec="seconds")

@@ -1,0 +1,89 @@
+"""The Grafana dashboard drawn here: its seven panels, its queries, answered by Prometheus."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kit.base import files as records
+from kit.base.errors import CredentialRefused, DataError, KitError, Unreachable, UsageError
+from kit.base.files import Json
+from kit.base.settings import ROOT, Settings
+from kit.report import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FILE = ROOT / "env" / "platform" / "grafana" / "integration-dashboard.json"
+TIMEOUT_S = 10.0
+
+
+def panels(settings: Settings) -> tuple[dict[str, "Figure"], str]:
+    """Draw each panel under its title; and say what is missing, and why."""
+    drawn: dict[str, Figure] = {}
+    empty = []
+    try:
+        for panel in records.read_json(FILE)["panels"]:
+            bars = _bars(settings, panel)
+            if bars:
+                heights = [h for row in bars.values() for h in row.values() if h > 0]
+                far = bool(heights) and max(heights) > 1000 * min(heights)
+                unit = "s" if set(_units(panel).values()) == {"s"} else ""
+                drawn[panel["title"]] = plots.bars(bars, panel["title"], unit, logarithmic=far)
+            else:
+                empty.append(panel["title"])
+    except KitError as err:
+        return drawn, f"The dashboard is not drawn. {err}"
+    return drawn, f"Prometheus has nothing yet for: {', '.join(empty)}" if empty else ""
+
+
+def _units(panel: Json) -> dict[str, str]:
+    """Give the unit of each series."""
+    rows = panel["fieldConfig"]["overrides"]
+    return {row["matcher"]["options"]: row["properties"][0]["value"] for row in rows}
+
+
+def _bars(settings: Settings, panel: Json) -> dict[str, dict[str, float]]:
+    """Ask the queries of a panel: bar -> series -> height, as its table has them; bytes in GiB."""
+    names = panel["transformations"][1]["options"]["renameByName"]
+    bars: dict[str, dict[str, float]] = {}
+    for target in panel["targets"]:
+        series = names[f"Value #{target['refId']}"]
+        scale = 1.0
+        if _units(panel)[series] == "bytes":
+            series, scale = f"{series}, GiB", 2.0**30
+        for label, height in _ask(settings, target["expr"], panel["options"]["xField"]):
+            bars.setdefault(label, {})[series] = height / scale
+    return bars
+
+
+def _ask(settings: Settings, query: str, label: str) -> list[tuple[str, float]]:
+    """Ask Prometheus for a vector: one of its labels and the value of each finite sample."""
+    import requests
+    from dotenv import dotenv_values
+
+    cloud = settings.cloud
+    if cloud is None or not cloud.prometheus_url:
+        raise UsageError(f"profile {settings.profile} has no Prometheus",
+                         next_step="set [cloud] prometheus_url")  # fmt: skip
+    url = f"{cloud.prometheus_url.rstrip('/')}/api/v1/query"
+    step = "check [cloud] prometheus_url; for the sandbox: kit sandbox status"
+    path = Path(cloud.prometheus_env_file) if cloud.prometheus_env_file else None
+    given = dotenv_values(path) if path and path.exists() else {}
+    names = ("PROMETHEUS_USERNAME", "PROMETHEUS_PASSWORD")
+    words = tuple(given.get(name) or "" for name in names)
+    auth = (words[0], words[1]) if any(words) else None
+    try:
+        answer = requests.get(url, {"query": query}, auth=auth, timeout=TIMEOUT_S)
+        if answer.status_code == 401:
+            raise CredentialRefused(f"ask {url}", "401", f"give {' and '.join(names)} in the file"
+                                    " that [cloud] prometheus_env_file names")  # fmt: skip
+        answer.raise_for_status()
+        rows = answer.json()["data"]["result"]
+        found = [(str(row["metric"][label]), float(row["value"][1])) for row in rows]
+    except requests.JSONDecodeError as err:
+        raise DataError(f"ask {url}", "it is no JSON", step) from err
+    except requests.RequestException as err:
+        raise Unreachable(f"ask {url}", str(err)[:300], step) from err
+    except (ValueError, KeyError, TypeError, IndexError) as err:
+        raise DataError(f"ask {url}", f"no answer of Prometheus: {err!r:.200}", step) from err
+    return [(text, value) for text, value in found if math.isfinite(value)]

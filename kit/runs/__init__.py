@@ -1,0 +1,1 @@
+"""Run folders, run ids, the history, pipelines and their stages, run requests."""

@@ -1,0 +1,205 @@
+"""Run a Kubeflow pipeline on a cluster, or go on following one that is running there.
+
+Stateless: the KFP run is found again by its name, which is the run id of the kit. Loss of
+contact changes nothing but the time of the last answer.
+"""
+
+import json
+import pkgutil
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kit.base.errors import CredentialRefused, KitError, Unreachable, UsageError
+from kit.runs.kfp_here import OnChange, PipelineFailed, States, ignore
+from kit.runs.kfp_log import DONE, FAILED, PENDING, RUNNING, ComponentState
+
+_LOG_IN = "log in with the browser and put KUBEFLOW_COOKIES (authservice_session=...) into .env"
+_OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+_STATES = {
+    "RUNNING": RUNNING,
+    "CANCELING": RUNNING,
+    "SUCCEEDED": DONE,
+    "SKIPPED": DONE,
+    "CACHED": DONE,
+    "FAILED": FAILED,
+    "CANCELED": FAILED,
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach Kubeflow: its address and, behind a log-in page, a session of the browser.
+
+    `cookies` is what the browser sends after the log-in (`authservice_session=...`); `namespace`
+    is the user's own, on a platform with several users.
+    """
+
+    url: str
+    cookies: str = field(default="", repr=False)
+    namespace: str = ""
+
+
+def access_of(url: str, env_file: Path | None) -> Access:
+    """Take KUBEFLOW_COOKIES and KUBEFLOW_NAMESPACE from the env file, when they are there."""
+    import dotenv
+
+    found = dotenv.dotenv_values(env_file) if env_file is not None and env_file.is_file() else {}
+    return Access(
+        url.rstrip("/"), found.get("KUBEFLOW_COOKIES") or "", found.get("KUBEFLOW_NAMESPACE") or ""
+    )
+
+
+def run_on_cluster(
+    access: Access,
+    pipeline: str,
+    names: Sequence[str],
+    arguments: Mapping[str, Any],
+    run_name: str,
+    on_change: OnChange = ignore,
+    poll_s: float = 5.0,
+    patience_s: float = 600.0,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> States:
+    """Submit the pipeline unless a run of that name is going on, and follow it to its end.
+
+    Raises PipelineFailed, CredentialRefused, or Unreachable when the cluster does not answer
+    (once at the start, for `patience_s` later); the run goes on there and can be followed again.
+    """
+    url = access.url
+    _greet(access)
+    client = _ask(url, lambda: _client(access))
+    run_id = _ask(url, lambda: _going_on(client, access, run_name)) or _ask(
+        url, lambda: _submit(client, access, pipeline, arguments, run_name)
+    )
+    where = f"{url}/#/runs/details/{run_id}"
+    last_answer = clock()
+    while True:
+        try:
+            run = _ask(url, lambda: client.get_run(run_id))
+        except Unreachable as err:
+            if clock() - last_answer > patience_s:
+                raise Unreachable(
+                    err.tried, err.got, f"the pipeline goes on there, {where}: run again to follow"
+                ) from err
+        else:
+            last_answer = clock()
+            states = states_of(names, run)
+            on_change(states)
+            if run.state in _OVER:
+                return _result(run, states, where)
+        sleep(poll_s)
+
+
+def states_of(names: Sequence[str], run: Any) -> States:
+    """Read the components' states from a KFP run; one that is not named yet is pending."""
+    details = (run.run_details and run.run_details.task_details) or []
+    found = {task.display_name: task for task in details}
+    return tuple(
+        _state(name, found[name]) if name in found else ComponentState(name) for name in names
+    )
+
+
+def _state(name: str, task: Any) -> ComponentState:
+    state = _STATES.get(task.state or "", PENDING)
+    start = task.start_time.timestamp() if task.start_time and state != PENDING else None
+    over = state in (DONE, FAILED) and task.end_time
+    end = task.end_time.timestamp() if over else None
+    message = task.error.message if task.error and task.error.message else ""
+    return ComponentState(name, state, start, end, message, 1 if start else 0)
+
+
+def _result(run: Any, states: States, where: str) -> States:
+    if run.state == "SUCCEEDED":
+        return states
+    failed = next((state for state in states if state.state == FAILED), None)
+    said = failed.message if failed else ""
+    text = said or (run.error.message if run.error else "") or f"the run ended as {run.state}"
+    raise PipelineFailed(failed.name if failed else "", "", text, states, where)
+
+
+def greet(url: str, env_file: Path | None) -> None:
+    """Ask whether the pipeline service answers and lets us in. Raises what `_greet` raises."""
+    _greet(access_of(url, env_file))
+
+
+def _greet(access: Access) -> None:
+    """Ask whether Kubeflow is there; its client would try for half a minute and not say why."""
+    import requests
+
+    headers = {"Cookie": access.cookies} if access.cookies else {}
+    health = f"{access.url}/apis/v2beta1/healthz"
+    try:
+        answer = requests.get(health, headers=headers, timeout=10, allow_redirects=False)
+    except requests.RequestException as err:
+        raise _away(access.url, f"{type(err).__name__}: {str(err)[:300]}") from err
+    got = f"HTTP {answer.status_code} for {health}"
+    if answer.status_code in (301, 302, 303, 307, 401, 403):  # a redirect leads to the log-in page
+        raise CredentialRefused(f"Kubeflow at {access.url} refused", got, _LOG_IN)
+    if answer.status_code >= 500:
+        raise _away(access.url, got)
+    if answer.status_code != 200:
+        raise UsageError(
+            f"there is no Kubeflow Pipelines at {access.url}", got, "correct cloud.kfp_url"
+        )
+
+
+def _away(url: str, got: str) -> Unreachable:
+    return Unreachable(f"Kubeflow at {url} does not answer", got, "try again later")
+
+
+def _client(access: Access) -> Any:
+    import kfp
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # "works with Pipelines 2.0 and later"
+        return kfp.Client(host=access.url, cookies=access.cookies or None)
+
+
+def _going_on(client: Any, access: Access, run_name: str) -> str | None:
+    """Give the id of a KFP run of that name that has not ended."""
+    same_name = {"operation": "EQUALS", "key": "display_name", "stringValue": run_name}
+    found = client.list_runs(
+        page_size=100,
+        sort_by="created_at desc",
+        namespace=access.namespace or None,
+        filter=json.dumps({"predicates": [same_name]}),
+    )
+    going = [run.run_id for run in found.runs or [] if run.state not in _OVER]
+    return str(going[0]) if going else None
+
+
+def _submit(
+    client: Any, access: Access, pipeline: str, arguments: Mapping[str, Any], run_name: str
+) -> str:
+    made = client.create_run_from_pipeline_func(
+        pkgutil.resolve_name(pipeline),
+        arguments=dict(arguments),
+        run_name=run_name,
+        experiment_name=pipeline.partition(":")[2].replace("_", "-"),
+        namespace=access.namespace or None,
+        enable_caching=False,
+    )
+    return str(made.run_id)
+
+
+def _ask(url: str, call: Callable[[], Any]) -> Any:
+    """Call Kubeflow; what its client raises comes out as a KitError."""
+    from kfp.client.client import kfp_server_api
+    from urllib3.exceptions import HTTPError
+
+    try:
+        return call()
+    except kfp_server_api.ApiException as err:
+        got = f"HTTP {err.status}: {str(err.body or err.reason)[:300]}"
+        if err.status in (401, 403):
+            raise CredentialRefused(f"Kubeflow at {url} refused", got, _LOG_IN) from err
+        if err.status and 400 <= err.status < 500:
+            raise KitError(f"Kubeflow at {url} said no", got, "read its words above") from err
+        raise _away(url, got) from err
+    except (HTTPError, OSError) as err:
+        raise _away(url, f"{type(err).__name__}: {str(err)[:300]}") from err

@@ -1,0 +1,153 @@
+"""Run the notebooks by papermill: parameters checked first, the executed copy kept with its run."""
+
+import ast
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kit.base import errors, secret_scan
+from kit.base import files as records
+from kit.base.errors import KitError, UsageError
+from kit.base.settings import ROOT, Settings
+
+NOTEBOOKS = ROOT / "notebooks"
+_RUN_ID = re.compile(r"\brun ((?:local|cloud|cloud-hpc)-[0-9a-f]{12}-\d+)\b")
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def parse(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Read `-p NAME VALUE` pairs: Python literals where they are some, else text."""
+    values = {}
+    for name, text in pairs:
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = {"true": True, "false": False, "nan": float("nan")}.get(
+                text.lower(), text
+            )
+    return values
+
+
+def check(notebook: Path, values: Mapping[str, Any]) -> None:
+    """Refuse parameters that the notebook does not have, and values of another type.
+
+    papermill would add an unknown name silently. Raises UsageError that names what is allowed.
+    """
+    defaults = _defaults(notebook)
+    for name, value in values.items():
+        if name not in defaults:
+            raise UsageError(
+                f"notebook {notebook.stem} has no parameter {name!r}",
+                next_step=f"it has: {', '.join(defaults)}",
+            )
+        default = defaults[name]
+        if isinstance(default, float) and type(value) is int:
+            continue
+        if default is not None and type(value) is not type(default):
+            raise UsageError(
+                f"parameter {name} of {notebook.stem} is {value!r}, a {type(value).__name__}",
+                next_step=f"give a {type(default).__name__}, such as {default!r}",
+            )
+
+
+def _defaults(notebook: Path) -> dict[str, Any]:
+    """Read the parameters cell: name -> default value."""
+    cells = records.read_json(notebook)["cells"]
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise UsageError(f"{notebook} has {len(tagged)} cells tagged `parameters`, not one")
+    found = {}
+    for statement in ast.parse("".join(tagged[0]["source"])).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            found[statement.targets[0].id] = ast.literal_eval(statement.value)
+    return found
+
+
+def run(settings: Settings, name: str, values: Mapping[str, Any]) -> records.Json | None:
+    """Execute a notebook; give the record of the run it made (None when it made none).
+
+    The executed notebook goes into the run's folder, or to `results/<profile>/<name>.ipynb`.
+    Raises the notebook's own failure as KitError, with the same exit code, and SecretFound for a
+    notebook that shows a secret: it is not kept.
+    """
+    notebook = NOTEBOOKS / f"{name}.ipynb"
+    if not notebook.exists():
+        have = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+        raise UsageError(f"there is no notebook {name!r}", next_step=f"use: {', '.join(have)}")
+    if "profile" in _defaults(notebook):
+        values = {"profile": settings.profile, **values}
+    check(notebook, values)
+    with tempfile.TemporaryDirectory(prefix="kit-") as folder:
+        executed = Path(folder) / notebook.name
+        failure = _execute(notebook, executed, values)
+        secret_scan.refuse(settings, [executed])
+        run_id = _run_id(executed)
+        kept = _keep(settings, executed, run_id, failed=failure is not None)
+    if failure is not None:
+        raise _told(failure, kept)
+    if run_id is None:
+        return None
+    record: records.Json = records.read_json(kept.parent / "record.json")
+    return record
+
+
+def _execute(notebook: Path, executed: Path, values: Mapping[str, Any]) -> Any:
+    """Run the notebook with its streams shown here; give the failure or None."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm 4.70 misses ipywidgets, which nothing here needs
+        import papermill
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    # Over ipc ipykernel 7.4 says nothing of unencrypted TCP, and no port is opened.
+    transport = Config({"KernelManager": {"transport": "ipc"}})
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(executed),
+            dict(values),
+            kernel_name="python3",
+            progress_bar=sys.stderr.isatty(),
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+            config=transport,
+            shutdown_kernel="immediate",  # all is on disk; a graceful end takes three seconds
+        )
+    except PapermillExecutionError as err:
+        return err
+    return None
+
+
+def _run_id(executed: Path) -> str | None:
+    """Find the run that the notebook showed in its outputs."""
+    for cell in records.read_json(executed)["cells"]:
+        for output in cell.get("outputs", []):
+            text = "".join(output.get("data", {}).get("text/plain", output.get("text", "")))
+            if found := _RUN_ID.search(text):
+                return found[1]
+    return None
+
+
+def _keep(settings: Settings, executed: Path, run_id: str | None, failed: bool) -> Path:
+    folder = settings.profile_dir
+    if run_id is not None:
+        folder = folder / "runs" / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / (f"{executed.stem}-failed.ipynb" if failed else executed.name)
+    shutil.move(executed, kept)
+    return kept
+
+
+def _told(failure: Any, kept: Path) -> KitError:
+    """Turn papermill's error into the error that the cell raised."""
+    kind = getattr(errors, failure.ename, None)
+    text = _ANSI.sub("", failure.evalue)
+    message = text if kind else f"{failure.ename}: {text}"
+    told = KitError(message, next_step=f"the cells up to there are in {kept}")
+    told.exit_code = getattr(kind, "exit_code", 1)
+    return told

@@ -1,0 +1,192 @@
+"""The Kubeflow pipelines of the targets cloud (train here) and cloud-hpc (train on the site).
+
+The same objects run on this machine (kfp.local) and on a cluster. Each component only calls its
+function in `kit.runs.stages` or `kit.runs.hpc_stages`; its source travels inside the pipeline, so
+it imports there. Arguments are data, never credentials: those reach a component through the
+environment of this machine or, on a cluster, as the secret `kit-pipeline`, mounted where the
+image's KIT_ENV_FILE points.
+"""
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kfp import compiler, dsl, kubernetes
+
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.gates import Gates
+
+# Built from env/images/pipeline and pushed to the kind cluster's own registry. (kfp.local warns
+# of images without "python" in their name.)
+IMAGE = "localhost:5001/kit-python-pipeline:1"
+SECRET, SECRET_FOLDER = "kit-pipeline", "/run/secrets/kit"
+NAME, HPC_NAME = "cloud-fmnist-pipeline", "cloud-hpc-fmnist-pipeline"
+HYPERPARAMETERS, GATES = asdict(Hyperparameters()), asdict(Gates())
+
+# The image has everything installed: nothing is fetched while the pipeline runs.
+_component = partial(dsl.component, base_image=IMAGE, install_kfp_package=False)
+
+
+@_component
+def preprocess_train(
+    profile: str, run_id: str, bucket: str, data_hash: str, hyperparameters: dict[str, Any]
+) -> str:
+    """Train on the data set in the bucket; give the SHA-256 of the record of this stage."""
+    from kit.runs import stages
+
+    return stages.preprocess_train(profile, run_id, bucket, data_hash, **hyperparameters)
+
+
+@_component
+def cloud_hpc_preprocess(profile: str, run_id: str, bucket: str, data_hash: str) -> str:
+    """See to it that the data set is in the bucket."""
+    from kit.runs import hpc_stages
+
+    return hpc_stages.preprocess(profile, run_id, bucket, data_hash)
+
+
+@_component
+def cloud_hpc_train(
+    profile: str,
+    run_id: str,
+    bucket: str,
+    jobs_bucket: str,
+    prepared: str,
+    data_hash: str,
+    configured: bool,
+    workers: int,
+    tunnel: str,
+    follow_timeout_s: float,
+    hyperparameters: dict[str, Any],
+) -> str:
+    """Ask for the training and follow it; give the SHA-256 of the record of this stage."""
+    from kit.runs import hpc_stages
+
+    return hpc_stages.train(
+        profile,
+        run_id,
+        bucket,
+        jobs_bucket,
+        data_hash,
+        configured,
+        workers,
+        tunnel,
+        follow_timeout_s,
+        **hyperparameters,
+    )
+
+
+@_component
+def evaluate(
+    profile: str,
+    run_id: str,
+    bucket: str,
+    trained: str,
+    gates: dict[str, Any],
+    strict: bool,
+    commit: str,
+    mlflow_url: str,
+    metrics: dsl.Output[dsl.Metrics],
+) -> str:
+    """Evaluate the model, apply the gates, log to MLflow; give the SHA-256 of the record."""
+    from kit.runs import stages
+
+    where = profile, run_id, bucket, trained
+    record_hash, figures = stages.evaluate(*where, gates, strict, commit, mlflow_url)
+    for name, value in figures.items():
+        metrics.log_metric(name, value)
+    return record_hash
+
+
+@_component
+def cloud_hpc_evaluate(
+    profile: str,
+    run_id: str,
+    bucket: str,
+    trained: str,
+    gates: dict[str, Any],
+    strict: bool,
+    commit: str,
+    mlflow_url: str,
+    metrics: dsl.Output[dsl.Metrics],
+) -> str:
+    """Apply the gates, log to MLflow; give the SHA-256 of the record."""
+    from kit.runs import hpc_stages
+
+    where = profile, run_id, bucket, trained
+    record_hash, figures = hpc_stages.evaluate(*where, gates, strict, commit, mlflow_url)
+    for name, value in figures.items():
+        metrics.log_metric(name, value)
+    return record_hash
+
+
+def _settle(*tasks: Any) -> None:
+    """Say of components what is the same for all of them."""
+    for task in tasks:
+        task.set_caching_options(False)  # a finished run is never a measurement of a new one
+        task.set_retry(num_retries=1, backoff_duration="2s", backoff_factor=1.0)
+        kubernetes.use_secret_as_volume(task, SECRET, SECRET_FOLDER)
+
+
+@dsl.pipeline(  # type: ignore[untyped-decorator]  # KFP ships no types
+    name=NAME, description="Train and evaluate a small classifier on Fashion-MNIST"
+)
+def cloud_fmnist(
+    profile: str,
+    run_id: str,
+    bucket: str,
+    data_hash: str,
+    hyperparameters: dict[str, Any] = HYPERPARAMETERS,
+    gates: dict[str, Any] = GATES,
+    strict: bool = False,
+    commit: str = "",
+    mlflow_url: str = "",
+) -> None:
+    """Chain the two components; both may be tried once more (a finished stage is skipped)."""
+    where = {"profile": profile, "run_id": run_id, "bucket": bucket}
+    how = {"gates": gates, "strict": strict, "commit": commit, "mlflow_url": mlflow_url}
+    train = preprocess_train(**where, data_hash=data_hash, hyperparameters=hyperparameters)
+    _settle(train, evaluate(**where, trained=train.output, **how))
+
+
+@dsl.pipeline(  # type: ignore[untyped-decorator]
+    name=HPC_NAME, description="Train a small classifier on a supercomputer and evaluate it"
+)
+def cloud_hpc_fmnist(
+    profile: str,
+    run_id: str,
+    bucket: str,
+    jobs_bucket: str,
+    data_hash: str,
+    configured: bool = True,
+    workers: int = 1,
+    tunnel: str = "",
+    follow_timeout_s: float = 86400.0,
+    hyperparameters: dict[str, Any] = HYPERPARAMETERS,
+    gates: dict[str, Any] = GATES,
+    strict: bool = False,
+    commit: str = "",
+    mlflow_url: str = "",
+) -> None:
+    """Chain the three components; each may be tried once more (what is done is skipped)."""
+    where = {"profile": profile, "run_id": run_id, "bucket": bucket}
+    how = {"gates": gates, "strict": strict, "commit": commit, "mlflow_url": mlflow_url}
+    prepared = cloud_hpc_preprocess(**where, data_hash=data_hash)
+    train = cloud_hpc_train(
+        **where,
+        jobs_bucket=jobs_bucket,
+        prepared=prepared.output,
+        data_hash=data_hash,
+        configured=configured,
+        workers=workers,
+        tunnel=tunnel,
+        follow_timeout_s=follow_timeout_s,
+        hyperparameters=hyperparameters,
+    )
+    _settle(prepared, train, cloud_hpc_evaluate(**where, trained=train.output, **how))
+
+
+def compile_to(path: Path, pipeline: Any = cloud_fmnist) -> None:
+    """Write a pipeline as YAML, the form that Kubeflow's own page takes for an upload."""
+    compiler.Compiler().compile(pipeline, str(path))

@@ -1,0 +1,1 @@
+"""Jobs on any Slurm, at most one execution per attempt."""

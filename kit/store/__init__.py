@@ -1,0 +1,1 @@
+"""The object store: S3, Swift or a folder, and the credentials for it."""

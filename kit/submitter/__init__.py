@@ -1,0 +1,1 @@
+"""The submitter: submits run requests to Slurm and publishes the results."""

@@ -1,0 +1,194 @@
+"""`compose-secrets.json`: which platforms the submitter stack uses, as the article's stack had it.
+
+Sixteen flat keys; several platforms in one value are separated by `|`, with the same count in all
+keys of a prefix; `none` and `empty` mean absent. Lines that begin with `#`, and ` #` to the end of
+a line outside quotes, are comments. `ENVIROMENT` is the original's spelling; `ENVIRONMENT` is
+taken as well.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.base.errors import UsageError
+from kit.base.secret import Secret, read_private
+
+# prefix and key -> what it is for, shown with the error when it is wrong or missing
+MEANING = {
+    "CLOUD_ENVIROMENT": "profile of the cloud that the forwarder runs in",
+    "CLOUD_ADDRESS": "address of the cloud VM",
+    "CLOUD_USER": "user on the cloud VM",
+    "CLOUD_KEY": "private key for the cloud VM, a path inside the container",
+    "CLOUD_PASSWORD": "pass phrase of that key, or none",
+    "STORAGE_ENVIROMENT": "profile of the object store",
+    "STORAGE_USER": "user of the object store",
+    "STORAGE_PASSWORD": "password of that user",
+    "HPC_ENVIROMENT": "profile of the HPC site",
+    "HPC_ADDRESS": "address of its login node",
+    "HPC_USER": "user there",
+    "HPC_KEY": "private key for it, a path inside the container",
+    "HPC_PASSWORD": "pass phrase of that key, or none",
+    "INTEGRATION_ENVIROMENT": "profile whose jobs are submitted",
+    "INTEGRATION_KEY": "key of the integration, or none",
+    "INTEGRATION_PASSWORD": "password of the integration, or none",
+}
+ABSENT = ("", "none", "empty")
+_COMMENT = re.compile(r'("(?:[^"\\\n]|\\.)*")|(?:^|(?<=\s))#[^\n]*', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Platform:
+    """One platform of a prefix: `values` by the key's last word; None where it is absent."""
+
+    prefix: str
+    values: dict[str, Secret | None]
+
+    def text(self, key: str) -> str:
+        """Give a value that is no secret; "" where it is absent."""
+        value = self.values.get(key)
+        return value.reveal() if value else ""
+
+
+def read(path: Path) -> dict[str, list[Platform]]:
+    """Read the file: prefix -> its platforms.
+
+    Raises UsageError for a file that git tracks, that others may read, that is no JSON, or has a
+    key missing, unknown, empty where it may not be, or with another count than its prefix; never
+    shows a value.
+    """
+    step = "make it from the template"
+    text = read_private(path, f"cannot read {path}", step, encoding="utf-8")
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str = "compose-secrets.json") -> dict[str, list[Platform]]:
+    """Read the text of the file; see `read`."""
+    try:
+        table = json.loads(_COMMENT.sub(lambda found: found[1] or "", text))
+    except (ValueError, RecursionError) as err:
+        where = f"line {err.lineno}" if isinstance(err, json.JSONDecodeError) else "too deep"
+        raise UsageError(f"{name} is no JSON", where, "mend that line") from err
+    if not isinstance(table, dict):
+        raise UsageError(f"{name} is no table", next_step='write { "KEY": "value", … }')
+    values = {_original(key): value for key, value in table.items()}
+    _check_keys(name, values)
+    prefixes = dict.fromkeys(key.partition("_")[0] for key in MEANING)
+    return {prefix: _platforms(name, prefix, values) for prefix in prefixes}
+
+
+def ssh_config(platforms: list[Platform], profile: str, known_hosts: str = "") -> str:
+    """Give an ssh config with one Host, named by the profile, for its platform.
+
+    Raises UsageError when no platform is of that profile, or its key needs a pass phrase.
+    """
+    found = next((each for each in platforms if each.text("ENVIROMENT") == profile), None)
+    if found is None:
+        named = ", ".join(each.text("ENVIROMENT") for each in platforms) or "none"
+        step = "add it to the HPC_ keys, or use another profile"
+        raise UsageError(f"compose-secrets.json has no platform {profile!r}", named, step)
+    if found.values["PASSWORD"]:
+        step = "give a key without one: a container has nobody to ask"
+        raise UsageError(f"the key for {profile} has a pass phrase", next_step=step)
+    names = {"HostName": "ADDRESS", "User": "USER", "IdentityFile": "KEY"}
+    lines = [f"    {name} {_word(key, found.text(key))}" for name, key in names.items()]
+    lines += [f"    UserKnownHostsFile {known_hosts}"] if known_hosts else []
+    return "\n".join([f"Host {_word('ENVIROMENT', profile)}", *lines, "    IdentitiesOnly yes", ""])
+
+
+def _word(key: str, value: str) -> str:
+    if not re.fullmatch(r"[\w./@:~+-]+", value):
+        raise UsageError(
+            f"HPC_{key} is no single word", next_step=f"give the {MEANING[f'HPC_{key}']}"
+        )
+    return value
+
+
+def template() -> str:
+    """Give the file with every key explained, to be filled in."""
+    rows = [f'    # {meaning}\n    "{key}": "none"' for key, meaning in MEANING.items()]
+    return "{\n" + ",\n".join(rows) + "\n}\n"
+
+
+def ssh_template(hpc: str, cloud: str, renew_hint: str = "") -> str:
+    """Give the block of ~/.ssh/config for a site and its VM; what is in <...> is to be filled in.
+
+    `renew_hint` says how the certificate is got, where the site wants one.
+    """
+    lines = ["# The login node of the site."]
+    if renew_hint:
+        lines.append(
+            f"# ssh finds the certificate KEY-cert.pub beside KEY; to renew it: {renew_hint}"
+        )
+    lines += _host(hpc, "<your user there>", "<path of your key>")
+    if cloud:
+        lines += ["", "# The cloud VM, by its floating IP."]
+        lines += _host(cloud, "ubuntu", "<path of your key>")
+    return "\n".join([*lines, ""])
+
+
+def _host(name: str, user: str, key: str) -> list[str]:
+    address = [] if "." in name else ["    HostName <its address>"]
+    lines = [f"    User {user}", f"    IdentityFile {key}"]
+    return [
+        f"Host {name}",
+        *address,
+        *lines,
+        "    IdentitiesOnly yes",
+        "    ServerAliveInterval 30",
+    ]
+
+
+def write_templates(folder: Path, ssh: str) -> list[Path]:
+    """Write both files, mode 600, into `folder`; give their paths. Raises UsageError.
+
+    A file that is there is never overwritten: then nothing is written at all.
+    """
+    texts = {folder / "compose-secrets.json": template(), folder / "ssh-config": ssh}
+    for path in texts:
+        if path.exists():
+            raise UsageError(f"{path} is there already", next_step="move it away, or give --to")
+    try:
+        for path, text in texts.items():
+            with open(path, "x", encoding="utf-8", opener=_private) as file:
+                file.write(text)
+    except OSError as err:
+        raise UsageError(f"write {path}", str(err), "give a folder of yours with --to") from err
+    return list(texts)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _original(key: str) -> str:
+    return key.replace("_ENVIRONMENT", "_ENVIROMENT")
+
+
+def _check_keys(name: str, values: dict[str, object]) -> None:
+    for key in values:
+        if key not in MEANING:
+            raise UsageError(f"{name}: unknown key {key!r:.80}", next_step="see the template")
+    for key, meaning in MEANING.items():
+        if key not in values:
+            raise UsageError(f"{name}: {key} is missing", next_step=f"give the {meaning}, or none")
+        if not isinstance(values[key], str):
+            raise UsageError(f"{name}: {key} is no text", next_step=f"give the {meaning}")
+
+
+def _platforms(name: str, prefix: str, values: dict[str, object]) -> list[Platform]:
+    keys = [key for key in MEANING if key.startswith(f"{prefix}_")]
+    parts = {key: [part.strip() for part in str(values[key]).split("|")] for key in keys}
+    first = keys[0]
+    for key, found in parts.items():
+        if len(found) != len(parts[first]):
+            got = f"{first} has {len(parts[first])}, {key} has {len(found)}"
+            step = "give every key of a prefix as many values, none where there is none"
+            raise UsageError(f"{name}: the {prefix}_ keys differ in their count", got, step)
+    platforms = []
+    for row in zip(*parts.values(), strict=True):
+        given = [None if part.lower() in ABSENT else Secret(part) for part in row]
+        words = [key.partition("_")[2] for key in keys]
+        platforms.append(Platform(prefix, dict(zip(words, given, strict=True))))
+    return [each for each in platforms if each.values["ENVIROMENT"]]

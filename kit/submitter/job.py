@@ -1,0 +1,129 @@
+"""The batch job that trains with Ray on the nodes it was given. Pure: makes a JobSpec.
+
+The script finds or makes the environment, starts `kit.onsite.main` (which starts Ray, checks it,
+runs the driver and ends Ray), and publishes what that left, last of all. The kit's own code
+travels as one zip file named by its hash.
+"""
+
+import dataclasses
+import io
+import json
+import shlex
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.base.files import Json
+from kit.base.profiles import Hpc
+from kit.experiments.fashion_mnist.data import Dataset
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.slurm.script import JobSpec
+from kit.submitter import env as hpc_env
+
+WARNING_S = 60  # so long before the time limit the job is told to end
+MANIFEST = "manifest.json"
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+# Exit codes are below 128: Slurm shows larger ones minus 128, as signals.
+ENVIRONMENT_FAILED, KILLED = 95, 93
+
+BEGIN = """\
+private=
+trap '[ -z "$private" ] || rm -rf "$private"' EXIT"""
+
+RUN = f"""
+unset PYTHONPATH
+export KIT_TRY=$try PYTHONPATH=$KIT_CODE PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$try/ray.token RAY_USAGE_STATS_ENABLED=0
+od -An -N32 -tx1 /dev/urandom | tr -d ' \\n' >ray.token
+"$venv/bin/python" -m kit.onsite.main & main=$!
+trap 'kill -TERM "$main"' TERM
+while wait "$main"; code=$?; kill -0 "$main" 2>/dev/null; do :; done
+rm -f ray.token tunnel.key
+[ "$code" -lt 128 ] || exit {KILLED}
+[ "$code" = 0 ] || exit "$code"
+commit {MANIFEST}"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one try shall do, all paths on the site.
+
+    `data` is the data set's file, `code` the zip with this package, `previous` the folder of an
+    earlier try whose checkpoint may be gone on from, `tunnel` what `tunnel.Vm.open` gave.
+    `environment` is a folder that was made before (`private`: the job removes it); without one
+    the job finds or makes its own.
+    """
+
+    run: str
+    number: int
+    token: str
+    data_hash: str
+    data: str
+    code: str
+    configured: bool
+    hyperparameters: Hyperparameters
+    workers: int = 1
+    previous: str = ""
+    environment: str = ""
+    private: bool = False
+    tunnel: Json | None = None
+
+
+def spec(hpc: Hpc, task: Task) -> JobSpec:
+    """Make the batch job of one try from the profile's section and the task."""
+    if task.environment:
+        given = f"venv={shlex.quote(task.environment)} private="
+        environment = given + (shlex.quote(task.environment) if task.private else "")
+    else:
+        wanted = hpc_env.call(hpc, task.token, task.configured)
+        environment = f"{hpc_env.FUNCTION}\n{wanted} || exit {ENVIRONMENT_FAILED}"
+    return JobSpec(
+        name=f"kit-{task.token}",
+        commands=(BEGIN, environment, RUN),
+        account=hpc.account,
+        partition=hpc.partition,
+        nodes=hpc.nodes,
+        tasks_per_node=1,
+        cpus=hpc.cpus,
+        memory=hpc.mem,
+        gres=hpc.gres,
+        time=hpc.time,
+        signal=f"B:TERM@{WARNING_S}",
+        module_init=hpc.module_init,
+        module_path=hpc.module_path,
+        modules=hpc.modules,
+        environment={"KIT_TASK": task_text(task), "KIT_CODE": task.code},
+    )
+
+
+def task_text(task: Task) -> str:
+    """Give what the job's programs read: one line of JSON, with the version of Ray they need."""
+    of_the_script = {"code", "configured", "environment", "private"}
+    table = dataclasses.asdict(task)
+    table = {name: value for name, value in table.items() if name not in of_the_script}
+    return json.dumps({**table, "ray": hpc_env.locked()["ray"]}, sort_keys=True)
+
+
+def data_file(data: Dataset) -> bytes:
+    """Give the data set as the one file that `kit.onsite.driver` reads."""
+    from safetensors.numpy import save
+
+    return bytes(save({name: getattr(data, name) for name in ARRAYS}))
+
+
+def archive() -> bytes:
+    """Give this package as a zip file: the same bytes for the same sources.
+
+    Without the command, whose lines a traceback of `python -m` would show in place of its own.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        package = Path(__file__).parents[1]
+        for path in sorted(package.rglob("*.py")):
+            name = path.relative_to(package.parent).as_posix()
+            if name == "kit/__main__.py" or name.startswith("kit/cli/"):
+                continue
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            file.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()

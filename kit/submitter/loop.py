@@ -1,0 +1,131 @@
+"""The submitter as a process of its own: `python -m kit.submitter.loop PROFILE`."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from kit.base import settings
+from kit.base.errors import KitError, NoSuchBucket, NoSuchObject, UsageError
+from kit.base.settings import Settings
+from kit.base.ssh import SSHHost
+from kit.runs.requests import Jobs
+from kit.slurm.client import Slurm
+from kit.store.objects import ObjectStore
+from kit.store.opening import bucket_name, open_store
+from kit.submitter import compose_secrets
+from kit.submitter.submitter import Submitter
+from kit.submitter.tunnel_key import vm_of
+
+PASS_S = 1.5  # between two passes: a request is seen within two seconds
+SIGN, SIGN_S = "submitter.json", 5.0  # an object that says that a submitter sees this bucket
+ASKED = "asked-for-submitter.json"  # what its age is compared with
+BACK_OFF_S = 60.0
+
+log = logging.getLogger("kit.submitter.loop")  # also where this file is __main__
+
+
+def submitter_for(profile: Settings, step: Callable[[str], None] = lambda _: None) -> Submitter:
+    """Make the submitter of a profile. Raises UsageError when it has no site or no store."""
+    if profile.hpc is None:
+        step_text = "add [hpc] to the profile, or use another profile"
+        raise UsageError(f"profile {profile.profile} has no HPC site", next_step=step_text)
+    hpc = profile.hpc
+    host = SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
+    bucket = bucket_name(profile, "submitter")
+    jobs = Jobs(open_store(profile, bucket))
+    data = open_store(profile, bucket_name(profile, "pipeline"))
+    vm = vm_of(profile, bucket)
+    return Submitter(profile, Slurm(host, hpc, say=log.info), jobs, data, step, vm)
+
+
+def run(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
+    """Pass after pass until `stop`; what cannot be reached is asked again later and later."""
+    pause, signed = PASS_S, -SIGN_S
+    while not stop():
+        try:
+            submitter.once()
+            if time.monotonic() - signed >= SIGN_S:
+                sign(submitter.jobs.store)
+                signed = time.monotonic()
+            pause = PASS_S
+        except KitError as err:
+            log.warning("%s", err)
+            pause = min(pause * 2, BACK_OFF_S)
+        time.sleep(pause * (1 + 0.1 * random.random()))  # noqa: S311 - no secret
+
+
+def sign(store: ObjectStore, key: str = SIGN) -> None:
+    """Leave a sign of life in a bucket, which is made where it is not there."""
+    try:
+        store.put(key, b"{}")
+    except NoSuchBucket:
+        store.ensure_bucket()
+        store.put(key, b"{}")
+
+
+def someone(store: ObjectStore) -> bool:
+    """Tell whether a submitter has signed within 3 x SIGN_S, by the store's clock alone.
+
+    It saves double effort only: two submitters do no harm.
+    """
+    sign(store, ASKED)
+    try:
+        age = store.stat(ASKED).modified - store.stat(SIGN).modified
+    except NoSuchObject:
+        return False
+    return age.total_seconds() < 3 * SIGN_S
+
+
+def stand_by(store: ObjectStore, stop: Callable[[], bool]) -> None:
+    """Wait as long as another submitter is at work, or nobody knows; until `stop` at most."""
+    told = False
+    while not stop():
+        try:
+            if not someone(store):
+                log.info("no other submitter is at work here")
+                return
+            if not told:
+                log.info("another submitter is at work here: standing by")
+            told = True
+        except KitError as err:
+            log.warning("%s", err)
+        time.sleep(SIGN_S)
+
+
+@contextlib.contextmanager
+def opened(profile: str | None) -> Iterator[tuple[Settings, Submitter]]:
+    """Open the submitter of a profile, with the login of KIT_COMPOSE_SECRETS where that is set."""
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("kit").setLevel(logging.INFO)
+    chosen = settings.load(profile)
+    with tempfile.TemporaryDirectory(prefix="kit-") as folder:
+        if (given := os.environ.get("KIT_COMPOSE_SECRETS")) and chosen.hpc:
+            config = Path(folder) / "config"
+            platforms = compose_secrets.read(Path(given))["HPC"]
+            config.write_text(compose_secrets.ssh_config(platforms, chosen.profile))
+            hpc = dataclasses.replace(chosen.hpc, ssh_host=chosen.profile, ssh_config=str(config))
+            chosen = dataclasses.replace(chosen, hpc=hpc)
+        yield chosen, submitter_for(chosen)
+
+
+def main(profile: str) -> None:
+    """Be the submitter of a profile while nobody else is and the starter of this process lives."""
+    parent = os.getppid()
+
+    def _orphaned() -> bool:
+        return os.getppid() != parent
+
+    with opened(profile) as (_, submitter):
+        stand_by(submitter.jobs.store, _orphaned)
+        run(submitter, _orphaned)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""MLflow: what a run logs, and delivery that may be repeated."""

@@ -1,0 +1,230 @@
+"""The MLflow side of tracking: one quiet client, and sending that may be repeated.
+
+Sending is idempotent: the MLflow run is found again by its tag `kit.run_id`; MLflow's SQL
+store keeps a point only once by key, time, step and value (tried with 3.17); an artifact is
+overwritten by itself; a model version is found by its tag.
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kit.base.errors import CredentialRefused, DataError, Unreachable
+from kit.tracking.runlog import RunLog
+
+RUN_TAG = "kit.run_id"
+HEALTH_TIMEOUT_S = 3.0
+_BATCH = 100  # MLflow takes at most 100 parameters, 100 tags and 1000 metrics in one call
+# Without the two limits a call to a server that is away blocks for 247 s (MLflow 3.17).
+_MLFLOW_ENV = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+_REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
+
+
+@contextlib.contextmanager
+def connect(uri: str, env_file: Path | None = None) -> Iterator[Any]:
+    """Open a quiet MlflowClient; what MLflow raises inside comes out as a KitError.
+
+    A server is asked first whether it is there at all. Its credential (the MLFLOW_TRACKING_*
+    lines of `env_file`) is in the environment, where MLflow looks for it, only meanwhile: one
+    thread at a time. Raises Unreachable, CredentialRefused, DataError (MLflow said no).
+    """
+    secrets = credential(env_file)
+    if uri.startswith("http"):
+        _check_health(uri, secrets.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True)
+    with _environment({**_MLFLOW_ENV, **secrets}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tqdm 4.70 misses ipywidgets, not needed here
+            from mlflow import MlflowClient  # here: it takes a second
+
+        with _quiet("mlflow", "alembic"), kit_errors(uri, env_file):
+            yield MlflowClient(uri, uri)
+
+
+@contextlib.contextmanager
+def kit_errors(uri: str, env_file: Path | None = None) -> Iterator[None]:
+    """Turn what MLflow and the libraries below it raise into the kit's errors."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except MlflowException as err:
+        if err.error_code in _REFUSALS:
+            raise CredentialRefused(
+                f"MLflow at {uri} refused the credential",
+                _short(err),
+                f"mend {env_file or 'cloud.mlflow_env_file of the profile'}, then `kit sync`",
+            ) from err
+        if err.get_http_status_code() < 500:
+            raise DataError(f"MLflow at {uri} said no", _short(err)) from err
+        raise _away(uri, _short(err)) from err
+    except (SQLAlchemyError, OSError) as err:  # requests' errors are OSErrors as well
+        raise _away(uri, _short(err)) from err
+
+
+def deliver(client: Any, run: RunLog, artifact_root: Path | None = None) -> Any:
+    """Bring MLflow to have all of the run; give the MLflow run's info.
+
+    `artifact_root` is where a store without a server keeps files.
+    """
+    from mlflow.entities import Metric, Param, RunTag
+
+    info = _find_or_create(client, run, artifact_root)
+    metrics = [Metric(key, value, when, step) for key, value, step, when in run.metrics]
+    params = [Param(key, value) for key, value in run.params.items()]
+    tags = [RunTag(key, value) for key, value in run.tags.items()]
+    for kind, rows in (("metrics", metrics), ("params", params), ("tags", tags)):
+        for first in range(0, len(rows), _BATCH):
+            client.log_batch(info.run_id, **{kind: rows[first : first + _BATCH]})
+    for path, folder in run.artifacts:
+        client.log_artifact(info.run_id, path, folder or None)
+    if run.model:
+        client.log_artifact(info.run_id, run.model[1], "model")
+        _register(client, run.model[0], run.run_id, info.run_id)
+    client.set_terminated(info.run_id, run.status, run.end_ms)
+    return info
+
+
+def _find_or_create(client: Any, run: RunLog, artifact_root: Path | None) -> Any:
+    """Give the info of the one MLflow run with this run id.
+
+    A resent request can have made a second one (the client repeats a POST whose answer was
+    lost): the first by id is kept, the others, still empty, are deleted.
+    """
+    experiment_id = _experiment_id(client, run.experiment, artifact_root)
+    if not _runs_of(client, experiment_id, run.run_id):
+        client.create_run(experiment_id, run.start_ms, {RUN_TAG: run.run_id}, run.run_name)
+    first, *doubles = _runs_of(client, experiment_id, run.run_id)
+    for double in doubles:
+        client.delete_run(double.info.run_id)
+    return first.info
+
+
+def _experiment_id(client: Any, name: str, artifact_root: Path | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        folder = (artifact_root / name).absolute().as_uri() if artifact_root else None
+        try:
+            return str(client.create_experiment(name, folder))
+        except MlflowException as err:
+            if err.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process was faster
+    return str(found.experiment_id)
+
+
+def _runs_of(client: Any, experiment_id: str, run_id: str) -> list[Any]:
+    found = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run_id}'")
+    return sorted(found, key=lambda run: str(run.info.run_id))
+
+
+def _register(client: Any, name: str, run_id: str, mlflow_run_id: str) -> None:
+    """Make the registered model and this run's version of it, unless they are there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as err:
+        if err.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    if not client.search_model_versions(f"name = '{name}' and tags.`{RUN_TAG}` = '{run_id}'"):
+        source = f"runs:/{mlflow_run_id}/model"
+        client.create_model_version(
+            name, source, mlflow_run_id, {RUN_TAG: run_id}, await_creation_for=0
+        )
+
+
+def read_run(client: Any, experiment: str, run_id: str) -> tuple[Any, list[str]]:
+    """Give what MLflow has of a run: its entity and its artifact paths; DataError when nothing."""
+    found = client.get_experiment_by_name(experiment)
+    runs = _runs_of(client, found.experiment_id, run_id) if found else []
+    if not runs:
+        raise DataError(f"MLflow has no run {run_id} in {experiment}", next_step="try `kit sync`")
+    return runs[0], _artifact_paths(client, runs[0].info.run_id)
+
+
+def _artifact_paths(client: Any, mlflow_run_id: str, folder: str = "") -> list[str]:
+    """List the artifacts of a run, folders opened."""
+    paths: list[str] = []
+    for item in client.list_artifacts(mlflow_run_id, folder or None):
+        inside = _artifact_paths(client, mlflow_run_id, item.path) if item.is_dir else [item.path]
+        paths.extend(inside)
+    return paths
+
+
+def credential(env_file: Path | None) -> dict[str, str]:
+    """Read the MLFLOW_TRACKING_* lines of a server's env file."""
+    if env_file is None:
+        return {}
+    import dotenv
+
+    if not env_file.is_file():
+        raise CredentialRefused(
+            f"MLflow's credential file {env_file} is not there",
+            next_step="make it (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), mode 600",
+        )
+    values = dotenv.dotenv_values(env_file)
+    return {k: v for k, v in values.items() if k.startswith("MLFLOW_TRACKING_") and v}
+
+
+def _check_health(uri: str, verify: str | bool) -> None:
+    """Ask the server whether it is there, in seconds; raises Unreachable."""
+    import requests
+
+    try:
+        answer = requests.get(f"{uri}/health", timeout=HEALTH_TIMEOUT_S, verify=verify)
+    except requests.RequestException as err:
+        raise _away(uri, _short(err)) from err
+    if answer.status_code >= 500:
+        raise _away(uri, f"HTTP {answer.status_code}")
+
+
+def _away(uri: str, got: str) -> Unreachable:
+    return Unreachable(f"MLflow at {uri} does not answer", got, "try `kit sync` when it is back")
+
+
+def _short(err: BaseException) -> str:
+    """Give the kind of an error and the beginning of its first line."""
+    lines = str(err).strip().splitlines() or [""]
+    return f"{type(err).__name__}: {lines[0][:300]}"
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables and put the old ones back."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Let the named loggers say warnings only (first starts tell of every migration)."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,336 @@
+"""One contract over every implementation of Host, and what ssh alone can do."""
+
+import os
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fake_slurm import FakeHost
+from private_sshd import PrivateSshd, keygen
+
+from kit.base.errors import (
+    CommandFailed,
+    CredentialExpired,
+    CredentialRefused,
+    DataError,
+    HostKeyRefused,
+    Unreachable,
+    UsageError,
+)
+from kit.base.host import LocalHost
+from kit.base.ssh import SSHHost, certificate_end, private_folder
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory):
+    sshd = PrivateSshd(tmp_path_factory.mktemp("sshd")).start()
+    yield sshd
+    sshd.stop()
+
+
+@pytest.fixture(params=["local", "ssh", "fake"])
+def host(request, tmp_path):
+    if request.param == "local":
+        yield LocalHost()
+    elif request.param == "fake":
+        yield FakeHost()
+    else:
+        yield request.getfixturevalue("sshd").host()
+
+
+# The contract: the same for every implementation.
+
+
+def test_a_command_gives_its_output_and_its_exit_code(host):
+    done = host.run(["cat"], input=b"one\ntwo")
+    assert (done.code, done.out, done.err) == (0, "one\ntwo", "")
+    assert done.argv == ("cat",)
+    assert done.seconds >= 0
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["a b", "it's", '"', "$HOME", "`id`", "*", "a\nb", "", "-n", "ä€", "\\", "!", "a;b|c&d", "~"],
+)
+def test_every_argument_arrives_as_it_was_given(host, word):
+    assert host.run(["printf", "%s|", word, "end"]).out == f"{word}|end|"
+
+
+def test_a_command_that_fails_is_an_error_with_its_streams(host):
+    with pytest.raises(CommandFailed) as caught:
+        host.run(["cat", "/no/such/file"])
+    assert caught.value.code == 1
+    assert "/no/such/file" in caught.value.err
+
+
+def test_a_failure_can_be_an_answer(host):
+    assert host.run(["cat", "/no/such/file"], check=False).code == 1
+
+
+def test_a_command_that_does_not_exist_is_127(host):
+    assert host.run(["no-such-command"], check=False).code == 127
+
+
+def test_no_answer_in_time_is_no_contact_and_no_failure(host):
+    with pytest.raises(Unreachable):
+        host.run(["sleep", "30"], timeout=0.3)
+
+
+def test_a_file_is_put_and_fetched_with_its_mode(host, tmp_path):
+    target, copy = f"{tmp_path}/new/folder/a b", tmp_path / "copy"
+    content = bytes(range(256)) * 1000
+    host.put(content, target, mode=0o640)
+    host.get(target, copy)
+    assert copy.read_bytes() == content
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    if not isinstance(host, FakeHost):
+        assert stat.S_IMODE(os.stat(target).st_mode) == 0o640
+        assert os.listdir(Path(target).parent) == ["a b"]
+
+
+def test_a_local_file_can_be_put_in_place_of_an_older_one(host, tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(b"newer\n")
+    host.put(b"older, and longer\n", f"{tmp_path}/target")
+    host.put(source, f"{tmp_path}/target")
+    host.get(f"{tmp_path}/target", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"newer\n"
+
+
+def test_a_file_that_is_not_there_cannot_be_fetched(host, tmp_path):
+    with pytest.raises(CommandFailed):
+        host.get("/no/such/file", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_file_cannot_be_put_where_there_is_no_folder_to_be(host):
+    with pytest.raises(CommandFailed):
+        host.put(b"x", "/proc/none/file")
+
+
+def test_a_folder_that_cannot_be_used_is_named_and_the_script_is_not_shown(request, tmp_path):
+    for host in (LocalHost(), request.getfixturevalue("sshd").host()):
+        with pytest.raises(CommandFailed) as caught:
+            host.put(b"x", "/proc/none/file")
+        tried, got, step = caught.value.tried, caught.value.got, caught.value.next_step
+        assert tried.startswith("`write /proc/none/file`")
+        assert got.startswith("cannot use the folder /proc/none: mkdir: cannot create directory")
+        assert "make it writable" in step
+        with pytest.raises(CommandFailed) as caught:
+            host.run(["sh", "-c", "echo no >&2\nexit 3", "sh", "word"])
+        assert caught.value.tried == "`sh -c … sh word` ended with exit code 3"
+
+
+# What both real hosts do.
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
+    (tmp_path / "bin").mkdir()
+    cat = tmp_path / "bin" / "cat"
+    cat.write_text('#!/bin/sh\necho changed\nexec /bin/cat "$@"\n')
+    cat.chmod(0o755)
+    (tmp_path / "file").write_text("content")
+    host = LocalHost(prefix=("env", f"PATH={tmp_path}/bin:{os.environ['PATH']}"))
+    with pytest.raises(DataError, match="file"):
+        host.get(f"{tmp_path}/file", tmp_path / "copy")
+
+
+# ssh alone.
+
+
+def test_output_is_what_the_command_said_whatever_the_profile_says(sshd, tmp_path, monkeypatch):
+    noisy = tmp_path / "noisy"
+    noisy.write_text('#!/bin/sh\necho 4711; echo noise >&2; "$@"; r=$?; echo 4712; exit $r\n')
+    noisy.chmod(0o755)
+    host = sshd.host(name="noisy")
+    command = host._command
+    # the same as a profile that talks before and after every command
+    monkeypatch.setattr(host, "_command", lambda *o: _Noisy(command(*o), str(noisy)))
+    done = host.run(["sh", "-c", "printf out; printf err >&2; exit 5"], check=False)
+    assert (done.code, done.out, done.err) == (5, "out", "err")
+
+
+class _Noisy(list):
+    """An ssh command whose remote command is run by a noisy profile."""
+
+    def __init__(self, words, noisy):
+        super().__init__(words)
+        self.noisy = noisy
+
+    def __iter__(self):
+        *words, last = list.__iter__(self)
+        remote = last.startswith("exec sh")
+        yield from [*words, f"{self.noisy} {last.removeprefix('exec ')}" if remote else last]
+
+
+def test_one_connection_carries_many_clients_at_once(sshd):
+    sshd.cut()
+    host = sshd.host(name="many")
+    outs = []
+    threads = [
+        threading.Thread(target=lambda n=n: outs.append(host.run(["echo", str(n)]).out))
+        for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outs) == [f"{n}\n" for n in range(8)]
+    deadline = time.monotonic() + 5
+    while len(sshd.sessions()) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)  # those that were cut above are still going
+    assert len(sshd.sessions()) == 1
+    host.close()
+
+
+def test_the_exit_code_255_of_a_command_is_its_own(sshd):
+    assert sshd.host().run(["sh", "-c", "exit 255"], check=False).code == 255
+
+
+def test_a_command_that_says_permission_denied_is_no_refused_login(sshd):
+    with pytest.raises(CommandFailed):
+        sshd.host().run(["sh", "-c", "echo Permission denied >&2; exit 255"])
+
+
+def test_a_dead_connection_is_opened_anew(sshd):
+    host = sshd.host(name="dead")
+    for _ in range(3):
+        assert host.run(["echo", "back"], repeat=True).out == "back\n"
+        sshd.cut()
+    host.close()
+
+
+@pytest.mark.parametrize(("repeat", "calls"), [(True, 2), (False, 1)])
+def test_a_master_that_died_unseen_costs_one_repeat_where_it_does_no_harm(
+    tmp_path, monkeypatch, repeat, calls
+):
+    ssh = tmp_path / "bin" / "ssh"  # 255 and not a word: what the client says then
+    ssh.parent.mkdir()
+    ssh.write_text(f"#!/bin/sh\necho x >>{tmp_path}/calls; exit 255\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ssh.parent}:{os.environ['PATH']}")
+    host = SSHHost("site", folder=tmp_path / "c")
+    (tmp_path / "c").mkdir(mode=0o700)
+    host.socket.touch()
+    with pytest.raises(Unreachable, match="said nothing"):
+        host.run(["true"], repeat=repeat)
+    assert (tmp_path / "calls").read_text() == "x\n" * calls
+
+
+def test_contact_lost_in_the_middle_is_unreachable_and_not_repeated(sshd, tmp_path):
+    host = sshd.host(name="middle")
+    host.run(["true"])
+    timer = threading.Timer(0.5, sshd.cut)
+    timer.start()
+    with pytest.raises(Unreachable):
+        host.run(["sh", "-c", f"echo x >>{tmp_path}/times; sleep 5"], repeat=True)
+    timer.join()
+    assert (tmp_path / "times").read_text() == "x\n"
+
+
+def test_a_machine_that_does_not_answer_is_unreachable(sshd, tmp_path):
+    stopped = PrivateSshd(tmp_path / "stopped")
+    with pytest.raises(Unreachable, match="refused"):
+        stopped.host().run(["true"])
+
+
+def test_another_machine_by_the_same_name_is_refused_before_anything_is_sent(tmp_path):
+    sshd = PrivateSshd(tmp_path / "other").start()
+    keygen("-t", "ed25519", "-N", "", "-f", tmp_path / "another")
+    sshd.know((tmp_path / "another.pub").read_text())
+    try:
+        with pytest.raises(HostKeyRefused) as caught:
+            sshd.host().run(["touch", str(tmp_path / "touched")])
+    finally:
+        sshd.stop()
+    assert caught.value.exit_code == 3
+    assert "known_hosts" in caught.value.next_step
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_key_that_is_not_accepted_is_refused_with_the_next_step(tmp_path):
+    sshd = PrivateSshd(tmp_path / "refusing").start()
+    (sshd.folder / "authorized_keys").write_text("")
+    try:
+        with pytest.raises(CredentialRefused, match="refuses the login") as caught:
+            sshd.host(renew_hint="register the key in MyCSC").run(["true"])
+    finally:
+        sshd.stop()
+    assert not isinstance(caught.value, CredentialExpired)
+    assert "MyCSC" in caught.value.next_step
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory):
+    sshd = PrivateSshd(tmp_path_factory.mktemp("certified"), certificates=True).start()
+    yield sshd
+    sshd.stop()
+
+
+def test_a_certificate_is_used_and_its_end_is_known_before_connecting(certified):
+    end = int(time.time()) + 3600
+    certified.certify(time.time() - 60, end)
+    host = certified.host(name="valid")
+    assert host.valid_until() == end
+    assert not host.folder.exists()  # nothing was opened for it
+    assert host.run(["echo", "in"]).out == "in\n"
+    host.close()
+
+
+@pytest.mark.parametrize("ago", [60, 3600])
+def test_a_certificate_that_ended_is_told_from_a_refused_key(certified, ago):
+    certified.certify(time.time() - ago - 60, time.time() - ago)
+    host = certified.host(name=f"ended{ago}", renew_hint="run csc_cert.py")
+    with pytest.raises(CredentialExpired, match="ended at") as caught:
+        host.run(["true"])
+    assert caught.value.next_step == "run csc_cert.py"
+    certified.certify(time.time() - 60, time.time() + 600)
+    assert host.run(["echo", "renewed"]).out == "renewed\n"
+    host.close()
+
+
+@pytest.mark.slow
+def test_an_open_connection_outlives_its_certificate(certified):
+    certified.certify(time.time() - 60, time.time() + 2)
+    host = certified.host(name="outlives")
+    host.run(["true"])
+    time.sleep(2.5)
+    assert host.run(["echo", "still"]).out == "still\n"
+    host.close()
+
+
+def test_a_clock_that_is_ten_minutes_ahead_does_not_keep_a_valid_certificate_out(certified):
+    certified.certify(time.time() - 60, time.time() + 30)
+    host = certified.host(name="ahead", clock=lambda: time.time() + 590)
+    assert host.run(["echo", "in"]).out == "in\n"
+    host.close()
+
+
+@pytest.mark.parametrize("content", ["", "no certificate", "ssh-ed25519 AAAA x"])
+def test_what_is_no_certificate_has_no_end(tmp_path, content):
+    (tmp_path / "x-cert.pub").write_text(content)
+    assert certificate_end(tmp_path / "x-cert.pub") is None
+
+
+def test_a_broken_ssh_config_is_a_usage_error(tmp_path):
+    (tmp_path / "config").write_text("Host site\n  NoSuchOption yes\n")
+    host = SSHHost("site", config=str(tmp_path / "config"), folder=tmp_path / "c")
+    with pytest.raises(UsageError, match="reach site"):
+        host.run(["true"])
+
+
+@pytest.mark.parametrize("what", ["open to others", "a link", "a file"])
+def test_a_folder_for_the_socket_that_is_not_private_is_refused(tmp_path, what):
+    folder = tmp_path / "control"
+    if what == "a file":
+        folder.touch(mode=0o600)
+    elif what == "a link":
+        (tmp_path / "real").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "real")
+    else:
+        folder.mkdir()
+        folder.chmod(0o755)
+    with pytest.raises(UsageError, match="private"):
+        private_folder(folder)

@@ -1,0 +1,243 @@
+"""The bill of a run from its folder, the estimate, the budget, and what `kit bill` prints."""
+
+import dataclasses
+import json
+
+import pytest
+from click.testing import CliRunner
+from memory_store import MemoryStore
+
+from kit.base import files as records
+from kit.base import settings
+from kit.base.errors import DataError, UsageError
+from kit.base.host import Completed
+from kit.base.settings import ROOT
+from kit.billing import rates as billing
+from kit.billing import run as run_bill
+from kit.billing import tables as bill_tables
+from kit.cli import results as result_commands
+from kit.runs import history as runs
+
+RUN = "cloud-hpc-0123456789ab-1"
+COLUMNS = ("JobID|Partition|State|AllocCPUS|AllocNodes|ReqCPUS|Submit|Start|End|ElapsedRaw|"
+           "CPUTimeRAW|TotalCPU|MaxRSS|ReqTRES|AllocTRES|JobName")  # fmt: skip
+# 2 nodes, 2 cores, 6 GiB for 900 s: max(2 x 0.75, 6 x 0.375) = 2.25 x 0.25 h = 0.5625 CPU BU
+TRES = "cpu=2,mem=6G,node=2"
+JOB = f"5|small|COMPLETED|2|2|2|100|110|1010|900|1800|00:01:30||{TRES}|{TRES}|kit"
+STEP = "5.0||COMPLETED|2|2|2|110|110|1010|900|1800|00:01:30|1048576K|||ray"
+
+
+@pytest.fixture
+def loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
+    loaded = settings.load("sandbox")
+    add(loaded, RUN, sacct=f"{COLUMNS}\n{JOB}\n{STEP}\n")
+    return loaded
+
+
+def add(loaded, run, sacct="", target="cloud-hpc", **more):
+    folder = loaded.profile_dir / "runs" / run
+    folder.mkdir(parents=True)
+    if sacct:
+        (folder / "sacct.txt").write_text(sacct)
+    line = {"run": run, "target": target, "parameters": {"threads": 1}, "stored_bytes": 2**30,
+            "figures": {"pipeline_s": 1800.0}, "host": {"cores": 2},
+            "pipeline": {"training": 450.0, "queue": 1350.0},
+            "slurm": {"seff": {"Non-Interactive BUs": "0.56"}}}  # fmt: skip
+    records.append_history(loaded.profile_dir / "history.jsonl", {**line, **more})
+
+
+def test_a_run_is_priced_from_its_raw_sacct_text_its_pipelines_time_and_its_bytes(loaded):
+    bill = run_bill.of_run(loaded, run_bill.find(loaded, RUN))
+    sums = {kind: str(billing.money(bu)) for kind, bu in billing.totals(bill.lines).items()}
+    # 0.5 h x (8.40 + 0.2) = 4.30; 1 GiB = 1/1024 TiB x 0.5 h x 1.05 = 0.0005
+    assert sums == {"CPU BU": "0.56", "Cloud BU": "4.30", "Storage BU": "0.00"}
+    assert run_bill.figures(bill) == {"slurm_bu": 0.56, "cloud_bu": 4.3, "total_bu": 4.86}
+    assert bill_tables.summary(bill) == [
+        "Together, each kind for itself: 0.56 CPU BU, 4.30 Cloud BU, 0.0005 Storage BU.",
+        "cPouta bills started hours: 8.60 Cloud BU in place of the fractions.",
+        "The centre's own figure (seff): 0.56 BU.",
+    ]
+    assert run_bill.job_units(loaded, f"{COLUMNS}\n{JOB}\n") == 0.56
+
+
+def test_waste_of_a_run_names_the_change_on_a_site_that_is_open(loaded):
+    told = bill_tables.advice(loaded, run_bill.find(loaded, RUN))
+    # 90 of 1800 core-seconds; 2 GiB x 0.375 x 0.25 h = 0.1875
+    assert told[0] == "CPU efficiency 5.00 %: 90 core-seconds were worked of 1,800 reserved."
+    assert "`--partition small --cpus-per-task 1 --mem 2G` on roihu" in told[3]
+    assert "0.19 instead of 0.56 CPU BU" in told[3]
+    assert told[4].startswith("75 % of the pipeline was not training")
+
+
+def test_a_run_that_misses_its_files_is_priced_without_them(loaded):
+    add(loaded, "cloud-hpc-0123456789ab-2", slurm={})
+    add(loaded, "local-0123456789ab-1", target="local", figures={}, pipeline={}, slurm={})
+    found, problems = bill_tables.of_all(loaded)
+    assert [row["run"][-14:] for row in found] == [f"0123456789ab-{n}" for n in (1, 2, 1)]
+    assert [row["CPU BU"] for row in found] == ["0.56", "0.00", "0.00"]
+    assert [row["Cloud BU"] for row in found] == ["4.30", "4.30", "0.00"]
+    assert problems == [f"cloud-hpc-0123456789ab-2: {bill_tables.NO_JOB}"]
+    lost = run_bill.find(loaded, "cloud-hpc-0123456789ab-2")
+    assert bill_tables.advice(loaded, lost)[0] == bill_tables.NO_JOB
+    bill = run_bill.of_run(loaded, run_bill.find(loaded, "local-0123456789ab-1"))
+    assert bill_tables.summary(bill) == ["Nothing to pay, or no rates in the profile."]
+
+
+def test_the_jobs_of_every_try_are_in_the_bill_and_the_lost_ones_are_told(loaded):
+    run = "cloud-hpc-0123456789ab-2"
+    slurm = {"seff": {"Non-Interactive BUs": "0.56"}, "job": {"id": "5", "life": 0}}
+    add(loaded, run, sacct=f"{COLUMNS}\n{JOB}\n{STEP}\n", slurm=slurm)
+    # a try before it: the same request for 1800 s, 2.25 x 0.5 h = 1.125; one that never started
+    lost = JOB.replace("5|", "3|", 1).replace("COMPLETED", "TIMEOUT").replace("|900|", "|1800|")
+    never = "4|small|CANCELLED|0|0|2|100|None|200|0|0|||||kit"
+    text = f"{COLUMNS}\n{lost}\n{never}\n{JOB}\n{STEP}\n"
+    (loaded.profile_dir / "runs" / run / "sacct-tries.txt").write_text(text)
+    bill = run_bill.of_run(loaded, run_bill.find(loaded, run))
+    jobs = [(line.what, str(billing.money(line.bu)), line.note) for line in bill.lines[:3]]
+    assert jobs == [("job 3: small", "1.13", billing.LOST), ("job 4", "0.00", billing.LOST),
+                    ("job 5: small", "0.56", "")]  # fmt: skip
+    assert run_bill.figures(bill)["slurm_bu"] == 1.69
+    assert "Of that 1.13 CPU BU went to tries without a result." in bill_tables.summary(bill)
+    assert bill_tables.used(loaded, run_bill.find(loaded, run)).load.seconds == 900
+
+
+def test_the_workers_of_a_run_are_known_where_its_waste_is_told(loaded):
+    add(loaded, "cloud-hpc-0123456789ab-2", f"{COLUMNS}\n{JOB}\n{STEP}\n",
+        parameters={"threads": 1, "workers": 2})  # fmt: skip
+    idle = "1 of 2 nodes had nothing to do."
+    told = [bill_tables.advice(loaded, run_bill.find(loaded, f"{RUN[:-1]}{n}")) for n in (1, 2)]
+    assert [idle in lines for lines in told] == [True, False]
+
+
+def test_damaged_usage_costs_only_its_own_run(loaded):
+    add(loaded, "cloud-hpc-0123456789ab-2", sacct="JobID|Stat")
+    found, problems = bill_tables.of_all(loaded)
+    assert len(found) == 1
+    assert problems == ["cloud-hpc-0123456789ab-2: price a run"]
+
+
+def test_an_unknown_run_names_the_newest_ones(loaded):
+    with pytest.raises(UsageError, match=RUN):
+        run_bill.find(loaded, "cloud-hpc-000000000000-9")
+
+
+@pytest.mark.parametrize(
+    ("profile", "target", "wanted"),
+    [
+        # 3 GiB x 0.375 x 0.5 h = 0.5625; VM as long: 0.5 h x 8.6 = 4.30
+        ("roihu", "cloud-hpc", {"CPU BU": "0.56", "Cloud BU": "4.30"}),
+        # max(1, ceil(3 / 2)) = 2 x 0.5 h = 1
+        ("lumi", "cloud-hpc", {"CPU core-h": "1.00", "Cloud BU": "4.30"}),
+        # 2 x 100 x 20 min = 66.67; 8.2 x 1/3 h = 2.73
+        ("mahti-2024", "cloud-hpc", {"CPU BU": "66.67", "Cloud BU": "2.73"}),
+        ("roihu", "cloud", {"Cloud BU": "8.60"}),
+        ("roihu", "local", {}),
+    ],
+)
+def test_an_estimate_is_the_most_that_a_run_may_cost(profile, target, wanted):
+    bill = run_bill.estimate(settings.load(profile, {}), target)
+    found = billing.totals(bill.lines)
+    assert {kind: str(billing.money(bu)) for kind, bu in found.items()} == wanted
+
+
+def test_a_budget_given_for_the_run_replaces_the_profiles():
+    roihu = settings.load("roihu", {})
+    with pytest.raises(UsageError, match=r"may cost 0.56 CPU BU, and 0.5 are allowed"):
+        run_bill.refuse_over(roihu, "cloud-hpc", "0.5")
+    assert run_bill.refuse_over(roihu, "cloud-hpc", "5").lines
+    assert run_bill.refuse_over(roihu, "cloud-hpc").lines
+
+
+@pytest.mark.parametrize("target", ["cloud", "cloud-hpc"])
+def test_a_closed_site_is_refused_before_anything_starts(target):
+    with pytest.raises(UsageError, match="use --profile roihu"):
+        run_bill.refuse_over(settings.load("mahti", {}), target)
+
+
+def test_a_profile_without_rates_has_no_bill_and_refuses_nothing(loaded):
+    bare = dataclasses.replace(loaded, rates={}, budget={"CPU": "0"})
+    assert run_bill.refuse_over(bare, "cloud-hpc").lines == ()
+    assert run_bill.of_run(bare, run_bill.find(loaded, RUN)).lines == ()
+
+
+class Project:
+    """A login node that knows only `csc-projects`."""
+
+    def __init__(self, remain):
+        self.remain = remain
+
+    def run(self, argv, **_how):
+        assert argv == ["csc-projects", "-p", "project_2001234"]
+        return Completed(tuple(argv), 0, f"CPU BU:  60000  20  {self.remain}\n", "", 0.0)
+
+
+def test_a_job_is_refused_over_the_budget_and_over_what_the_project_has_left():
+    roihu = dataclasses.replace(settings.load("roihu", {}), budget={"CPU": "1"})
+    run_bill.afford(roihu, Project(59980))
+    bare = dataclasses.replace(roihu, budget={})
+    run_bill.afford(bare, None)  # without a budget nobody is asked
+    run_bill.afford(bare, Project(59980), "cloud-hpc", "5")
+    with pytest.raises(UsageError, match=r"and 0 are allowed"):
+        run_bill.afford(bare, Project(0), "cloud-hpc", "5")
+    with pytest.raises(UsageError, match=r"and 0.5 are allowed"):
+        run_bill.afford(bare, None, "cloud-hpc", "0.5")
+    with pytest.raises(UsageError, match=r"may cost 0.56 CPU BU, and 0 are allowed"):
+        run_bill.afford(roihu, Project(-3))
+    with pytest.raises(UsageError, match=r"and 0.5 are allowed"):
+        run_bill.afford(dataclasses.replace(roihu, budget={"CPU": "0.5"}), Project(59980))
+
+
+def test_a_finished_run_keeps_its_bill_and_its_figures(loaded):
+    run = runs.start_run(loaded, "cloud", {}, "d")
+    store = MemoryStore()
+    store.put("data/d-train", b"12345")
+    facts = run_bill.keep(run, {"figures": {"pipeline_s": 3600.0}, "data": {"hash": "d"}}, store)
+    assert facts["stored_bytes"] == 5
+    assert facts["figures"] == {"pipeline_s": 3600.0, "cloud_bu": 8.6, "total_bu": 8.6}
+    assert facts["bill"] == {"Cloud BU": "8.60", "Storage BU": "0.00"}
+    assert records.read_json(run.folder / "bill.json")["totals"] == facts["bill"]
+
+
+def test_a_run_that_cannot_be_priced_is_kept_with_the_reason(loaded):
+    run = runs.start_run(loaded, "cloud-hpc", {}, "d")
+    run.save("sacct.txt", f"{COLUMNS}\n{JOB.replace('small', 'mars')}\n")
+    given = {"figures": {"pipeline_s": 1.0}, "data": {"hash": "d"}}
+    facts = run_bill.keep(run, given, MemoryStore())
+    assert "[rates.mars] is missing" in facts["bill"]["problem"]
+
+
+def invoke(*arguments):
+    done = CliRunner().invoke(result_commands.bill_command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
+def test_the_command_lists_runs_and_shows_one(loaded):
+    assert invoke().splitlines()[0].split() == ["run", "CPU", "BU", "Cloud", "BU", "Storage", "BU"]
+    shown = invoke(RUN)
+    for text in ("job 5: small", "1.5 GiB-h", "mahti-2024 (closed)", "Together", "CPU efficiency"):
+        assert text in shown, text
+    found = json.loads(invoke(RUN, "--json"))
+    assert found["totals"]["CPU BU"] == "0.56"
+    assert ("roihu", "small") in {(row["site"], row["partition"]) for row in found["elsewhere"]}
+    assert json.loads(invoke("--json"))[0]["run"] == RUN
+
+
+def test_the_readme_and_the_profiles_agree_on_who_is_closed():
+    assert [site.profile for site in bill_tables.sites() if site.site.closed] == ["mahti-2024"]
+    assert (ROOT / "env" / "sites" / "roihu.toml").exists()
+
+
+def test_many_rows_of_sacct_are_all_priced(loaded):
+    rows = [JOB.replace("5|", f"{n}|", 1) + f"\n{n}.0" + STEP[3:] for n in range(1, 5001)]
+    add(loaded, "cloud-hpc-0123456789ab-2", "\n".join([COLUMNS, *rows]) + "\n", figures={})
+    bill = run_bill.of_run(loaded, run_bill.find(loaded, "cloud-hpc-0123456789ab-2"))
+    assert len(bill.lines) == 5000
+
+
+@pytest.mark.parametrize("rows", ["5|small|COMP", "", "5.0" + STEP[3:]])
+def test_a_job_whose_rows_are_cut_is_an_error_of_that_listing(loaded, rows):
+    add(loaded, "cloud-hpc-0123456789ab-2", f"{COLUMNS}\n{rows}\n")
+    with pytest.raises(DataError):
+        run_bill.of_run(loaded, run_bill.find(loaded, "cloud-hpc-0123456789ab-2"))

@@ -1,0 +1,397 @@
+"""The platform's overlays: built over a skeleton always, over the pinned source where it is."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+import upstream_skeleton
+import yaml
+from click.testing import CliRunner
+from tools_venv import tools
+
+from kit.base.errors import CommandFailed, DataError, UsageError
+from kit.deploy import manifests as platform
+
+LOGIN = "CSC_USERNAME='anna'\nCSC_PASSWORD='planted-store-password'\n"
+SOURCE = platform.FOLDER / "upstream"
+DEFAULTS = ("minio123", "minioadmin", "KFSg", "pUBnB", "4K/Vkm")
+REMOVED = (
+    *("apps/katib", "jupyter-web-app", "notebook-controller", "pvcviewer", "volumes-web-app"),
+    *("tensorboard-controller", "tensorboards-web-app", "training-operator"),
+)
+ARTICLE = ("RELEASE.2024-05-10T01-41-38Z", "2.12.2", "16.3", "v2.52.0", "10.4.2")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A copy of our overlays beside the skeleton, with secrets: folder and commit."""
+    folder = tmp_path_factory.mktemp("platform") / "platform"
+    kept = shutil.ignore_patterns("upstream", "*.env", "people")
+    shutil.copytree(platform.FOLDER, folder, ignore=kept)
+    commit = upstream_skeleton.make(folder / "upstream")
+    platform.write_secrets(folder / "secrets", LOGIN, "anna")
+    return folder, commit
+
+
+@pytest.fixture(scope="session", params=["skeleton", *(["upstream"] if SOURCE.exists() else [])])
+def built(request, made, tmp_path_factory):
+    """All six environments: name -> objects. The pinned source takes part where it is."""
+    folder, commit = made
+    if request.param == "upstream":
+        place = tmp_path_factory.mktemp("pinned") / "platform"
+        shutil.copytree(folder, place, ignore=shutil.ignore_patterns("upstream"))
+        (place / "upstream").symlink_to(SOURCE.resolve())
+        folder, commit = place, platform.COMMIT
+    texts = {name: platform.build(name, folder, commit) for name in platform.ENVIRONMENTS}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return {
+        name: (text, [each for each in yaml.load_all(text, loader) if each])
+        for name, text in texts.items()
+    }
+
+
+def named(objects, kind, name):
+    form = re.compile(rf"{name}(-[a-z0-9]{{10}})?")
+    same = [each for each in objects if each["kind"] == kind]
+    (found,) = [each for each in same if form.fullmatch(each["metadata"]["name"])]
+    return found
+
+
+def images(objects):
+    pods = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "Deployment"]
+    return {pod["containers"][0]["name"]: pod["containers"][0]["image"] for pod in pods}
+
+
+def test_there_are_six_environments():
+    bases = {"kubeflow", "standalone-kfp", "standalone-kfp-kserve"}
+    assert set(platform.ENVIRONMENTS) == bases | {f"{base}-monitoring" for base in bases}
+
+
+def test_the_eight_components_are_left_out(built):
+    text = (platform.FOLDER / "kubeflow" / "kustomization.yaml").read_text()
+    resources = yaml.safe_load(text)["resources"]
+    assert [name for name in resources for gone in REMOVED if gone in name] == []
+    names = {each["metadata"]["name"] for each in built["kubeflow"][1]}
+    gone = {"katib-controller", "jupyter-web-app-deployment", "notebook-controller-deployment",
+            "pvcviewer-controller-manager", "volumes-web-app-deployment", "training-operator",
+            "tensorboard-controller-deployment", "tensorboards-web-app-deployment"}  # fmt: skip
+    assert names & gone == set()
+
+
+def test_the_cache_deployer_gives_way_to_cert_manager(built):
+    objects = built["kubeflow"][1]
+    left = [o["metadata"]["name"] for o in objects if "cache-deployer" in o["metadata"]["name"]]
+    assert left == []
+    server = named(objects, "Deployment", "cache-server")["spec"]["template"]["spec"]
+    assert server["containers"][0]["args"][-2:] == [
+        "--tls_cert_filename=tls.crt",
+        "--tls_key_filename=tls.key",
+    ]
+
+
+def test_the_images_are_newer_and_not_the_article_s(built):
+    for name, (_, objects) in built.items():
+        found = images(objects)
+        wanted = {"mlflow": "localhost:5001/kit-python-mlflow:3.17.2", "postgres": "postgres:17.7",
+                  "mlflow-minio": "minio/minio:RELEASE.2025-09-07T16-13-09Z"}  # fmt: skip
+        if "monitoring" in name:
+            wanted |= {"prometheus": "prom/prometheus:v3.8.1", "grafana": "grafana/grafana:12.3.1"}
+        assert {key: found[key] for key in wanted} == wanted
+    texts = "".join(p.read_text() for p in platform.FOLDER.glob("*/kustomization.yaml"))
+    assert all(version in texts for version in ARTICLE)
+
+
+def test_the_forwarder_is_in_the_monitoring_environments_and_in_no_other(built):
+    for name, (_, objects) in built.items():
+        ours = [o for o in objects if o["metadata"].get("namespace") == "forwarder"]
+        assert bool(ours) == name.endswith("-monitoring"), name
+        assert any("prometheus" in image for image in images(objects).values()) == bool(ours)
+        if ours:
+            ports = {o["metadata"]["name"]: o["spec"]["ports"][0]["port"]
+                     for o in ours if o["kind"] == "Service"}  # fmt: skip
+            assert ports == {"redis-service": 6379, "fastapi-service": 6500,
+                             "flower-service": 6501, "celery-service": 6502}  # fmt: skip
+
+
+def test_the_forwarder_s_pods_are_confined(built):
+    objects = built["standalone-kfp-monitoring"][1]
+    ours = [o for o in objects if o["metadata"].get("namespace") == "forwarder"]
+    pods = {o["metadata"]["name"]: o["spec"]["template"]["spec"] for o in ours
+            if o["kind"] == "Deployment"}  # fmt: skip
+    assert len(pods) == 4
+    for name, pod in pods.items():
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
+        assert container["resources"]["limits"]["memory"]
+        assert pod["automountServiceAccountToken"] == (name == "forwarder-worker")
+        assert "latest" not in container["image"]
+    selected = {json.dumps(o["spec"]["podSelector"]) for o in ours if o["kind"] == "NetworkPolicy"}
+    assert "{}" in selected
+    assert len(selected) == 4
+
+
+def test_the_worker_may_change_services_and_endpoint_slices_of_one_namespace_only(built):
+    objects = built["kubeflow-monitoring"][1]
+    found = [each for each in objects if each["kind"] in ("RoleBinding", "ClusterRoleBinding")]
+    (binding,) = [
+        each
+        for each in found
+        if any(subject.get("namespace") == "forwarder" for subject in each.get("subjects") or [])
+    ]
+    assert binding["kind"] == "RoleBinding"
+    assert binding["metadata"]["namespace"] == "forwarder-imports"
+    assert [s["name"] for s in binding["subjects"]] == ["forwarder-worker"]
+    rules = named(objects, "Role", "forwarder-imports")["rules"]
+    assert [(r["apiGroups"], r["resources"]) for r in rules] == [
+        ([""], ["services"]),
+        (["discovery.k8s.io"], ["endpointslices"]),
+    ]
+    assert all("*" not in rule["verbs"] for rule in rules)
+
+
+def test_prometheus_scrapes_the_forwarder_with_its_token_and_knows_no_alert_manager(built):
+    for name, (text, objects) in built.items():
+        if not name.endswith("-monitoring"):
+            continue
+        assert "alertmanager.monitoring" not in text
+        assert not any("pushgateway" in o["metadata"]["name"] for o in objects)
+        (config,) = named(objects, "ConfigMap", "prometheus-server-conf")["data"].values()
+        jobs = {job["job_name"]: job for job in yaml.safe_load(config)["scrape_configs"]}
+        token = jobs["forwarder"]["authorization"]["credentials_file"]
+        pod = named(objects, "Deployment", "prometheus-deployment")["spec"]["template"]["spec"]
+        (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if "gauges" in m["name"]]
+        assert token == f"{mount['mountPath']}/token"
+        annotations = named(objects, "Service", "celery-service")["metadata"]["annotations"]
+        assert annotations == {"prometheus.io/scrape": "true", "prometheus.io/port": "6502"}
+        spaces = [o for o in objects if o["metadata"]["name"] == "forwarder-gauges"]
+        assert len({o["data"]["token"] for o in spaces}) == 1
+        assert len(spaces) == 2
+
+
+def test_the_dashboard_and_its_data_source_are_provisioned(built):
+    objects = built["kubeflow-monitoring"][1]
+    data = named(objects, "ConfigMap", "dashboards-json-conf")["data"]
+    dashboard = json.loads(data["integration-dashboard.json"])
+    assert dashboard["uid"] == "fdmzvjxt50ni8f"
+    assert len(data) > 1, "upstream's own dashboards are kept"
+    (source,) = yaml.safe_load(
+        named(objects, "ConfigMap", "datasources-conf")["data"]["prometheus.yaml"]
+    )["datasources"]
+    used = {panel["datasource"]["uid"] for panel in dashboard["panels"]}
+    assert used == {source["uid"]}
+
+
+def test_no_published_password_is_left_and_ours_arrive(built, made):
+    given = platform._read(made[0] / "secrets" / "platform.env")
+    for name, (text, objects) in built.items():
+        values = [text]
+        for each in objects:
+            if each["kind"] == "Secret":
+                found = (each.get("data") or {}).values()
+                values += [base64.b64decode(value or "").decode() for value in found]
+        assert [word for word in DEFAULTS if word in "\n".join(values)] == [], name
+        secrets = named(objects, "Secret", "mlflow-secrets")["data"]
+        assert base64.b64decode(secrets["DB_PASSWORD"]).decode() == given["MLFLOW_DB_PASSWORD"]
+        aws = named(objects, "Secret", "aws-secret")["data"]
+        assert aws["AWS_SECRET_ACCESS_KEY"] == secrets["MINIO_ROOT_PASSWORD"]
+        mysql = named(objects, "Deployment", "mysql")["spec"]["template"]["spec"]["containers"][0]
+        assert [each["name"] for each in mysql["env"]] == ["MYSQL_ROOT_PASSWORD"]
+        pipeline = named(objects, "Secret", "kit-pipeline")
+        assert base64.b64decode(pipeline["data"][".env"]).decode() == LOGIN
+        assert "planted-store-password" not in text, "secrets are base64 and nowhere else"
+        assert not any(o["metadata"]["name"] == "platform" for o in objects)
+
+
+def test_mlflow_sees_its_database_before_it_is_named(built):
+    objects = built["standalone-kfp"][1]
+    env = named(objects, "Deployment", "mlflow")["spec"]["template"]["spec"]["containers"][0]["env"]
+    names = [each["name"] for each in env]
+    assert names.index("BACKEND_STORE_URI") < names.index("MLFLOW_BACKEND_STORE_URI")
+
+
+@pytest.mark.slow
+def test_every_manifest_of_ours_is_valid(built, tmp_path):
+    python = tools("kubernetes-validate==1.37.0")
+    ours = ("forwarder", "forwarder-imports", "monitoring", "mlflow")
+    chosen = [o for o in built["kubeflow-monitoring"][1] if o["metadata"].get("namespace") in ours
+              and o["kind"] != "VirtualService"]  # fmt: skip
+    assert len(chosen) > 25
+    (tmp_path / "ours.yaml").write_text(yaml.safe_dump_all(chosen))
+    argv = [str(python.parent / "kubernetes-validate"), "--strict", str(tmp_path / "ours.yaml")]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    chosen[0]["spoilt"] = 1
+    (tmp_path / "ours.yaml").write_text(yaml.safe_dump_all(chosen))
+    assert subprocess.run(argv, capture_output=True).returncode == 1
+
+
+# Secrets
+
+
+def test_secrets_are_private_kept_and_never_the_same_twice(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for path in platform.write_secrets(one, LOGIN, "anna"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    platform.write_secrets(two, LOGIN, "anna")
+    first, second = (platform._read(each / "platform.env") for each in (one, two))
+    assert [key for key in platform.PASSWORDS if first[key] == second[key]] == []
+    assert len({first[key] for key in platform.PASSWORDS}) == len(platform.PASSWORDS)
+    platform.write_secrets(one, LOGIN, "anna")
+    assert platform._read(one / "platform.env") == first
+    assert first["DEX_USER_HASH"].startswith("$2b$12$")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (r"(GRAFANA_PASSWORD)=.*", r"\1=admin", "GRAFANA_PASSWORD is no password"),
+        (r"(KFP_MINIO_PASSWORD)=.*", r"\1=minio123", "KFP_MINIO_PASSWORD is no password"),
+        (r"(MLFLOW_DB_PASSWORD)=.*", rf"\1={platform.PUBLISHED[0]}", "it is published"),
+        (r"(MLFLOW_MINIO_USER)=.*", r"\1=minioadmin", "a default"),
+        (r"REDIS_PASSWORD=.*\n", "", "REDIS_PASSWORD is missing"),
+        (r"(REDIS_PASSWORD=.*)", r"\g<1>a", "REDIS_URL does not fit"),
+    ],
+)
+def test_a_weak_or_missing_password_is_refused_by_name(tmp_path, old, new, words):
+    platform.write_secrets(tmp_path, LOGIN, "anna")
+    path = tmp_path / "platform.env"
+    path.write_text(re.sub(old, new, path.read_text()))
+    with pytest.raises(UsageError, match=words):
+        platform.check_secrets(tmp_path)
+
+
+def test_secrets_that_are_missing_open_to_others_or_in_git_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"platform\.env is missing"):
+        platform.check_secrets(tmp_path)
+    platform.write_secrets(tmp_path, LOGIN, "anna")
+    (tmp_path / "people").chmod(0o644)
+    with pytest.raises(UsageError, match="can be read by others"):
+        platform.check_secrets(tmp_path)
+    (tmp_path / "people").chmod(0o600)
+    for words in (["init", "-q"], ["add", "store.env"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    with pytest.raises(UsageError, match=r"store\.env has secrets and is tracked by git"):
+        platform.check_secrets(tmp_path)
+
+
+def test_git_ignores_the_secrets_and_the_source():
+    names = [f"env/platform/secrets/{name}" for name in platform.FILES] + ["env/platform/upstream"]
+    argv = ["git", "-C", str(platform.ROOT), "check-ignore", *names]
+    said = subprocess.run(argv, capture_output=True, text=True).stdout.split()
+    assert said == names
+
+
+def test_the_command_shows_no_secret(tmp_path, monkeypatch):
+    monkeypatch.setattr(platform, "FOLDER", tmp_path)
+    env = tmp_path / "login"
+    env.write_text(LOGIN + "CSC_USER_DOMAIN_NAME=Default\nCSC_PROJECT_NAME=project_1\n")
+    env.chmod(0o600)
+    monkeypatch.setenv("KIT_ENV_FILE", str(env))
+    done = CliRunner().invoke(platform.group, ["secrets", "--profile", "roihu"])
+    assert done.exit_code == 0, done.output
+    assert "planted" not in done.output
+    assert "planted-store-password" in (tmp_path / "secrets" / "store.env").read_text()
+
+
+# The source and kubectl
+
+
+def test_a_source_that_is_missing_or_at_another_commit_is_named(tmp_path, made):
+    with pytest.raises(UsageError, match="make platform-source"):
+        platform.check_source(tmp_path)
+    (tmp_path / "deployment").mkdir()
+    with pytest.raises(UsageError, match="commit is not known"):
+        platform.check_source(tmp_path)
+    folder, commit = made
+    with pytest.raises(UsageError, match=f"it is at {commit[:12]}") as caught:
+        platform.check_source(folder / "upstream")
+    assert f"checkout {platform.COMMIT}" in caught.value.next_step
+
+
+def test_a_moved_file_and_a_changed_one_are_named(tmp_path):
+    commit = upstream_skeleton.make(tmp_path / "up")
+    changed = tmp_path / "up/deployment/mlflow/env/local/all.yaml"
+    text = changed.read_text()
+    changed.write_text(text + "#")
+    with pytest.raises(UsageError, match=r"mlflow/env/local/all\.yaml"):
+        platform.check_source(tmp_path / "up", commit)
+    changed.write_text(text)
+    git = ["git", "-C", str(tmp_path / "up"), "-c", "user.name=t", "-c", "user.email=t@t.org"]
+    subprocess.run([*git, "mv", "deployment/monitoring/grafana", "deployment/moved"], check=True)
+    subprocess.run([*git, "commit", "-qam", "move"], check=True)
+    said = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    with pytest.raises(DataError, match="no deployment/monitoring/grafana") as caught:
+        platform.check_source(tmp_path / "up", said.stdout.strip())
+    assert "grafana/kustomization.yaml refers to it" in caught.value.got
+
+
+def test_kit_platform_source_is_linked_and_not_over_something_else(tmp_path, monkeypatch):
+    commit = upstream_skeleton.make(tmp_path / "theirs")
+    monkeypatch.setattr(platform.check_source, "__defaults__", (commit, platform.FOLDER))
+    ours = tmp_path / "platform"
+    ours.mkdir()
+    assert platform.get_source(str(tmp_path / "theirs"), ours).is_symlink()
+    assert platform.get_source(str(tmp_path / "theirs"), ours).resolve() == tmp_path / "theirs"
+    (ours / "upstream").unlink()
+    (ours / "upstream").mkdir()
+    with pytest.raises(UsageError, match="is not KIT_PLATFORM_SOURCE"):
+        platform.get_source(str(tmp_path / "theirs"), ours)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ('{"clientVersion": {"gitVersion": "v1.20.2"}}', r"older than 1\.21"),
+        ("Client Version: v1.32", "ask kubectl for its version"),
+        (None, "there is no kubectl"),
+    ],
+)
+def test_an_old_or_missing_kubectl_is_told(tmp_path, monkeypatch, said, words):
+    if said is not None:
+        path = tmp_path / "kubectl"
+        path.write_text(f"#!/bin/sh\ncat <<'E'\n{said}\nE\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}" + (f":{os.environ['PATH']}" if said else ""))
+    with pytest.raises(UsageError, match=words):
+        platform.check_kubectl()
+
+
+def test_what_kustomize_says_reaches_the_person(made, tmp_path):
+    folder, _ = made
+    place = tmp_path / "platform"
+    shutil.copytree(folder, place, symlinks=True)
+    broken = place / "mlflow" / "kustomization.yaml"
+    broken.write_text(broken.read_text().replace("behavior: replace", "behaviour: replace"))
+    commit = platform._git(place / "upstream", "rev-parse", "HEAD").strip()
+    with pytest.raises(CommandFailed, match="behaviour"):
+        platform.build("standalone-kfp", place, commit)
+    with pytest.raises(UsageError, match="use one of: kubeflow"):
+        platform.build("katib", Path(place), commit)
+
+
+@pytest.mark.sandbox
+def test_prometheus_takes_the_configuration(sandbox, tmp_path):
+    """Debian's build knows no clusters: what finds the targets is put aside for its checker."""
+    text = (platform.FOLDER / "monitoring" / "prometheus.yml").read_text()
+    config = json.loads(json.dumps(yaml.safe_load(text)))
+    (tmp_path / "token").write_text("x")
+    for job in config["scrape_configs"]:
+        job.pop("tls_config", None)
+        if "kubernetes_sd_configs" in job:
+            del job["kubernetes_sd_configs"]
+            job["static_configs"] = [{"targets": ["x:1"]}]
+        if "authorization" in job:
+            job["authorization"]["credentials_file"] = str(tmp_path / "token")
+    (tmp_path / "p.yml").write_text(yaml.safe_dump(config))
+    argv = ["promtool", "check", "config", tmp_path / "p.yml"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,382 @@
+"""`kit forward`: one ssh connection, what is behind it, and that it comes back.
+
+Ports at an address: against the sandbox's own VM. Services of Kubernetes: no cluster takes part;
+a real sshd of the test's own has a small stand-in for kubectl on its PATH (stand_in_kubectl.py).
+"""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from private_sshd import PrivateSshd, free_port
+
+from kit.base import settings
+from kit.base.errors import UsageError
+from kit.base.profiles import Port
+from kit.deploy import port_forward as forward
+
+KIT = [sys.executable, "-m", "kit", "forward"]
+HERE = "127.0.0.3"  # the forwards listen here; the VM's loopback is 127.0.0.1
+
+
+def until(what, seconds=20.0):
+    """Wait for `what()` to be true; give how long that took."""
+    begun = time.monotonic()
+    while not what():
+        assert time.monotonic() < begun + seconds, "too late"
+        time.sleep(0.05)
+    return time.monotonic() - begun
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return answer.read().decode()
+
+
+def answers(url):
+    try:
+        return bool(get(url))
+    except OSError:
+        return False
+
+
+class Running:
+    """`kit forward` as a person has it in a terminal."""
+
+    def __init__(self, folder, *words, **environ):
+        self.out, self.err = folder / "out", folder / "err"
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.process = subprocess.Popen(
+                [*KIT, *words], env=os.environ | environ, stdout=out, stderr=err
+            )
+
+    def ready(self):
+        until(lambda: self.out.read_text() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.err.read_text()
+
+    def said(self, words):
+        until(lambda: words in self.err.read_text())
+
+    def ssh(self):
+        """The pids of its ssh processes: the connection, and one for each service."""
+        argv = ["pgrep", "-x", "-P", str(self.process.pid), "ssh"]
+        return list(map(int, subprocess.run(argv, capture_output=True, text=True).stdout.split()))
+
+    def master(self):
+        """The one that holds the forwards."""
+        (pid,) = [p for p in self.ssh() if b"\0-M\0" in Path(f"/proc/{p}/cmdline").read_bytes()]
+        return pid
+
+    def stop(self, number=signal.SIGINT):
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+
+@pytest.fixture
+def started(tmp_path):
+    """A function that starts `kit forward` and waits for its table."""
+    running = []
+
+    def start(*words, **environ):
+        running.append(Running(tmp_path, *words, **environ))
+        return running[-1]
+
+    yield start
+    for each in running:
+        if each.process.poll() is None:
+            each.stop(signal.SIGTERM)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A profile whose VM is a private sshd with the stand-in for kubectl on its PATH."""
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    program = bin_folder / "kubectl"
+    stand_in = Path(__file__).parents[1] / "support/stand_in_kubectl.py"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -u {stand_in} "$@"\n')
+    program.chmod(0o755)
+    sshd = PrivateSshd(tmp_path / "sshd", setenv=f"PATH={bin_folder}:/usr/bin:/bin").start()
+    ports = {"grafana": free_port(), "mlflow": free_port()}
+    (tmp_path / "vm.toml").write_text(
+        f"""\
+[site]
+name = "vm"
+title = "A VM"
+[hpc]
+ssh_host = "site"
+ssh_config = "{sshd.folder}/config"
+project_dir = "/none"
+[cloud]
+ssh_host = "site"
+forward_address = "{HERE}"
+[ports.grafana]
+svc = "grafana"
+namespace = "monitoring"
+port = {ports["grafana"]}
+target = 3000
+user = "admin"
+password = "cat /where/it/is"
+[ports.mlflow]
+svc = "mlflow"
+namespace = "mlflow"
+port = {ports["mlflow"]}
+"""
+    )
+    yield tmp_path, sshd, {name: f"http://{HERE}:{port}" for name, port in ports.items()}
+    sshd.stop()
+
+
+def kubectls():
+    """The pids of the stand-ins that run."""
+    argv = ["pgrep", "-f", str(Path(__file__).parents[1] / "support/stand_in_kubectl.py")]
+    return list(map(int, subprocess.run(argv, capture_output=True, text=True).stdout.split()))
+
+
+def sockets():
+    folder = Path(f"/tmp/kit-ssh-{os.getuid()}") / f"forward-{HERE}"
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def test_services_are_forwarded_with_their_users_and_the_way_to_their_passwords(cluster, started):
+    folder, _, url = cluster
+    running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
+    running.ready()
+    assert get(url["grafana"]) == "monitoring svc/grafana 3000"
+    assert get(url["mlflow"]).startswith("mlflow svc/mlflow ")
+    (row,) = [line for line in running.out.read_text().splitlines() if "Grafana" in line]
+    assert row.split(maxsplit=3) == ["Grafana", url["grafana"], "admin", "cat /where/it/is"]
+    (socket_file,) = sockets()
+    assert stat.S_IMODE(socket_file.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_after_it_was_stopped(cluster, started, number):
+    folder, sshd, url = cluster
+    running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
+    running.ready()
+    assert (len(running.ssh()), len(kubectls())) == (3, 2)
+    assert running.stop(number) == 0, running.err.read_text()
+    until(lambda: not kubectls())
+    assert (sockets(), sshd.sessions(), answers(url["grafana"])) == ([], [], False)
+    assert subprocess.run(["pgrep", "-f", f"{folder}/sshd/config"]).returncode == 1
+
+
+@pytest.mark.parametrize("cut", ["the client's", "the VM's"])
+def test_a_connection_that_was_killed_comes_back_with_its_services(cluster, started, cut):
+    folder, sshd, url = cluster
+    running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
+    running.ready()
+    old = running.master()
+    if cut == "the VM's":
+        sshd.cut()
+    else:
+        os.kill(old, signal.SIGKILL)
+    running.said("forwarding again")
+    assert all(map(answers, url.values()))
+    assert running.master() != old
+    assert len(kubectls()) == 2
+
+
+def test_a_vm_that_is_away_is_tried_again_and_told(cluster, started):
+    folder, sshd, url = cluster
+    running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
+    running.ready()
+    sshd.stop()
+    running.said("Connection refused")
+    sshd.start()
+    running.said("forwarding again")
+    assert answers(url["mlflow"])
+
+
+def test_another_host_key_ends_it(cluster, started):
+    folder, sshd, _ = cluster
+    running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
+    running.ready()
+    sshd.know((sshd.folder / "user_ca.pub").read_text())
+    sshd.cut()
+    assert running.process.wait(20) == 3
+    assert "compare its fingerprint" in running.err.read_text()
+
+
+def test_a_kubectl_that_ends_is_told_and_started_again(cluster, started):
+    folder, _, url = cluster
+    running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
+    running.ready()
+    master, first = running.master(), kubectls()
+    os.kill(first[0], signal.SIGKILL)
+    running.said("started again")
+    until(lambda: all(map(answers, url.values())))
+    assert re.search(
+        r"(Grafana|MLflow): (Killed|kubectl ended with \d+); started again", running.err.read_text()
+    )
+    assert running.master() == master
+    assert set(kubectls()) != set(first)
+
+
+def test_a_service_that_is_not_there_is_told_once_and_does_not_hold_up_the_others(cluster, started):
+    folder, _, url = cluster
+    profile = folder / "vm.toml"
+    profile.write_text(profile.read_text().replace('svc = "mlflow"', 'svc = "missing"'))
+    running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
+    until(lambda: answers(url["grafana"]))
+    running.said("not there yet: MLflow")
+    time.sleep(4)  # it has been started again at least once more
+    told = [line for line in running.err.read_text().splitlines() if "started again" in line]
+    assert len(told) == 1
+    assert 'services "missing" not found' in told[0]
+
+
+def test_a_taken_port_is_named_with_its_holder(cluster, started):
+    folder, _, url = cluster
+    port = int(url["grafana"].rpartition(":")[2])
+    with socket.socket() as holder:
+        holder.bind((HERE, port))
+        holder.listen()
+        done = started("--profile", "vm", KIT_SITES_DIR=str(folder))
+        assert done.process.wait(15) == 1
+    said = done.err.read_text()
+    assert f"{port} (Grafana) by pid {os.getpid()} (" in said
+    assert "kit forward --bind" in said
+    assert done.out.read_text() == ""
+    elsewhere = started("--profile", "vm", "--bind", "127.0.0.4", KIT_SITES_DIR=str(folder))
+    elsewhere.ready()
+    assert answers(f"http://127.0.0.4:{port}")
+
+
+def test_an_unknown_key_is_refused_before_anything_is_opened(cluster, started):
+    folder, sshd, _ = cluster
+    (sshd.folder / "authorized_keys").write_text("")
+    running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
+    assert running.process.wait(15) == 1
+    assert "site refuses the login" in running.err.read_text()
+    assert sockets() == []
+
+
+def test_the_plain_lines_are_what_a_person_would_type(cluster):
+    folder, sshd, url = cluster
+    environ = os.environ | {"KIT_SITES_DIR": str(folder)}
+    argv = [*KIT, "--profile", "vm", "--print"]
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=True)
+    ssh, *services = map(shlex.split, done.stdout.splitlines())
+    config = ["-F", f"{sshd.folder}/config"]
+    assert ssh[:4] == ["ssh", *config, "-N"]
+    assert ssh[-1] == "site"
+    assert [line[:5] for line in services] == [["ssh", *config, "site", "kubectl"]] * 2
+    running = [subprocess.Popen(line) for line in (ssh, *services)]
+    try:
+        until(lambda: all(map(answers, url.values())))
+    finally:
+        for each in running:
+            each.terminate()
+            each.wait()
+        for pid in kubectls():  # plain lines leave their kubectl: that is why there is more
+            os.kill(pid, signal.SIGTERM)
+
+
+CONTRACT = {
+    "Kubeflow dashboard": ("istio-ingressgateway", "istio-system", 8080, 80),
+    "Kubeflow MinIO": ("minio-service", "kubeflow", 9000, 9000),
+    "MLflow": ("mlflow", "mlflow", 5000, 5000),
+    "MLflow MinIO": ("mlflow-minio-service", "mlflow", 9001, 9001),
+    "Prometheus": ("prometheus-service", "monitoring", 8090, 8080),
+    "Grafana": ("grafana", "monitoring", 5050, 3000),
+    "forwarder face": ("fastapi-service", "forwarder", 6500, 6500),
+    "forwarder monitor": ("flower-service", "forwarder", 6501, 6501),
+    "forwarder backend": ("celery-service", "forwarder", 6502, 6502),
+    "Ray dashboard": ("", "", 8280, 8280),
+}
+
+
+@pytest.mark.parametrize("name", ["roihu", "lumi"])
+def test_a_site_forwards_the_ten_ports_of_the_article(name):
+    rows = forward.forwards(settings.load(name, {}))
+    assert {r.title: (r.service, r.namespace, r.port, r.target) for r in rows} == CONTRACT
+
+
+def test_the_commands_of_a_site_show_the_passwords_that_were_made(tmp_path):
+    from kit.deploy import manifests as platform
+
+    (tmp_path / "secrets").mkdir()
+    platform.write_secrets(tmp_path / "secrets", "x='y'\n", "me")
+    made = (tmp_path / "secrets" / "platform.env").read_text().splitlines()
+    shown = [each.password for each in forward.forwards(settings.load("roihu", {})) if each.user]
+    assert len(shown) == 5
+    for command in shown:
+        argv = shlex.split(command)
+        assert argv.pop() == str(settings.ROOT / "env/platform/secrets/platform.env")
+        done = subprocess.run(
+            [*argv, tmp_path / "secrets" / "platform.env"], capture_output=True, text=True
+        )
+        (line,) = done.stdout.splitlines()
+        assert line in made
+        assert "_PASSWORD=" in line
+
+
+@pytest.mark.parametrize(
+    ("ports", "words"),
+    [
+        ({"grafana": Port(5050, svc="grafana")}, "[ports] grafana has one of svc and namespace"),
+        ({"grafana": Port(5050, namespace="x")}, "[ports] grafana has one of svc and namespace"),
+        ({"mlflow": Port(1, "a", "b", "127.0.0.1")}, "[ports] mlflow has a svc and an address"),
+        ({"mlflow": Port(0)}, "[ports] mlflow: 0 is no port"),
+        ({"mlflow": Port(65536)}, "65536 is no port"),
+        ({"mlflow": Port(5000, target=-1)}, "-1 is no port"),
+        ({"mlflow": Port(5000), "grafana": Port(5000)}, "grafana and mlflow: port 5000"),
+    ],
+)
+def test_an_entry_that_cannot_be_forwarded_is_named(ports, words):
+    with pytest.raises(UsageError) as caught:
+        forward.forwards(replace(settings.load("roihu", {}), ports=ports))
+    assert words in str(caught.value)
+    assert caught.value.next_step
+
+
+@pytest.mark.parametrize("name", ["mahti-2024", "slurm"])
+def test_a_profile_without_ports_says_so(name, tmp_path):
+    text = (settings.SITES / f"{name}.toml").read_text()
+    (tmp_path / f"{name}.toml").write_text(re.sub('"<.*>"', '"x"', text))
+    argv = [*KIT, "--profile", name]
+    environ = os.environ | {"KIT_SITES_DIR": str(tmp_path)}
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no [cloud] ssh_host, or no [ports]" in done.stderr
+
+
+@pytest.mark.sandbox
+def test_the_sandboxs_services_come_by_its_vm_and_again_after_the_connection_was_killed(
+    sandbox, started
+):
+    running = started("--profile", "sandbox", "--bind", HERE)
+    running.ready()
+    table = running.out.read_text()
+    rows = {each.name: each for each in forward.forwards(settings.load("sandbox"), HERE)}
+    assert set(rows) == {"mlflow", "prometheus", "forwarder", "flower", "worker", "ray"}
+
+    def healthy():
+        return answers(f"http://{HERE}:{rows['mlflow'].port}/health")
+
+    assert healthy()
+    os.kill(running.master(), signal.SIGKILL)
+    running.said("forwarding again")
+    assert healthy()
+    for each in rows.values():
+        assert each.title in table
+        if each.password:
+            done = subprocess.run(shlex.split(each.password), capture_output=True, text=True)
+            assert done.returncode == 0
+            secret = done.stdout.split("=")[-1].strip()
+            assert secret not in table + running.err.read_text()
+    assert running.stop() == 0
+    assert not healthy()
+    assert sockets() == []

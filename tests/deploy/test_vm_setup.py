@@ -1,0 +1,222 @@
+"""The VM's set-up: the script by itself, over a real sshd, and as cloud-init's user data."""
+
+import base64
+import os
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from private_sshd import PrivateSshd, keygen
+from tools_venv import TOOLS, tools
+
+from kit.base.errors import CommandFailed, UsageError
+from kit.deploy import vm, vm_setup
+
+SCRIPT = vm_setup.FOLDER / "setup.sh"
+STEPS = ["packages", "upgrades", "tools", "tunnel-user", "sshd", "registry", "cluster"]
+VALIDATOR = (
+    "jsonschema==4.26.0",
+    "PyYAML==6.0.4",
+    "Jinja2==3.1.6",
+    "configobj==5.0.9",
+    "jsonpatch==1.48",
+    "requests==2.34.2",
+)
+
+
+def script(*words, root="", path=""):
+    environ = {**os.environ, "ROOT": str(root)} | ({"PATH": str(path)} if path else {})
+    return subprocess.run(["bash", SCRIPT, *words], capture_output=True, text=True, env=environ)
+
+
+@pytest.fixture
+def key(tmp_path):
+    keygen("-t", "ed25519", "-N", "", "-C", "anna's laptop", "-f", tmp_path / "key")
+    return tmp_path / "key.pub"
+
+
+def test_the_script_names_its_steps_and_refuses_others():
+    assert script("list").stdout.split() == STEPS
+    for words in (["check", "reboot"], ["do", "reboot"], ["nothing"], []):
+        assert script(*words).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "file", "line"),
+    [
+        ("sshd", "etc/ssh/sshd_config.d/50-kit.conf", "GatewayPorts clientspecified"),
+        ("upgrades", "etc/apt/apt.conf.d/52-kit-upgrades",
+         'APT::Periodic::Unattended-Upgrade "1";'),
+    ],
+)  # fmt: skip
+def test_a_step_is_checked_done_and_may_be_done_again(tmp_path, step, file, line):
+    assert script("check", step, root=tmp_path).returncode != 0
+    for _ in range(2):
+        assert script("do", step, root=tmp_path).returncode == 0
+        assert line in (tmp_path / file).read_text().splitlines()
+        assert script("check", step, root=tmp_path).returncode == 0
+
+
+def test_the_sshd_takes_that_configuration(tmp_path):
+    script("do", "sshd", root=tmp_path)
+    keygen("-t", "ed25519", "-N", "", "-f", tmp_path / "host")
+    config = tmp_path / "etc/ssh/sshd_config.d/50-kit.conf"
+    argv = [shutil.which("sshd") or "/usr/sbin/sshd", "-T", "-f", config, "-h", tmp_path / "host"]
+    for user, sockets in (("kit-tunnel", "no"), ("ubuntu", "yes")):
+        who = ["-C", f"user={user},host=h,addr=10.0.0.1"]
+        done = subprocess.run([*argv, *who], capture_output=True, text=True)
+        assert "gatewayports clientspecified" in done.stdout.lower(), done.stderr
+        assert f"allowstreamlocalforwarding {sockets}" in done.stdout.lower()
+
+
+def test_the_cluster_has_one_node_with_the_ingress_s_label_and_the_two_ports():
+    config = yaml.safe_load(script("config").stdout)
+    (node,) = config["nodes"]
+    assert node["role"] == "control-plane"
+    assert 'node-labels: "ingress-ready=true"' in node["kubeadmConfigPatches"][0]
+    ports = [(each["containerPort"], each["hostPort"]) for each in node["extraPortMappings"]]
+    assert ports == [(80, 80), (443, 443)]
+    assert "http://kind-registry:5000" in config["containerdConfigPatches"][0]
+    assert "127.0.0.1:5001:5000" in SCRIPT.read_text()
+
+
+class Shell:
+    """A host: two steps are the real script under a root of its own, the others are noted."""
+
+    name = "vm"
+
+    def __init__(self, root, sudo=True):
+        self.root, self.sudo, self.did, self.broken = root, sudo, [], ""
+
+    def put(self, source, target, mode=0o600):
+        assert source == SCRIPT.read_bytes()
+        assert mode == 0o700
+
+    def run(self, argv, input=b"", timeout=60, check=True, repeat=False):
+        from kit.base.host import completed
+
+        if argv[:2] == ["id", "-u"]:
+            return completed(argv, 0, b"1000\n", b"", 0.0, check)
+        if argv[:2] == ["sudo", "-n"] and argv[2] == "true":
+            return completed(argv, 0 if self.sudo else 1, b"", b"", 0.0, check)
+        words = argv[argv.index("bash") + 2 :]
+        step = words[-1]
+        if step in ("sshd", "upgrades") or words == ["list"]:
+            done = script(*words, root=self.root)
+            self.did += [step] if words[0] == "do" else []
+            return completed(argv, done.returncode, done.stdout.encode(), b"", 0.0, check)
+        if words[0] == "do" and step != self.broken:
+            self.did.append(step)
+        return completed(argv, 0 if step in self.did else 1, b"", b"", 0.0, words[0] == "do")
+
+
+def test_bootstrap_does_what_is_missing_and_the_second_time_nothing(tmp_path):
+    host, said = Shell(tmp_path), []
+    assert vm_setup.bootstrap(host, said.append) == []
+    assert host.did == STEPS
+    said.clear()
+    vm_setup.bootstrap(host, said.append)
+    assert said == [f"{step}: in order" for step in STEPS]
+    assert host.did == STEPS
+
+
+def test_a_dry_run_changes_nothing_and_says_so(tmp_path):
+    host, said = Shell(tmp_path, sudo=False), []
+    assert vm_setup.bootstrap(host, said.append, dry=True) == STEPS
+    assert host.did == []
+    assert said[0] == "packages: not in order; a dry run changes nothing"
+
+
+def test_a_step_that_fails_stops_the_rest_and_a_user_without_sudo_is_told(tmp_path):
+    host = Shell(tmp_path)
+    host.broken = "tools"
+    with pytest.raises(CommandFailed):
+        vm_setup.bootstrap(host, lambda _: None)
+    assert host.did == STEPS[:2]
+    with pytest.raises(UsageError, match="may not use sudo"):
+        vm_setup.bootstrap(Shell(tmp_path, sudo=False), lambda _: None)
+
+
+def test_the_dry_run_over_a_real_sshd(tmp_path):
+    server = PrivateSshd(tmp_path / "ssh")
+    server.start()
+    try:
+        said = []
+        left = vm_setup.bootstrap(server.host(), said.append, dry=True)
+        assert [line.partition(":")[0] for line in said] == STEPS
+        assert set(left) <= set(STEPS)
+    finally:
+        server.stop()
+
+
+@pytest.mark.sandbox
+def test_the_dry_run_on_the_sandbox_s_vm(sandbox):
+    done = CliRunner().invoke(vm.group, ["bootstrap", "--profile", "sandbox", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert [line.partition(":")[0] for line in done.output.splitlines()][:7] == STEPS
+    assert "nothing was changed" in done.output
+
+
+def test_user_data_holds_the_key_and_the_script(key):
+    done = CliRunner().invoke(vm.group, ["cloud-init", str(key)])
+    assert done.output.startswith("#cloud-config\n")
+    data = yaml.safe_load(done.output)
+    assert data["ssh_authorized_keys"] == [key.read_text().strip()]
+    (file,) = data["write_files"]
+    assert base64.b64decode(file["content"]) == SCRIPT.read_bytes()
+    assert data["runcmd"] == [[file["path"], "all"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no line of the form"),
+        ("ssh-ed25519 AAAAC3Nza", "cut off or mixed up"),
+        (
+            "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIJ3Wq1Jtq0l0Z2Zb3l1Zb3l1Zb3l1Zb3l1Zb3l1Zb3l1",
+            "mixed up",
+        ),
+        ("-----BEGIN OPENSSH " + "PRIVATE KEY-----\nxyz", "a private key"),
+        ("ssh-ed25519 AAAAC3Nz x\nruncmd: [reboot]", "no line of the form"),
+    ],
+)
+def test_a_bad_key_is_refused_and_not_shown(tmp_path, text, words):
+    (tmp_path / "k.pub").write_text(text)
+    with pytest.raises(UsageError, match=words) as caught:
+        vm_setup.public_key(tmp_path / "k.pub")
+    assert "xyz" not in str(caught.value)
+    with pytest.raises(UsageError, match="name the .pub file"):
+        vm_setup.public_key(tmp_path / "absent.pub")
+
+
+def cloud_init_of_debian():
+    """Unpack cloud-init without installing it (it would act at boot); give its Python folder."""
+    place = TOOLS / "cloud-init"
+    if not (place / "usr").exists():
+        place.mkdir(exist_ok=True)
+        get = ["apt-get", "-o", "DPkg::Lock::Timeout=150", "download", "cloud-init"]
+        if subprocess.run(get, cwd=place, capture_output=True).returncode:
+            subprocess.run(["apt-get", "update"], check=True, capture_output=True)
+            subprocess.run(get, cwd=place, check=True, capture_output=True)
+        (package,) = place.glob("cloud-init_*.deb")
+        subprocess.run(["dpkg", "-x", package, place], check=True)
+    return place / "usr/lib/python3/dist-packages"
+
+
+@pytest.mark.slow
+def test_cloud_init_itself_takes_the_user_data_and_refuses_a_spoilt_one(tmp_path, key):
+    python = tools(*VALIDATOR)
+    environ = {**os.environ, "PYTHONPATH": str(cloud_init_of_debian())}
+
+    def schema(text):
+        (tmp_path / "user-data").write_text(text)
+        argv = [python, "-m", "cloudinit.cmd.main", "schema", "-c", str(tmp_path / "user-data")]
+        return subprocess.run(argv, capture_output=True, text=True, env=environ)
+
+    text = vm_setup.cloud_init(vm_setup.public_key(key))
+    done = schema(text)
+    assert done.returncode == 0, done.stderr
+    assert "Valid cloud-config" in done.stdout
+    assert schema(text.replace("packages: [", "packages: 3 # [")).returncode == 1

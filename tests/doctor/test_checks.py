@@ -1,0 +1,144 @@
+"""The doctor: a healthy sandbox, seeded faults, checks that hang or cannot be."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kit.base import settings
+from kit.base.errors import KitError, Unreachable
+from kit.base.profiles import Cloud, Site
+from kit.doctor import checks as doctor
+from kit.doctor import findings
+from kit.doctor.context import Check, Ground
+
+BARE = dataclasses.replace(settings.load("sandbox"), store=None, hpc=None, cloud=None, ports={})
+
+
+def look(loaded, **more):
+    return doctor.look(Ground(loaded), **more)
+
+
+def by_name(found):
+    return {finding.name: finding for finding in found}
+
+
+def test_a_profile_that_does_not_exist_is_the_only_finding():
+    (finding,) = doctor.examine("atlantis")
+    assert (finding.name, finding.diagnosis) == ("profile", "profile-unknown")
+    assert "sandbox" in finding.next_step
+
+
+def test_a_profile_with_nothing_set_up_has_nothing_to_check():
+    assert [(f.name, f.state) for f in look(BARE)] == [("profile", "ok")]
+
+
+def test_a_closed_site_says_its_sentence():
+    closed = dataclasses.replace(BARE, site=Site("old", "Old", closed="closed in 2026: use new"))
+    (finding,) = look(closed)
+    assert finding.diagnosis == "site-closed"
+    assert "closed in 2026: use new" in finding.answer
+
+
+def test_a_check_that_hangs_is_told_and_does_not_hold_up_the_others(monkeypatch):
+    def hangs(_ground):
+        time.sleep(60)
+        return "never"
+
+    checks = [Check("slow", hangs, {}), Check("quick", lambda _: "yes", {})]
+    monkeypatch.setattr(doctor, "_checks", lambda *_: checks)
+    begin = time.monotonic()
+    found = by_name(look(BARE, limit_s=0.3))
+    assert time.monotonic() - begin < 5
+    assert (found["slow"].diagnosis, found["slow"].seconds) == ("late", 0.3)
+    assert found["quick"].answer == "yes"
+
+
+@pytest.mark.parametrize(
+    ("raised", "state", "diagnosis", "step"),
+    [
+        (KitError("broken", "noise", "mend it"), "failed", "", "mend it"),
+        (Unreachable("broken", "noise", ""), "failed", "vm-away", "is it on"),
+        (findings.Found("certificate-short", "broken"), "warning", "certificate-short", "new one"),
+        (findings.Skipped("broken"), "skipped", "", ""),
+    ],
+)
+def test_an_error_becomes_a_finding_with_its_next_step(monkeypatch, raised, state, diagnosis, step):
+    def check(_ground):
+        raise raised
+
+    known = {Unreachable: "vm-away"}
+    monkeypatch.setattr(doctor, "_checks", lambda *_: [Check("it", check, known)])
+    found = by_name(look(BARE))["it"]
+    assert (found.state, found.diagnosis) == (state, diagnosis)
+    assert "broken" in found.answer
+    assert step in found.next_step
+
+
+def test_a_runner_that_is_away_is_told():
+    cloud = Cloud(runner="cluster", kfp_url="http://127.0.0.1:9")
+    found = by_name(look(dataclasses.replace(BARE, cloud=cloud)))["pipelines"]
+    assert found.diagnosis == "kfp-away"
+    assert "127.0.0.1:9" in found.answer
+
+
+@pytest.mark.parametrize("profile", ["sandbox", "roihu", "lumi"])
+def test_with_nothing_set_up_it_says_what_is_missing(tmp_path, profile):
+    environ = {"HOME": str(tmp_path), "KIT_SANDBOX_DIR": str(tmp_path), "PATH": os.environ["PATH"]}
+    argv = [sys.executable, "-m", "kit", "doctor", profile]
+    done = subprocess.run([*argv, "--json"], capture_output=True, text=True, env=environ)
+    assert (done.returncode, done.stderr) == (1, "")
+    found = {row["name"]: row for row in json.loads(done.stdout)}
+    assert found[".env"]["diagnosis"] == "env-missing"
+    assert found["ssh key"]["diagnosis"] in ("key-missing", "ssh-settings")
+    assert found["token"]["answer"] == "not tried: it needs .env"
+    assert {found[name]["state"] for name in ("ssh", "Slurm", "links")} == {"skipped"}
+    text = subprocess.run(argv, capture_output=True, text=True, env=environ).stdout
+    assert "[env-missing]" in text
+    assert text.count("it needs ssh to the site") == 1, "skipped checks are listed by their reason"
+    assert text.splitlines()[-1].startswith(
+        f"{len([r for r in found.values() if r['state'] == 'ok'])} ok"
+    )
+
+
+# -- the sandbox -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loaded(sandbox, monkeypatch):
+    monkeypatch.delenv("KIT_ENV_FILE", raising=False)
+    return settings.load("sandbox")
+
+
+@pytest.mark.sandbox
+def test_a_healthy_sandbox_passes_every_check(loaded):
+    found = look(loaded)
+    state = {f.name: f.diagnosis for f in found if f.state != "ok"}
+    assert {name: got for name, got in state.items() if got != "environment-missing"} == {}
+    assert len(found) == 23
+
+
+@pytest.mark.sandbox
+def test_the_command_prints_json_and_its_exit_code_tells(loaded):
+    done = subprocess.run(
+        [sys.executable, "-m", "kit", "doctor", "--json"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert {row["state"] for row in json.loads(done.stdout)} <= {"ok", "warning"}
+    bad = subprocess.run([sys.executable, "-m", "kit", "doctor", "atlantis"], capture_output=True)
+    assert bad.returncode == 1
+
+
+@pytest.mark.sandbox
+@pytest.mark.slow
+def test_the_race_is_run_on_request_and_its_cost_is_said(loaded):
+    argv = [sys.executable, "-m", "kit", "doctor", "--race", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    found = {row["name"]: row for row in json.loads(done.stdout)}
+    assert found["links against a job"]["state"] == "ok", found["links against a job"]
+    assert "no dispute" in found["links against a job"]["answer"]
+    assert "it costs one core" in done.stderr

@@ -1,0 +1,520 @@
+"""Training: the right arithmetic, the same bits every time, whatever is killed."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import idx_files
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kit.base.errors import DataError, UsageError
+from kit.experiments import progress
+from kit.experiments.fashion_mnist import checkpoint, training
+from kit.experiments.fashion_mnist import data as fashion_mnist
+from kit.experiments.fashion_mnist import fast_step as sgd
+from kit.experiments.fashion_mnist.fast_step import SGD
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.model import Model, as_labels, as_tensor, load_model, save_model
+
+TINY = fashion_mnist.stand_in(50, 30)  # 13 steps an epoch, the last one with 2 images
+
+
+def quiet(now):
+    """Show no bar."""
+
+
+def train(data, hp, folder=None):
+    return training.train(data, hp, folder, quiet)
+
+
+def bits(model):
+    return b"".join(p.detach().numpy().tobytes() for p in model.parameters())
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("epochs", bad) for bad in (0, -1, True, "5", 2.0, None, 10_001)],
+        *[("batch_size", bad) for bad in (0, 60_001, 4.0)],
+        *[("threads", bad) for bad in (0, 1025, "1")],
+        *[("seed", bad) for bad in (-1, 2**53, False)],
+        *[("learning_rate", bad) for bad in (0, -0.1, float("nan"), float("inf"), "0.1", True)],
+        *[("momentum", bad) for bad in (-0.1, 1, float("nan"), None)],
+        *[("device", bad) for bad in ("tpu", "", 0, None)],
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(name, value):
+    with pytest.raises(UsageError) as caught:
+        Hyperparameters(**{name: value})
+    assert f"{name} = {value!r}" in caught.value.tried
+    assert caught.value.next_step.startswith(f"give {name} ")
+
+
+def test_the_defaults_are_the_articles():
+    assert dataclasses.astuple(Hyperparameters()) == (5, 4, 0.001, 0.9, 42, 1, "cpu")
+    Hyperparameters(epochs=1, batch_size=60_000, learning_rate=1, momentum=0, seed=0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")
+def test_cuda_without_a_gpu_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match="no CUDA device"):
+        train(TINY, Hyperparameters(device="cuda"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@on_a_gpu
+def test_a_step_on_a_gpu_is_the_step_on_the_cpu():
+    here, there = SGD(Model(), Hyperparameters()), SGD(Model().cuda(), Hyperparameters())
+    x, target = as_tensor(TINY.train_images), F.one_hot(as_labels(TINY.train_labels)).float()
+    with torch.no_grad():
+        for batch in zip(x.split(4), target.split(4), strict=True):
+            there.vectors = here.vectors
+            losses = [here.step(*batch), there.step(*(each.cuda() for each in batch)).cpu()]
+            torch.testing.assert_close(*losses)
+            torch.testing.assert_close(there.vectors, here.vectors, atol=1e-5, rtol=1e-4)
+
+
+@on_a_gpu
+def test_a_training_on_a_gpu_has_the_same_bits_again_and_after_a_kill(tmp_path):
+    hp = Hyperparameters(epochs=3, device="cuda")
+    first, again = train(TINY, hp), train(TINY, hp)
+
+    def die_in_the_second(now):
+        if now.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(TINY, hp, tmp_path, die_in_the_second)
+    resumed = train(TINY, hp, tmp_path)
+    assert resumed.epochs_resumed == 1
+    assert bits(first.model.cpu()) == bits(again.model.cpu()) == bits(resumed.model.cpu())
+    assert training.evaluate(resumed.model, TINY, hp).performance["accuracy"] > 0
+
+
+# --- the arithmetic ---------------------------------------------------------------------------
+
+
+class AsUsual(nn.Module):
+    """The article's network as it is usually written."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 6, 5), nn.Conv2d(6, 16, 5)
+        self.fc1, self.fc2, self.fc3 = nn.Linear(256, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = F.relu(self.fc2(F.relu(self.fc1(x.flatten(1)))))
+        return self.fc3(x)
+
+
+def test_images_become_what_totensor_and_normalize_make_of_them():
+    images = np.arange(784, dtype=np.uint8).reshape(1, 28, 28)
+    expected = (torch.tensor(images).to(torch.float32).div(255) - 0.5) / 0.5
+    got = as_tensor(images)
+    assert got.shape == (1, 1, 28, 28)
+    assert torch.equal(got[0, 0], expected[0])
+    assert (got.min(), got.max()) == (-1, 1)
+
+
+def test_same_seed_same_first_weights_as_the_usual_model():
+    torch.manual_seed(7)
+    usual = AsUsual()
+    torch.manual_seed(7)
+    ours = Model()
+    assert bits(ours) == bits(usual)
+    x = as_tensor(TINY.test_images)
+    assert torch.equal(ours(x), usual(x))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 7])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_steps_are_those_of_autograd_and_torch_sgd(batch, momentum):
+    torch.manual_seed(3)
+    ours, usual = Model(), AsUsual()
+    usual.load_state_dict(ours.state_dict())
+    hp = Hyperparameters(learning_rate=0.05, momentum=momentum)
+    sgd = SGD(ours, hp)
+    optimizer = torch.optim.SGD(usual.parameters(), lr=0.05, momentum=momentum)
+    x, y = as_tensor(TINY.train_images), as_labels(TINY.train_labels)
+    for start in range(0, 6 * batch, batch):
+        xb, yb = x[start : start + batch], y[start : start + batch]
+        with torch.no_grad():
+            mine = sgd.step(xb, F.one_hot(yb, 10).float())
+        optimizer.zero_grad()
+        loss = F.cross_entropy(usual(xb), yb)
+        loss.backward()
+        optimizer.step()
+        assert mine.item() == pytest.approx(loss.item(), rel=1e-5)
+    for (name, got), expected in zip(ours.named_parameters(), usual.parameters(), strict=True):
+        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-6), name
+
+
+def test_every_image_is_seen_once_an_epoch_in_another_order(monkeypatch):
+    seen = []
+    take = SGD.step
+    monkeypatch.setattr(SGD, "step", lambda *a: seen.append(a[1].clone()) or take(*a))
+    done = train(TINY, Hyperparameters(epochs=2))
+    assert [len(x) for x in seen] == ([4] * 12 + [2]) * 2
+    first, second = torch.cat(seen[:13]), torch.cat(seen[13:])
+    assert not torch.equal(first, second)
+    assert sorted(first.sum((1, 2, 3)).tolist()) == sorted(second.sum((1, 2, 3)).tolist())
+    assert done.losses[-1][0] == 26
+
+
+def test_workers_share_each_epoch_and_go_on_from_their_mean(monkeypatch):
+    seen = []
+    take = SGD.step
+    monkeypatch.setattr(SGD, "step", lambda *a: seen.append(a[1].clone()) or take(*a))
+    hp = Hyperparameters(epochs=1)
+    done = training.train(TINY, hp, None, quiet, 3)
+    assert [len(x) for x in seen] == [4, 4, 4, 4, 1] * 2 + [4, 4, 4, 4]  # 17 + 17 + 16 of 50
+    assert done.losses[-1][0] == 15
+    alone = training.train(TINY, hp, None, quiet)
+    all_images = as_tensor(TINY.train_images).sum((1, 2, 3)).sort()[0]
+    assert torch.equal(torch.cat(seen[:14]).sum((1, 2, 3)).sort()[0], all_images)
+    assert bits(done.model) != bits(alone.model)
+    monkeypatch.undo()
+    parts, before = [], []
+
+    def elsewhere(vectors, part):
+        before.append(vectors)
+        parts.append(sgd.share(TINY, hp, vectors, part))
+        return lambda: parts[-1]
+
+    two = training.train(TINY, hp, None, quiet, 2, elsewhere)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(hp.seed))
+    first = sgd.share(TINY, hp, before[0], order[:25])
+    mean = torch.stack([first, parts[0]]).mean(0)[0]
+    assert bits(two.model) == mean.numpy().tobytes()
+
+
+def test_one_worker_elsewhere_is_the_usual_training():
+    hp = Hyperparameters(epochs=2)
+    usual, one = (training.train(TINY, hp, None, quiet, *more) for more in ((), (1,)))
+    assert bits(usual.model) == bits(one.model)
+    assert usual.losses == one.losses
+
+
+def test_workers_go_on_after_an_interruption_with_the_same_bits(tmp_path):
+    hp = Hyperparameters(epochs=3)
+
+    def interrupt(now):
+        if now.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(TINY, hp, tmp_path, interrupt, 2)
+    resumed = training.train(TINY, hp, tmp_path, quiet, 2)
+    assert resumed.epochs_resumed == 2
+    assert bits(resumed.model) == bits(training.train(TINY, hp, None, quiet, 2).model)
+    with pytest.raises(DataError, match="workers"):
+        training.train(TINY, hp, tmp_path, quiet, 1)
+
+
+def test_a_worker_that_diverges_fails_the_training():
+    def elsewhere(vectors, part):
+        return lambda: vectors * float("nan")
+
+    with pytest.raises(UsageError, match="one of the workers"):
+        training.train(TINY, Hyperparameters(epochs=1), None, quiet, 2, elsewhere)
+
+
+def test_one_loss_point_is_a_mean_over_its_steps(monkeypatch):
+    monkeypatch.setattr(SGD, "step", lambda *a: torch.tensor(float(len(a[1]))))
+    losses = train(TINY, Hyperparameters(epochs=2)).losses
+    assert [step for step, _ in losses] == [2, 4, 6, 8, 10, 12, 13, 15, 17, 19, 21, 23, 25, 26]
+    assert [loss for _, loss in losses] == [4, 4, 4, 4, 4, 4, 2] * 2
+
+
+def test_long_epochs_have_a_point_every_2000_steps(monkeypatch):
+    monkeypatch.setattr(SGD, "step", lambda *a: torch.tensor(1.0))
+    data = fashion_mnist.stand_in(10_500, 10)
+    hp = Hyperparameters(epochs=1, batch_size=1)
+    assert [s for s, _ in train(data, hp).losses] == [2000, 4000, 6000, 8000, 10_000, 10_500]
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_advice():
+    with pytest.raises(UsageError, match="lower learning_rate"):
+        train(TINY, Hyperparameters(learning_rate=10, epochs=30))
+
+
+def test_threads_and_onednn_are_set_for_the_training_only(monkeypatch):
+    before, during = torch.get_num_threads(), []
+    take = SGD.step
+
+    def look(*args):
+        during.append((torch.get_num_threads(), bool(torch.backends.mkldnn.enabled)))
+        return take(*args)
+
+    monkeypatch.setattr(SGD, "step", look)
+    train(TINY, Hyperparameters(epochs=1, threads=2))
+    assert set(during) == {(2, False)}
+    assert torch.get_num_threads() == before
+    assert torch.backends.mkldnn.enabled
+
+
+# --- the same result again --------------------------------------------------------------------
+
+
+def test_same_seed_same_bits_and_metrics_other_seed_others():
+    first, again, other = (
+        train(TINY, Hyperparameters(epochs=2, seed=seed)) for seed in (42, 42, 43)
+    )
+    assert bits(first.model) == bits(again.model) != bits(other.model)
+    assert first.losses == again.losses
+    measured = [training.evaluate(t.model, TINY, Hyperparameters()) for t in (first, again)]
+    assert measured[0].performance == measured[1].performance
+    assert measured[0].probabilities.tobytes() == measured[1].probabilities.tobytes()
+
+
+def test_goes_on_after_an_interruption_with_the_same_bits(tmp_path):
+    hp = Hyperparameters(epochs=4)
+
+    def interrupt(now):
+        if now.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(TINY, hp, tmp_path, interrupt)
+    time.sleep(0.01)
+    resumed, unbroken = train(TINY, hp, tmp_path), train(TINY, hp)
+    assert bits(resumed.model) == bits(unbroken.model)
+    assert resumed.losses == unbroken.losses
+    assert (resumed.epochs_resumed, unbroken.epochs_resumed) == (2, 0)
+    assert resumed.end - resumed.start > resumed.seconds > 0
+
+
+def test_a_finished_training_is_read_and_not_repeated(tmp_path, monkeypatch):
+    hp = Hyperparameters(epochs=2)
+    first = train(TINY, hp, tmp_path)
+    monkeypatch.setattr(SGD, "step", None)  # a step would fail
+    again = train(TINY, hp, tmp_path)
+    assert bits(again.model) == bits(first.model)
+    assert again.epochs_resumed == 2
+    assert dataclasses.astuple(again)[1:5] == dataclasses.astuple(first)[1:5]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from kit.experiments.fashion_mnist import data as fashion_mnist
+from kit.experiments.fashion_mnist import training
+hp = training.Hyperparameters(epochs=int(sys.argv[2]))
+def show(now):
+    print(now.step, flush=True)
+training.train(fashion_mnist.stand_in(50, 30), hp, Path(sys.argv[1]), show)
+"""
+
+
+def test_killed_with_signal_9_again_and_again_gives_the_unbroken_result(tmp_path):
+    epochs, kills = 300, 0
+    argv = [sys.executable, "-c", CHILD, str(tmp_path), str(epochs)]
+    for lines in (10, 400, 487):  # killed after this many progress lines
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
+            for _ in range(lines):
+                child.stdout.readline()
+            os.kill(child.pid, signal.SIGKILL)
+            kills += child.wait() == -signal.SIGKILL
+        checkpoint.load(tmp_path / "checkpoint.safetensors")  # whole after every kill
+    hp = Hyperparameters(epochs=epochs)
+    resumed, unbroken = train(TINY, hp, tmp_path), train(TINY, hp)
+    assert kills == 3
+    assert 100 < resumed.epochs_resumed < epochs
+    assert bits(resumed.model) == bits(unbroken.model)
+    assert resumed.losses == unbroken.losses
+
+
+# --- checkpoints and models on disk -----------------------------------------------------------
+
+
+def test_a_checkpoint_of_another_training_is_refused_and_kept(tmp_path):
+    train(TINY, Hyperparameters(epochs=1), tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    before = path.read_bytes()
+    other = fashion_mnist.stand_in(51, 30)
+    for data, hp, named in (
+        (TINY, Hyperparameters(epochs=1, seed=1, learning_rate=0.01), "learning_rate, seed"),
+        (other, Hyperparameters(epochs=1), "data"),
+    ):
+        with pytest.raises(DataError) as caught:
+            train(data, hp, tmp_path)
+        assert caught.value.got.endswith(f"other values of: {named}")
+        assert str(path) in caught.value.tried
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "no shuffle", "a directory"])
+def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path, damage):
+    hp, path = Hyperparameters(epochs=1), tmp_path / "checkpoint.safetensors"
+    train(TINY, hp, tmp_path)
+    content = path.read_bytes()
+    tensors, state = checkpoint.load(path)
+    if damage == "no shuffle":
+        checkpoint.save(path, {k: v for k, v in tensors.items() if k != "shuffle"}, state)
+    elif damage == "a directory":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes({"cut": content[:-100], "empty": b"", "text": b"hello" * 9}[damage])
+    with pytest.raises(DataError, match="checkpoint.safetensors") as caught:
+        train(TINY, hp, tmp_path)
+    assert "remove" in caught.value.next_step
+
+
+def test_a_checkpoint_is_plain_numbers_and_json(tmp_path):
+    train(TINY, Hyperparameters(epochs=1), tmp_path)
+    raw = (tmp_path / "checkpoint.safetensors").read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    state = json.loads(header["__metadata__"]["state"])
+    assert state["epoch"] == 1
+    of = dataclasses.asdict(Hyperparameters(epochs=1)) | {"data": TINY.hash, "workers": 1}
+    assert state["of"] == of
+    assert header["momentum.conv1.weight"]["shape"] == [6, 1, 5, 5]
+    assert os.listdir(tmp_path) == ["checkpoint.safetensors"]
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_nothing_stays(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(DataError, match="KIT_RESULTS_DIR"):
+        train(TINY, Hyperparameters(epochs=1), tmp_path / "file")
+    save_model(Model(), tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match="No space left"):
+        save_model(Model(), tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["file", "m"]
+
+
+def test_a_saved_model_comes_back_with_the_same_bits(tmp_path):
+    model = train(TINY, Hyperparameters(epochs=1)).model
+    save_model(model, tmp_path / "deep" / "model.safetensors")
+    assert bits(load_model(tmp_path / "deep" / "model.safetensors")) == bits(model)
+
+
+def test_files_that_are_no_model_are_refused(tmp_path):
+    checkpoint.save(tmp_path / "other", {"conv1.weight": torch.zeros(1)})
+    (tmp_path / "pickle").write_bytes(b"\x80\x04N.")
+    for name in ("other", "pickle", "missing"):
+        with pytest.raises(DataError, match=name) as caught:
+            load_model(tmp_path / name)
+        assert caught.value.next_step
+
+
+# --- evaluation -------------------------------------------------------------------------------
+
+
+class Fixed(nn.Module):
+    """Answers with the scores it was given."""
+
+    def __init__(self, predicted):
+        super().__init__()
+        self.scores = F.one_hot(torch.tensor(predicted), 10).float() * 5
+
+    def forward(self, x):
+        answer, self.scores = self.scores[: len(x)], self.scores[len(x) :]
+        return answer
+
+
+def test_metrics_by_hand():
+    # Labels 0..9 twice; 0 is taken for 1 once, 2 for 1 twice; nothing is ever called 2.
+    actual = np.array([*range(10), *range(10)], np.uint8)
+    predicted = [0, 1, 1, 3, 4, 5, 6, 7, 8, 9, 1, 1, 1, 3, 4, 5, 6, 7, 8, 9]
+    data = dataclasses.replace(TINY, test_images=TINY.test_images[:20], test_labels=actual)
+    got = training.evaluate(Fixed(predicted), data, Hyperparameters())
+    p = got.performance
+    assert list(p) == [
+        "name", "accuracy", "precision", "recall", "class-accuracy", "class-precision",
+        "class-recall",
+    ]  # fmt: skip
+    assert p["class-recall"] == p["class-accuracy"] == [0.5, 1, 0, 1, 1, 1, 1, 1, 1, 1]
+    assert p["class-precision"] == pytest.approx([1, 0.4, 0, 1, 1, 1, 1, 1, 1, 1])
+    assert p["accuracy"] == p["recall"] == pytest.approx(0.85)
+    assert p["precision"] == pytest.approx(0.84)
+    assert json.loads(json.dumps(p)) == p
+    assert got.predictions.tolist() == predicted
+    assert got.predictions.dtype == np.uint8
+    assert got.confusion[0].tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert got.confusion.sum() == 20
+    assert got.probabilities.dtype == np.float32
+    assert got.probabilities.sum(1) == pytest.approx(np.ones(20))
+
+
+def test_evaluation_does_not_depend_on_its_batch(monkeypatch):
+    model = train(TINY, Hyperparameters(epochs=1)).model
+    whole = training.evaluate(model, TINY, Hyperparameters())
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 4)
+    pieces = training.evaluate(model, TINY, Hyperparameters())
+    assert whole.predictions.tolist() == pieces.predictions.tolist()
+    assert np.allclose(whole.probabilities, pieces.probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "real", "generated"), [(5, (0.48, 0.66), (0.1, 1)), (20, (0.68, 0.80), (0.8, 1))]
+)
+def test_accuracy_on_the_small_set(epochs, real, generated):
+    data = idx_files.real_or_stand_in()
+    least, most = real if data.source == "folder" else generated
+    hp = Hyperparameters(epochs=epochs)
+    accuracy = training.evaluate(train(data, hp).model, data, hp).performance["accuracy"]
+    assert least <= accuracy <= most, f"{data.source} images"
+
+
+# --- what the person sees ---------------------------------------------------------------------
+
+
+def test_progress_counts_epochs_and_steps(tmp_path):
+    seen = []
+    hp = Hyperparameters(epochs=2)
+    training.train(TINY, dataclasses.replace(hp), tmp_path, seen.append)
+    assert (seen[0].epoch, seen[0].epochs, seen[0].step, seen[0].steps) == (1, 2, 2, 26)
+    assert (seen[-1].epoch, seen[-1].step) == (2, 26)
+    assert all(now.loss > 0 for now in seen)
+
+
+def test_the_bar_shows_loss_and_rate_on_one_line():
+    screen = io.StringIO()
+    training.train(TINY, Hyperparameters(epochs=2), None, progress.Bar(screen))
+    shown = screen.getvalue()
+    assert shown.count("\n") == 1
+    assert shown.isascii()
+    last = shown.strip().split("\r")[-1]
+    assert last.startswith("epoch 2/2: 100%")
+    assert "step/s" in last
+    assert "loss 2." in last
+    assert len(last) <= 100
+
+
+def test_in_a_notebook_each_state_takes_the_place_of_the_one_before(monkeypatch):
+    import IPython.display
+
+    calls = []
+    handle = IPython.display.DisplayHandle
+    monkeypatch.setattr(handle, "display", lambda self, what, raw: calls.append(("new", what)))
+    monkeypatch.setattr(handle, "update", lambda self, what, raw: calls.append(("same", what)))
+    line = progress.NotebookLine()
+    for text in ("\r 10%", "", "\r 20%", "\n"):
+        line.write(text)
+    line.flush()
+    assert calls == [("new", {"text/plain": "10%"}), ("same", {"text/plain": "20%"})]

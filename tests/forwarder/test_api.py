@@ -1,0 +1,319 @@
+"""The forwarder's face: who gets in, what may be asked, whose runs are seen."""
+
+import hashlib
+import http.client
+import json
+import re
+import threading
+import time
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from test_collect import Buckets3
+from test_gauges import RUN
+
+from kit.base.errors import StoreUnavailable, UsageError
+from kit.forwarder import people as forwarder_people
+from kit.forwarder import services
+from kit.forwarder.api import face
+from kit.forwarder.collect import Buckets
+from kit.forwarder.people import people
+from kit.runs.requests import REQUEST_BYTES, Jobs, Request, RunState
+from kit.store.folder import DirectoryStore
+
+ANNA, BEA = "annas-t0ken-0123456789", "beas-t0ken-0123456789"
+ASKED = {"run": RUN, "data_hash": "a" * 64}
+OTHER = "cloud-hpc-ba9876543210-2"
+
+
+@pytest.fixture
+def world(tmp_path):
+    return Buckets3(tmp_path)
+
+
+@pytest.fixture
+def known(world, tmp_path):
+    hashes = {ANNA: "anna", BEA: "bea"}
+    file = tmp_path / "people"
+    rows = [
+        f"{name} {hashlib.sha256(token.encode()).hexdigest()}" for token, name in hashes.items()
+    ]
+    file.write_text("\n".join(rows) + "\n")
+    file.chmod(0o600)
+
+    def buckets(user):
+        names = [f"integration-{role}-s0-c0-u1-{user}" for role in ("submitter", "pipeline")]
+        return Buckets(user, names[0], *(DirectoryStore(name, tmp_path) for name in names))
+
+    return people(file, world.settings, buckets)
+
+
+@pytest.fixture
+def ask(known):
+    with services.served(face(known), "127.0.0.1", 0) as port:
+
+        def send(method, path, body=None, token=ANNA, **headers):
+            if token is not None:
+                headers["Authorization"] = f"Bearer {token}"
+            data = json.dumps(body).encode() if isinstance(body, dict | list) else body
+            headers.setdefault("Content-Type", "application/json")
+            link = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            link.request(method, path, data, headers)
+            answer = link.getresponse()
+            content = answer.read()
+            link.close()
+            kind = answer.headers.get("content-type", "")
+            return answer.status, json.loads(content) if kind == "application/json" else content
+
+        yield send
+
+
+def asked(world):
+    return Jobs(world.jobs).standing(RUN).state
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/runs"),
+        ("GET", "/runs"),
+        ("GET", f"/runs/{RUN}"),
+        ("POST", f"/runs/{RUN}/cancel"),
+        ("GET", f"/runs/{RUN}/log"),
+        ("GET", f"/runs/{RUN}/artefacts"),
+        ("GET", f"/runs/{RUN}/artefacts/model.safetensors"),
+        ("GET", "/tunnels"),
+        ("GET", "/nothing"),
+    ],
+)
+@pytest.mark.parametrize("token", [None, "", "guess", ANNA[:-1], ANNA + "x"])
+def test_nobody_gets_in_without_a_token(world, ask, method, path, token):
+    code, content = ask(method, path, b"[" * 50_000, token)
+    assert (code, content) == (401, {"detail": "give your token"})
+    assert asked(world) is RunState.UNKNOWN
+
+
+def test_how_to_ask_is_told_to_everybody_and_names_no_secret(ask):
+    code, document = ask("GET", "/openapi.json", token=None)
+    assert code == 200
+    assert ask("GET", "/docs", token=None)[0] == 200
+    assert set(document["paths"]) == {
+        "/runs",
+        "/runs/{run}",
+        "/runs/{run}/cancel",
+        "/runs/{run}/log",
+        "/runs/{run}/artefacts",
+        "/runs/{run}/artefacts/{name}",
+        "/tunnels",
+    }
+    assert "bearer" in json.dumps(document["components"]["securitySchemes"])
+    assert not re.search("t0ken|password|secret", json.dumps(document), re.IGNORECASE)
+
+
+def test_a_run_is_asked_for_once_however_often(world, ask):
+    first = ask("POST", "/runs", ASKED)
+    assert first[0] == 202
+    assert (first[1]["run"], first[1]["state"]) == (RUN, "REQUESTED")
+    assert ask("POST", "/runs", ASKED) == first
+    assert Jobs(world.jobs).request(RUN) == Request(RUN, "a" * 64)
+    code, problem = ask("POST", "/runs", ASKED | {"workers": 2})
+    assert (code, problem["got"]) == (409, "it was asked for with other settings")
+    assert [one["run"] for one in ask("GET", "/runs")[1]] == [RUN]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[" * 60_000,
+        b'{"run": NaN}',
+        b"\xff\xfe",
+        [],
+        {},
+        {"run": RUN},
+        ASKED | {"run": "../../etc/passwd"},
+        ASKED | {"run": RUN + "\n"},
+        ASKED | {"data_hash": "A" * 64},
+        ASKED | {"\ud800": "\ud800"},
+        ASKED | {"configured": "yes"},
+        ASKED | {"workers": 0},
+        ASKED | {"workers": 1.5},
+        ASKED | {"workers": True},
+        ASKED | {"command": "rm -rf /"},
+        ASKED | {"partition": "large"},
+        ASKED | {"hyperparameters": {"epochs": "5"}},
+        ASKED | {"hyperparameters": {"epochs": 10**30}},
+        ASKED | {"hyperparameters": {"learning_rate": -1.0}},
+        ASKED | {"hyperparameters": {"device": "tpu"}},
+        ASKED | {"hyperparameters": {"entrypoint": "sh"}},
+        ASKED | {"hyperparameters": None},
+    ],
+)
+def test_a_request_that_is_none_is_refused_and_leaves_nothing(world, ask, body):
+    code, _ = ask("POST", "/runs", body)
+    assert code in (400, 422)
+    assert list(world.jobs.list()) == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@hypothesis_settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(value=JSON, key=st.sampled_from(["run", "data_hash", "workers", "hyperparameters", "x"]))
+def test_no_json_makes_the_face_fail(ask, value, key):
+    body = json.dumps(ASKED | {key: value}).encode()
+    code, _ = ask("POST", "/runs", body)
+    assert code in (202, 409, 422)
+
+
+def test_a_large_body_is_refused_before_it_is_read(world, ask):
+    code, content = ask("POST", "/runs", b"x" * (REQUEST_BYTES + 1))
+    assert (code, content) == (413, {"detail": f"at most {REQUEST_BYTES} bytes"})
+    code, _ = ask("POST", "/runs", iter([b"{", b"}"]))  # in chunks, without a length
+    assert code == 411
+
+
+def test_another_persons_run_is_neither_seen_nor_cancelled(world, ask):
+    ask("POST", "/runs", ASKED)
+    assert ask("GET", "/runs", token=BEA) == (200, [])
+    for method, path in (
+        ("GET", ""),
+        ("POST", "/cancel"),
+        ("GET", "/log"),
+        ("GET", "/artefacts"),
+        ("GET", "/artefacts/model.safetensors"),
+    ):
+        assert ask(method, f"/runs/{RUN}{path}", token=BEA)[0] == 404
+    assert asked(world) is RunState.REQUESTED
+
+
+def test_tunnels_of_live_runs_are_shown_to_their_owner_until_they_end(world, ask):
+    assert ask("GET", "/tunnels") == (200, [])
+    ask("POST", "/runs", ASKED)
+    world.write(world.jobs, RUN, "try-1/submitted.json", {})
+    world.write(world.jobs, RUN, "progress.json", {"tunnel": {"port": 8283}})
+    time.sleep(2 * forwarder_people.FRESH_S)
+    url = f"http://{world.settings.cloud.tunnel_address}:8283"
+    assert ask("GET", "/tunnels") == (200, [{"run": RUN, "url": url}])
+    assert ask("GET", "/tunnels", token=BEA) == (200, [])
+    world.write(world.jobs, RUN, "progress.json", {"tunnel": {"barred": "why"}})
+    assert ask("GET", "/tunnels") == (200, [])
+
+
+def test_a_run_is_cancelled_by_its_owner_and_twice_is_once(world, ask):
+    ask("POST", "/runs", ASKED)
+    assert ask("POST", f"/runs/{RUN}/cancel")[1]["state"] == "CANCELLING"
+    assert ask("POST", f"/runs/{RUN}/cancel")[0] == 202
+    assert asked(world) is RunState.CANCELLING
+    assert ask("POST", f"/runs/{OTHER}/cancel")[0] == 404
+    assert ask("POST", "/runs/..%2f..%2fx/cancel")[0] in (404, 422)
+
+
+def test_a_long_poll_ends_with_the_change_and_not_before(world, ask):
+    ask("POST", "/runs", ASKED)
+    begin = time.monotonic()
+    assert ask("GET", f"/runs/{RUN}?state=REQUESTED&wait_s=1.2")[1]["state"] == "REQUESTED"
+    assert time.monotonic() - begin >= 1.2
+    assert ask("GET", f"/runs/{RUN}?state=DONE&wait_s=60")[1]["state"] == "REQUESTED"
+    later = threading.Timer(
+        0.7, world.write, (world.jobs, RUN, "refused.json", {"why": "the site is closed"})
+    )
+    later.start()
+    code, one = ask("GET", f"/runs/{RUN}?state=REQUESTED&wait_s=60")
+    later.join()
+    assert (code, one["state"], one["finished"]) == (200, "REFUSED", True)
+    assert one["why"] == "the site is closed"
+
+
+@pytest.mark.parametrize("wait", ["-1", "61", "nan", "inf", "long"])
+def test_a_wait_that_makes_no_sense_is_refused(ask, wait):
+    assert ask("GET", f"/runs/{RUN}?wait_s={wait}")[0] == 422
+
+
+def test_files_and_log_of_a_finished_run_are_fetched_and_checked(world, ask):
+    kept = {"job.log": b"the log\n", "sacct.txt": b"JobID|\n"}
+    files = {}
+    for name, content in kept.items():
+        at = world.write(world.data, RUN, f"try-1/{name}", content)
+        files[name] = {"key": at.key, "sha256": at.sha256, "bytes": at.size}
+    world.done(files=files)
+    assert ask("GET", f"/runs/{RUN}")[1]["state"] == "DONE"
+    assert {one["name"]: one["bytes"] for one in ask("GET", f"/runs/{RUN}/artefacts")[1]} == {
+        name: len(content) for name, content in kept.items()
+    }
+    assert ask("GET", f"/runs/{RUN}/artefacts/sacct.txt") == (200, b"JobID|\n")
+    assert ask("GET", f"/runs/{RUN}/log") == (200, "the log\n")
+    assert ask("GET", f"/runs/{RUN}/artefacts/..%2f..%2fpeople")[0] == 404
+    assert ask("GET", f"/runs/{RUN}/artefacts/none")[0] == 404
+    world.write(world.data, RUN, "try-1/sacct.txt", b"changed")
+    assert ask("GET", f"/runs/{RUN}/artefacts/sacct.txt")[0] == 500
+
+
+def test_a_run_that_came_to_nothing_says_why(world, ask):
+    ask("POST", "/runs", ASKED)
+    world.write(world.jobs, RUN, "try-1/submitted.json", {})
+    assert ask("GET", f"/runs/{RUN}/log") == (200, "")
+    world.write(world.jobs, RUN, "try-1/ended.json", {"why": "TIMEOUT", "log": "the end"})
+    time.sleep(forwarder_people.FRESH_S + 0.1)
+    assert ask("GET", f"/runs/{RUN}")[1]["why"] == "TIMEOUT"
+    assert ask("GET", f"/runs/{RUN}/log") == (200, "the end")
+    assert ask("GET", f"/runs/{RUN}/artefacts") == (200, [])
+
+
+def test_a_store_that_is_away_is_said_with_the_next_step(ask, monkeypatch):
+    def away(*_):
+        raise StoreUnavailable("list runs/", "no answer", "try again later")
+
+    monkeypatch.setattr(DirectoryStore, "list", away)
+    problem = {"tried": "list runs/", "got": "no answer", "next": "try again later"}
+    assert ask("GET", "/runs") == (503, problem)
+
+
+def test_many_who_ask_at_once_share_a_listing(world, known):
+    person = next(iter(known.values()))
+    now, listings = [100.0], []
+    person.clock = lambda: now[0]
+    listing = person.jobs.store.list
+    object.__setattr__(person, "jobs", Jobs(person.jobs.store))
+    person.jobs.store.list = lambda *a: listings.append(1) or listing(*a)
+    world.done()
+    reads = []
+    read = person.jobs.store.get
+    person.jobs.store.get = lambda key, **more: reads.append(key) or read(key, **more)
+    for _ in range(50):
+        assert person.look(RUN).standing.state is RunState.DONE
+    once = [f"runs/{RUN}/{name}.json" for name in ("progress", "result")]
+    assert (len(listings), sorted(reads)) == (1, once)
+    now[0] += forwarder_people.FRESH_S + 0.01
+    person.look(RUN)
+    assert (len(listings), len(reads)) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "told"),
+    [
+        ("anna\n", 0o600, "line 1, names nobody"),
+        ("anna " + "a" * 63, 0o600, "line 1"),
+        (f"../x {'a' * 64}", 0o600, "line 1"),
+        (f"anna {'a' * 64}\nbea {'a' * 64}", 0o600, "line 2"),
+        (f"anna {'a' * 64}", 0o644, "can be read by others"),
+        ("\xe4", 0o600, "read who may ask"),
+    ],
+)
+def test_a_list_of_people_that_is_none_is_refused(tmp_path, text, mode, told):
+    file = tmp_path / "people"
+    file.write_text(text)
+    file.chmod(mode)
+    with pytest.raises(UsageError, match=told):
+        people(file, None, lambda user: Buckets(user, user, None, None))
+    with pytest.raises(UsageError, match="read who may ask"):
+        people(tmp_path / "none", None, lambda user: None)

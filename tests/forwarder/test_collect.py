@@ -1,0 +1,279 @@
+"""The forwarder's pass over buckets that are folders, its scrape and its command."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import captured
+import pytest
+from test_gauges import RUN, kept, scraped, values
+
+from kit.base import settings
+from kit.base.errors import NoSuchBucket, StoreUnavailable
+from kit.base.secret import Secret
+from kit.forwarder import collect as forwarder
+from kit.forwarder import gauges, services
+from kit.forwarder.collect import Buckets, Forwarder
+from kit.store.folder import DirectoryStore
+
+OTHER = "cloud-hpc-ba9876543210-2"
+OWN = "integration-forwarder-s0-c0-u1"
+SACCT = "slurm-22.05/sacct-completed.txt"
+
+
+class Buckets3:
+    """The buckets of one user and the forwarder's own; `forwarder()` makes one after a restart."""
+
+    def __init__(self, folder):
+        names = [f"integration-{role}-s0-c0-u1-anna" for role in ("submitter", "pipeline")]
+        self.jobs, self.data = (DirectoryStore(name, folder) for name in names)
+        self.own = DirectoryStore(OWN, folder)
+        self.jobs.ensure_bucket()
+        self.data.ensure_bucket()
+        self.settings = settings.load("sandbox", {"KIT_CACHE_DIR": str(folder)})
+        self.jobs_name = names[0]
+
+    def forwarder(self):
+        users = [Buckets("anna", self.jobs_name, self.jobs, self.data)]
+        return Forwarder(self.settings, users, self.own, OWN)
+
+    def write(self, store, run, name, content):
+        text = content if isinstance(content, bytes) else json.dumps({"schema": 1, **content})
+        data = text if isinstance(text, bytes) else text.encode()
+        return store.put(f"runs/{run}/{name}", data)
+
+    def done(self, run=RUN, **result):
+        """Everything that a finished run leaves."""
+        ours = kept(run)
+        self.write(self.jobs, run, "request.json", {})
+        self.write(self.jobs, run, "try-1/submitted.json", {})
+        self.write(self.jobs, run, "progress.json", {})
+        for name, stage in ours.stages.items():
+            self.write(self.data, run, f"{name}.json", stage)
+        self.write(self.jobs, run, "result.json", ours.result | result)
+
+
+@pytest.fixture
+def world(tmp_path):
+    return Buckets3(tmp_path)
+
+
+def rows(ours):
+    return scraped(ours.text)
+
+
+def test_without_any_bucket_there_are_no_gauges_and_no_error(tmp_path):
+    empty = Buckets3(tmp_path)
+    empty.jobs.delete_bucket()
+    empty.data.delete_bucket()
+    ours = empty.forwarder()
+    assert ours.once() == []
+    assert rows(ours) == []
+    assert b"# TYPE cloud_hpc_job_seff_metrics gauge" in ours.text
+
+
+def test_every_gauge_is_there_after_a_run_under_the_names_of_its_buckets(world):
+    world.done()
+    ours = world.forwarder()
+    assert ours.once(1.5) == []
+    found = rows(ours)
+    assert {name for name, _, _ in found} == set(gauges.LABELS)
+    assert values(found, gauges.SEFF, user="anna", jobkey=RUN)["BiUn"] == 23.17
+    assert values(found, gauges.JOB, collector=world.jobs_name)["ToRunSec"] == 417
+    passes = values(found, gauges.TASK, collector=OWN, group="forwarder-pass")
+    assert passes["ToWaiSec"] == 1.5
+    assert passes["ToTasSec"] == pytest.approx(1.5 + passes["ToRunSec"])
+
+
+def test_a_pass_that_finds_nothing_new_reads_nothing_and_leaves_no_trace(world, monkeypatch):
+    world.done()
+    ours = world.forwarder()
+    ours.once()
+    before = ours.text
+
+    def fail(*_, **__):
+        raise AssertionError("an object was read or written")
+
+    monkeypatch.setattr(DirectoryStore, "get", fail)
+    monkeypatch.setattr(DirectoryStore, "put", fail)
+    assert ours.once() == []
+    assert ours.text is before
+
+
+def test_the_gauges_survive_a_restart_once_each(world):
+    world.done()
+    world.done(OTHER)
+    first = world.forwarder()
+    first.once()
+    second = world.forwarder()
+    second.once()
+    labels = [(name, tuple(sorted(labels.items()))) for name, labels, _ in rows(second)]
+    assert len(labels) == len(set(labels))
+    assert {str(row) for row in rows(first)} <= {str(row) for row in rows(second)}
+
+
+def test_a_run_that_is_removed_and_a_bucket_that_is_removed_take_their_gauges_along(world):
+    world.done()
+    world.done(OTHER)
+    ours = world.forwarder()
+    ours.once()
+    for store in (world.jobs, world.data):
+        for info in list(store.list(f"runs/{OTHER}/")):
+            store.delete(info.key)
+    ours.once()
+    keys = {labels.get("jobkey", RUN) for _, labels, _ in rows(ours)}
+    assert keys == {RUN}
+    for store in (world.jobs, world.data):
+        for info in list(store.list()):
+            store.delete(info.key)
+        store.delete_bucket()
+    with pytest.raises(NoSuchBucket):
+        list(world.jobs.list())
+    ours.once()
+    assert {labels["collector"] for _, labels, _ in rows(ours)} == {OWN}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no JSON",
+        b"[" * 100_000,
+        b"[]",
+        b'{"schema": 2}',
+        b'{"schema": 1}',
+        b'{"schema": 1, "sacct": {"1": {"JobName": 7}}, "seff": {}, "job": {"id": 1}}',
+    ],
+)
+def test_a_damaged_run_costs_only_itself_and_is_told(world, content):
+    world.done()
+    world.done(OTHER)
+    world.write(world.jobs, OTHER, "result.json", content)
+    ours = world.forwarder()
+    problems = ours.once()
+    assert [OTHER in problem for problem in problems] == [True]
+    found = rows(ours)
+    assert values(found, gauges.SEFF, jobkey=RUN)["BiUn"] == 23.17
+    assert not [labels for _, labels, _ in found if OTHER in labels.values()]
+    world.done(OTHER)  # it was put right
+    assert ours.once() == []
+    assert values(rows(ours), gauges.SEFF, jobkey=OTHER)["BiUn"] == 23.17
+
+
+def test_sacct_rows_that_are_damaged_cost_only_that_run(world):
+    world.done()
+    damaged = kept().result["sacct"]
+    damaged["1"]["Elapsed"] = "\ufffd\ufffd:0x"
+    world.done(OTHER, sacct=damaged)
+    ours = world.forwarder()
+    assert len(ours.once()) == 1
+    assert values(rows(ours), gauges.SACCT, jobkey=RUN, row="1")["ElaSec"] == 417
+    assert values(rows(ours), gauges.SACCT, jobkey=OTHER) == {}
+
+
+def priced(world, text):
+    """A run whose seff does not say what it cost, with this sacct text kept beside it."""
+    result = kept().result
+    del result["seff"]["Non-Interactive BUs"]
+    at = world.write(world.data, RUN, "try-1/sacct.txt", text)
+    files = {"sacct.txt": {"key": at.key, "sha256": at.sha256, "bytes": at.size}}
+    world.done(seff=result["seff"], files=files)
+
+
+def test_units_are_priced_by_the_rates_where_seff_does_not_say_them(world):
+    text = captured.read("slurm-22.05/sacct-asked.txt")
+    priced(world, text.encode())
+    ours = world.forwarder()
+    assert ours.once() == []
+    assert values(rows(ours), gauges.SEFF)["BiUn"] >= 0
+
+
+def test_a_partition_without_a_price_has_no_units_and_all_the_rest(world):
+    world.settings = dataclasses.replace(world.settings, rates={})
+    priced(world, captured.read("slurm-22.05/sacct-asked.txt").encode())
+    ours = world.forwarder()
+    assert ours.once() == []
+    seff = values(rows(ours), gauges.SEFF)
+    assert seff["Nod"] == 2
+    assert "BiUn" not in seff
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"JobID|State\n1|2|3\n"])
+def test_a_damaged_sacct_text_costs_that_run(world, text):
+    priced(world, text)
+    world.done(OTHER)
+    ours = world.forwarder()
+    assert len(ours.once()) == 1
+    assert {labels.get("jobkey", OTHER) for _, labels, _ in rows(ours)} == {OTHER}
+
+
+def test_a_store_that_is_away_leaves_the_last_gauges(world, monkeypatch):
+    world.done()
+    ours = world.forwarder()
+    ours.once()
+    before = ours.text
+
+    def away(*_):
+        raise StoreUnavailable("list runs/")
+
+    monkeypatch.setattr(DirectoryStore, "list", away)
+    assert [world.jobs_name in problem for problem in ours.once()] == [True]
+    assert ours.text is before
+
+
+def test_the_newest_passes_are_kept_and_a_damaged_list_of_them_is_begun_anew(world):
+    ours = world.forwarder()
+    for number in range(1, forwarder.KEPT_PASSES + 4):
+        world.done(f"cloud-hpc-0123456789ab-{number}")
+        ours.once(float(number))
+    kept_passes = {
+        value
+        for name, labels, value in rows(ours)
+        if name == gauges.TASK and labels["group"] == "forwarder-pass"
+        if labels["metric"] == "ToWaiSec"
+    }
+    assert len(kept_passes) == forwarder.KEPT_PASSES
+    assert min(kept_passes) == 4
+    world.own.put(forwarder.PASSES, b'{"schema": 1, "passes": [{"id": 1}]}')
+    again = world.forwarder()
+    assert again.once() == []
+    assert len(json.loads(world.own.get(forwarder.PASSES))["passes"]) == 1
+
+
+def test_the_scrape_wants_the_token_and_has_nothing_beside_the_gauges(world):
+    world.done()
+    ours = world.forwarder()
+    ours.once()
+    secret = "t0ken-of-the-scrape-0123456789"
+
+    def get(path, **headers):
+        try:
+            with urlopen(Request(f"http://127.0.0.1:{port}{path}", headers=headers)) as answer:
+                return answer.status, answer.headers["content-type"], answer.read()
+        except HTTPError as err:
+            with err:
+                return err.code, "", err.read()
+
+    with services.served(services.metrics(ours, Secret(secret)), "127.0.0.1", 0) as port:
+        assert get("/metrics")[0] == 401
+        assert get("/metrics", Authorization="Bearer guess")[0] == 401
+        code, kind, text = get("/metrics", Authorization=f"Bearer {secret}")
+        assert (code, text) == (200, ours.text)
+        assert kind.startswith("text/plain; version=")
+        assert get("/docs", Authorization=f"Bearer {secret}")[0] == 404
+
+
+def test_the_command_prints_the_gauges_of_a_profile_of_ones_own(world, tmp_path):
+    world.done()
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "sites" / "own.toml").write_text(
+        f'[site]\nname = "own"\ntitle = "own"\n[store]\nkind = "directory"\nurl = "{tmp_path}"\n'
+    )
+    env = os.environ | {"KIT_SITES_DIR": str(tmp_path / "sites"), "LOGNAME": "anna"}
+    argv = [sys.executable, "-m", "kit", "forwarder", "--once", "--profile", "own"]
+    done = subprocess.run(argv, env=env, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert values(scraped(done.stdout), gauges.SEFF, user="anna")["BiUn"] == 23.17

@@ -1,0 +1,224 @@
+"""The five gauges: from the texts of a run to Prometheus text, and what a damaged one costs."""
+
+import copy
+import json
+import math
+
+import captured
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from kit.base.errors import DataError
+from kit.forwarder import gauges
+from kit.forwarder.gauges import Kept
+
+RUN = "cloud-hpc-0123456789ab-1"
+BUCKET = "integration-submitter-s0-c0-u1-anna"
+
+
+def published(name):
+    return json.loads(captured.read(f"slurm-mahti-2024/{name}"))
+
+
+def stage(name, start, end):
+    times = {"name": name, "start-time": start, "end-time": end, "total-seconds": end - start}
+    return {"time": times, "spans": {"environment": 12.5}}
+
+
+def kept(run=RUN, **changes):
+    """A run like the article's first one."""
+    trained = stage(gauges.TRAIN, 110.0, 994.0)
+    trained["training"] = {"name": "remote-model-training", "total-seconds": 271.85157}
+    trained["ray_job"] = {"name": "train-fmnist-cnn", "total-seconds": 278.46777}
+    result = {
+        "job": {"id": "3659617"},
+        "sacct": published("sacct-1.json"),
+        "seff": published("seff-1.json"),
+        "elapsed_s": 417,
+        "queued_s": 11.0,
+    }
+    facts = {
+        "user": "anna",
+        "collector": BUCKET,
+        "zone": "Europe/Helsinki",
+        "moments": {"request": 1000.0, "submitted": 1004.0, "result": 1440.0},
+        "result": result,
+        "stages": {
+            gauges.FIRST: stage(gauges.FIRST, 100.0, 105.0),
+            gauges.TRAIN: trained,
+            gauges.LAST: stage(gauges.LAST, 1000.0, 1010.0),
+        },
+    }
+    return Kept(run, **facts | changes)
+
+
+def scraped(text):
+    """What Prometheus gets: (gauge, labels as a dict, value)."""
+    return [
+        (one.name, dict(one.labels), one.value)
+        for family in text_string_to_metric_families(text.decode())
+        for one in family.samples
+    ]
+
+
+def values(rows, gauge, **labels):
+    return {
+        found["metric"]: value
+        for name, found, value in rows
+        if name == gauge and labels.items() <= found.items()
+    }
+
+
+def test_the_articles_job_gives_its_published_figures():
+    rows = scraped(gauges.expose(gauges.of_run(kept())))
+    job = values(rows, gauges.SACCT, row="1", jobid="3659617", user="anna", jobkey=RUN)
+    assert job == {
+        **{"RqCPUS": 2, "AcCPUS": 512, "RqNod": 2, "AcNod": 2, "TiLiSec": 1200, "ElaSec": 417},
+        **{"PlaSec": 11, "PlaCPUSec": 22, "CPUTiSec": 213504, "ToCPUSec": 310.966},
+        **{"SuTi": 1723473797, "StTi": 1723473808, "EnTi": 1723474225},
+    }
+    step = values(rows, gauges.SACCT, row="2", jobname="batch", partition="", state="CANCELLED")
+    assert step["AvCPUSec"] == 1
+    assert step["AvCPUFreqkhz"] == pytest.approx(351_330)
+    assert step["AvDiReByte"] == round(14.44 * 2**20)
+    assert step["AvDiWrByte"] == round(0.08 * 2**20)
+    assert "TiLiSec" not in step, "a text that is not there became a figure"
+    seff = values(rows, gauges.SEFF, state="CANCELLED-0", cluster="mahti", project="project_()")
+    assert seff == {
+        **{"Nod": 2, "CoPeNod": 256, "CPUUSec": 311, "CPUEffPe": 0.15, "CPUEffSec": 213504},
+        **{"JoWaClTISec": 417, "MemUtiByte": round(2.21 * 2**30), "MemEffPe": 11.04},
+        **{"MemEffByte": 20 * 2**30, "BiUn": 23.17},
+    }
+
+
+def test_the_times_are_of_the_job_the_pipeline_and_the_tasks():
+    rows = scraped(gauges.expose(gauges.of_run(kept())))
+    assert values(rows, gauges.JOB, collector=BUCKET, jobkey=RUN) == (
+        {"ToStaSec": 4, "ToConSec": 12.5, "ToRunSec": 417, "ToStoSec": 8}
+    )
+    parts = {
+        (labels["group"], labels["name"]): value
+        for name, labels, value in rows
+        if name == gauges.PIPELINE
+    }
+    assert parts == {
+        ("components", "cloud-hpc-preprocess"): 5,
+        ("components", "cloud-hpc-train"): 884,
+        ("components", "cloud-hpc-evaluate"): 10,
+        ("components", "cloud-hpc-pipeline"): 910,
+        ("ray-jobs", "remote-model-training"): 271.85157,
+        ("ray-jobs", "train-fmnist-cnn"): 278.46777,
+    }
+    assert values(rows, gauges.TASK, sampleid=RUN, group="training-job") == (
+        {"ToWaiSec": 23, "ToRunSec": 417, "ToTasSec": 440}
+    )
+
+
+def test_labels_are_exactly_those_that_dashboards_query():
+    rows = scraped(gauges.expose(gauges.of_run(kept())))
+    assert {name: set(labels) for name, labels, _ in rows} == {
+        "cloud_hpc_job_sacct_metrics": set(
+            ["user", "jobkey", "jobid", "row", "jobname", "partition", "state", "metric"]
+        ),
+        "cloud_hpc_job_seff_metrics": set(
+            ["user", "jobkey", "jobid", "project", "cluster", "state", "metric"]
+        ),
+        "cloud_hpc_job_time_metrics": {"collector", "jobkey", "metric"},
+        "cloud_hpc_pipeline_time_metrics": {"collector", "sampleid", "group", "name", "metric"},
+        "cloud_hpc_task_time_metrics": {"collector", "sampleid", "group", "metric"},
+    }
+
+
+def test_a_cancelled_run_shows_how_long_the_cancel_took_and_an_open_one_only_its_submission():
+    at = {"request": 10.0, "submitted": 12.0, "cancel": 50.0, "ended": 53.5}
+    rows = scraped(gauges.expose(gauges.of_run(kept(moments=at, result=None, stages={}))))
+    assert values(rows, gauges.JOB) == {"ToStaSec": 2, "ToCanSec": 3.5}
+    assert {name for name, _, _ in rows} == {gauges.JOB}
+
+
+def test_units_come_from_the_rates_where_seff_does_not_say_them():
+    result = kept().result
+    del result["seff"]["Non-Interactive BUs"]
+    rows = scraped(gauges.expose(gauges.of_run(kept(result=result, units=1.25))))
+    assert values(rows, gauges.SEFF)["BiUn"] == 1.25
+    rows = scraped(gauges.expose(gauges.of_run(kept(result=result))))
+    assert "BiUn" not in values(rows, gauges.SEFF)
+
+
+def test_quotes_newlines_and_backslashes_in_labels_arrive_as_they_are():
+    name = 'a "name"\nwith\\n} 1\ncloud_hpc_job_seff_metrics{metric="BiUn"} 7'
+    result = kept().result
+    result["sacct"]["1"]["JobName"] = name
+    rows = scraped(gauges.expose(gauges.of_run(kept(result=result))))
+    assert values(rows, gauges.SACCT, jobname=name, row="1")["AcNod"] == 2
+    assert values(rows, gauges.SEFF)["BiUn"] == 23.17
+
+
+def test_the_same_run_twice_is_there_once():
+    once = gauges.of_run(kept())
+    keys = [(name, tuple(sorted(labels.items()))) for name, labels, _ in scraped(
+        gauges.expose([*once, *once])
+    )]  # fmt: skip
+    assert len(keys) == len(set(keys)) == len(once)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (("sacct", "1", "Elapsed"), "banana"),
+        (("sacct", "1", "Submit"), "yesterday"),
+        (("sacct", "2", "AveDiskRead"), "14.44 elephants"),
+        (("sacct", "2", "AveCPUFreq"), "fast"),
+        (("sacct", "1", "AllocCPUS"), "-2"),
+        (("sacct", "1"), "a text"),
+        (("sacct",), ["a", "list"]),
+        (("sacct",), None),
+        (("seff", "State"), "\x00"),
+        (("seff", "CPU Efficiency"), "most of it"),
+        (("seff", "Non-Interactive BUs"), "many"),
+        (("seff",), None),
+        (("job",), "3659617"),
+        (("elapsed_s",), "long"),
+    ],
+)
+def test_a_damaged_text_is_told_as_such(path, text):
+    result = copy.deepcopy(kept().result)
+    place = result
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = text
+    with pytest.raises(DataError):
+        gauges.of_run(kept(result=result))
+
+
+@pytest.mark.parametrize("key", ["sacct", "seff", "job", "elapsed_s"])
+def test_a_result_that_lacks_a_part_is_told_as_damaged(key):
+    result = kept().result
+    del result[key]
+    with pytest.raises(DataError, match="its gauges are left out"):
+        gauges.of_run(kept(result=result))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0", 0), ("351.33M", 351_330), ("2.60G", 2.6e6), ("7K", 7), ("", None), ("Unknown", None)],
+)
+def test_frequencies_are_in_khz(text, value):
+    assert gauges.khz(text) == (None if value is None else pytest.approx(value))
+
+
+def test_a_time_limit_without_end_and_2k_cpus_are_read():
+    result = kept().result
+    result["sacct"]["1"] |= {"Timelimit": "UNLIMITED", "AllocCPUS": "2K"}
+    rows = values(scraped(gauges.expose(gauges.of_run(kept(result=result)))), gauges.SACCT, row="1")
+    assert math.isinf(rows["TiLiSec"])
+    assert rows["AcCPUS"] == 2048
+
+
+def test_a_thousand_runs_are_a_thousand_different_ones():
+    samples = []
+    for number in range(1, 1001):
+        samples += gauges.of_run(kept(f"cloud-hpc-0123456789ab-{number}"))
+    text = gauges.expose(samples)
+    lines = [line for line in text.splitlines() if not line.startswith(b"#")]
+    assert len(lines) == len(samples) == len(set(lines))

@@ -1,0 +1,189 @@
+"""The forwarder's schedule: what is sent, what is waited for, whose file is read."""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from click.testing import CliRunner
+
+from kit.base import secret as login
+from kit.base.errors import CredentialRefused, Unreachable, UsageError
+from kit.base.secret import Secret, read_private
+from kit.cli.forwarder import forwarder_group
+from kit.forwarder import schedule as forwarder_schedule
+from kit.forwarder.collect import PASS_S
+from kit.forwarder.schedule import TASK, LooksFirst, app_for, look, redis_url, secret_of, waited_s
+
+PASSWORD = "s3cret-of-redis-0123456789"
+
+
+@pytest.fixture
+def port():
+    """A port of this machine where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def away(port):
+    return Secret(f"redis://:{PASSWORD}@127.0.0.1:{port}/0")
+
+
+class Passes:
+    """A forwarder that counts."""
+
+    def __init__(self):
+        self.waited = []
+
+    def attempt(self, waited=0.0):
+        self.waited.append(waited)
+
+
+def file_of(tmp_path, monkeypatch, name, text, mode=0o600):
+    path = tmp_path / "secret"
+    path.write_bytes(text)
+    path.chmod(mode)
+    monkeypatch.setenv(name, str(path))
+
+
+def test_the_one_task_has_no_arguments_and_expires_with_its_interval():
+    app = app_for(Secret("memory://"), Passes())
+    assert app.conf.beat_schedule == {
+        TASK: {"task": TASK, "schedule": PASS_S, "options": {"expires": PASS_S}}
+    }
+    assert [name for name in app.tasks if not name.startswith("celery.")] == [TASK]
+    beat = LooksFirst(app)
+    assert set(beat.schedule) == {TASK}
+
+
+def test_messages_are_json_and_a_pickle_is_not_accepted(monkeypatch):
+    app = app_for(Secret("memory://"), Passes())
+    monkeypatch.setattr(forwarder_schedule, "look", lambda url: None)
+    beat = LooksFirst(app)
+    with app.connection() as link:
+        queue = link.SimpleQueue("forwarder")
+        beat.apply_entry(beat.schedule[TASK], producer=app.amqp.Producer(link))
+        message = queue.get(timeout=5)
+        assert message.content_type == "application/json"
+        args, kwargs, _ = json.loads(message.body)
+        assert (args, kwargs) == ([], {})
+        assert 0 <= waited_s(message.headers["expires"], PASS_S) < PASS_S
+    assert app.conf.accept_content == ["json"]
+    assert (app.conf.task_serializer, app.conf.result_serializer) == ("json", "json")
+    assert app.conf.result_backend is None
+
+
+def test_the_task_is_a_pass_and_tells_how_late_it_is():
+    ours = Passes()
+    app_for(Secret("memory://"), ours).tasks[TASK].apply()
+    assert ours.waited == [0.0]
+
+
+def test_how_late_a_pass_is_follows_from_when_it_expires():
+    now = datetime.now(UTC)
+    late = waited_s((now + timedelta(seconds=PASS_S - 3)).isoformat(), PASS_S)
+    assert late == pytest.approx(3, abs=0.5)
+    assert waited_s((now + timedelta(hours=1)).isoformat(), PASS_S) == 0
+    assert waited_s(None, PASS_S) == 0
+
+
+def test_a_redis_that_is_away_is_said_once_and_nothing_is_sent(away, caplog):
+    beat = LooksFirst(app_for(away, Passes()))
+    begin = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            beat.apply_entry(beat.schedule[TASK])
+    assert time.monotonic() - begin < 15, "Celery itself waits 19 s a time"
+    assert caplog.text.count("does not answer") == 1
+    assert PASSWORD not in caplog.text
+
+
+def test_a_redis_that_is_away_or_silent_is_unreachable_in_seconds(away):
+    with pytest.raises(Unreachable, match="Redis at 127.0.0.1:") as error:
+        look(away)
+    assert PASSWORD not in str(error.value)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://:{PASSWORD}@127.0.0.1:{silent.getsockname()[1]}/0"
+        with pytest.raises(Unreachable):
+            look(Secret(url))
+
+
+def test_a_redis_that_refuses_the_password_is_told_apart():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse():
+            link, _ = server.accept()
+            with link:
+                while link.recv(4096):
+                    link.sendall(b"-WRONGPASS invalid username-password pair\r\n")
+
+        threading.Thread(target=refuse, daemon=True).start()
+        with pytest.raises(CredentialRefused) as error:
+            look(Secret(f"redis://:{PASSWORD}@127.0.0.1:{server.getsockname()[1]}/0"))
+    assert PASSWORD not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "told"),
+    [
+        (b"", 0o600, "holds no"),
+        (b"redis://:a b@c:1/0", 0o600, "holds no"),
+        (b"redis://127.0.0.1:6379/0", 0o600, "with a password"),
+        (b"http://:p@127.0.0.1:6379/0", 0o600, "with a password"),
+        (b"\xff\xfe", 0o600, "read KIT_FORWARDER_REDIS"),
+        (b"redis://:p@127.0.0.1:6379/0", 0o640, "can be read by others"),
+    ],
+)
+def test_a_file_that_names_no_redis_is_refused(tmp_path, monkeypatch, text, mode, told):
+    file_of(tmp_path, monkeypatch, "KIT_FORWARDER_REDIS", text, mode)
+    with pytest.raises(UsageError, match=told) as error:
+        redis_url()
+    assert error.value.next_step
+
+
+def test_a_variable_that_is_not_set_is_told_with_what_belongs_there(monkeypatch):
+    monkeypatch.delenv("KIT_FLOWER_LOGIN", raising=False)
+    with pytest.raises(UsageError, match="KIT_FLOWER_LOGIN is not set") as error:
+        secret_of("KIT_FLOWER_LOGIN", "USER:PASSWORD")
+    assert "USER:PASSWORD" in error.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("uid", "flag", "readable"),
+    [(1000, os.ST_RDONLY, True), (1000, 0, False), (0, os.ST_RDONLY, False)],
+)
+def test_a_secret_that_root_lends_on_a_read_only_mount_is_read(
+    tmp_path, monkeypatch, uid, flag, readable
+):
+    path = tmp_path / "lent"
+    path.write_text("lent")
+    path.chmod(0o644)
+    usual = os.stat(path)
+    owned = os.stat_result([*usual[:4], 0, *usual[5:]])
+    monkeypatch.setattr(type(path), "stat", lambda self: owned)
+    monkeypatch.setattr(login.os, "getuid", lambda: uid)
+    flags = os.statvfs(path)
+    monkeypatch.setattr(
+        login.os, "statvfs", lambda _: os.statvfs_result([*flags[:8], flag, *flags[9:]])
+    )
+    if readable:
+        assert read_private(path, "read it", "") == "lent"
+    else:
+        with pytest.raises(UsageError, match="can be read by others"):
+            read_private(path, "read it", "")
+
+
+def test_the_command_is_a_group_of_three_and_itself():
+    said = CliRunner().invoke(forwarder_group, ["--help"]).output
+    assert [name for name in ("face", "worker", "flower", "--once") if name not in said] == []
+    for words in (["face"], ["worker"], ["flower"]):
+        out = CliRunner(env={"KIT_FORWARDER_PEOPLE": "", "KIT_FORWARDER_REDIS": ""}).invoke(
+            forwarder_group, words
+        )
+        assert isinstance(out.exception, UsageError), words
+        assert "KIT_FORWARDER" in str(out.exception)

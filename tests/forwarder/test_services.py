@@ -1,0 +1,213 @@
+"""The submitter's face and its command: who may ask, what is answered."""
+
+import json
+import os
+import subprocess
+import sys
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+import yaml
+from submitter_world import RUN, World
+
+from kit.base import settings
+from kit.base.errors import StoreUnavailable, UsageError
+from kit.base.secret import Secret
+from kit.cli.commands import submitter_group
+from kit.forwarder import services
+from kit.runs.requests import RunState
+
+TOKEN = "t0ken-of-the-face-0123456789"
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+@pytest.fixture
+def ask(world):
+    submitter = world.submitter()
+
+    def get(path, token=TOKEN, scheme="Bearer"):
+        headers = {} if token is None else {"Authorization": f"{scheme} {token}"}
+        try:
+            with urlopen(Request(f"http://127.0.0.1:{port}{path}", headers=headers)) as answer:
+                return answer.status, json.loads(answer.read())
+        except HTTPError as err:
+            with err:
+                return err.code, err.read().decode()
+
+    with services.served(services.face(submitter, Secret(TOKEN)), "127.0.0.1", 0) as port:
+        yield get
+
+
+@pytest.mark.parametrize("path", ["/runs", f"/runs/{RUN}", f"/runs/{RUN}/log"])
+@pytest.mark.parametrize("token", [None, "", "x" * 28, TOKEN[:-1], TOKEN + "x", "t\xf6ken"])
+def test_nothing_is_told_without_the_token(world, ask, path, token):
+    world.ask()
+    world.jobs.store.calls.clear()
+    code, text = ask(path, token)
+    assert code == 401
+    assert TOKEN not in text
+    assert RUN not in text
+    assert world.jobs.store.calls == []
+
+
+def test_the_token_of_another_scheme_is_none(ask):
+    assert ask("/runs", scheme="Basic")[0] == 401
+
+
+def test_no_path_beside_the_three_answers(ask):
+    assert [ask(path)[0] for path in ("/", "/docs", "/openapi.json", "/redoc")] == [404] * 4
+
+
+def test_a_run_is_seen_from_request_to_result(world, ask):
+    assert ask("/runs") == (200, [])
+    world.ask()
+    assert ask("/runs")[1] == [
+        {
+            "run": RUN,
+            "state": "REQUESTED",
+            "finished": False,
+            "when": RunState.REQUESTED.when,
+            "number": 1,
+        }
+    ]
+    assert ask(f"/runs/{RUN}/log")[1]["text"] == ""
+    submitter = world.submitter()
+    submitter.once()
+    world.play()
+    submitter.once()
+    code, one = ask(f"/runs/{RUN}")
+    assert (code, one["state"], one["progress"]["state"]) == (200, "SUBMITTED", "RUNNING")
+    world.until_finished(submitter)
+    one = ask(f"/runs/{RUN}")[1]
+    assert (one["state"], one["finished"], one["ended"]["job"]["state"]) == (
+        "DONE",
+        True,
+        "COMPLETED",
+    )
+    log = ask(f"/runs/{RUN}/log")[1]
+    assert log == {
+        "run": RUN,
+        "number": 1,
+        "text": "the job's log\n",
+        "offset": 14,
+        "finished": True,
+    }
+    assert ask(f"/runs/{RUN}/log?offset=10")[1]["text"] == "log\n"
+
+
+def test_the_end_of_a_failed_run_is_told_with_its_cause(world, ask):
+    world.ask()
+    world.site.sbatch = "refuse"
+    world.until_finished()
+    one = ask(f"/runs/{RUN}")[1]
+    assert one["state"] == "ENDED"
+    assert "Invalid partition" in one["ended"]["failure"]["got"]
+
+
+@pytest.mark.parametrize(
+    ("run", "code"),
+    [
+        ("cloud-hpc-ffffffffffff-1", 404),
+        ("local-0123456789ab-1", 422),
+        ("..%2F..%2Fetc%2Fpasswd", 404),
+        ("%24%28reboot%29", 422),
+        (f"{RUN}%0A", 422),
+    ],
+)
+def test_a_run_that_is_none_is_not_looked_for(world, ask, run, code):
+    world.ask()
+    assert ask(f"/runs/{run}")[0] == code
+    assert ask(f"/runs/{run}/log")[0] == code
+
+
+def test_a_store_that_is_away_is_told_with_the_next_step(world, ask):
+    world.jobs.store.away = StoreUnavailable("ask the store", "503", "wait")
+    code, text = ask("/runs")
+    assert code == 503
+    assert json.loads(text) == {"tried": "ask the store", "got": "503", "next": "wait"}
+
+
+def loaded(tmp_path):
+    return settings.load("sandbox", {"KIT_CACHE_DIR": str(tmp_path / "cache")})
+
+
+def test_a_token_is_made_once_for_oneself_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("KIT_FACE_TOKEN", raising=False)
+    first = services.face_token(loaded(tmp_path)).reveal()
+    assert services.face_token(loaded(tmp_path)).reveal() == first
+    assert len(first) >= services.LEAST
+    path = services.default_token(loaded(tmp_path))
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        (TOKEN, 0o644, "read by others"),
+        (TOKEN, 0o640, "read by others"),
+        ("", 0o600, "holds no token"),
+        ("short\n", 0o600, "holds no token"),
+        ("\xff" * 40, 0o600, "cannot read"),
+        (None, 0o600, "cannot read"),
+    ],
+)
+def test_a_token_file_that_is_none_is_refused(tmp_path, monkeypatch, content, mode, said):
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_text(content)
+        path.chmod(mode)
+    monkeypatch.setenv("KIT_FACE_TOKEN", str(path))
+    with pytest.raises(UsageError, match=said) as error:
+        services.face_token(loaded(tmp_path))
+    assert error.value.next_step
+    assert TOKEN not in str(error.value)
+
+
+def test_a_port_that_is_taken_is_told(world):
+    app = services.face(world.submitter(), Secret(TOKEN))
+    with services.served(app, "127.0.0.1", 0) as port:
+        second = services.served(app, "127.0.0.1", port)
+        with pytest.raises(UsageError, match=f"listen at 127.0.0.1:{port}"):
+            second.__enter__()
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        ('{ # cut\n "HPC_KEY": "k"', 0o600, "is no JSON"),
+        ('{ # one\n "HPC_KEY": "k"}', 0o600, "CLOUD_ENVIROMENT is missing"),
+        ("{}", 0o644, "read by others"),
+    ],
+)
+def test_a_wrong_secrets_file_ends_the_submitter_at_once_with_a_reason(
+    tmp_path, content, mode, said
+):
+    path = tmp_path / "compose-secrets.json"
+    path.write_text(content)
+    path.chmod(mode)
+    environ = {**os.environ, "KIT_COMPOSE_SECRETS": str(path)}
+    argv = [sys.executable, "-m", "kit", "submitter", "--once"]
+    done = subprocess.run(argv, capture_output=True, text=True, env=environ)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "next:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_stack_starts_this_command_and_publishes_its_port_to_this_machine_alone():
+    text = (settings.ROOT / "env/submitter/stack.yaml").read_text()
+    stack = yaml.safe_load(text.replace("${SUBMITTER_PROFILE:?name a profile}", "sandbox"))
+    service = stack["services"]["submitter"]
+    assert service["command"][0] == "kit"
+    with submitter_group.make_context("submitter", service["command"][2:]) as ctx:
+        assert (ctx.params["profile"], ctx.params["once"]) == ("sandbox", False)
+        assert service["ports"] == [f"127.0.0.1:{ctx.params['port']}:{services.PORT}"]
+    assert set(service["secrets"]) == set(stack["secrets"])
+    files = [v for v in service["environment"].values() if v.startswith("/run/secrets/")]
+    assert {path.rpartition("/")[2] for path in files} <= set(service["secrets"])
+    assert not [word for word in service["command"] if "token" in word.lower()]

@@ -1,0 +1,233 @@
+"""Tunnels of live runs as services of a cluster: against a stub of its API server."""
+
+import dataclasses
+
+import pytest
+from api_server import TOKEN, ApiServer, serving
+from kubernetes import client
+from memory_store import MemoryStore
+from test_collect import Buckets3
+
+from kit.base import settings
+from kit.base.errors import KitError, Unreachable
+from kit.forwarder import tunnels
+from kit.forwarder.tunnels import NAMESPACE, Cluster, Tunnel
+from kit.runs.requests import Jobs, token
+
+RUN = "cloud-hpc-0123456789ab-1"
+KEY = token(RUN, 1)
+NAME = f"anna-{KEY}-ray"
+
+
+@pytest.fixture
+def server():
+    return ApiServer()
+
+
+@pytest.fixture
+def now():
+    return [1000.0]
+
+
+@pytest.fixture
+def cluster(server, now):
+    with serving(server) as url:
+        yield cluster_at(url, lambda: now[0])
+
+
+def cluster_at(url, clock=lambda: 0.0, bearer=TOKEN):
+    config = client.Configuration(host=url, api_key={"authorization": f"Bearer {bearer}"})
+    config.retries = 0
+    api = client.ApiClient(config)
+    return Cluster(client.CoreV1Api(api), client.DiscoveryV1Api(api), clock)
+
+
+def a_tunnel(port=8280, user="anna", run=RUN):
+    key = token(run, 1)
+    return Tunnel(user, run, key, "10.1.2.3", port, f"{user}-{key}-ray")
+
+
+def test_a_tunnel_is_a_service_without_selector_that_leads_to_the_vm(server, cluster):
+    cluster.publish([a_tunnel(8281)])
+    (service,), (piece,) = (list(found.values()) for found in server.objects.values())
+    assert service["metadata"]["name"] == piece["metadata"]["name"] == NAME
+    assert service["metadata"]["namespace"] == piece["metadata"]["namespace"] == NAMESPACE
+    assert "selector" not in service["spec"]
+    assert service["spec"]["ports"] == [
+        {"name": "http", "port": 8280, "targetPort": 8281, "protocol": "TCP"}
+    ]
+    assert piece["metadata"]["labels"]["kubernetes.io/service-name"] == NAME
+    assert piece["addressType"] == "IPv4"
+    assert piece["endpoints"] == [{"addresses": ["10.1.2.3"], "conditions": {"ready": True}}]
+    assert piece["ports"] == [{"name": "http", "port": 8281, "protocol": "TCP"}]
+    assert a_tunnel().url == f"http://{NAME}.forwarder-imports:8280"
+
+
+def test_nothing_is_asked_again_until_something_changes_or_a_minute_is_over(server, cluster, now):
+    cluster.publish([a_tunnel()])
+    before = len(server.calls)
+    cluster.publish([a_tunnel()])
+    assert len(server.calls) == before
+    del server.objects["services"][NAME]  # somebody else's doing
+    now[0] += tunnels.LOOK_AGAIN_S + 1
+    cluster.publish([a_tunnel()])
+    assert [call[0] for call in server.calls[before:]] == ["list", "list", "create"]
+
+
+def test_another_port_changes_both_and_an_ended_run_takes_both_away(server, cluster):
+    theirs = {"kind": "Service", "metadata": {"name": "theirs", "labels": {"app": "x"}}}
+    server.objects["services"]["theirs"] = theirs
+    other = a_tunnel(8282, run="cloud-hpc-ba9876543210-1")
+    cluster.publish([a_tunnel(), other])
+    cluster.publish([a_tunnel(8285), other])
+    assert server.objects["services"][NAME]["spec"]["ports"][0]["targetPort"] == 8285
+    assert server.objects["services"][NAME]["spec"]["clusterIP"], "what it got stays"
+    assert server.objects["endpointslices"][NAME]["ports"][0]["port"] == 8285
+    assert [call for call in server.calls if call[0] == "patch"] == [
+        ("patch", "endpointslices", NAME),
+        ("patch", "services", NAME),
+    ]
+    cluster.publish([other])
+    assert set(server.objects["services"]) == {other.service, "theirs"}
+    assert set(server.objects["endpointslices"]) == {other.service}
+    cluster.publish([])
+    assert set(server.objects["services"]) == {"theirs"}
+
+
+def test_what_an_earlier_forwarder_left_is_found_and_removed(server, cluster, now):
+    cluster.publish([a_tunnel()])
+    Cluster(cluster.core, cluster.discovery, lambda: now[0]).publish([])
+    assert server.objects == {"services": {}, "endpointslices": {}}
+
+
+def test_one_that_is_refused_costs_no_other_and_is_tried_by_the_next_pass(server, cluster):
+    bad, good = a_tunnel(user="1anna"), a_tunnel(8281)
+    with pytest.raises(KitError, match="create service 1anna-.* 422") as error:
+        cluster.publish([bad, good])
+    assert "access.yaml" in error.value.next_step
+    assert list(server.objects["services"]) == [NAME]
+    before = len(server.calls)
+    with pytest.raises(KitError):
+        cluster.publish([bad, good])
+    assert len(server.calls) > before
+    cluster.publish([good])
+
+
+@pytest.mark.parametrize(("verb", "code"), [("create", 409), ("delete", 404)])
+def test_two_forwarders_do_each_other_no_harm(server, cluster, verb, code):
+    if verb == "delete":
+        cluster.publish([a_tunnel()])
+    server.refuses[verb, NAME] = code
+    cluster.publish([] if verb == "delete" else [a_tunnel()])
+    assert (verb, "services", NAME) in server.calls
+
+
+def test_another_namespace_and_another_kind_of_object_are_not_ours(server, cluster, monkeypatch):
+    monkeypatch.setattr(tunnels, "NAMESPACE", "kubeflow")
+    with pytest.raises(KitError, match="list service: 403"):
+        cluster.publish([a_tunnel()])
+    with pytest.raises(client.exceptions.ApiException) as error:
+        cluster.core.list_namespaced_secret("forwarder-imports")
+    assert error.value.status == 403
+
+
+def test_a_pod_without_its_token_and_a_server_that_is_away_are_told(server):
+    with serving(server) as url, pytest.raises(KitError, match="401"):
+        cluster_at(url, bearer="another").publish([a_tunnel()])
+    with pytest.raises(Unreachable):
+        cluster_at(url).publish([a_tunnel()])
+
+
+# Which are live.
+
+
+@pytest.fixture
+def jobs():
+    return Jobs(MemoryStore())
+
+
+def profile(runner="local", **cloud):
+    loaded = settings.load("sandbox")
+    return dataclasses.replace(
+        loaded, cloud=dataclasses.replace(loaded.cloud, runner=runner, **cloud)
+    )
+
+
+def submitted(jobs, window, run=RUN):
+    jobs.write(run, "request", {})
+    jobs.write(run, "try-1/submitted", {})
+    jobs.write(run, "progress", {"state": "RUNNING", "tunnel": window})
+
+
+def live(jobs, loaded):
+    return tunnels.live(loaded, "anna", jobs, jobs.standings().values())
+
+
+def test_in_the_sandbox_a_live_tunnel_is_a_local_address(jobs):
+    submitted(jobs, {"address": "127.0.0.13", "port": 8283})
+    (found,) = live(jobs, profile())
+    assert (found.run, found.key, found.url) == (RUN, KEY, "http://127.0.0.13:8283")
+    assert live(jobs, profile("cluster"))[0].service == NAME
+
+
+def test_the_address_is_the_profiles_whatever_a_run_says(jobs):
+    submitted(jobs, {"address": "169.254.169.254", "port": 8280})
+    assert live(jobs, profile("cluster", tunnel_address="10.1.2.3"))[0].address == "10.1.2.3"
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        None, {"barred": "no"}, "8280", [8280], {"port": "8280"}, {"port": 22}, {"port": True},
+        {"port": 8290}, {"port": 8280.0}, {},
+    ],
+)  # fmt: skip
+def test_what_is_no_tunnel_is_not_published(jobs, window):
+    submitted(jobs, window)
+    assert live(jobs, profile()) == []
+
+
+@pytest.mark.parametrize("name", ["result", "try-1/ended", "cancel", "refused"])
+def test_a_run_that_is_over_has_no_tunnel(jobs, name):
+    submitted(jobs, {"address": "127.0.0.13", "port": 8280})
+    jobs.write(RUN, name, {})
+    assert live(jobs, profile()) == []
+
+
+def test_a_profile_without_a_vm_has_no_tunnels(jobs):
+    submitted(jobs, {"address": "127.0.0.13", "port": 8280})
+    assert live(jobs, profile(tunnel_address="")) == []
+    assert live(jobs, dataclasses.replace(profile(), cloud=None)) == []
+
+
+# The forwarder's pass.
+
+
+def test_the_pass_publishes_what_is_live_and_says_what_the_cluster_refuses(
+    tmp_path, server, cluster
+):
+    world = Buckets3(tmp_path)
+    world.settings = profile("cluster", tunnel_address="10.1.2.3")
+    ours = world.forwarder()
+    ours.cluster = cluster
+    for name in ("request", "try-1/submitted"):
+        world.write(world.jobs, RUN, f"{name}.json", {})
+    world.write(world.jobs, RUN, "progress.json", {"tunnel": {"port": 8281}})
+    assert ours.once() == []
+    assert list(server.objects["services"]) == [NAME]
+    world.write(world.jobs, RUN, "try-1/ended.json", {})
+    server.refuses["delete", NAME] = 500
+    (problem,) = ours.once()
+    assert "delete service" in problem
+    server.refuses.clear()
+    assert ours.once() == []
+    assert server.objects == {"services": {}, "endpointslices": {}}
+
+
+def test_only_a_pod_of_a_cluster_publishes(monkeypatch, caplog):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert tunnels.cluster_of(profile("cluster")) is None
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    assert tunnels.cluster_of(profile("local")) is None
+    assert tunnels.cluster_of(profile("cluster")) is None, "this machine has no pod's token"
+    assert "no tunnels are published" in caplog.text

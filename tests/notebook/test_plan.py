@@ -1,0 +1,136 @@
+"""`kit plan`: nobody is asked, nothing is done, and all that a run would do is said."""
+
+import getpass
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from kit.base import settings
+from kit.base.errors import UsageError
+from kit.base.profiles import Site
+from kit.base.ssh import SSHHost
+from kit.notebook import cloud_hpc as experiment_cloud_hpc
+from kit.notebook import plan
+from kit.runs.requests import Request
+from kit.store import keystone as credentials
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    environ = {"KIT_SANDBOX_DIR": str(tmp_path / "nothing"), "KIT_RESULTS_DIR": str(tmp_path)}
+    return settings.load("sandbox", environ)
+
+
+def text(loaded, target):
+    return "\n".join(f"{title}\n{body}" for title, body in plan.sections(loaded, target, NOW))
+
+
+def test_a_plan_needs_no_account_no_network_and_does_nothing(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("somebody was asked"))
+    assert "in the notebook's own process" in text(loaded, "local")
+    assert "preprocess-train, evaluate by kfp.local" in text(loaded, "cloud")
+    shown = text(loaded, "cloud-hpc")
+    assert "at most 0.5 node-hours: 2 node(s) of small for at most 00:15:00" in shown
+    assert "sbatch --parsable --export=NIL" in shown
+    assert "#SBATCH --account=project_2001234" in shown
+    assert "integration-submitter-s0-c0-u1-<user>" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_script_is_the_one_that_a_request_gives(loaded):
+    request = Request("cloud-hpc-0123456789ab-1", "a" * 64, configured=False)
+    made = plan.batch(loaded, request)
+    assert "a" * 64 in made.script
+    assert made.argv[-1] == f"{loaded.hpc.project_dir}/kit/tries/000000000000/job.sh"
+    assert " no || exit" in made.script
+    by_ssh = replace(loaded, hpc=replace(loaded.hpc, env_in="login"))
+    assert "venvs/made-by-ssh" in plan.batch(by_ssh, request).script
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (3600, "to the job's end: lasts"),
+        (300, "ends 10 min too early: what was submitted goes on, the kit waits for a new one"),
+        (-60, "it has ended; renewed kit sandbox up"),
+        (None, "there is no certificate; renewed kit sandbox up"),
+    ],
+)
+def test_the_certificate_is_held_against_the_end_of_the_job(loaded, monkeypatch, left, words):
+    monkeypatch.setattr(SSHHost, "valid_until", lambda _: None if left is None else NOW + left)
+    assert words in text(loaded, "cloud-hpc")
+
+
+def test_the_notebook_holds_every_credential_against_the_end_of_the_job(loaded, monkeypatch):
+    token = credentials.Credential("token", NOW + 60, 60.0, "by itself")
+    monkeypatch.setattr(credentials, "clock", lambda _: [token, replace(token, valid_until=None)])
+    monkeypatch.setattr("time.time", lambda: NOW)
+    made = []
+    opened = SimpleNamespace(store=SimpleNamespace(ensure_bucket=lambda: made.append(1)))
+    run = SimpleNamespace(settings=loaded)
+    work = SimpleNamespace(run=run, jobs=opened, objects=opened)
+    short, endless = experiment_cloud_hpc.show_credentials(work)["to the job's end"]
+    assert short.startswith("ends 14 min too early")
+    assert short.endswith("renewed by itself")
+    assert (endless, len(made)) == ("lasts", 2)
+
+
+def test_a_profile_that_cannot_do_it_is_refused_with_the_reason(loaded):
+    closed = replace(loaded, site=Site("old", "Old", closed="closed in 2026: use new"))
+    for wrong, target, words in [
+        (closed, "cloud-hpc", "closed in 2026: use new"),
+        (replace(loaded, hpc=None), "cloud-hpc", "no section .hpc."),
+        (replace(loaded, store=None), "cloud", "no section .store."),
+        (replace(loaded, hpc=replace(loaded.hpc, partition="a b")), "cloud-hpc", "partition"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            plan.sections(wrong, target, NOW)
+
+
+def test_the_command_prints_it():
+    argv = [sys.executable, "-m", "kit", "plan"]
+    done = subprocess.run([*argv, "cloud-hpc"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# what would happen\n")
+    assert subprocess.run([*argv, "moon"], capture_output=True).returncode == 2
+
+
+@pytest.mark.sandbox
+def test_the_sandboxs_certificate_is_named_with_its_end(sandbox):
+    (shown,) = [s for t, s in plan.sections(settings.load("sandbox"), "cloud-hpc", time.time())
+                if t == "credentials"]  # fmt: skip
+    assert "ssh certificate for hpc: until 20" in shown
+    assert shown.count("lasts") == 1
+
+
+@pytest.mark.parametrize("name", ["roihu", "lumi", "slurm"])
+def test_the_plan_of_a_site_needs_no_account_and_is_the_one_expected(name, monkeypatch, tmp_path):
+    """The golden texts were checked by hand against the sites' own documents; no script in them."""
+    monkeypatch.setattr(SSHHost, "valid_until", lambda _: None)
+    environ = {"KIT_RESULTS_DIR": "/results", "KIT_ENV_FILE": "/none"}
+    if name == "slurm":  # its six values as somebody may fill them in
+        text = (settings.SITES / "slurm.toml").read_text()
+        for value in ("/store", "login", "project", "long", "/shared/me", "python3.11"):
+            text = re.sub(r'"<[^>]+>"', f'"{value}"', text, count=1)
+        (tmp_path / "slurm.toml").write_text(text)
+        environ["KIT_SITES_DIR"] = str(tmp_path)
+    site = settings.load(name, environ)
+    *parts, (_, script) = plan.sections(site, "cloud-hpc", NOW)
+    asked = "\n".join(line for line in script.splitlines() if line.startswith("#SBATCH"))
+    shown = "\n\n".join(f"# {title}\n\n{body}" for title, body in [*parts, ("asked", asked)])
+    shown = shown.replace(f"-u1-{getpass.getuser()},", "-u1-<user>,")
+    shown = shown.replace(f"-u1-{getpass.getuser()}\n", "-u1-<user>\n")
+    golden = settings.ROOT / "tests" / "golden" / f"plan-{name}.txt"
+    assert shown + "\n" == golden.read_text()
+
+
+def test_the_closed_site_is_refused_with_its_sentence_and_a_pointer():
+    with pytest.raises(UsageError, match="use --profile roihu"):
+        plan.sections(settings.load("mahti", {}), "cloud-hpc", NOW)

@@ -1,0 +1,77 @@
+"""What `make reproduce` runs, and what it says where the sandbox cannot be had."""
+
+import pytest
+from kit_sandbox import sandbox
+
+from kit.base import settings
+from kit.base.errors import Busy, UsageError
+from kit.report import reproduce
+from kit.runs import notebooks
+
+NEEDS = UsageError("packages are missing", "slurmctld", "sudo kit sandbox install")
+
+
+@pytest.fixture
+def ran(tmp_path, monkeypatch):
+    """The notebooks that were run, with their parameters; nothing is executed."""
+    names = []
+    monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
+    monkeypatch.setattr(
+        notebooks, "run", lambda _settings, name, values: names.append((name, values))
+    )
+    monkeypatch.setattr(sandbox, "up", lambda _settings, _say: None)
+    return names
+
+
+def run(said):
+    return reproduce.reproduce(settings.load("sandbox"), said.append)
+
+
+def test_every_notebook_is_run_in_order_and_table_and_certificate_end_it(ran, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    said = []
+    assert run(said) == 0
+    assert ran == [
+        ("local", {}),
+        ("cloud", {}),
+        ("cloud-hpc", {"configured": False}),
+        ("cloud-hpc", {"configured": True}),
+        ("Notebook_Size_Comparison", {}),
+        ("report", {}),
+    ]
+    table, certificate, page = said[-3:]
+    assert "training s" in table
+    assert "Reproduction certificate: " in certificate
+    assert page.endswith("certificate.html")
+
+
+@pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 1)])
+def test_without_the_sandboxs_packages_the_rest_runs_and_the_command_is_named(
+    ran, monkeypatch, ci, code
+):
+    def missing(_settings, _say):
+        raise NEEDS
+
+    monkeypatch.setattr(sandbox, "up", missing)
+    monkeypatch.setenv("CI", ci)
+    said = []
+    assert run(said) == code
+    assert [name for name, _ in ran] == ["local", "Notebook_Size_Comparison", "report"]
+    assert "Not run: cloud; cloud-hpc, configured = False; cloud-hpc, configured = T" in said[-1]
+    assert "sudo kit sandbox install" in said[-1]
+
+
+def test_another_fault_of_the_sandbox_is_not_taken_for_missing_packages(ran, monkeypatch):
+    def broken(_settings, _say):
+        raise Busy("port 5000 is taken")
+
+    monkeypatch.setattr(sandbox, "up", broken)
+    with pytest.raises(Busy, match="port 5000"):
+        run([])
+    assert ran == []
+
+
+def test_the_summary_of_a_run_on_stand_in_data_says_so():
+    record = {"run": "local-a-1", "figures": {"accuracy": 0.5}, "data": {"warning": "STAND-IN"}}
+    assert reproduce.summary(record) == "  local-a-1: accuracy 0.5\n  !!! STAND-IN"
+    assert reproduce.summary(None) == "  done"

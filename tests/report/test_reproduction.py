@@ -1,0 +1,125 @@
+"""The reproduction certificate: green, amber and red, each by its rule."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from kit.base import files as records
+from kit.base import settings
+from kit.report import reproduction as certificate
+
+TIME = {"name": "x", "start-time": 1.0, "end-time": 2.0, "total-seconds": 1555.0}
+CLASSES = {f"class-{kind}": [0.5] * 10 for kind in certificate.KINDS}
+OFFICIAL = {"title": certificate.DATA}
+NAME = "local/artifacts/local_metrics.json"
+
+
+@pytest.fixture
+def loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
+    return settings.load("sandbox")
+
+
+def metrics(accuracy, seconds):
+    performance = {"name": "cnn", "accuracy": accuracy, "precision": 0.5, "recall": 0.5, **CLASSES}
+    return {"performance": performance, "time": {**TIME, "total-seconds": seconds}}
+
+
+def publish(loaded, content, data=OFFICIAL, target="local", name=NAME, **parameters):
+    """Publish a file as a run does: the file, the manifest, a line of the history."""
+    records.write_json(loaded.profile_dir / name, content)
+    sha = records.sha256_of((loaded.profile_dir / name).read_bytes())
+    path = loaded.profile_dir / "manifest.json"
+    manifest = records.read_json(path) if path.exists() else {}
+    records.write_json(path, {**manifest, name: {"run": f"{target}-1", "sha256": sha}})
+    line = {"run": f"{target}-1", "target": target, "data": data, "host": {"cpu": "A CPU"},
+            "parameters": {"epochs": 5, **parameters}, "profile": "sandbox",
+            "figures": {"slurm_bu": 0.07}}  # fmt: skip
+    records.append_history(loaded.profile_dir / "history.jsonl", line)
+
+
+def rows(loaded, name=NAME):
+    return {row["figure"]: row for row in certificate.make(loaded) if row["file"] == name}
+
+
+def test_a_run_that_agrees_is_green(loaded):
+    publish(loaded, metrics(0.8925, 1700.0))  # 0.8860 to 0.8985 meets 0.8824 to 0.8947
+    found = rows(loaded)
+    assert [row[""] for row in found.values()] == ["green", "green"]
+    assert (found["accuracy"]["published"], found["accuracy"]["new"]) == ("0.8887", "0.8925")
+
+
+def test_a_difference_with_a_reason_is_amber_and_the_reasons_are_named(loaded):
+    publish(loaded, metrics(0.41, 0.9), data={"title": "own files 720 + 180"}, epochs=2)
+    found = rows(loaded)
+    assert [row[""] for row in found.values()] == ["amber", "amber"]
+    assert found["accuracy"]["why it differs"] == (
+        "data: own files 720 + 180, not official 60,000 + 10,000; epochs 2, not 5"
+    )
+    assert found["training_s"]["why it differs"].endswith("hardware: A CPU")
+
+
+def test_a_difference_without_a_reason_is_red(loaded):
+    publish(loaded, metrics(0.80, 1555.0))
+    found = rows(loaded)
+    assert (found["accuracy"][""], found["accuracy"]["why it differs"]) == ("red", "")
+    assert found["training_s"][""] == "green"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c["performance"].pop("recall"), "performance lacks 'recall'"),
+        (lambda c: c["time"].update({"total-seconds": "1"}), "total-seconds is no float"),
+        (lambda c: c["performance"].update({"class-recall": [0.5] * 9}), "no list of 10"),
+        (lambda c: c.update(time=[]), "time is no table"),
+    ],
+)
+def test_another_shape_is_red_and_says_where(loaded, change, said):
+    content = metrics(0.8887, 1555.0)
+    change(content)
+    publish(loaded, content)
+    row = rows(loaded)["accuracy"]
+    assert row[""] == "red"
+    assert said in row["shape"]
+
+
+def test_a_file_that_was_changed_cut_or_not_made_is_red(loaded):
+    assert rows(loaded)["accuracy"]["shape"] == "missing"
+    publish(loaded, metrics(0.8887, 1555.0))
+    path = loaded.profile_dir / NAME
+    path.write_text(path.read_text() + " ")
+    assert "changed after its run" in rows(loaded)["accuracy"]["shape"]
+    path.write_text("{")
+    assert "is not JSON" in rows(loaded)["accuracy"]["shape"]
+
+
+def test_the_bill_stands_beside_seffs_file(loaded):
+    name = "cloud-hpc/artifacts/seff-1.json"
+    publish(loaded, dict.fromkeys(certificate.SEFF, "x"), target="cloud-hpc", name=name)
+    row = rows(loaded, name)["slurm_bu"]
+    assert (row[""], row["published"], row["new"]) == ("amber", "23.1700", "0.0700")
+    assert "profile sandbox" in row["why it differs"]
+
+
+def test_every_published_file_has_a_row():
+    published = {file.path for file in certificate.files()}
+    assert len(published) == 13
+    folder = os.environ.get("KIT_TEST_DATA")
+    if folder:  # the published files are at hand: each has the shape that is asked for
+        for file in certificate.files():
+            path = Path(folder) / "article" / file.path
+            if path.exists():
+                assert certificate.differs(json.loads(path.read_text()), file.shape) == ""
+
+
+def test_the_text_and_the_page_have_the_rule_and_the_colours(loaded):
+    publish(loaded, metrics(0.8887, 0.9), data={"title": "<b> 1 + 1"})
+    text, path = certificate.write(loaded)
+    assert text.startswith("Reproduction certificate: 1 green, 1 amber, ")
+    page = path.read_text()
+    for said in ("green: the published shape", 'class="amber"', 'class="red"', "&lt;b&gt; 1 + 1"):
+        assert said in page, said
+    assert "<b>" not in page

@@ -1,0 +1,198 @@
+"""A run asked for and followed through the forwarder's face, with the face itself on folders."""
+
+import contextlib
+import dataclasses
+import http.server
+import threading
+import time
+
+import pytest
+import test_api as test_forwarder_face
+from test_api import ANNA, BEA, RUN
+
+from kit.base import settings
+from kit.base.errors import (
+    Busy,
+    CredentialRefused,
+    NoSuchObject,
+    StoreUnavailable,
+    Unreachable,
+    UsageError,
+)
+from kit.base.secret import Secret
+from kit.forwarder import services
+from kit.forwarder.api import face
+from kit.runs import hpc_stages
+from kit.runs.client import FaceJobs, face_of
+from kit.runs.follow import TrainingFailed, follow
+from kit.runs.requests import Jobs, Request, RunState
+from kit.store.folder import DirectoryStore
+
+world, known = test_forwarder_face.world, test_forwarder_face.known
+REQUEST = Request(RUN, "a" * 64)
+
+
+@pytest.fixture
+def port(known):
+    with services.served(face(known), "127.0.0.1", 0) as port:
+        yield port
+
+
+def client(port, token=ANNA, wait_s=0.2):
+    return FaceJobs(f"http://127.0.0.1:{port}", Secret(token), wait_s)
+
+
+def test_a_run_is_asked_for_once_followed_and_its_result_read(world, port):
+    ours, said = client(port), []
+    later = threading.Timer(0.5, world.done)
+    later.start()
+    result = follow(ours, RUN, 60, said.append, sleep=lambda _: None, ask=lambda: ours.ask(REQUEST))
+    later.join()
+    assert result == Jobs(world.jobs).read(RUN, "result")
+    assert said[0] == RunState.REQUESTED.when
+
+
+def test_a_change_ends_the_wait_at_once(world, port):
+    ours = client(port, wait_s=30)
+    ours.ask(REQUEST)
+    ours.standing(RUN)
+    begin, later = time.monotonic(), threading.Timer(0.3, world.done)
+    later.start()
+    assert ours.standing(RUN).state is RunState.DONE
+    assert ours.standing(RUN).state is RunState.DONE  # what is final is not waited for
+    later.join()
+    assert time.monotonic() - begin < 25
+
+
+def test_a_failed_try_is_told_as_by_the_store(world, port):
+    ours = client(port)
+    ours.ask(REQUEST)
+    jobs = Jobs(world.jobs)
+    failure = {"cause": "the driver was killed", "got": "-9", "next": "n", "traceback": "Tr"}
+    jobs.write(RUN, "try-1/ended", {"why": "w", "failure": failure, "log": "end"})
+    errors = []
+    for each in (ours, jobs):
+        with pytest.raises(TrainingFailed) as error:
+            follow(each, RUN, 60, lambda _: None)
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
+    assert "the driver was killed" in errors[0]
+
+
+def test_a_forwarder_that_goes_away_and_comes_back_is_waited_for(known, world):
+    def free():
+        with services.served(face(known), "127.0.0.1", 0) as port:
+            return port
+
+    ours, said, faces = client(free()), [], contextlib.ExitStack()
+
+    def pause(_):
+        pauses.append(1)
+        number = int(ours.url.rpartition(":")[2])
+        if len(pauses) == 3:
+            faces.enter_context(services.served(face(known), "127.0.0.1", number))
+        if len(pauses) == 5:
+            faces.close()
+        if len(pauses) == 7:
+            world.done()
+            faces.enter_context(services.served(face(known), "127.0.0.1", number))
+        assert len(pauses) < 40
+
+    pauses = []
+    with faces:
+        result = follow(ours, RUN, 600, said.append, sleep=pause, ask=lambda: ours.ask(REQUEST))
+    assert result["sacct"]
+    assert len([text for text in said if "no answer, asked again: ask the forwarder" in text]) == 2
+
+
+def test_what_the_face_refuses_is_told_apart(world, port, monkeypatch):
+    ours = client(port)
+    ours.ask(REQUEST)
+    for token in ("guess", ""):
+        with pytest.raises(CredentialRefused, match="401") as error:
+            client(port, token).ask(REQUEST)
+        assert "KIT_FORWARDER_TOKEN" in error.value.next_step
+    with pytest.raises(NoSuchObject):
+        client(port, BEA).standing(RUN)
+    with pytest.raises(Busy, match="other settings"):
+        ours.ask(dataclasses.replace(REQUEST, workers=2))
+
+    def away(*_):
+        raise StoreUnavailable("list runs/", "no answer", "try again later")
+
+    monkeypatch.setattr(DirectoryStore, "list", away)
+    time.sleep(0.4)
+    with pytest.raises(Unreachable, match="503"):
+        ours.standing(RUN)
+
+
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [(200, b"<html>"), (200, b"[]"), (200, b"{}"), (200, b'{"run": 1, "state": "NEW"}'),
+     (502, b"{}"), (302, b"{}")],
+)  # fmt: skip
+def test_another_server_at_that_port_is_no_status_and_gets_no_second_chance(code, body):
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(code)
+            self.send_header("Location", "http://127.0.0.1:1/")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(Exception, match="forwarder"):
+            client(server.server_address[1]).standing(RUN)
+        server.shutdown()
+
+
+def profile(**cloud):
+    loaded = settings.load("sandbox")
+    return dataclasses.replace(loaded, cloud=dataclasses.replace(loaded.cloud, **cloud))
+
+
+def test_the_face_is_used_where_the_profile_has_one_for_its_own_bucket(tmp_path, monkeypatch):
+    token = tmp_path / "token"
+    token.write_text(ANNA + "\n")
+    token.chmod(0o600)
+    monkeypatch.delenv("KIT_FORWARDER_TOKEN", raising=False)
+    loaded = profile(forwarder_url="http://f:1/", forwarder_token_file=str(token))
+    ours = face_of(loaded)
+    assert (ours.url, ours.token.reveal()) == ("http://f:1", ANNA)
+    assert ANNA not in repr(ours)
+    assert face_of(profile(forwarder_url="")) is None
+    monkeypatch.setattr(hpc_stages, "bucket_name", lambda *_: "ours")
+    monkeypatch.setattr(hpc_stages, "open_store", lambda *_: None)
+    assert isinstance(hpc_stages._asked_at(loaded, "ours"), FaceJobs)
+    assert isinstance(hpc_stages._asked_at(loaded, "another"), Jobs)
+
+
+@pytest.mark.parametrize(("text", "mode"), [(ANNA, 0o644), (None, 0), ("\xe9", 0o600)])
+def test_a_token_that_cannot_be_used_is_told_before_anything_is_asked(
+    tmp_path, monkeypatch, text, mode
+):
+    path = tmp_path / "token"
+    if text is not None:
+        path.write_text(text)
+        path.chmod(mode)
+    monkeypatch.setenv("KIT_FORWARDER_TOKEN", str(path))
+    with pytest.raises(UsageError):
+        face_of(profile(forwarder_url="http://f:1"))
+    monkeypatch.setenv("KIT_FORWARDER_TOKEN", "")
+    with pytest.raises(UsageError, match="no token for the forwarder") as error:
+        face_of(profile(forwarder_url="http://f:1", forwarder_token_file=""))
+    assert "forwarder_url" in error.value.next_step
+
+
+def test_inside_a_cluster_the_face_has_another_name(tmp_path, monkeypatch):
+    token = tmp_path / "token"
+    token.write_text(ANNA)
+    token.chmod(0o600)
+    monkeypatch.setenv("KIT_FORWARDER_TOKEN", str(token))
+    port = settings.Port(port=6500, svc="fastapi-service", namespace="forwarder")
+    loaded = profile(forwarder_url="http://127.0.0.1:6500", runner="cluster")
+    loaded = dataclasses.replace(loaded, ports={"forwarder": port})
+    assert face_of(loaded).url == "http://fastapi-service.forwarder:6500"

@@ -1,0 +1,67 @@
+"""Following a run waits through what may mend itself and never cancels anything."""
+
+import pytest
+from memory_store import MemoryStore
+
+from kit.base.errors import CredentialRefused, StoreUnavailable, Unreachable
+from kit.runs.follow import follow
+from kit.runs.requests import Jobs, Request, RunState
+
+RUN = "cloud-hpc-0123456789ab-1"
+
+
+@pytest.fixture
+def jobs():
+    made = Jobs(MemoryStore())
+    made.ask(Request(RUN, "d" * 64))
+    return made
+
+
+class Clock:
+    """Time that passes by sleeping; `then` runs after each sleep."""
+
+    def __init__(self, then=lambda: None):
+        self.now, self.then = 0.0, then
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.then()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreUnavailable("list the bucket", "HTTP 503"),
+        Unreachable("Keystone at http://k gives no usable answer", "HTTP 503"),
+    ],
+)
+def test_a_store_or_a_keystone_that_is_away_is_asked_again(jobs, error):
+    said, clock = [], Clock()
+
+    def mend():
+        if clock.now > 5:
+            jobs.store.away = None
+            jobs.write(RUN, "result", {"try": 1})
+
+    jobs.store.away, clock.then = error, mend
+    assert follow(jobs, RUN, 60, said.append, clock, clock.sleep)["try"] == 1
+    assert len(said) == 1
+    assert error.tried in said[0]
+    assert "503" in said[0]
+
+
+def test_a_refused_login_is_not_waited_for(jobs):
+    jobs.store.away, clock = CredentialRefused("Keystone refuses the login"), Clock()
+    with pytest.raises(CredentialRefused):
+        follow(jobs, RUN, 60, lambda _: None, clock, clock.sleep)
+
+
+def test_the_end_of_patience_cancels_nothing_and_says_how_to_go_on(jobs):
+    clock = Clock()
+    with pytest.raises(Unreachable, match="still running after 60 s") as error:
+        follow(jobs, RUN, 60, lambda _: None, clock, clock.sleep)
+    assert "run again" in error.value.next_step
+    assert jobs.standing(RUN).state is RunState.REQUESTED

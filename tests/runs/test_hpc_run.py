@@ -1,0 +1,123 @@
+"""One run of the cloud-hpc pipeline seen from the notebook: arguments, seconds, published files."""
+
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+from cloud_site import make_site
+from memory_store import MemoryStore
+
+from kit.base import settings
+from kit.base.errors import DataError, UsageError
+from kit.base.files import time_record
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.gates import Gates
+from kit.runs import hpc_run, hpc_stages
+from kit.runs.hpc_run import CLOUD_HPC
+from kit.runs.objects import StageStore
+from kit.runs.outcome import Outcome, read_outcome
+from kit.runs.requests import Request
+
+RUN = "cloud-hpc-0123456789ab-1"
+HPC = '[hpc]\nssh_host = "x"\nproject_dir = "/proj"\n'
+SACCT = {"1": {"JobID": "7", "State": "COMPLETED"}}
+
+
+def stages(start=100.0):
+    """Three stages, one after the other, as they are in the store."""
+    times = {
+        name: time_record(name, start + 10 * n, start + 10 * (n + 1))
+        for n, name in enumerate(CLOUD_HPC.components)
+    }
+    spans = {"preprocess": 9.0}, {"queue": 1.0, "training": 7.0}, {"evaluate": 8.0}
+    records = {
+        name: {"objects": {}, "time": times[name], "spans": span}
+        for name, span in zip(CLOUD_HPC.components, spans, strict=True)
+    }
+    records[hpc_run.TRAIN] |= {
+        "training": time_record("remote-model-training", 112.0, 119.0, 7.0),
+        "ray_job": time_record("train-fmnist-cnn", 111.0, 119.5),
+        "slurm": {"sacct": SACCT, "seff": {"State": "COMPLETED (exit code 0)"}},
+    }
+    records[hpc_run.EVALUATE] |= {"performance": {"accuracy": 0.5}}
+    return records
+
+
+def test_the_published_files_have_the_articles_names_in_its_order():
+    outcome = Outcome(CLOUD_HPC, stages(), [], 99.0, 131.0)
+    files = hpc_run.files(outcome)
+    names = [each["name"] for each in files["components"].values()]
+    assert names == [*CLOUD_HPC.components, "cloud-hpc-pipeline"]
+    assert list(files["components"]) == ["1", "2", "3", "4"]
+    assert files["components"]["4"]["total-seconds"] == 32
+    assert [each["name"] for each in files["training"].values()] == [
+        "remote-model-training",
+        "train-fmnist-cnn",
+    ]
+    assert (files["sacct"], files["cloud-hpc-metrics"]) == (SACCT, {"accuracy": 0.5})
+
+
+@pytest.mark.parametrize(("configured", "n"), [(False, 1), (True, 2)])
+def test_each_file_is_published_where_the_article_has_it(configured, n):
+    assert hpc_run.published(configured) == {
+        "components": f"cloud-hpc/times/components-{n}.json",
+        "training": f"cloud-hpc/times/training-{n}.json",
+        "cloud-hpc-metrics": f"cloud-hpc/artifacts/cloud-hpc-metrics-{n}.json",
+        "sacct": f"cloud-hpc/artifacts/sacct-{n}.json",
+        "seff": f"cloud-hpc/artifacts/seff-{n}.json",
+    }
+
+
+def test_all_seconds_of_the_pipeline_are_accounted_for():
+    outcome = Outcome(CLOUD_HPC, stages(), [], 99.0, 131.0)
+    assert sum(outcome.seconds().values()) == pytest.approx(outcome.pipeline_s)
+    assert outcome.seconds()["starting components"] == pytest.approx(32 - 25)
+
+
+def test_stages_of_an_earlier_start_keep_their_seconds():
+    outcome = Outcome(CLOUD_HPC, stages(), [], 115.0, 131.0)
+    assert outcome.kept == [hpc_run.PREPROCESS]
+    assert outcome.pipeline_s == 16 + 10
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    return make_site(tmp_path, monkeypatch, more=HPC)
+
+
+def test_the_arguments_are_those_of_the_pipeline_and_plain_data(site):
+    request = Request(RUN, "a" * 64, False, Hyperparameters(epochs=3), 2)
+    given = hpc_run.arguments_of(site, request, Gates(0.5, 0.5, 0.5))
+    assert json.loads(json.dumps(given)) == given
+    assert (given["workers"], given["configured"], given["hyperparameters"]["epochs"]) == (
+        2,
+        False,
+        3,
+    )
+    assert given["jobs_bucket"] != given["bucket"]
+    asked = set(inspect.signature(hpc_stages.train).parameters) - {"given"}
+    assert asked <= set(given)
+
+
+def test_a_profile_without_a_site_is_refused():
+    request = Request(RUN, "a" * 64)
+    none = dataclasses.replace(settings.load("sandbox"), hpc=None)
+    with pytest.raises(UsageError, match="has no HPC site"):
+        hpc_run.arguments_of(none, request, Gates(0.5, 0.5, 0.5))
+
+
+def test_an_outcome_is_read_from_the_records_and_a_missing_one_is_named():
+    objects = StageStore(MemoryStore(), RUN)
+    losses = objects.keep("try-1/losses.json", b"[[1, 2.5]]")
+    records = stages()
+    records[hpc_run.TRAIN]["objects"] = {"losses.json": losses}
+    for name in CLOUD_HPC.components[:-1]:
+        objects.commit(name, records[name])
+    with pytest.raises(DataError, match=hpc_run.EVALUATE):
+        read_outcome(objects, 99.0, 131.0, CLOUD_HPC)
+    objects.commit(hpc_run.EVALUATE, records[hpc_run.EVALUATE])
+    outcome = read_outcome(objects, 99.0, 131.0, CLOUD_HPC)
+    assert outcome.losses == [[1, 2.5]]
+    assert hpc_run.files(outcome)["sacct"] == SACCT

@@ -1,0 +1,203 @@
+"""The notebooks: their form, and that they run from the root and from their own folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from filelock import FileLock
+from idx_files import small_data_dir
+
+from kit.base import files as records
+from kit.base import settings
+from kit.base.errors import UsageError
+from kit.runs import notebooks
+
+ROOT = settings.ROOT
+NAMES = sorted(path.stem for path in notebooks.NOTEBOOKS.glob("*.ipynb"))
+MOST_ROWS = {"local": 40, "cloud": 60, "cloud-hpc": 80}
+LOCAL = notebooks.NOTEBOOKS / "local.ipynb"
+
+
+def cells(name: str, kind: str = "code") -> list[dict]:
+    notebook = json.loads((notebooks.NOTEBOOKS / f"{name}.ipynb").read_text())
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == kind]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_short_cells_prose_and_no_stored_output(name):
+    code = cells(name)
+    sources = ["".join(cell["source"]) for cell in code]
+    assert len(code) + len(cells(name, "markdown")) <= 30
+    steps = [s for s, cell in zip(sources, code, strict=True) if not cell["metadata"].get("tags")]
+    assert max(len(source.splitlines()) for source in steps) <= 15  # parameters are a list
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    assert not any(line.startswith(("def ", "class ")) for s in sources for line in s.splitlines())
+    assert sum(len(source.splitlines()) for source in sources) <= MOST_ROWS.get(name, 40)
+    assert cells(name, "markdown")
+    nbformat.validate(nbformat.read(notebooks.NOTEBOOKS / f"{name}.ipynb", as_version=4))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_has_a_comment(name):
+    tagged = [c for c in cells(name) if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    assert all("  # " in line for line in tagged[0]["source"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 1}, "no parameter 'epoch'"),
+        ({"epochs": "many"}, "epochs of local is 'many', a str"),
+        ({"epochs": 1.5}, "epochs of local is 1.5, a float"),
+        ({"epochs": True}, "epochs of local is True, a bool"),
+        ({"fresh": 1}, "fresh of local is 1, a int"),
+        ({"profile": 3}, "profile of local is 3, a int"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_refused_before_a_kernel_starts(values, message):
+    with pytest.raises(UsageError) as caught:
+        notebooks.check(LOCAL, values)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"epochs": 1}, {"learning_rate": 1}, {"fresh": True, "device": "cuda"}]
+)
+def test_a_parameter_of_the_right_type_is_taken(values):
+    notebooks.check(LOCAL, values)
+
+
+@pytest.mark.parametrize("tags", [[], ["other"]])
+def test_a_notebook_without_a_parameters_cell_is_refused(tmp_path, tags):
+    cell = {"cell_type": "code", "source": ["a = 1"], "metadata": {"tags": tags}}
+    (tmp_path / "n.ipynb").write_text(json.dumps({"cells": [cell]}))
+    with pytest.raises(UsageError, match="0 cells tagged"):
+        notebooks.check(tmp_path / "n.ipynb", {"a": 2})
+
+
+def test_values_of_the_command_line_are_python_literals_or_text():
+    pairs = [("a", "1"), ("b", "0.5"), ("c", "True"), ("d", "false"), ("e", "cpu"), ("f", "'x'")]
+    values = notebooks.parse(pairs)
+    assert values == {"a": 1, "b": 0.5, "c": True, "d": False, "e": "cpu", "f": "x"}
+    assert str(notebooks.parse([("lr", "nan")])["lr"]) == "nan"
+
+
+def test_an_unknown_notebook_names_those_that_exist():
+    with pytest.raises(UsageError, match="local"):
+        notebooks.run(settings.load("sandbox"), "nowhere", {})
+
+
+@pytest.fixture
+def environ(tmp_path):
+    return {
+        **os.environ,
+        "KIT_DATA_DIR": str(small_data_dir(tmp_path / "data")),
+        "KIT_RESULTS_DIR": str(tmp_path / "results"),
+    }
+
+
+def kit(environ, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    argv = [sys.executable, "-m", "kit", *arguments]
+    return subprocess.run(argv, cwd=cwd, env=environ, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["", "notebooks"])
+@pytest.mark.parametrize("name", ["local", "Notebook_Size_Comparison"])
+def test_a_notebook_runs_by_papermill_from_the_root_and_from_its_own_folder(
+    name, folder, environ, tmp_path
+):
+    out = tmp_path / "out.ipynb"
+    argv = [sys.executable, "-m", "papermill", str(notebooks.NOTEBOOKS / f"{name}.ipynb"), str(out)]
+    extra = ["-p", "epochs", "1"] if name == "local" else []
+    done = subprocess.run(
+        [*argv, *extra], cwd=ROOT / folder, env=environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    outputs = [o for c in nbformat.read(out, 4).cells for o in c.get("outputs", [])]
+    assert any("image/png" in o.get("data", {}) for o in outputs)
+    spilled = [o["text"] for o in outputs if o.get("name") == "stderr"]
+    assert not any("Warning" in text or "WARNING" in text for text in spilled), spilled
+    assert sum(len(text.splitlines()) for text in spilled) < 20
+
+
+@pytest.mark.slow
+def test_kit_run_local_keeps_everything_with_the_run(environ, tmp_path):
+    done = kit(environ, "run", "local", "-p", "epochs", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    base = tmp_path / "results" / "sandbox"
+    history, _ = records.read_history(base / "history.jsonl")
+    (line,) = history
+    folder = base / "runs" / line["run"]
+    kept = {path.name for path in folder.iterdir()}
+    assert {"local.ipynb", "local_metrics.json", "record.json", "model.safetensors"} <= kept
+    published = records.read_json(base / "local/artifacts/local_metrics.json")
+    assert published["time"]["name"] == "local-model-training"
+    assert line["data"]["files"]
+    assert line["tracking"]["state"] == "logged"
+    assert line["figures"]["accuracy"] == published["performance"]["accuracy"]
+    assert "accuracy" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("-p", "epochs", "0"), 2, "epochs"),
+        (("-p", "batch_size", "0"), 2, "batch_size"),
+        (("-p", "threads", "0"), 2, "threads"),
+        (("-p", "learning_rate", "nan"), 2, "learning_rate"),
+        (("-p", "device", "cuda"), 2, "cuda"),
+        (("-p", "epoch", "1"), 2, "no parameter 'epoch'"),
+        (("--profile", "atlantis"), 2, "no profile 'atlantis'"),
+        (("--repeat", "0"), 2, "repeat"),
+    ],
+)
+def test_bad_input_ends_with_its_exit_code_and_no_result(arguments, code, message, environ):
+    done = kit(environ, "run", "local", *arguments)
+    assert done.returncode == code, done.stderr[-2000:]
+    assert message in done.stderr
+    assert not list(Path(environ["KIT_RESULTS_DIR"]).rglob("local_metrics.json"))
+
+
+@pytest.mark.slow
+def test_a_damaged_data_file_ends_the_run_with_its_name(environ):
+    victim = Path(environ["KIT_DATA_DIR"]) / "train-images-idx3-ubyte.gz"
+    victim.write_bytes(victim.read_bytes()[:100])
+    done = kit(environ, "run", "local")
+    assert done.returncode == 1
+    assert "train-images-idx3-ubyte.gz" in done.stderr
+    assert "local-failed.ipynb" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_under_its_id_and_ends_as_an_unbroken_one(environ, tmp_path):
+    arguments = [sys.executable, "-m", "kit", "run", "local", "-p", "epochs", "60"]
+    base = tmp_path / "results" / "sandbox"
+    first = subprocess.Popen(arguments, env=environ, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not list(base.glob("runs/*/checkpoint/*")):
+        assert first.poll() is None, "it ended before its first checkpoint"
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    (folder,) = (base / "runs").iterdir()
+    with FileLock(folder / ".lock", timeout=30):  # its kernel notices that its parent is gone
+        assert not (folder / "record.json").exists()
+    again = kit(environ, "run", "local", "-p", "epochs", "60")
+    assert again.returncode == 0, again.stderr[-2000:]
+    (line,) = records.read_history(base / "history.jsonl")[0]
+    assert (line["run"], line["resumed"]) == (folder.name, True)
+    unbroken = kit(environ, "run", "local", "-p", "epochs", "60", "--fresh")
+    assert unbroken.returncode == 0, unbroken.stderr[-2000:]
+    whole = records.read_history(base / "history.jsonl")[0][-1]
+    assert whole["resumed"] is False
+    assert whole["performance"] == line["performance"]
+    other = base / "runs" / whole["run"] / "model.safetensors"
+    assert other.read_bytes() == (folder / "model.safetensors").read_bytes()

@@ -1,0 +1,330 @@
+"""A run of the cloud pipeline as the notebook sees it, on kfp.local with folders for services."""
+
+import dataclasses
+import json
+import secrets
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cloud_site import BUCKET, make_site, small_data
+from fake_kfp import FakeKfp, run, serving, task
+
+from kit.base import settings
+from kit.base.errors import DataError, UsageError
+from kit.base.profiles import Port
+from kit.base.secret import read_login
+from kit.base.settings import Settings
+from kit.experiments.fashion_mnist.hyperparameters import WHOLE, Hyperparameters
+from kit.experiments.gates import Gates
+from kit.runs import stages
+from kit.runs.kfp_here import PipelineFailed, States
+from kit.runs.objects import EVALUATE, PREPROCESS_TRAIN, StageStore
+from kit.runs.outcome import CLOUD, Outcome, arguments_of, run_pipeline, with_runner
+from kit.store.opening import bucket_name, open_store
+from kit.tracking.delivery import tracking_for
+
+RUN = "cloud-0123456789ab-1"
+HP = Hyperparameters(epochs=2, learning_rate=0.01)
+NO_GATES = Gates(0.0, 0.0, 0.0)
+PUBLISHED_TIME = {"name": str, "start-time": float, "end-time": float, "total-seconds": float}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    return make_site(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def objects(site: Settings) -> StageStore:
+    return StageStore(open_store(site, BUCKET), RUN)
+
+
+def arguments(site: Settings, objects: StageStore, **changes: Any) -> dict[str, Any]:
+    data = small_data()
+    objects.put_data(data)
+    given = {"hyperparameters": HP, "gates": NO_GATES, **changes}
+    return arguments_of(site, RUN, BUCKET, data.hash, **given)
+
+
+def time_of(name: str, start: float, end: float) -> dict[str, Any]:
+    return {"name": name, "start-time": start, "end-time": end, "total-seconds": end - start}
+
+
+def an_outcome(start: float, end: float) -> Outcome:
+    """Stages at 100..150 and 151..160."""
+    trained = {
+        "time": time_of("preprocess-train", 100.0, 150.0),
+        "training": time_of("cloud-model-training", 105.0, 145.0),
+        "spans": {"download": 5.0, "training": 40.0, "upload": 1.0},
+    }
+    evaluated = {
+        "time": time_of("evaluate", 151.0, 160.0),
+        "performance": {"accuracy": 0.5},
+        "mlflow": {"state": "logged"},
+        "spans": {"download": 2.0, "mlflow": 3.0},
+    }
+    stages = {"preprocess-train": trained, "evaluate": evaluated}
+    return Outcome(CLOUD, stages, [(1, 2.3)], start, end)
+
+
+# -- figures -----------------------------------------------------------------------------------
+
+
+def test_the_pipeline_s_seconds_are_those_between_its_start_and_its_end() -> None:
+    outcome = an_outcome(98.0, 162.0)
+    assert outcome.kept == []
+    assert outcome.times() == {
+        "1": time_of("preprocess-train", 100.0, 150.0),
+        "2": time_of("evaluate", 151.0, 160.0),
+        "3": time_of("pipeline", 98.0, 162.0),
+    }
+
+
+def test_a_stage_that_was_finished_before_counts_with_its_own_time_and_not_the_gap() -> None:
+    outcome = an_outcome(150.5, 162.0)
+    assert outcome.kept == ["preprocess-train"]
+    whole = outcome.times()["3"]
+    assert whole == {**time_of("pipeline", 100.0, 162.0), "total-seconds": 50.0 + 11.5}
+
+
+def test_the_timeline_accounts_for_every_second() -> None:
+    outcome = an_outcome(98.0, 162.0)
+    assert outcome.seconds() == {
+        "download": 7.0,
+        "training": 40.0,
+        "upload": 1.0,
+        "mlflow": 3.0,
+        "starting components": 13.0,
+    }
+    assert sum(outcome.seconds().values()) == outcome.pipeline_s
+
+
+# -- arguments ---------------------------------------------------------------------------------
+
+
+def test_the_arguments_are_data_and_fit_the_pipeline(site: Settings, objects: StageStore) -> None:
+    given = arguments(site, objects, gates=Gates(0.1, 0.2, 0.3), strict=True)
+    assert len(given.pop("commit")) in (0, 40)
+    assert given == {
+        "profile": "folders",
+        "run_id": RUN,
+        "bucket": BUCKET,
+        "data_hash": small_data().hash,
+        "hyperparameters": {
+            "epochs": 2,
+            "batch_size": 4,
+            "learning_rate": 0.01,
+            "momentum": 0.9,
+            "seed": 42,
+            "threads": 1,
+            "device": "cpu",
+        },
+        "gates": {"accuracy": 0.1, "precision": 0.2, "recall": 0.3},
+        "strict": True,
+        "mlflow_url": "",
+    }
+
+
+def test_inside_a_cluster_mlflow_has_the_address_of_its_service(site: Settings) -> None:
+    ports = {"mlflow": Port(5000, svc="mlflow", namespace="mlflow")}
+    inside = dataclasses.replace(
+        site, ports=ports, cloud=dataclasses.replace(site.cloud, runner="cluster")
+    )
+    outside = dataclasses.replace(site, ports=ports)
+    urls = [
+        arguments_of(chosen, RUN, BUCKET, "d", HP, NO_GATES)["mlflow_url"]
+        for chosen in (inside, outside)
+    ]
+    assert urls == ["http://mlflow.mlflow:5000", ""]
+
+
+def test_the_largest_seed_goes_in_whole_and_kfp_does_not_round_it(site: Settings) -> None:
+    most = WHOLE["seed"][1]
+    hp = dataclasses.replace(HP, seed=most)
+    given = arguments_of(site, RUN, BUCKET, "d", hp, NO_GATES)["hyperparameters"]["seed"]
+    assert given == most
+    assert float(most) < float(most + 1), "KFP passes numbers as floats: neighbours would be one"
+
+
+# -- running -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_metrics_times_and_a_registered_model(
+    site: Settings, objects: StageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / ".env"
+    secret.write_text("CSC_PASSWORD=planted-secret\n")
+    monkeypatch.setenv("KIT_ENV_FILE", str(secret))
+    seen: list[States] = []
+    outcome = run_pipeline(site, objects, arguments(site, objects), tmp_path / "run", seen.append)
+    assert [state.state for state in outcome.states] == ["done", "done"]
+    assert [state.state for state in seen[0]] == ["pending", "pending"]
+    assert any(shown[0].message.startswith("epoch 2/2, step 200/200") for shown in seen)
+    assert outcome.mlflow["state"] == "logged"
+    assert outcome.kept == []
+    times = outcome.times()
+    assert [times[n]["name"] for n in "123"] == [*CLOUD.components, "pipeline"]
+    for record in (*times.values(), outcome.trained["training"]):
+        assert {name: type(value) for name, value in record.items()} == PUBLISHED_TIME
+    read = tracking_for(site, "cloud").read("cloud-fmnist-pipeline", RUN)
+    assert read["metrics"]["accuracy"] == pytest.approx(outcome.performance["accuracy"])
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path != secret]
+    assert [path for path in written if b"planted-secret" in path.read_bytes()] == []
+
+
+def kill_a_run_when(condition: str, given: dict[str, Any], folder: Path) -> None:
+    """Run the pipeline in a process that kills itself when `condition` on its states holds."""
+    (folder / "given.json").write_text(json.dumps(given))
+    code = (
+        "import json, os, pathlib, signal\n"
+        "from kit import cloud_run, settings\n"
+        "from kit.runs.objects import StageStore\n"
+        "from kit.store.opening import open_store\n"
+        "def kill(states):\n"
+        f"    if {condition}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "site = settings.load('folders')\n"
+        f"objects = StageStore(open_store(site, {BUCKET!r}), {RUN!r})\n"
+        f"given = json.loads(pathlib.Path({str(folder / 'given.json')!r}).read_text())\n"
+        f"folder = pathlib.Path({str(folder / 'run')!r})\n"
+        "cloud_run.run_pipeline(site, objects, given, folder, kill)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
+@pytest.mark.slow
+def test_a_run_whose_pipeline_is_killed_goes_on_with_the_first_times(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    """Killed when the evaluation begins: the training is kept, and counted once."""
+    given = arguments(site, objects)
+    kill_a_run_when("states[0].state == 'done'", given, tmp_path)
+    first = objects.finished(PREPROCESS_TRAIN)
+    outcome = run_pipeline(site, objects, given, tmp_path / "run")
+    assert outcome.kept[0] == PREPROCESS_TRAIN
+    assert outcome.times()["1"] == first["time"]
+    assert outcome.pipeline_s >= first["time"]["total-seconds"] + (outcome.end - outcome.start)
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_trains_ends_with_the_result_of_an_unbroken_one(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    """The component may outlive the kill: then it is waited for, not started a second time."""
+    given = arguments(site, objects, hyperparameters=dataclasses.replace(HP, epochs=60))
+    kill_a_run_when("states[0].message.startswith('epoch')", given, tmp_path)
+    outcome = run_pipeline(site, objects, given, tmp_path / "run")
+    unbroken = StageStore(objects.store, "cloud-0123456789ab-2")
+    again = run_pipeline(site, unbroken, given | {"run_id": unbroken.run_id}, tmp_path / "run-2")
+    assert outcome.losses == again.losses
+    assert outcome.losses[-1][0] == 60 * 100
+    assert outcome.performance == again.performance
+
+
+@pytest.mark.slow
+def test_a_component_that_raises_shows_its_own_traceback_and_log(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    given = arguments(site, objects) | {"data_hash": "not-uploaded"}
+    with pytest.raises(PipelineFailed, match="preprocess-train failed") as caught:
+        run_pipeline(site, objects, given, tmp_path / "run")
+    error = caught.value
+    assert error.got.startswith(
+        "kit.base.errors.DataError: the data set not-uploaded is not in the"
+    )
+    assert "get_data" in error.traceback
+    assert "site-packages/kfp" not in error.traceback
+    assert [(state.state, state.tries) for state in error.states] == [("failed", 2), ("pending", 0)]
+    assert "DataError" in objects.failure(PREPROCESS_TRAIN)
+
+
+@pytest.mark.slow
+def test_a_strict_run_whose_model_misses_the_gates_fails_with_the_figures_recorded(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    given = arguments(site, objects, gates=Gates(1.0, 1.0, 1.0), strict=True)
+    with pytest.raises(PipelineFailed, match="is below 1.0"):
+        run_pipeline(site, objects, given, tmp_path / "run")
+    assert objects.finished(EVALUATE)["gates"]["passed"] is False
+
+
+def on_a_cluster(site: Settings, url: str, mlflow_url: str = "") -> Settings:
+    cloud = dataclasses.replace(site.cloud, runner="cluster", kfp_url=url, mlflow_url=mlflow_url)
+    return dataclasses.replace(site, cloud=cloud)
+
+
+@pytest.mark.slow
+def test_what_a_pod_could_not_log_is_logged_from_here(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    given = arguments(site, objects)
+    trained = stages.preprocess_train(
+        "folders", RUN, BUCKET, given["data_hash"], **dataclasses.asdict(HP)
+    )
+    gates = dataclasses.asdict(NO_GATES)
+    stages.evaluate("folders", RUN, BUCKET, trained, gates, mlflow_url="http://127.0.0.1:1")
+    with serving(FakeKfp([run("SUCCEEDED")])) as url:
+        outcome = run_pipeline(on_a_cluster(site, url), objects, given, tmp_path)
+    assert outcome.mlflow["state"] == "logged"
+    read = tracking_for(site, "cloud").read("cloud-fmnist-pipeline", RUN)
+    assert read["artifacts"] == ["model/model.safetensors", "predicted_qualities/predictions.npy"]
+    assert read["tags"]["kit.gates"] == "passed"
+
+
+def test_on_a_cluster_the_traceback_comes_from_the_store(
+    site: Settings, objects: StageStore, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError):
+        stages.preprocess_train("folders", RUN, BUCKET, "absent", **dataclasses.asdict(HP))
+    failed = task(PREPROCESS_TRAIN, "FAILED", "2026-01-01T00:00:00Z")
+    with serving(FakeKfp([run("FAILED", failed)])) as url, pytest.raises(PipelineFailed) as caught:
+        run_pipeline(on_a_cluster(site, url), objects, {"profile": "x"}, tmp_path)
+    assert "get_data" in caught.value.traceback
+    assert caught.value.got.startswith("kit.base.errors.DataError: the data set absent")
+
+
+def test_the_notebook_s_process_loads_neither_kfp_nor_torch() -> None:
+    heavy = (
+        "import sys, kit.runs.outcome; sys.exit(bool({'kfp', 'torch', 'mlflow'} & {*sys.modules}))"
+    )
+    assert subprocess.run([sys.executable, "-c", heavy]).returncode == 0
+
+
+@pytest.mark.sandbox
+@pytest.mark.slow
+def test_in_the_sandbox_a_run_goes_through_the_real_store_and_the_real_mlflow(
+    tmp_path: Path,
+) -> None:
+    sandbox = settings.load("sandbox")
+    bucket = bucket_name(sandbox, "pipeline")
+    store = open_store(sandbox, bucket)
+    store.ensure_bucket()
+    objects = StageStore(store, f"cloud-{secrets.token_hex(6)}-1")
+    given = arguments(sandbox, objects) | {"run_id": objects.run_id, "bucket": bucket}
+    outcome = run_pipeline(sandbox, objects, given, tmp_path / "run")
+    assert outcome.mlflow["state"] == "logged"
+    assert outcome.mlflow["link"].startswith(sandbox.cloud.mlflow_url)
+    read = tracking_for(sandbox, "cloud").read("cloud-fmnist-pipeline", objects.run_id)
+    assert read["metrics"]["recall"] == pytest.approx(outcome.performance["recall"])
+    assert read["artifacts"] == ["model/model.safetensors", "predicted_qualities/predictions.npy"]
+    assert read["tags"]["kit.profile"] == "sandbox"
+    password = read_login(sandbox).password.reveal()
+    texts = [path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert texts != []
+    assert [text for text in texts if password in text] == []
+
+
+def test_the_runner_of_the_profile_is_overridden_by_name(site: Settings) -> None:
+    assert with_runner(site, "") is site
+    there = on_a_cluster(site, "http://127.0.0.1:1")
+    assert with_runner(there, "local").cloud.runner == "local"
+    assert with_runner(with_runner(there, "local"), "cluster").cloud.runner == "cluster"
+    with pytest.raises(UsageError, match="give local, cluster"):
+        with_runner(there, "mars")
+    with pytest.raises(UsageError, match="names no Kubeflow cluster"):
+        with_runner(on_a_cluster(site, ""), "cluster")

@@ -1,0 +1,177 @@
+"""The pipeline as Kubeflow gets it, its picture and its gates."""
+
+import inspect
+import json
+import math
+import pkgutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kit.base.errors import UsageError
+from kit.base.settings import ROOT
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters, from_json
+from kit.experiments.gates import Gates
+from kit.runs import pipeline, stages
+from kit.runs.hpc_run import CLOUD_HPC
+from kit.runs.kfp_log import ComponentState
+from kit.runs.outcome import CLOUD
+from kit.runs.picture import PipelinePicture, live_picture
+from kit.tracking.stage_log import experiment_of
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+TARGETS = {"cloud": CLOUD, "cloud-hpc": CLOUD_HPC}
+HPC_DEFAULTS = {"configured": True, "workers": 1, "tunnel": "", "follow_timeout_s": 86400}
+
+
+@pytest.fixture(scope="module", params=list(TARGETS))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def compiled(name: str, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    pipeline.compile_to(path, pkgutil.resolve_name(TARGETS[name].pipeline))
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+
+
+def test_the_compiled_pipeline_is_the_golden_one(compiled: list[Any], name: str) -> None:
+    golden = (GOLDEN / f"{name}-pipeline.yaml").read_text(encoding="utf-8")
+    assert compiled == list(yaml.safe_load_all(golden))
+
+
+def test_nothing_is_installed_when_a_component_starts(compiled: list[Any]) -> None:
+    for executor in compiled[0]["deploymentSpec"]["executors"].values():
+        assert "pip" not in " ".join(executor["container"]["command"])
+
+
+def test_components_are_named_as_the_time_file_names_them(compiled: list[Any], name: str) -> None:
+    assert sorted(compiled[0]["root"]["dag"]["tasks"]) == sorted(TARGETS[name].components)
+    assert compiled[0]["pipelineInfo"]["name"] == experiment_of(name)
+
+
+def test_no_argument_of_the_pipeline_can_carry_a_credential(compiled: list[Any]) -> None:
+    names = compiled[0]["root"]["inputDefinitions"]["parameters"]
+    for word in ("password", "secret", "token", "key", "credential", "user"):
+        assert [name for name in names if word in name] == []
+
+
+def test_every_pod_gets_the_secret_as_a_file_where_the_image_looks_for_it(
+    compiled: list[Any], name: str
+) -> None:
+    mounts = compiled[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    image = (ROOT / "env/images/pipeline/Dockerfile").read_text()
+    for executor in mounts.values():
+        (mount,) = executor["secretAsVolume"]
+        assert f"KIT_ENV_FILE={mount['mountPath']}/.env" in image
+    assert len(mounts) == len(TARGETS[name].components)
+
+
+def test_the_image_is_built_under_the_name_that_the_components_ask_for() -> None:
+    image = (ROOT / "env/images/pipeline/Dockerfile").read_text()
+    assert f"docker build -f env/images/pipeline/Dockerfile -t {pipeline.IMAGE} ." in image
+    assert f"docker push {pipeline.IMAGE}" in image
+
+
+def test_the_defaults_of_the_pipeline_are_those_of_the_kit(compiled: list[Any], name: str) -> None:
+    given = compiled[0]["root"]["inputDefinitions"]["parameters"]
+    defaults = {name: value["defaultValue"] for name, value in given.items() if len(value) > 2}
+    wanted = {"hyperparameters": vars(Hyperparameters()), "gates": vars(Gates())}
+    wanted |= {"strict": False, "commit": "", "mlflow_url": ""}
+    assert defaults == wanted | (HPC_DEFAULTS if name == "cloud-hpc" else {})
+
+
+@pytest.mark.parametrize("component", [pipeline.evaluate, pipeline.cloud_hpc_evaluate])
+def test_components_pass_everything_on_to_their_stage(component: Any) -> None:
+    asked = [*inspect.signature(stages.evaluate).parameters]
+    assert [*inspect.signature(component.python_func).parameters] == [*asked, "metrics"]
+
+
+@pytest.mark.parametrize("epochs", [5, 5.0])
+def test_hyperparameters_come_back_from_a_pipeline_as_they_were(epochs: float) -> None:
+    sent = {**vars(Hyperparameters()), "epochs": epochs, "seed": 42.0, "learning_rate": 1}
+    found = from_json(json.loads(json.dumps(sent)))
+    assert found == Hyperparameters(learning_rate=1)
+    assert (type(found.epochs), type(found.seed)) == (int, int)
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [({"epochs": 5.5}, "epochs"), ({"epochs": True}, "epochs"), ({"epoch": 5}, "epoch")],
+)
+def test_hyperparameters_that_cannot_be_are_refused(sent: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        from_json(sent)
+
+
+# -- gates -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "precision", "recall", "missed"),
+    [
+        (0.8, 0.8, 0.8, []),
+        (0.79999, 0.9, 0.9, ["accuracy 0.8000 is below 0.8"]),
+        (0.9, 0.5, 0.1, ["precision 0.5000 is below 0.8", "recall 0.1000 is below 0.8"]),
+        (math.nan, 0.9, 0.9, ["accuracy nan is below 0.8"]),
+        (0.0, 0.0, 0.0, [f"{k} 0.0000 is below 0.8" for k in ("accuracy", "precision", "recall")]),
+    ],
+)
+def test_gates_say_which_figure_missed_which_threshold(
+    accuracy: float, precision: float, recall: float, missed: list[str]
+) -> None:
+    performance = {"accuracy": accuracy, "precision": precision, "recall": recall}
+    assert Gates().outcome(performance) == {
+        "passed": not missed,
+        "thresholds": {"accuracy": 0.8, "precision": 0.8, "recall": 0.8},
+        "missed": missed,
+    }
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.01, math.nan, math.inf])
+@pytest.mark.parametrize("kind", ["accuracy", "precision", "recall"])
+def test_a_threshold_that_no_figure_can_have_is_refused(kind: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"min_{kind}"):
+        Gates(**{kind: value})
+
+
+# -- picture -----------------------------------------------------------------------------------
+
+FLOWS = ("data set", "model", "predictions")
+
+
+def test_the_picture_shows_states_seconds_and_the_last_line() -> None:
+    states = (
+        ComponentState("preprocess-train", "done", 100.0, 112.5, "epoch 5/5", 2),
+        ComponentState("evaluate", "running", 113.0, None, "gates: passed", 1),
+    )
+    picture = PipelinePicture(states, FLOWS, now=115.0)
+    assert str(picture) == "preprocess-train: done 12.5 s, try 2 | evaluate: running 2.0 s"
+    texts = [node.text for node in ET.fromstring(picture._repr_html_()).iter() if node.text]
+    assert texts == [
+        *FLOWS,
+        "preprocess-train",
+        "done 12.5 s, try 2",
+        "epoch 5/5",
+        "evaluate",
+        "running 2.0 s",
+        "gates: passed",
+    ]
+
+
+@pytest.mark.parametrize("message", ["<script>alert(1)</script>", "a & b", "'\"", "x" * 500])
+def test_what_a_component_prints_cannot_break_the_picture(message: str) -> None:
+    state = ComponentState("a", "failed", 1.0, 2.0, message, 1)
+    svg = ET.fromstring(live_picture(("in", "out"), [state], 3.0)._repr_html_())
+    texts = [node.text or "" for node in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[-1] in (message, "x" * 43 + "…")
+    assert "script" not in {node.tag for node in svg.iter()}
+
+
+def test_a_pipeline_that_did_not_start_is_drawn_as_pending() -> None:
+    picture = live_picture(FLOWS, [ComponentState("a"), ComponentState("b")], 1.0)
+    assert str(picture) == "a: pending | b: pending"

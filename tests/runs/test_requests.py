@@ -1,0 +1,266 @@
+"""How a run stands follows from which of its objects exist; a request is data and nothing else."""
+
+import json
+import pickle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memory_store import MemoryStore
+
+from kit.base.errors import DataError, NoSuchObject, UsageError
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.runs.requests import (
+    REQUEST_BYTES,
+    Jobs,
+    Request,
+    RunState,
+    fold,
+    read_request,
+    token,
+    write_request,
+)
+
+RUN = "cloud-hpc-0123456789ab-1"
+HASH = "ab" * 32
+NAMES = ("request", "cancel", "refused", "result", "progress")
+STEPS = tuple(f"try-{n}/{step}" for n in (1, 2, 3) for step in ("asked", "submitted", "ended"))
+
+
+def keys(*names, run=RUN):
+    return [f"runs/{run}/{name}.json" for name in names]
+
+
+STANDINGS = [
+    ((), None),
+    (("progress",), (RunState.UNKNOWN, 1)),
+    (("request",), (RunState.REQUESTED, 1)),
+    (("try-1/submitted",), (RunState.SUBMITTED, 1)),  # the listing is late with the request
+    (("request", "try-1/submitted", "progress"), (RunState.SUBMITTED, 1)),
+    (("request", "try-1/submitted", "try-1/ended"), (RunState.ENDED, 1)),
+    (("request", "try-1/ended"), (RunState.ENDED, 1)),
+    (("request", "try-1/ended", "try-2/asked"), (RunState.REQUESTED, 2)),
+    (("request", "try-1/ended", "try-2/asked", "try-2/submitted"), (RunState.SUBMITTED, 2)),
+    (("request", "try-1/submitted", "try-2/submitted"), (RunState.SUBMITTED, 2)),
+    (("request", "try-1/ended", "try-2/ended"), (RunState.ENDED, 2)),
+    (("request", "cancel"), (RunState.CANCELLING, 1)),
+    (("request", "try-1/submitted", "cancel"), (RunState.CANCELLING, 1)),
+    (("request", "try-1/submitted", "cancel", "try-1/ended"), (RunState.CANCELLED, 1)),
+    (("request", "try-1/ended", "try-2/submitted", "cancel"), (RunState.CANCELLING, 2)),
+    (("request", "cancel", "try-1/ended", "result"), (RunState.DONE, 1)),
+    (("request", "try-9/ended", "result"), (RunState.DONE, 9)),
+    (("request", "refused"), (RunState.REFUSED, 1)),
+    (("request", "refused", "result"), (RunState.DONE, 1)),
+]
+
+
+@pytest.mark.parametrize(("names", "expected"), STANDINGS)
+def test_how_a_run_stands_follows_from_its_objects(names, expected):
+    found = fold(keys(*names)).get(RUN)
+    assert (found and (found.state, found.number)) == expected
+
+
+@given(st.sets(st.sampled_from(NAMES + STEPS), min_size=1), st.randoms())
+@settings(max_examples=300, deadline=None)
+def test_any_order_of_arrival_ends_in_the_same_status(names, random):
+    mixed = keys(*sorted(names)) + keys(*sorted(names), run="cloud-hpc-ffffffffffff-2")
+    random.shuffle(mixed)
+    one, other = fold(mixed).values()
+    assert (one.state, one.number) == (other.state, other.number)
+    assert fold(mixed + mixed) == fold(sorted(mixed))
+
+
+@given(st.permutations(sorted(set(NAMES + STEPS) - {"cancel", "try-2/asked", "try-3/asked"})))
+@settings(max_examples=200, deadline=None)
+def test_without_the_persons_word_a_result_is_never_taken_back(order):
+    done = [fold(keys(*order[:n]))[RUN].state is RunState.DONE for n in range(1, len(order) + 1)]
+    assert done == sorted(done)
+    assert done[-1]
+
+
+FOREIGN = [
+    "runs/../etc/passwd/request.json",
+    "runs/cloud-hpc-0123456789ab-1/../x/request.json",
+    "runs/cloud-hpc-0123456789ab-0/request.json",
+    "runs/local-0123456789ab-1/request.json",
+    "runs/cloud-hpc-0123456789ab-1/try-0/ended.json",
+    "runs/cloud-hpc-0123456789ab-1/try-1/request.json",
+    "runs/cloud-hpc-0123456789ab-1/request.json\n",
+    "runs/cloud-hpc-0123456789AB-1/request.json",
+    "data/x",
+    "",
+]
+
+
+def test_objects_that_are_none_of_ours_count_nothing():
+    assert fold(FOREIGN) == {}
+
+
+GOOD = json.loads(write_request(Request(RUN, HASH)))
+
+
+def changed(**values):
+    return json.dumps(GOOD | values).encode()
+
+
+def training(**values):
+    return changed(hyperparameters=GOOD["hyperparameters"] | values)
+
+
+BAD = {
+    "empty": b"",
+    "cut": write_request(Request(RUN, HASH))[:-20],
+    "no table": b"[1, 2]",
+    "a pickle": pickle.dumps({"schema": 1}),
+    "huge": b'{"schema": 1, "x": "' + b"a" * REQUEST_BYTES + b'"}',
+    "deep": b"[" * 60_000,
+    "a huge number": b'{"schema": ' + b"9" * 60_000 + b"}",
+    "not UTF-8": b"\xff\xfe{}",
+    "another schema": changed(schema=2),
+    "another run": changed(run="cloud-hpc-0123456789ab-2"),
+    "an unknown key": changed(partition="large"),
+    "a command": changed(command="rm -rf ~"),
+    "an account": changed(account="project_2005678"),
+    "a missing key": json.dumps({k: v for k, v in GOOD.items() if k != "data_hash"}).encode(),
+    "a path for a hash": changed(data_hash="../../../etc/passwd"),
+    "a hash with a newline": changed(data_hash=HASH + "\n"),
+    "a list for a hash": changed(data_hash=[HASH]),
+    "text for a flag": changed(configured="$(reboot)"),
+    "a number for a flag": changed(configured=1),
+    "text for a table": changed(hyperparameters="; reboot"),
+    "shell characters": training(device="cpu; touch /tmp/x"),
+    "text for a number": training(epochs="5"),
+    "out of range": training(epochs=10**9),
+    "not a number": training(learning_rate=float("nan")),
+    "a huge float": training(learning_rate=1e300),
+    "true for a number": training(seed=True),
+    "an unknown setting": training(partition="`id`"),
+    "no workers": changed(workers=0),
+    "too many workers": changed(workers=65),
+    "text for workers": changed(workers="`id`"),
+    "true for workers": changed(workers=True),
+    "half a worker": changed(workers=1.5),
+    "another tunnel": changed(tunnel="-R 22:localhost:22"),
+    "true for a tunnel": changed(tunnel=True),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_request_that_is_none_is_refused_with_a_reason(name):
+    with pytest.raises(DataError) as error:
+        read_request(RUN, BAD[name])
+    assert RUN in error.value.tried
+    assert error.value.got
+    assert len(str(error.value)) < 2000
+
+
+def test_a_request_is_read_as_it_was_written():
+    request = Request(RUN, HASH, False, Hyperparameters(epochs=3, learning_rate=0.01), 4)
+    assert read_request(RUN, write_request(request)) == request
+
+
+@pytest.mark.parametrize("run", ["", "x", "../x", RUN + "\n", "local-0123456789ab-1", None, 3])
+def test_only_the_id_of_a_cloud_hpc_run_can_be_asked_for(run):
+    with pytest.raises(UsageError):
+        Request(run, HASH)
+
+
+def test_each_try_has_a_token_of_its_own():
+    tokens = {token(run, n) for run in (RUN, RUN[:-1] + "2") for n in range(1, 50)}
+    assert len(tokens) == 98
+    assert all(len(each) == 12 and int(each, 16) >= 0 for each in tokens)
+    assert token(RUN, 1) == token(RUN, 1)
+
+
+def test_the_tries_of_open_runs_and_their_next_ones_are_open():
+    jobs = Jobs(MemoryStore())
+    assert jobs.open_tokens() == []
+    jobs.ask(Request(RUN, HASH))
+    done = RUN[:-1] + "2"
+    jobs.ask(Request(done, HASH))
+    jobs.write(done, "result", {})
+    jobs.write(RUN, "try-3/submitted", {})
+    assert jobs.open_tokens() == [token(RUN, 3), token(RUN, 4)]
+
+
+def test_asking_twice_writes_one_request():
+    jobs = Jobs(MemoryStore())
+    request = Request(RUN, HASH)
+    assert jobs.ask(request).state is RunState.REQUESTED
+    assert jobs.ask(request).state is RunState.REQUESTED
+    assert jobs.store.calls.count("put") == 1
+    assert jobs.request(RUN) == request
+
+
+def test_asking_for_a_finished_run_changes_nothing():
+    jobs = Jobs(MemoryStore())
+    jobs.write(RUN, "result", {"try": 1})
+    assert jobs.ask(Request(RUN, HASH)).state is RunState.DONE
+    assert list(jobs.store.objects) == keys("result")
+
+
+def test_a_huge_request_is_refused_without_being_read():
+    jobs = Jobs(MemoryStore())
+    jobs.store.put(keys("request")[0], b" " * (REQUEST_BYTES + 1))
+    with pytest.raises(DataError, match="at most 65536"):
+        jobs.request(RUN)
+    assert "get" not in jobs.store.calls
+
+
+def test_a_new_try_needs_an_ended_one():
+    jobs = Jobs(MemoryStore())
+    jobs.ask(Request(RUN, HASH))
+    assert jobs.ask_again(RUN).number == 1
+    jobs.write(RUN, "try-1/ended", {})
+    again = jobs.ask_again(RUN)
+    assert (again.state, again.number) == (RunState.REQUESTED, 2)
+
+
+@pytest.mark.parametrize("last", ["result", "try-1/ended", "refused"])
+def test_cancelling_what_is_finished_changes_nothing(last):
+    jobs = Jobs(MemoryStore())
+    jobs.ask(Request(RUN, HASH))
+    jobs.write(RUN, last, {})
+    before = jobs.standing(RUN)
+    assert jobs.cancel(RUN) == before
+    assert keys("cancel")[0] not in jobs.store.objects
+
+
+def test_all_runs_are_folded_from_one_listing():
+    jobs = Jobs(MemoryStore())
+    for number in range(1, 201):
+        run = f"cloud-hpc-0123456789ab-{number}"
+        for name in ("request", "try-1/submitted", "result"):
+            jobs.write(run, name, {})
+    jobs.store.calls.clear()
+    found = jobs.standings()
+    assert jobs.store.calls == ["list"]
+    assert {each.state for each in found.values()} == {RunState.DONE}
+    assert len(found) == 200
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": 2}', b"[" * 60_000])
+def test_a_damaged_object_is_named(content):
+    jobs = Jobs(MemoryStore())
+    jobs.store.put(keys("try-1/ended")[0], content)
+    with pytest.raises(DataError, match="try-1/ended"):
+        jobs.read(RUN, "try-1/ended")
+
+
+def test_an_object_that_is_not_there_is_none():
+    jobs = Jobs(MemoryStore())
+    assert jobs.read(RUN, "result") is None
+    with pytest.raises(NoSuchObject):
+        jobs.request(RUN)
+
+
+@pytest.mark.parametrize("name", ["../x", "try-0/ended", "x", "request.json"])
+def test_only_the_objects_of_a_run_are_written(name):
+    with pytest.raises(UsageError):
+        Jobs(MemoryStore()).write(RUN, name, {})
+
+
+def test_every_state_says_when_it_is_so():
+    assert all(state.when for state in RunState)
+    finished = {state.name for state in RunState if state.finished}
+    assert finished == {"ENDED", "CANCELLED", "REFUSED", "DONE"}

@@ -1,0 +1,352 @@
+"""The two stages of the cloud pipeline, in this process, with folders for services."""
+
+import contextlib
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from cloud_site import BUCKET, make_site, small_data
+from mlflow_store import empty_store
+
+from kit.base.errors import DataError, KitError, NoSuchObject, ObjectDamaged, UsageError
+from kit.base.settings import Settings
+from kit.experiments.fashion_mnist import training
+from kit.experiments.fashion_mnist.data import LABELS, Dataset
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.gates import GatesNotPassed
+from kit.experiments.progress import Progress
+from kit.runs import stages
+from kit.runs.objects import EVALUATE, PREPROCESS_TRAIN, StageStore
+from kit.store.opening import open_store
+from kit.tracking import mlflow_client
+from kit.tracking.delivery import destinations, tracking_for
+
+RUN = "cloud-0123456789ab-1"
+HP = dataclasses.asdict(Hyperparameters(epochs=2, learning_rate=0.01))
+KINDS = ("accuracy", "precision", "recall")
+NO_GATES, HIGH_GATES = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 1.0)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    site = make_site(tmp_path, monkeypatch)
+    empty_store(site.profile_dir / "mlflow.db")
+    return site
+
+
+@pytest.fixture
+def objects(site: Settings) -> StageStore:
+    return StageStore(open_store(site, BUCKET), RUN)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return small_data()
+
+
+@pytest.fixture
+def uploaded(objects: StageStore, data: Dataset) -> StageStore:
+    assert objects.put_data(data)
+    return objects
+
+
+def train(data: Dataset, **changes: Any) -> str:
+    return stages.preprocess_train("folders", RUN, BUCKET, data.hash, **{**HP, **changes})
+
+
+def weights(objects: StageStore) -> dict[str, list[float]]:
+    """The numbers in the trained model (the file's header may order its words differently)."""
+    content = objects.get(objects.finished(PREPROCESS_TRAIN)["objects"]["model.safetensors"])
+    return {name: array.ravel().tolist() for name, array in safetensors.numpy.load(content).items()}
+
+
+def evaluate(trained: str, **changes: Any) -> tuple[str, dict[str, float]]:
+    return stages.evaluate("folders", RUN, BUCKET, trained, **{"gates": NO_GATES, **changes})
+
+
+# -- the data set ------------------------------------------------------------------------------
+
+
+def test_a_data_set_comes_back_as_it_was_and_is_uploaded_once(
+    objects: StageStore, data: Dataset
+) -> None:
+    assert objects.put_data(data) is True
+    assert objects.put_data(data) is False
+    back, about = objects.get_data(data.hash)
+    assert objects.get_test_data(about).test_images.tobytes() == data.test_images.tobytes()
+    assert back.hash == data.hash
+    assert (back.source, back.files, back.warning) == (data.source, data.files, data.warning)
+    assert back.train_images.dtype == np.uint8
+
+
+def test_a_data_set_is_uploaded_again_when_its_object_is_gone(
+    uploaded: StageStore, data: Dataset
+) -> None:
+    uploaded.store.delete(f"data/{data.hash}-test.safetensors")
+    with pytest.raises(KitError):
+        uploaded.get_data(data.hash)
+    assert uploaded.put_data(data) is True
+    assert uploaded.get_data(data.hash)[0].hash == data.hash
+
+
+def test_a_data_set_that_is_not_there_is_named(objects: StageStore) -> None:
+    with pytest.raises(DataError, match="data set 0a1b is not in the bucket"):
+        objects.get_data("0a1b")
+
+
+def test_data_changed_behind_the_kit_s_back_is_not_used(
+    uploaded: StageStore, data: Dataset
+) -> None:
+    other = small_data(train=404)
+    uploaded.put_data(other)
+    name = "data/{}-train.safetensors".format
+    uploaded.store.put(name(data.hash), uploaded.store.get(name(other.hash)))
+    with pytest.raises(ObjectDamaged, match="not the ones that were put there"):
+        uploaded.get_data(data.hash)
+    about = json.loads(uploaded.store.get(f"data/{other.hash}.json"))
+    uploaded.store.put(f"data/{data.hash}.json", json.dumps(about).encode())
+    with pytest.raises(DataError, match=f"the data set {other.hash}"):
+        uploaded.get_data(data.hash)
+
+
+def test_an_object_that_is_no_data_set_is_refused(uploaded: StageStore, data: Dataset) -> None:
+    about = json.loads(uploaded.store.get(f"data/{data.hash}.json"))
+    about["objects"]["test"] = uploaded.keep("garbage", b"\x00" * 100)
+    uploaded.store.put(f"data/{data.hash}.json", json.dumps(about).encode())
+    with pytest.raises(DataError, match="no data set"):
+        uploaded.get_data(data.hash)
+
+
+# -- preprocess-train --------------------------------------------------------------------------
+
+
+def test_training_leaves_model_losses_and_a_record_with_times(
+    uploaded: StageStore, data: Dataset
+) -> None:
+    record_hash = train(data)
+    record, found_hash = uploaded.record(PREPROCESS_TRAIN) or ({}, "")
+    assert record_hash == found_hash
+    reference = training.train(data, Hyperparameters(**HP), progress=lambda _: None)
+    assert weights(uploaded) == {
+        name: tensor.flatten().tolist() for name, tensor in reference.model.state_dict().items()
+    }
+    assert json.loads(uploaded.get(record["objects"]["losses.json"])) == [
+        list(point) for point in reference.losses
+    ]
+    assert record["training"]["name"] == "cloud-model-training"
+    assert record["time"]["name"] == "preprocess-train"
+    assert record["time"]["start-time"] <= record["training"]["start-time"]
+    assert record["time"]["total-seconds"] >= record["training"]["total-seconds"]
+    assert list(record["spans"]) == ["download", "training", "upload"]
+    assert record["hyperparameters"] == HP
+
+
+def test_a_finished_training_is_not_done_again(
+    uploaded: StageStore, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(data)
+    monkeypatch.setattr(training, "train", None)
+    assert train(data) == first
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "losses.json", "preprocess-train.json"])
+def test_what_is_missing_of_a_training_is_made_anew(
+    uploaded: StageStore, data: Dataset, lost: str
+) -> None:
+    train(data)
+    before = weights(uploaded)
+    uploaded.store.delete(f"runs/{RUN}/{lost}")
+    assert uploaded.record(PREPROCESS_TRAIN) is None
+    train(data)
+    assert weights(uploaded) == before
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b'{"schema": 99}', b"\xff"])
+def test_a_damaged_record_counts_as_none(uploaded: StageStore, text: bytes) -> None:
+    uploaded.store.put(f"runs/{RUN}/preprocess-train.json", text)
+    assert uploaded.record(PREPROCESS_TRAIN) is None
+    with pytest.raises(DataError, match="has no record"):
+        uploaded.finished(PREPROCESS_TRAIN)
+
+
+def test_a_training_killed_in_its_second_epoch_goes_on_there_with_the_same_result(
+    uploaded: StageStore, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(now: Progress) -> None:
+        if now.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(stages, "_say", dies)
+        train(data)
+    assert uploaded.record(PREPROCESS_TRAIN) is None
+    train(data)
+    assert uploaded.finished(PREPROCESS_TRAIN)["epochs_resumed"] == 1
+    broken = weights(uploaded)
+    uploaded.store.delete(f"runs/{RUN}/preprocess-train.json")
+    train(data)
+    assert uploaded.finished(PREPROCESS_TRAIN)["epochs_resumed"] == 0
+    assert weights(uploaded) == broken
+
+
+def test_the_work_folder_is_gone_when_the_stage_is_done(
+    uploaded: StageStore, data: Dataset, site: Settings
+) -> None:
+    train(data)
+    left = [path for path in site.cache_dir.rglob("*") if path.is_file()]
+    assert [path.suffix for path in left] in ([".lock"], [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"epochs": 0}, UsageError),
+        ({"device": "abacus"}, UsageError),
+        ({"momentum": 1.0}, UsageError),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_anything_is_done(
+    uploaded: StageStore, data: Dataset, changes: dict[str, Any], error: type[KitError]
+) -> None:
+    with pytest.raises(error):
+        train(data, **changes)
+    assert uploaded.record(PREPROCESS_TRAIN) is None
+
+
+def test_a_failure_leaves_its_traceback_in_the_store(objects: StageStore) -> None:
+    assert objects.failure(PREPROCESS_TRAIN) == ""
+    with pytest.raises(DataError, match="upload it first"):
+        stages.preprocess_train("folders", RUN, BUCKET, "no-such-hash", **HP)
+    text = objects.failure(PREPROCESS_TRAIN)
+    assert text.startswith("Traceback (most recent call last)")
+    assert "kit.base.errors.DataError: the data set no-such-hash is not in the bucket" in text
+
+
+def test_a_store_that_fails_does_not_hide_the_error_of_the_stage() -> None:
+    class Broken:
+        def put(self, *_: object) -> None:
+            raise KitError("the store is away")
+
+    with pytest.raises(ValueError, match="the real one"), StageStore(Broken(), RUN).reporting("x"):  # type: ignore[arg-type]
+        raise ValueError("the real one")
+
+
+# -- evaluate ----------------------------------------------------------------------------------
+
+
+def in_mlflow(site: Settings) -> dict[str, Any]:
+    return tracking_for(site, "cloud").read("cloud-fmnist-pipeline", RUN)
+
+
+def registered(site: Settings) -> list[tuple[str, str]]:
+    with mlflow_client.connect(tracking_for(site, "cloud").uri) as client:
+        found = client.search_model_versions("name = 'CLOUD-FMNIST-CNN'")
+        return [(version.name, version.run_id) for version in found]
+
+
+def test_a_model_that_passes_is_recorded_logged_and_registered(
+    uploaded: StageStore, data: Dataset, site: Settings
+) -> None:
+    record_hash, figures = evaluate(train(data), commit="c0ffee")
+    record, found_hash = uploaded.record(EVALUATE) or ({}, "")
+    assert record_hash == found_hash
+    assert record["gates"]["passed"] is True
+    assert figures == {k: record["performance"][k] for k in ("accuracy", "precision", "recall")}
+    predictions = np.load(
+        io.BytesIO(uploaded.get(record["objects"]["predictions.npy"])), allow_pickle=False
+    )
+    assert predictions.shape == data.test_labels.shape
+    assert np.mean(predictions == data.test_labels) == pytest.approx(
+        np.trace(record["confusion"]) / len(predictions)
+    )
+    logged = in_mlflow(site)
+    kinds = ("accuracy", "precision", "recall")
+    names = {*kinds, *(f"{label}-{kind}" for label in LABELS for kind in kinds)}
+    assert set(logged["metrics"]) == names | {"training-seconds", "loss"}
+    assert logged["metrics"]["accuracy"] == pytest.approx(figures["accuracy"])
+    assert {k: v for k, v in logged["params"].items() if k.startswith("hp-")} == {
+        f"hp-{name}": str(value) for name, value in HP.items()
+    }
+    assert logged["artifacts"] == ["model/model.safetensors", "predicted_qualities/predictions.npy"]
+    wanted = {
+        "kit.run_id": RUN,
+        "kit.target": "cloud",
+        "kit.profile": "folders",
+        "kit.data": "synthetic",
+        "kit.gates": "passed",
+        "mlflow.source.git.commit": "c0ffee",
+    }
+    assert {key: logged["tags"].get(key) for key in wanted} == wanted
+    assert record["mlflow"]["state"] == "logged"
+    assert registered(site) == [("CLOUD-FMNIST-CNN", logged["mlflow_run_id"])]
+
+
+def test_a_model_that_does_not_pass_is_recorded_and_logged_but_not_registered(
+    uploaded: StageStore, data: Dataset, site: Settings
+) -> None:
+    evaluate(train(data), gates=HIGH_GATES)
+    record = uploaded.finished(EVALUATE)
+    assert record["gates"]["passed"] is False
+    assert len(record["gates"]["missed"]) == 3
+    logged = in_mlflow(site)
+    assert logged["tags"]["kit.gates"] == "not passed"
+    assert logged["status"] == "FINISHED"
+    assert "model/model.safetensors" in logged["artifacts"]
+    assert registered(site) == []
+
+
+def test_a_strict_run_fails_after_everything_is_recorded(
+    uploaded: StageStore, data: Dataset, site: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = train(data)
+    with pytest.raises(GatesNotPassed, match="strict") as caught:
+        evaluate(trained, gates=HIGH_GATES, strict=True)
+    assert "is below 1.0" in caught.value.got
+    assert uploaded.finished(EVALUATE)["mlflow"]["state"] == "logged"
+    monkeypatch.setattr(training, "evaluate", None)
+    with pytest.raises(GatesNotPassed):
+        evaluate(trained, gates=HIGH_GATES, strict=True)
+
+
+def test_a_finished_evaluation_is_not_done_again(
+    uploaded: StageStore, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = train(data)
+    first = evaluate(trained)
+    monkeypatch.setattr(training, "evaluate", None)
+    assert evaluate(trained) == first
+
+
+def test_another_model_than_the_trained_one_is_not_evaluated(
+    uploaded: StageStore, data: Dataset
+) -> None:
+    trained = train(data)
+    with pytest.raises(DataError, match="not the one to be evaluated"):
+        evaluate("0" * 64)
+    uploaded.store.put(f"runs/{RUN}/model.safetensors", b"someone else's model")
+    with pytest.raises(DataError, match="not the one to be evaluated"):
+        evaluate(trained)
+    uploaded.store.delete(f"runs/{RUN}/model.safetensors")
+    with pytest.raises(DataError, match="run again"):
+        evaluate(trained)
+    with pytest.raises(NoSuchObject):
+        uploaded.store.get(f"runs/{RUN}/evaluate.json")
+
+
+def test_mlflow_away_costs_the_run_nothing_and_is_made_up_by_a_sync(
+    uploaded: StageStore, data: Dataset, site: Settings
+) -> None:
+    evaluate(train(data), mlflow_url="http://127.0.0.1:1")
+    record = uploaded.finished(EVALUATE)
+    assert record["mlflow"]["state"] == "spooled"
+    assert "does not answer" in record["mlflow"]["reason"]
+    cloud = dataclasses.replace(site.cloud, mlflow_url="http://127.0.0.1:1")
+    server = destinations(dataclasses.replace(site, cloud=cloud))[1]
+    embedded = dataclasses.replace(tracking_for(site, "cloud"), spool_dir=server.spool_dir)
+    assert [result.state for result in embedded.sync()] == ["logged"]
+    assert in_mlflow(site)["metrics"]["accuracy"] == record["performance"]["accuracy"]

@@ -1,0 +1,75 @@
+"""What a try left on the site comes to the store: whole, checked, the same whoever brings it."""
+
+import hashlib
+import json
+
+import pytest
+from submitter_world import RUN, World
+
+from kit.base.errors import DataError
+from kit.runs.objects import StageStore
+from kit.runs.requests import token
+from kit.submitter.collect import Collector
+
+NAME = token(RUN, 1)
+FOLDER = f"/proj/kit/tries/{NAME}"
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A try that has committed and ended."""
+    world = World(tmp_path)
+    world.ask()
+    world.submitter().once()
+    world.play()
+    world.play()
+    return world
+
+
+def collector(world):
+    slurm = world.submitter().slurm
+    status = slurm.status([NAME])[NAME]
+    return Collector(slurm, StageStore(world.data, RUN), 1, NAME), status
+
+
+def test_all_files_of_the_manifest_come_with_their_hashes_and_the_texts(world):
+    one, status = collector(world)
+    result = one.result(status)
+    assert {"job.sh", "job.log", "sacct.txt", "seff.txt", "times.json"} <= set(result["files"])
+    assert (result["try"], result["token"], result["job"]["state"]) == (1, NAME, "COMPLETED")
+    another, status = collector(world)
+    assert another.result(status) == result
+
+
+def test_a_log_that_somebody_removed_is_not_missed(world):
+    (log,) = [name for name in world.files if name.startswith(f"{FOLDER}/job-")]
+    del world.files[log]
+    one, status = collector(world)
+    assert "job.log" not in one.result(status)["files"]
+
+
+def test_a_file_of_the_manifest_that_is_gone_or_another_is_told(world):
+    one, status = collector(world)
+    world.files[f"{FOLDER}/losses.json"] = b"[]"
+    with pytest.raises(DataError, match="it was changed"):
+        one.result(status)
+
+
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/shadow", "a/b"])
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(world, name):
+    one, status = collector(world)
+    text = json.dumps({"schema": 1, "files": {name: hashlib.sha256(b"x").hexdigest()}}).encode()
+    manifest = f"manifest-{hashlib.sha256(text).hexdigest()}"
+    world.files[f"{FOLDER}/{manifest}"] = text
+    before = dict(world.data.objects)
+    with pytest.raises(DataError, match="it names"):
+        one._files(type(status)(**{**vars(status), "manifest": manifest}))
+    assert world.data.objects == before
+
+
+def test_a_failure_that_is_no_json_is_kept_as_it_is(world):
+    world.files[f"{FOLDER}/failure.json"] = b"\xff no json"
+    one, status = collector(world)
+    left = one.failure(status)
+    assert "no json" in left["failure"]["got"]
+    assert left["token"] == NAME

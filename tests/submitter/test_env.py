@@ -1,0 +1,248 @@
+"""The environment on the HPC side: found, made, published once, removed only when unused."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+from importlib.metadata import requires
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from kit.base.errors import CommandFailed, DataError, UsageError
+from kit.base.host import LocalHost
+from kit.base.profiles import Hpc
+from kit.cli import watch
+from kit.cli.commands import envs_group
+from kit.submitter import env as hpc_env
+
+TOKEN = "0123456789ab"
+# A Python that makes a venv and has a pip, in a second instead of half a minute.
+PYTHON = """\
+#!/bin/bash
+case "$*" in
+    *"-m venv"*) mkdir -p "${@: -1}/bin" "${@: -1}/lib/python3.11/site-packages"
+        cp "$0" "${@: -1}/bin/python" ;;
+    *" download "*) echo download >>"$LOG"; [ -z "$OFFLINE" ] || exit 1
+        while [ "$1" != --dest ]; do shift; done; mkdir -p "$2"; touch "$2/one.whl" ;;
+    *" install "*) echo install >>"$LOG"; [ -z "$BROKEN" ] ;;
+esac
+"""
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+    project = tmp_path / "proj"
+    project.mkdir()
+    return Hpc(ssh_host="x", project_dir=str(project), python=str(python))
+
+
+def make(site, configured=True, token=TOKEN):
+    said = []
+    return *hpc_env.make(LocalHost(), site, token, configured, said.append), said
+
+
+def steps(tmp_path):
+    log = tmp_path / "log"
+    return log.read_text().split() if log.exists() else []
+
+
+def test_the_first_run_makes_it_and_the_second_finds_it(site, tmp_path):
+    first, private, said = make(site)
+    assert (private, steps(tmp_path)) == (False, ["download", "install"])
+    assert [line.split()[1] for line in said] == ["making", "bringing", "installing", "ready"]
+    second, private, said = make(site)
+    assert (second, private) == (first, False)
+    assert said == [f"environment: found {first}"]
+    assert steps(tmp_path) == ["download", "install"]
+
+
+def test_unconfigured_makes_its_own_beside_the_published_one(site, tmp_path):
+    published, *_ = make(site)
+    own, private, _ = make(site, configured=False)
+    assert own != published
+    assert private
+    assert Path(published).exists()
+    assert make(site)[0] == published
+    assert steps(tmp_path) == ["download", "install", "install"]  # the wheels were there
+
+
+def test_the_first_unconfigured_one_is_published(site):
+    own, private, _ = make(site, configured=False)
+    assert not private
+    assert make(site)[0] == own
+
+
+def test_a_wheel_folder_serves_a_site_without_network(site, monkeypatch):
+    wheels = Path(site.project_dir) / "kit/wheels" / hpc_env.pins_key(hpc_env.pins())
+    wheels.mkdir(parents=True)
+    (wheels / "complete").touch()
+    monkeypatch.setenv("OFFLINE", "1")
+    assert Path(make(site)[0]).exists()
+
+
+@pytest.mark.parametrize("fault", ["OFFLINE", "BROKEN"])
+def test_what_cannot_be_made_is_not_published_and_not_found(site, monkeypatch, fault):
+    monkeypatch.setenv(fault, "1")
+    with pytest.raises(DataError, match="make the environment"):
+        make(site)
+    monkeypatch.delenv(fault)
+    assert Path(make(site)[0]).exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told(site, tmp_path):
+    gone = Hpc(ssh_host="x", project_dir="/proc/no-such-project", python=site.python)
+    with pytest.raises(CommandFailed, match="no-such-project"):
+        make(gone)
+
+
+def test_two_builders_at_once_end_with_one_published(site, tmp_path):
+    hpc_env.stage(LocalHost(), site)
+    script = f"{hpc_env.FUNCTION}\n{hpc_env.call(site, TOKEN, True)}; echo $venv"
+    builders = [
+        subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    found = {builder.communicate()[0].splitlines()[-1] for builder in builders}
+    assert len(found) == 1
+    folders = [p for p in (Path(site.project_dir) / "kit/venvs").iterdir() if not p.is_symlink()]
+    assert [str(path) for path in folders] == list(found)
+
+
+def test_removing_takes_what_no_link_and_no_open_run_uses(site):
+    host = LocalHost()
+    published, *_ = make(site)
+    used, *_ = make(site, configured=False, token="aaaaaaaaaaaa")
+    left, *_ = make(site, configured=False, token="bbbbbbbbbbbb")
+    assert hpc_env.remove(host, site, ["aaaaaaaaaaaa"]) == [Path(left).name]
+    assert Path(published).exists()
+    assert Path(used).exists()
+    names = {made.name: made.published for made in hpc_env.listed(host, site)}
+    assert names == {Path(published).name: True, Path(used).name: False}
+
+
+def test_what_an_open_run_may_use_is_not_removed_by_name_either(site):
+    host, open_token = LocalHost(), "aaaaaaaaaaaa"
+    published, own = make(site)[0], make(site, configured=False, token=open_token)[0]
+    left = make(site, configured=False, token="bbbbbbbbbbbb")[0]
+    for name in (published, own):
+        with pytest.raises(UsageError, match="is in use"):
+            hpc_env.remove(host, site, [open_token], [Path(left).name, Path(name).name])
+    assert len(hpc_env.listed(host, site)) == 3
+    assert hpc_env.remove(host, site, [], [Path(published).name]) == [Path(published).name]
+    again, private, _ = make(site)
+    assert again != published
+    assert not private
+
+
+@pytest.mark.parametrize("name", ["", "..", "../tries", "x; touch /tmp/x", "0123456789ab.x"])
+def test_only_an_environment_is_removed(site, name):
+    make(site)
+    with pytest.raises(UsageError, match="there is no environment"):
+        hpc_env.remove(LocalHost(), site, [], [name])
+    assert len(hpc_env.listed(LocalHost(), site)) == 1
+
+
+def test_a_broken_off_environment_is_listed_as_private_and_removed(site, monkeypatch):
+    monkeypatch.setenv("BROKEN", "1")
+    with pytest.raises(DataError):
+        make(site)
+    (left,) = hpc_env.listed(LocalHost(), site)
+    assert (left.published, left.token) == (False, TOKEN)
+    assert hpc_env.remove(LocalHost(), site, [TOKEN]) == []
+    assert hpc_env.remove(LocalHost(), site, []) == [left.name]
+
+
+def test_the_commands_list_and_remove_and_leave_what_is_open(site, monkeypatch):
+    published = Path(make(site)[0]).name
+    own = Path(make(site, configured=False, token="aaaaaaaaaaaa")[0]).name
+    left = Path(make(site, configured=False, token="bbbbbbbbbbbb")[0]).name
+    jobs = SimpleNamespace(open_tokens=lambda: ["aaaaaaaaaaaa"])
+    slurm = SimpleNamespace(host=LocalHost(), hpc=site)
+    opened = SimpleNamespace(jobs=jobs, slurm=slurm)
+    monkeypatch.setattr(watch, "opened", lambda *_: opened)
+
+    def kit(*words):
+        return CliRunner().invoke(envs_group, words)
+
+    lines = kit("ls").output.splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted([published, own, left])
+    assert [line.endswith("published") for line in lines].count(True) == 1
+    assert len(json.loads(kit("ls", "--json").output)) == 3
+    assert isinstance(kit("rm", own).exception, UsageError)
+    assert kit("rm").output == f"removed {left}\n"
+    assert len(json.loads(kit("ls", "--json").output)) == 2
+
+
+def test_nothing_to_list_or_to_remove_on_a_new_site(site):
+    assert hpc_env.listed(LocalHost(), site) == []
+    assert hpc_env.remove(LocalHost(), site, []) == []
+
+
+def test_a_modules_packages_come_behind_the_environments_own(site, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/apps/torch:/apps/more")
+    made, *_ = make(site)
+    lines = (Path(made) / "lib/python3.11/site-packages/module.pth").read_text()
+    assert lines == "/apps/torch\n/apps/more\n"
+
+
+@pytest.mark.parametrize(
+    "change", [{"modules": ("pytorch/3",)}, {"python": "/other"}, {"module_path": "/m"}]
+)
+def test_another_site_software_is_another_environment(site, change):
+    assert hpc_env.key(site, "a==1") != hpc_env.key(dataclasses.replace(site, **change), "a==1")
+
+
+def test_other_packages_are_another_environment_and_the_same_are_the_same(site):
+    assert hpc_env.key(site, "a==1") == hpc_env.key(site, "a==1")
+    assert hpc_env.key(site, "a==1") != hpc_env.key(site, "a==2")
+
+
+def needed():
+    """Names of all that Ray and the others need, without the site's PyTorch and NumPy."""
+    seen, todo = set(), [("ray", ("default",)), *((n, ()) for n in ("safetensors", "torchmetrics"))]
+    todo.append(("tqdm", ()))
+    while todo:
+        name, extras = todo.pop()
+        if (name, extras) in seen or name in ("torch", "numpy"):
+            continue
+        seen.add((name, extras))
+        for text in requires(name) or []:
+            one = Requirement(text)
+            given = [{"extra": extra} for extra in (*extras, "")]
+            if one.marker is None or any(one.marker.evaluate(each) for each in given):
+                todo.append((canonicalize_name(one.name), tuple(sorted(one.extras))))
+    return {name for name, _ in seen}
+
+
+def test_the_list_of_packages_is_complete():
+    names = {line.split("==")[0] for line in hpc_env.pins().splitlines()}
+    assert names == needed()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in hpc_env.pins().splitlines())
+
+
+def test_a_package_that_is_not_locked_is_named(tmp_path):
+    names = tmp_path / "names"
+    names.write_text("# a comment\nray\nno-such-package\n")
+    with pytest.raises(DataError, match="no-such-package"):
+        hpc_env.pins(names)
+
+
+@pytest.mark.parametrize("token", ["", "../../x", "0123456789ab;reboot"])
+def test_what_is_no_token_makes_no_call(site, token):
+    with pytest.raises(UsageError):
+        hpc_env.call(site, token, True)
+
+
+def test_the_function_is_good_bash():
+    done = subprocess.run(["bash", "-n"], input=hpc_env.FUNCTION, text=True, env=os.environ)
+    assert done.returncode == 0

@@ -1,0 +1,181 @@
+"""The submitter's process: pass after pass, later and later while there is no contact."""
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from memory_store import MemoryStore
+
+from kit.base import settings
+from kit.base.errors import StoreUnavailable, UsageError
+from kit.runs.requests import Jobs
+from kit.store.folder import DirectoryStore
+from kit.submitter import compose_secrets
+from kit.submitter import loop as submitter_loop
+
+
+class Passes:
+    """A submitter whose passes come to what is given, then the loop is told to stop."""
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.done = list(outcomes), 0
+        self.jobs = Jobs(MemoryStore())
+
+    def once(self):
+        outcome = self.outcomes[self.done]
+        self.done += 1
+        if outcome:
+            raise outcome
+
+    def stop(self):
+        return self.done == len(self.outcomes)
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    found = []
+    monkeypatch.setattr(submitter_loop.time, "sleep", found.append)
+    monkeypatch.setattr(submitter_loop.random, "random", lambda: 0.0)
+    return found
+
+
+def test_a_store_that_is_away_is_asked_later_and_later_and_then_as_before(pauses):
+    away = StoreUnavailable("ask the store", "503")
+    passes = Passes(None, *[away] * 8, None, None)
+    submitter_loop.run(passes, passes.stop)
+    assert pauses == [1.5, 3, 6, 12, 24, 48, 60, 60, 60, 1.5, 1.5]
+
+
+def test_a_submitter_signs_in_its_bucket_and_is_found_until_the_sign_is_old(
+    pauses, tmp_path, monkeypatch
+):
+    store = DirectoryStore("integration-submitter-s0-c0-u1-anna", tmp_path)
+    passes = Passes(None, None, StoreUnavailable("ask the store", "503"))
+    passes.jobs = Jobs(store)
+    store.ensure_bucket()
+    assert not submitter_loop.someone(store)
+    store.delete(submitter_loop.ASKED)
+    store.delete_bucket()
+    submitter_loop.run(passes, passes.stop)
+    assert submitter_loop.someone(store)
+    sign = next(tmp_path.rglob(submitter_loop.SIGN))
+    old = time.time() - 3 * submitter_loop.SIGN_S - 1
+    os.utime(sign, (old, old))
+    assert not submitter_loop.someone(store)
+
+
+def test_one_stands_by_until_no_other_signs_any_more(pauses, tmp_path, monkeypatch):
+    store = DirectoryStore("integration-submitter-s0-c0-u1-anna", tmp_path)
+    submitter_loop.sign(store)
+    sign = next(tmp_path.rglob(submitter_loop.SIGN))
+    away = [True]
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            monkeypatch.setattr(store, "stat", lambda _: away.pop() and failing())
+        if len(pauses) == 3:
+            monkeypatch.undo()
+            monkeypatch.setattr(submitter_loop.time, "sleep", pause)
+            old = time.time() - 3 * submitter_loop.SIGN_S - 1
+            os.utime(sign, (old, old))
+
+    def failing():
+        raise StoreUnavailable("ask the store", "503")
+
+    monkeypatch.setattr(submitter_loop.time, "sleep", pause)
+    submitter_loop.stand_by(store, lambda: len(pauses) > 5)
+    assert pauses == [submitter_loop.SIGN_S] * 3
+    submitter_loop.sign(store)
+    submitter_loop.stand_by(store, lambda: len(pauses) > 5)
+    assert len(pauses) == 6, "ended with whoever started it"
+
+
+def test_a_submitter_whose_passes_fail_does_not_sign(pauses):
+    passes = Passes(StoreUnavailable("ask the store", "503"))
+    submitter_loop.run(passes, passes.stop)
+    assert passes.jobs.store.calls == []
+
+
+def test_an_error_that_is_none_of_the_kits_ends_the_loop(pauses):
+    passes = Passes(None, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        submitter_loop.run(passes, passes.stop)
+
+
+@pytest.mark.parametrize("lacks", ["hpc", "store"])
+def test_a_profile_that_cannot_submit_is_refused(lacks):
+    profile = dataclasses.replace(settings.load("sandbox"), **{lacks: None})
+    with pytest.raises(UsageError) as error:
+        submitter_loop.submitter_for(profile)
+    assert error.value.next_step
+
+
+VALUES = {
+    "HPC_ENVIROMENT": "slurm|lumi",
+    "HPC_ADDRESS": "login.example|lumi.csc.fi",
+    "HPC_USER": "me|you",
+    "HPC_KEY": "/run/secrets/local-mahti|/run/secrets/other",
+    "HPC_PASSWORD": "none|none",
+}
+SITE = """
+[site]
+name = "slurm"
+title = "Mine"
+[store]
+kind = "directory"
+url = "{0}/store"
+[hpc]
+ssh_host = "somewhere-else"
+project_dir = "/proj"
+"""
+
+
+@pytest.fixture
+def stack(tmp_path, monkeypatch):
+    """What the container has: a profile, the secrets file; gives a way to change the file."""
+    (tmp_path / "slurm.toml").write_text(SITE.format(tmp_path))
+    path = tmp_path / "compose-secrets.json"
+    monkeypatch.setenv("KIT_SITES_DIR", str(tmp_path))
+    monkeypatch.setenv("KIT_COMPOSE_SECRETS", str(path))
+
+    def write(**values):
+        table = {key: "none" for key in compose_secrets.MEANING} | VALUES | values
+        lines = [f'  "{key}": {json.dumps(value)}, # {key}' for key, value in table.items()]
+        lines[-1] = lines[-1].replace(", #", " #")
+        path.write_text("# as the original's template\n{\n" + "\n".join(lines) + "\n}\n")
+        path.chmod(0o600)
+
+    write()
+    return write
+
+
+def test_the_stack_logs_in_as_its_secrets_file_says(stack):
+    with submitter_loop.opened("slurm") as (loaded, submitter):
+        host = submitter.slurm.host
+        assert (loaded.profile, host.name) == ("slurm", "slurm")
+        config = Path(host.config).read_text()
+        assert "HostName login.example\n" in config
+        assert "IdentityFile /run/secrets/local-mahti\n" in config
+    assert not Path(host.config).exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"HPC_USER": "me"}, "HPC_ENVIROMENT has 2, HPC_USER has 1"),
+        ({"HPC_ENVIROMENT": "lumi|roihu"}, "no platform 'slurm'"),
+        ({"HPC_PASSWORD": "pass phrase|none"}, "has a pass phrase"),
+        ({"HPC_USER": "me; reboot|you"}, "HPC_USER is no single word"),
+        ({"HPC_KEY": "$(reboot)|x"}, "HPC_KEY is no single word"),
+    ],
+)
+def test_a_secrets_file_that_does_not_serve_is_refused_by_key(stack, values, said):
+    stack(**values)
+    with pytest.raises(UsageError, match=said.replace("$", r"\$")) as error:
+        submitter_loop.opened("slurm").__enter__()
+    assert error.value.next_step
+    assert "pass phrase|none" not in str(error.value)

@@ -1,0 +1,545 @@
+"""The submitter takes every request to one end, whatever dies, is away or is asked of it."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from itertools import pairwise
+
+import pytest
+from submitter_world import DATA, RUN, World
+from test_requests import BAD
+
+from kit.base.errors import (
+    CommandFailed,
+    CredentialExpired,
+    KitError,
+    StoreUnavailable,
+    Unreachable,
+)
+from kit.runs.follow import last_seen, sentence
+from kit.runs.objects import StageStore
+from kit.runs.requests import Request, RunState, token
+from kit.submitter import env as hpc_env
+from kit.submitter.submitter import TRIES
+
+TRAINING = {"epoch": 3, "epochs": 5, "loss": 0.53123}
+STEPS = ("listed", "staged", "sent", "recorded", "asked", "collected", "cancelled")
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def test_a_request_becomes_a_job_and_its_files_a_result(world):
+    world.ask()
+    assert world.until_finished().state is RunState.DONE
+    result = world.jobs.read(RUN, "result")
+    assert result["job"]["state"] == "COMPLETED"
+    assert {"model.safetensors", "metrics.json", "job.log", "sacct.txt"} <= set(result["files"])
+    for reference in result["files"].values():
+        content = world.data.objects[reference["key"]]
+        assert hashlib.sha256(content).hexdigest() == reference["sha256"]
+    assert result["sacct"]["1"]["State"] == "COMPLETED"
+    assert result["seff"]["Source"] == "computed from sacct"
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_an_environment_on_the_login_node_is_told_and_used(tmp_path, monkeypatch, private):
+    world, told = World(tmp_path), []
+    world.hpc = dataclasses.replace(world.hpc, env_in="login")
+    world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
+
+    def make(*_):
+        told.append(world.jobs.read(RUN, "progress")["why"])
+        return "/proj/kit/venvs/made", private
+
+    monkeypatch.setattr(hpc_env, "make", make)
+    world.ask()
+    assert world.until_finished().state is RunState.DONE
+    assert len(told) == 1
+    assert "login node" in told[0]
+    own = "/proj/kit/venvs/made" if private else ""
+    assert f"venv=/proj/kit/venvs/made private={own}\n" in world.site.scripts[token(RUN, 1)]
+
+
+def test_an_environment_that_cannot_be_made_ends_the_try_with_its_cause(tmp_path, monkeypatch):
+    world, made = World(tmp_path), []
+    world.hpc = dataclasses.replace(world.hpc, env_in="login")
+    world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
+
+    def make(*_):
+        made.append(1)
+        if len(made) == 1:
+            raise hpc_env.NotMade("make the environment on x", "no space left", "mend that")
+        return "/proj/kit/venvs/made", False
+
+    monkeypatch.setattr(hpc_env, "make", make)
+    world.ask()
+    assert world.until_finished().state is RunState.ENDED
+    ended = world.jobs.read(RUN, "try-1/ended")
+    assert (ended["failure"]["got"], ended["worked"]) == ("no space left", False)
+    assert world.site.jobs == []
+    world.jobs.ask_again(RUN)
+    standing = world.until_finished()
+    assert (standing.state, standing.number) == (RunState.DONE, 2)
+
+
+def test_an_environment_that_another_submitter_made_meanwhile_is_not_given_up(
+    tmp_path, monkeypatch
+):
+    world = World(tmp_path)
+    world.hpc = dataclasses.replace(world.hpc, env_in="login")
+    world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
+    other, begun = world.submitter(), []
+
+    def make(*_):
+        begun.append(1)
+        if len(begun) == 1:
+            other.once()
+            world.play()
+            raise hpc_env.NotMade("make the environment on x", "no space left", "mend that")
+        return "/proj/kit/venvs/made", False
+
+    monkeypatch.setattr(hpc_env, "make", make)
+    world.ask()
+    assert world.until_finished(world.submitter()).state is RunState.DONE
+    assert len(world.site.jobs) == len(world.site.commits) == 1
+
+
+def test_inputs_are_copied_once(world):
+    world.ask()
+    world.submitter().once()
+    before = {name: id(content) for name, content in world.files.items() if "/inputs/" in name}
+    assert len(before) == 2
+    assert any(name.endswith(f"{DATA.hash}.safetensors") for name in before)
+    world.jobs.store.delete(f"runs/{RUN}/try-1/submitted.json")
+    world.submitter().once()
+    after = {name: id(content) for name, content in world.files.items() if "/inputs/" in name}
+    assert after == before
+
+
+@pytest.mark.parametrize("nth", range(1, 4))
+@pytest.mark.parametrize("where", STEPS[:-1])
+def test_killed_at_any_step_the_next_submitter_takes_it_to_the_same_end(world, where, nth):
+    seen = itertools.count(1)
+
+    def step(name):
+        if name == where and next(seen) == nth:
+            raise Killed
+
+    world.ask()
+    first = world.submitter(step)
+    try:
+        for _ in range(6):
+            first.once()
+            world.play()
+    except Killed:
+        pass
+    assert world.until_finished().state is RunState.DONE
+    assert len(world.site.bodies) == len(world.site.commits) == 1
+    assert world.jobs.standing(RUN).number == 1
+
+
+def test_two_submitters_at_once_do_no_harm(world):
+    world.ask()
+    pair = world.submitter(), world.submitter()
+    for _ in range(8):
+        for each in pair:
+            each.once()
+        world.play()
+    assert world.jobs.standing(RUN).state is RunState.DONE
+    assert len(world.site.jobs) == len(world.site.commits) == 1
+
+
+def test_a_second_submitter_in_the_middle_of_the_firsts_pass_does_no_harm(world):
+    world.ask()
+    other = world.submitter()
+    first = world.submitter(lambda name: other.once() if name in ("staged", "sent") else None)
+    assert world.until_finished(first).state is RunState.DONE
+    assert len(world.site.jobs) == 1
+
+
+def test_publishing_twice_gives_the_same_result(world):
+    world.ask()
+    world.until_finished()
+    result, files = world.jobs.read(RUN, "result"), dict(world.data.objects)
+    world.jobs.store.delete(f"runs/{RUN}/result.json")
+    world.until_finished()
+    assert world.jobs.read(RUN, "result") == result
+    assert world.data.objects == files
+
+
+def test_a_failed_try_is_told_with_the_cause_that_it_left(world):
+    world.ask()
+    world.submitter().once()
+    world.play()
+    folder = f"/proj/kit/tries/{token(RUN, 1)}"
+    failure = {"cause": "the training failed", "got": "ValueError", "traceback": "Traceback"}
+    world.files[f"{folder}/failure.json"] = json.dumps(failure).encode()
+    assert world.until_finished(end="FAILED", code=1).state is RunState.ENDED
+    ended = world.jobs.read(RUN, "try-1/ended")
+    assert ended["failure"] == failure
+    assert (ended["job"]["state"], ended["exit_code"], ended["worked"]) == ("FAILED", 1, True)
+    assert len(world.site.jobs) == 1  # work was done: nobody pays twice unasked
+
+
+def test_the_persons_word_opens_another_try_that_knows_the_earlier_one(world):
+    world.ask()
+    world.until_finished(end="FAILED", code=1)
+    world.jobs.ask_again(RUN)
+    standing = world.until_finished()
+    assert (standing.state, standing.number) == (RunState.DONE, 2)
+    script = world.site.scripts[token(RUN, 2)]
+    assert f"/proj/kit/tries/{token(RUN, 1)}" in script
+    files = world.jobs.read(RUN, "result")["files"]
+    texts = {name: StageStore(world.data, RUN).get(files[name]).decode()
+             for name in ("sacct.txt", "sacct-tries.txt")}  # fmt: skip
+    first, second = (f"kit-{token(RUN, number)}" for number in (1, 2))
+    assert [first in texts["sacct.txt"], second in texts["sacct.txt"]] == [False, True]
+    assert [first in texts["sacct-tries.txt"], second in texts["sacct-tries.txt"]] == [True, True]
+
+
+def test_retries_of_the_profile_open_another_try(tmp_path):
+    world = World(tmp_path, retries=1)
+    world.ask()
+    standing = world.until_finished(end="FAILED", code=1)
+    assert (standing.state, standing.number) == (RunState.ENDED, 2)
+    assert len(world.site.jobs) == 2
+
+
+def test_a_submission_that_never_lands_is_fenced_and_tried_again(world):
+    world.ask()
+    world.site.sbatch = "late"
+    submitter = world.submitter()
+    submitter.once()
+    world.site.sbatch = "ok"
+    world.site.now += 1000
+    standing = world.until_finished(submitter)
+    assert (standing.state, standing.number) == (RunState.DONE, 2)
+    lost = world.site.land(token(RUN, 1))  # it lands after all
+    world.site.start(lost)
+    assert len(world.site.bodies) == 1
+
+
+def test_tries_without_work_are_not_made_for_ever(world):
+    world.ask()
+    world.site.sbatch = "late"
+    for _ in range(3 * TRIES):
+        world.submitter().once()
+        world.site.now += 1000
+    assert world.jobs.standing(RUN).state is RunState.ENDED
+    assert world.jobs.standing(RUN).number == TRIES
+
+
+def test_a_refused_submission_is_told_in_the_schedulers_words(world):
+    world.ask()
+    world.site.sbatch = "refuse"
+    assert world.until_finished().state is RunState.ENDED
+    ended = world.jobs.read(RUN, "try-1/ended")
+    assert "Invalid partition" in ended["failure"]["got"]
+    assert "partition" in ended["failure"]["next"]
+
+
+@pytest.mark.parametrize("before", ["nothing", "a submission"])
+def test_a_folder_that_cannot_be_written_is_told_and_no_refusal_of_the_scheduler(world, before):
+    world.ask()
+    submitter = world.submitter()
+    if before == "a submission":
+        submitter.once()
+        world.jobs.store.delete(f"runs/{RUN}/try-1/submitted.json")
+    host, run = world.hosts[-1], world.hosts[-1].run
+
+    def full(argv, *args, **kwargs):
+        if argv[0] == "bash":
+            raise CommandFailed(argv, 74, err="cannot use the folder /proj/kit/tries")
+        return run(argv, *args, **kwargs)
+
+    host.run = full
+    submitter.once()
+    assert "cannot use the folder" in world.jobs.read(RUN, "progress")["why"]
+    assert world.jobs.standing(RUN).state is RunState.REQUESTED
+    host.run = run
+    standing = world.until_finished(submitter)
+    assert (standing.state, standing.number) == (RunState.DONE, 1)
+    assert len(world.site.jobs) == 1
+
+
+@pytest.mark.parametrize("passes", [0, 1, 2, 3])
+def test_cancel_at_each_stage_leaves_nothing_behind(world, passes):
+    world.ask()
+    submitter = world.submitter()
+    for _ in range(passes):
+        submitter.once()
+        if passes < 3 or not world.live() or world.live()[0].state == "PENDING":
+            world.play()
+    world.jobs.cancel(RUN)
+    standing = world.until_finished(submitter)
+    assert standing.state in (RunState.CANCELLED, RunState.DONE)
+    assert world.live() == []
+    if standing.state is RunState.CANCELLED:
+        assert world.site.commits == []
+        late = world.site.land(token(RUN, 1))
+        world.site.start(late)
+        assert world.site.commits == []
+
+
+def test_what_was_committed_before_the_cancel_is_the_result(world):
+    world.ask()
+    world.submitter().once()
+    world.play()
+    world.play()
+    world.jobs.write(RUN, "cancel", {})
+    assert world.until_finished().state is RunState.DONE
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[", b'{"schema": 1}', b"\x80\x04K\x01.", b" " * 70_000, b"[" * 60_000]
+)
+def test_a_hostile_request_is_refused_and_others_go_on(world, content):
+    bad = "cloud-hpc-ffffffffffff-1"
+    world.jobs.store.put(f"runs/{bad}/request.json", content)
+    world.ask()
+    assert world.until_finished().state is RunState.DONE
+    assert world.jobs.standing(bad).state is RunState.REFUSED
+    assert bad in world.jobs.read(bad, "refused")["why"]
+    assert len(world.site.jobs) == 1
+
+
+def test_no_hostile_request_reaches_the_site(world):
+    for number, content in enumerate(BAD.values(), 1):
+        run = f"cloud-hpc-ffffffffffff-{number}"
+        world.jobs.store.put(
+            f"runs/{run}/request.json", content.replace(RUN.encode(), run.encode())
+        )
+    world.submitter().once()
+    standings = world.jobs.standings().values()
+    assert {each.state for each in standings} == {RunState.REFUSED}
+    assert len(standings) == len(BAD)
+    reasons = [world.jobs.read(each.run, "refused")["why"] for each in standings]
+    assert all(0 < len(why) < 2000 for why in reasons)
+    assert world.hosts[-1].calls == []
+    assert [name for name in world.files if "/tries/" in name or "/inputs/" in name] == []
+    before = dict(world.jobs.store.objects)
+    world.submitter().once()
+    assert world.jobs.store.objects == before
+
+
+@pytest.mark.parametrize("passes", [1, 10, 100])
+def test_many_passes_a_minute_or_one_come_to_the_same_end(world, passes):
+    world.ask()
+    submitter = world.submitter()
+    for _ in range(6):
+        for _ in range(passes):
+            submitter.once()
+        world.play()
+    assert world.jobs.standing(RUN).state is RunState.DONE
+    assert len(world.site.jobs) == len(world.site.commits) == 1
+    ended = {
+        key: content for key, content in world.jobs.store.objects.items() if "progress" not in key
+    }
+    other = World(world.settings.cache_dir)
+    other.ask()
+    other.until_finished()
+    theirs = {k: c for k, c in other.jobs.store.objects.items() if "progress" not in k}
+    assert set(ended) == set(theirs)
+    mine, them = (json.loads(all_[f"runs/{RUN}/result.json"]) for all_ in (ended, theirs))
+    for name in ("model.safetensors", "predictions.npy", "metrics.json", "job.log"):
+        assert mine["files"][name] == them["files"][name]
+
+
+def test_more_workers_than_cpus_are_refused_and_as_many_are_taken(tmp_path):
+    world = World(tmp_path, nodes=2, cpus=3)
+    bad = "cloud-hpc-ffffffffffff-1"
+    world.jobs.ask(Request(bad, DATA.hash, workers=7))
+    world.jobs.ask(Request(RUN, DATA.hash, workers=6))
+    assert world.until_finished().state is RunState.DONE
+    assert world.jobs.standing(bad).state is RunState.REFUSED
+    assert "6 CPUs" in world.jobs.read(bad, "refused")["why"]
+    assert '"workers": 6' in world.site.scripts[token(RUN, 1)]
+
+
+def test_a_gpu_is_asked_of_a_site_that_has_one_only(tmp_path):
+    without, with_one = World(tmp_path), World(tmp_path, gres="gpu:gh200:1")
+    for world in (without, with_one):
+        world.ask(device="cuda")
+        world.until_finished()
+    assert without.site.jobs == []
+    assert "0 GPUs" in without.jobs.read(RUN, "refused")["why"]
+    assert with_one.jobs.standing(RUN).state is RunState.DONE
+
+
+def test_a_job_over_the_profiles_budget_is_refused_before_it_is_submitted(tmp_path):
+    world = World(tmp_path, partition="small", mem="3G")
+    # 3 GiB x 0.375 x 20 min = 0.375 BU
+    world.settings = dataclasses.replace(world.settings, budget={"CPU": "0.3"})
+    world.ask()
+    assert world.until_finished().state is RunState.REFUSED
+    assert "may cost 0.38 CPU BU, and 0.3 are allowed" in world.jobs.read(RUN, "refused")["why"]
+    assert world.site.jobs == []
+
+
+def test_a_closed_site_refuses_with_its_sentence(world):
+    closed = dataclasses.replace(world.settings.site, closed="closed in 2026: use roihu")
+    world.settings = dataclasses.replace(world.settings, site=closed)
+    world.ask()
+    assert world.until_finished().state is RunState.REFUSED
+    assert "use roihu" in world.jobs.read(RUN, "refused")["why"]
+    assert world.site.jobs == []
+
+
+def test_data_that_is_not_in_the_store_is_waited_for_and_named(world):
+    world.ask()
+    objects, world.data.objects = world.data.objects, {}
+    submitter = world.submitter()
+    submitter.once()
+    assert DATA.hash in world.jobs.read(RUN, "progress")["why"]
+    world.data.objects = objects
+    assert world.until_finished(submitter).state is RunState.DONE
+
+
+@pytest.mark.parametrize("nth", range(1, 9))
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_site_that_is_cut_off_changes_nothing(world, when, nth):
+    world.ask()
+    submitter = world.submitter()
+    host = world.hosts[-1]
+    calls, run = itertools.count(1), host.run
+
+    def cut(*args, **kwargs):
+        if next(calls) == nth:
+            host.break_next = when
+        return run(*args, **kwargs)
+
+    host.run = cut
+    assert world.until_finished(submitter).state is RunState.DONE
+    assert len(world.site.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (Unreachable("reach x by ssh", "connection refused"), "connection refused"),
+        (CredentialExpired("the certificate ended", "denied", "csc_cert.py"), "csc_cert.py"),
+    ],
+)
+def test_a_site_that_is_away_or_wants_a_new_certificate_is_told_and_waited_for(world, error, words):
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    host, run = world.hosts[-1], world.hosts[-1].run
+
+    def away(*args, **kwargs):
+        raise error
+
+    host.run = away
+    before = world.jobs.read(RUN, "progress")
+    for _ in range(3):
+        submitter.once()
+    shown = world.jobs.read(RUN, "progress")
+    assert words in shown["why"]
+    assert words in sentence(shown)
+    assert shown["state"] == "UNKNOWN"
+    assert {name: shown.get(name) for name in ("seen", "job", "nodes")} == {
+        name: before.get(name) for name in ("seen", "job", "nodes")
+    }
+    assert world.jobs.standing(RUN).state is RunState.SUBMITTED
+    host.run = run
+    assert world.until_finished(submitter).state is RunState.DONE
+
+
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        ({}, ""),
+        ({"state": "STAGING", "why": "inputs are copied"}, "STAGING: inputs are copied"),
+        ({"state": "PENDING", "why": "too few nodes are free"}, "queued: too few nodes are free"),
+        ({"state": "RUNNING", "why": "it works", "nodes": []}, "RUNNING: it works"),
+        ({"state": "RUNNING", "why": "it works", "nodes": ["c1", "c2"]}, "on c1,c2"),
+        (
+            {"state": "RUNNING", "why": "", "nodes": ["c1"], "training": TRAINING},
+            "epoch 3/5, loss 0.531, on c1",
+        ),
+        (
+            {"state": "UNKNOWN", "why": "no answer", "nodes": ["c1"], "training": TRAINING},
+            "epoch 3/5, loss 0.531, UNKNOWN: no answer",
+        ),
+    ],
+)
+def test_how_a_run_stands_is_told_in_a_sentence(progress, text):
+    assert sentence(progress) == text
+
+
+def test_how_long_ago_a_run_was_seen_stands_beside_how_it_stands(world):
+    assert last_seen(world.jobs, RUN) == "no submitter has seen the request yet"
+    known = {"state": "RUNNING", "why": "", "nodes": ["c1"], "job": "7", "seen": 100.0}
+    world.jobs.write(RUN, "progress", known)
+    assert last_seen(world.jobs, RUN, lambda: 107.0) == "job 7: on c1; last seen 7 s ago"
+    world.jobs.store.away = StoreUnavailable("ask the store", "503")
+    assert "503" in last_seen(world.jobs, RUN)
+
+
+def test_progress_is_written_anew_now_and_then_so_that_last_seen_is_true(world):
+    world.ask()
+    submitter = world.submitter()
+    seen = []
+    for _ in range(30):
+        submitter.once()
+        seen.append((world.jobs.read(RUN, "progress") or {}).get("seen"))
+        world.site.now += 1
+    distinct = sorted({each for each in seen if each})
+    assert 3 <= len(distinct) <= 5  # 30 s, of which the first pass takes none
+    assert {later - sooner for sooner, later in pairwise(distinct[1:])} == {10}
+
+
+def test_a_store_that_is_away_while_the_job_ends_loses_nothing(world):
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    world.jobs.store.away = world.data.away = StoreUnavailable("ask the store", "503")
+    for _ in range(4):
+        with pytest.raises(KitError, match="503"):
+            submitter.once()
+        world.play()
+    assert len(world.site.commits) == 1
+    world.jobs.store.away = world.data.away = None
+    assert world.until_finished(submitter).state is RunState.DONE
+
+
+def test_a_pass_over_finished_runs_is_one_listing_and_no_ssh(world):
+    for number in range(1, 201):
+        run = f"cloud-hpc-0123456789ab-{number}"
+        for name in ("request", "try-1/submitted", "result"):
+            world.jobs.write(run, name, {})
+    world.jobs.store.calls.clear()
+    assert len(world.submitter().once()) == 200
+    assert world.jobs.store.calls == ["list"]
+    assert world.hosts[-1].calls == []
+
+
+def test_all_live_runs_are_asked_about_in_one_query(world):
+    for number in range(1, 11):
+        world.jobs.ask(Request(f"cloud-hpc-0123456789ab-{number}", DATA.hash))
+    submitter = world.submitter()
+    submitter.once()
+    world.play()
+    world.hosts[-1].calls.clear()
+    submitter.once()
+    assert len(world.hosts[-1].calls) == 2  # how the jobs stand, what they say of themselves
+
+
+def test_a_file_that_is_not_the_manifests_is_not_published(world):
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    world.play()
+    world.play()
+    world.files[f"/proj/kit/tries/{token(RUN, 1)}/model.safetensors"] = b"another model"
+    submitter.once()
+    assert world.jobs.read(RUN, "result") is None
+    assert "it was changed" in world.jobs.read(RUN, "progress")["why"]

@@ -1,0 +1,452 @@
+"""The reverse tunnel: its key on VM and site by the real scripts, its end in the job."""
+
+import dataclasses
+import json
+import os
+import re
+import socket
+import stat
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+from submitter_world import RUN, World
+
+from kit.base import settings
+from kit.base.errors import DataError, KitError, Unreachable, UsageError
+from kit.base.host import LocalHost
+from kit.base.profiles import Cloud
+from kit.notebook import cloud_hpc as experiment_cloud_hpc
+from kit.notebook import plan
+from kit.onsite import tunnel as ray_tunnel
+from kit.runs.follow import sentence
+from kit.runs.requests import Request, RunState, token
+from kit.submitter import collect
+from kit.submitter import tunnel_key as tunnel
+
+TOKENS = [f"{number:012x}" for number in range(40)]
+VM_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOPWipgHTXPd3jol5bKhQ65TGPBL10leZl4CU4ak52Oh"
+OTHERS = "ssh-ed25519 AAAA somebody\n# a comment\n"
+
+
+def until(done, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+class HereAsVm(LocalHost):
+    """This machine as the VM, with the answer of `ssh -G` that a test wants."""
+
+    name = "cloud"
+
+    def __init__(self, folder, **given):
+        super().__init__()
+        self.given = {"hostname": "vm.example", "port": "22", "globalknownhostsfile": "/dev/null",
+                      "userknownhostsfile": str(folder / "known_hosts"), **given}  # fmt: skip
+
+    def settings(self):
+        return "".join(f"{key} {value}\n" for key, value in self.given.items())
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """The tunnel user's file of keys, with somebody else's line in it."""
+    file = tmp_path / "home" / ".ssh" / "authorized_keys"
+    file.parent.mkdir(parents=True)
+    file.write_text(OTHERS)
+    return file
+
+
+@pytest.fixture
+def vm(tmp_path, keys):
+    (tmp_path / "known_hosts").write_text(f"vm.example {VM_KEY}\nelse.example {VM_KEY}\n")
+    return a_vm(tmp_path, keys)
+
+
+def a_vm(folder, keys, owner="a-bucket", **given):
+    cloud = Cloud(ssh_host="cloud", tunnel_address="10.1.2.3", tunnel_keys=str(keys))
+    return tunnel.Vm(HereAsVm(folder, **given), cloud, owner)
+
+
+def opened(vm, folder, name=TOKENS[0]):
+    return vm.open(LocalHost(), str(folder / name), name, 900.0)
+
+
+# The key.
+
+
+def test_a_key_may_listen_on_a_few_ports_of_one_address_and_nothing_else(vm, keys, tmp_path):
+    given = opened(vm, tmp_path)
+    first, second, line = keys.read_text().splitlines()
+    assert f"{first}\n{second}\n" == OTHERS
+    options, _, rest = line.partition(" ")
+    listen = [f'permitlisten="10.1.2.3:{port}"' for port in range(8280, 8290)]
+    limits = ["restrict", "port-forwarding", *listen, 'permitopen="127.0.0.1:1"']
+    *found, until_then = options.split(",")
+    assert found == [*limits, 'command="/bin/false"']
+    end = time.mktime(time.strptime(until_then, 'expiry-time="%Y%m%d%H%M"'))
+    assert 900 + 6 * 24 * 3600 < end - time.time() < 9 * 24 * 3600
+    assert rest == f"{public_of(tmp_path / TOKENS[0] / 'tunnel.key')} {vm.mark}-{TOKENS[0]}"
+    owner = keys.parent.parent.owner()
+    assert given == {"host": "vm.example", "port": 22, "user": owner, "alias": "vm",
+                     "address": "10.1.2.3", "ports": list(range(8280, 8290))}  # fmt: skip
+    assert (tmp_path / TOKENS[0] / "tunnel.hosts").read_text() == f"vm {VM_KEY}\n"
+
+
+def public_of(file):
+    done = subprocess.run(["ssh-keygen", "-y", "-f", str(file)], capture_output=True, text=True)
+    return " ".join(done.stdout.split()[:2])
+
+
+def test_the_private_key_is_in_the_trys_folder_alone_and_only_its_owner_reads_it(vm, tmp_path):
+    given = opened(vm, tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in files if b"PRIVATE" in path.read_bytes()] == ["tunnel.key"]
+    key = tmp_path / TOKENS[0] / "tunnel.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
+    assert key.read_text().splitlines()[1] not in json.dumps(given)
+
+
+def test_once_more_or_by_another_submitter_it_is_the_same_key(vm, keys, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: opened(a_vm(tmp_path, keys), tmp_path), range(8)))
+    (line,) = [each for each in keys.read_text().splitlines() if TOKENS[0] in each]
+    assert public_of(tmp_path / TOKENS[0] / "tunnel.key") in line
+
+
+def test_submitters_at_once_lose_no_line_of_each_other(vm, keys, tmp_path):
+    def work(number):
+        one = a_vm(tmp_path, keys, owner=f"bucket {number % 2}")
+        opened(one, tmp_path, TOKENS[number])
+        if number % 4 < 2:
+            one.sweep(LocalHost(), str(tmp_path), [TOKENS[number]])
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(len(TOKENS))))
+    lines = keys.read_text().splitlines()
+    left = sorted(line[-12:] for line in lines[2:])
+    assert left == [name for number, name in enumerate(TOKENS) if number % 4 >= 2]
+    assert "\n".join(lines[:2]) + "\n" == OTHERS
+    assert [path.name for path in keys.parent.iterdir()] == ["authorized_keys"]
+
+
+def test_a_sweep_takes_the_keys_of_its_tries_from_vm_and_site_and_no_others(vm, keys, tmp_path):
+    other = a_vm(tmp_path, keys, owner="another bucket")
+    for name in TOKENS[:3]:
+        opened(vm, tmp_path, name)
+    opened(other, tmp_path / "other", TOKENS[0])
+    vm.sweep(LocalHost(), str(tmp_path), TOKENS[:2])
+    vm.sweep(LocalHost(), str(tmp_path), TOKENS[:2])
+    marks = [line.split()[-1] for line in keys.read_text().splitlines()[2:]]
+    assert marks == [f"{vm.mark}-{TOKENS[2]}", f"{other.mark}-{TOKENS[0]}"]
+    assert sorted(path.parent.name for path in tmp_path.glob("*/tunnel.key")) == [TOKENS[2]]
+    vm.sweep(LocalHost(), str(tmp_path / "no such folder"), TOKENS)
+
+
+def test_a_full_or_missing_place_for_keys_is_told_and_costs_no_line(vm, keys, tmp_path):
+    (tmp_path / TOKENS[0]).mkdir()
+    (tmp_path / TOKENS[0] / "tunnel.key").write_text("no key\n")
+    with pytest.raises(DataError) as error:
+        opened(vm, tmp_path)
+    assert "tunnel.key" in error.value.next_step
+    with pytest.raises(KitError):
+        opened(a_vm(tmp_path, tmp_path / "nowhere" / ".ssh" / "keys"), tmp_path, TOKENS[1])
+    assert keys.read_text() == OTHERS
+
+
+@pytest.mark.parametrize(
+    ("line", "given"),
+    [
+        ("[vm.example]:2223 ", {"port": "2223"}),
+        ("cpouta ", {"hostkeyalias": "cpouta", "port": "2223"}),
+        ("10.9.9.9,vm.example ", {}),
+        ("@revoked vm.example ", {}),
+    ],
+)
+def test_the_job_knows_the_vm_by_the_key_that_we_know_it_by(keys, tmp_path, line, given):
+    (tmp_path / "known_hosts").write_text(f"else {VM_KEY}\n{line}{VM_KEY}\n")
+    opened(a_vm(tmp_path, keys, **given), tmp_path)
+    text = (tmp_path / TOKENS[0] / "tunnel.hosts").read_text()
+    mark = "@revoked " if line.startswith("@") else ""
+    assert text == f"{mark}vm {VM_KEY}\n"
+
+
+def test_a_hashed_name_is_found_too(keys, tmp_path):
+    (tmp_path / "known_hosts").write_text(f"vm.example {VM_KEY}\n")
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(tmp_path / "known_hosts")], check=True)
+    opened(a_vm(tmp_path, keys), tmp_path)
+    assert (tmp_path / TOKENS[0] / "tunnel.hosts").read_text() == f"vm {VM_KEY}\n"
+
+
+def test_a_vm_that_we_do_not_know_is_not_told_to_the_job(keys, tmp_path):
+    (tmp_path / "known_hosts").write_text(f"else.example {VM_KEY}\n")
+    with pytest.raises(UsageError) as error:
+        opened(a_vm(tmp_path, keys), tmp_path)
+    assert "ssh cloud" in error.value.next_step
+
+
+# The submitter.
+
+
+class Barred:
+    """A VM that does not answer; counts how often it is asked."""
+
+    asked = 0
+
+    def open(self, *_):
+        raise Unreachable("reach cloud by ssh", "Connection refused")
+
+    def sweep(self, *_):
+        self.asked += 1
+        raise Unreachable("reach cloud by ssh", "Connection refused")
+
+
+def test_a_vm_that_is_away_costs_the_tunnel_and_nothing_else(tmp_path):
+    world, vm = World(tmp_path, tunnel="reverse"), Barred()
+    world.ask()
+    submitter = world.submitter(vm=vm)
+    submitter.once()
+    world.play()
+    submitter.once()
+    shown = world.jobs.read(RUN, "progress")
+    assert shown["tunnel"] == {"barred": "the VM cannot be prepared: Connection refused"}
+    assert "no tunnel (the run needs none): the VM cannot" in sentence(shown)
+    assert world.until_finished(submitter).state is RunState.DONE
+    before = vm.asked
+    for _ in range(3):
+        submitter.once()
+    assert vm.asked - before <= 1, "a VM that is away is not asked by every pass"
+
+
+def test_keys_go_with_the_end_of_a_try_also_after_a_crash(tmp_path):
+    world, swept = World(tmp_path, tunnel="reverse"), []
+    task = {"address": "10.1.2.3", "port": 22, "ports": [8280]}
+    vm = SimpleNamespace(open=lambda *_: task, sweep=lambda _, tries, names: swept.extend(names))
+    world.ask()
+    submitter = world.submitter(vm=vm)
+    world.until_finished(submitter)
+    assert swept == [token(RUN, 1)]
+    submitter.once()
+    assert swept == [token(RUN, 1)], "once is enough"
+    world.submitter(vm=vm).once()
+    assert swept == [token(RUN, 1)] * 2, "another submitter cannot know that it was done"
+
+
+@pytest.mark.parametrize(
+    ("usual", "asked", "wanted"),
+    [
+        ("reverse", "", True),
+        ("none", "", False),
+        ("none", "reverse", True),
+        ("reverse", "none", False),
+    ],
+)
+def test_the_request_decides_and_else_the_profile(tmp_path, usual, asked, wanted):
+    world = World(tmp_path, tunnel=usual)
+    world.jobs.ask(Request(RUN, "d" * 64, tunnel=asked))
+    assert Request(RUN, "d" * 64, tunnel=asked).through(usual) is wanted
+    loaded = dataclasses.replace(
+        settings.load("sandbox"), hpc=dataclasses.replace(world.hpc, tunnel=usual)
+    )
+    script = plan.batch(loaded, Request(RUN, "d" * 64, tunnel=asked)).script
+    assert ('"tunnel": {' in script) is wanted
+    assert ('"tunnel": null' in script) is not wanted
+
+
+def test_what_a_running_job_says_of_itself_comes_in_one_call(tmp_path):
+    for name, file, text in (
+        (TOKENS[0], "progress.json", '{\n  "epoch": 1,\n  "note": "a * b"\n}'),
+        (TOKENS[0], "tunnel.json", '{"barred": "no"}'),
+        (TOKENS[1], "tunnel.json", '{"barr'),
+    ):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / file).write_text(text)
+    found = collect.told(LocalHost(), str(tmp_path), TOKENS[:3])
+    nothing = {"training": None, "tunnel": None}
+    said = {"training": {"epoch": 1, "note": "a * b"}, "tunnel": {"barred": "no"}}
+    assert found == {TOKENS[0]: said, TOKENS[1]: nothing, TOKENS[2]: nothing}
+    assert collect.told(LocalHost(), str(tmp_path / "none"), TOKENS[:1]) == {TOKENS[0]: nothing}
+
+
+# The job's end.
+
+SSH = """#!/bin/bash
+# Plays ssh: says what a file for the port that -R asks for holds, then stays or ends.
+while [ $# -gt 0 ]; do case $1 in -R) way=$2 ;; esac; shift; done
+port=${way#*:}; port=${port%%:*}
+echo "$port" >>"$PLAY/calls"
+cat "$PLAY/says-$port" >&2
+[ -e "$PLAY/ends-$port" ] && exit 255
+exec sleep 60
+"""
+UP = "debug1: remote forward success for: listen 10.1.2.3:8280, connect 127.0.0.1:1\n"
+TAKEN = "Error: remote port forwarding failed for listen port 8280\n"
+GIVEN = {"host": "vm.example", "port": 22, "user": "kit-tunnel", "alias": "vm",
+         "address": "10.1.2.3", "ports": [8280, 8281]}  # fmt: skip
+
+
+@pytest.fixture
+def play(tmp_path, monkeypatch):
+    """A folder that says how ssh behaves, and the job's folder beside it."""
+    folder = tmp_path / "play"
+    folder.mkdir()
+    (folder / "ssh").write_text(SSH)
+    (folder / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("PLAY", str(folder))
+    monkeypatch.setattr(ray_tunnel, "PAUSE_S", 0.05)
+    monkeypatch.setattr(ray_tunnel, "LONGEST_PAUSE_S", 0.1)
+    (folder / "calls").touch()
+    for port in (8280, 8281):
+        (folder / f"says-{port}").write_text(UP)
+    return folder
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    (tmp_path / "tunnel.key").write_text("a key")
+    with socket.create_server(("127.0.0.1", 0)) as dashboard:
+        ports = [1, dashboard.getsockname()[1], 3]
+        yield SimpleNamespace(folder=tmp_path, ports=ports, address="127.0.0.1")
+
+
+def state(cluster):
+    file = cluster.folder / "tunnel.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def calls(play):
+    return (play / "calls").read_text().split()
+
+
+def test_a_tunnel_says_where_it_is_and_is_gone_with_its_key_after_the_job(play, cluster):
+    with ray_tunnel.opened(GIVEN, cluster):
+        until(lambda: state(cluster))
+        assert state(cluster) == {"address": "10.1.2.3", "port": 8280}
+        (pid,) = [int(line) for line in pids_of("sleep 60")]
+    assert not alive(pid)
+    assert not (cluster.folder / "tunnel.key").exists()
+
+
+def pids_of(words):
+    done = subprocess.run(
+        ["pgrep", "-P", str(os.getpid()), "-f", words], capture_output=True, text=True
+    )
+    return done.stdout.split()
+
+
+def alive(pid):
+    return os.path.exists(f"/proc/{pid}") and "State:\tZ" not in open(f"/proc/{pid}/status").read()
+
+
+def test_no_link_is_shown_before_the_dashboard_listens(play, cluster):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        cluster.ports[1] = other.getsockname()[1]
+    with ray_tunnel.opened(GIVEN, cluster):
+        time.sleep(0.5)
+        assert (calls(play), state(cluster)) == ([], None)
+        with socket.create_server(("127.0.0.1", cluster.ports[1])):
+            until(lambda: state(cluster))
+
+
+def test_a_taken_port_means_the_next_one(play, cluster):
+    (play / "says-8280").write_text(TAKEN)
+    (play / "ends-8280").touch()
+    with ray_tunnel.opened(GIVEN, cluster):
+        until(lambda: state(cluster))
+        assert state(cluster) == {"address": "10.1.2.3", "port": 8281}
+
+
+def test_a_lost_connection_is_said_and_made_again_at_its_own_port_first(play, cluster):
+    (play / "says-8280").write_text(TAKEN)
+    (play / "ends-8280").touch()
+    with ray_tunnel.opened(GIVEN, cluster):
+        until(lambda: (state(cluster) or {}).get("port") == 8281)
+        (play / "says-8280").write_text(UP)
+        subprocess.run(["kill", *pids_of("sleep 60")], check=True)
+        until(lambda: calls(play).count("8281") == 2)
+        until(lambda: (state(cluster) or {}).get("port") == 8281)
+    assert calls(play) == ["8280", "8281", "8281"]
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        (TAKEN, "the VM forwards none of the ports 8280 to 8281"),
+        ("debug1: Reading\nkit-tunnel@vm: Permission denied (publickey).\n", "Permission denied"),
+        ("Host key verification failed.\n", "Host key verification failed."),
+        ("connect_to 127.0.1.1 port 8265: failed.\n", "ssh ended and said nothing"),
+        ("", "ssh ended and said nothing"),
+    ],
+)
+def test_a_vm_that_bars_it_is_told_and_tried_again_later(play, cluster, says, told):
+    for port in (8280, 8281):
+        (play / f"says-{port}").write_text(says)
+        (play / f"ends-{port}").touch()
+    with ray_tunnel.opened(GIVEN, cluster):
+        until(lambda: len(calls(play)) > 4)
+        assert told in state(cluster)["barred"]
+        assert "debug1" not in state(cluster)["barred"]
+        for port in (8280, 8281):
+            (play / f"says-{port}").write_text(UP)
+            (play / f"ends-{port}").unlink()
+        until(lambda: "port" in state(cluster))
+
+
+def test_a_node_without_ssh_and_a_full_disk_cost_the_tunnel_only(play, cluster, monkeypatch):
+    monkeypatch.setenv("PATH", str(cluster.folder))
+    with ray_tunnel.opened(GIVEN, cluster):
+        until(lambda: state(cluster))
+        assert "ssh" in state(cluster)["barred"]
+        (cluster.folder / "tunnel.json").unlink()
+        (cluster.folder / "tunnel.json").mkdir()
+        before = threading.active_count()
+    assert threading.active_count() < before
+
+
+def test_without_a_tunnel_nothing_is_started(play, cluster):
+    with ray_tunnel.opened(None, cluster):
+        assert calls(play) == []
+    assert state(cluster) is None
+
+
+def test_an_error_of_the_work_goes_through(play, cluster):
+    with pytest.raises(ZeroDivisionError), ray_tunnel.opened(GIVEN, cluster):
+        raise ZeroDivisionError
+
+
+# What the person reads.
+
+
+def test_the_line_below_the_picture_has_the_link():
+    window = {"address": "10.1.2.3", "port": 8281}
+    text = sentence({"state": "RUNNING", "nodes": ["c1"], "tunnel": window})
+    assert text == "on c1; Ray's dashboard: http://10.1.2.3:8281"
+    assert sentence({"state": "RUNNING", "nodes": ["c1"], "tunnel": None}) == "on c1"
+
+
+def test_the_notebook_says_how_to_open_it_and_never_the_token(tmp_path):
+    loaded = settings.load("sandbox", {"KIT_SANDBOX_DIR": "/sandbox"})
+    world = World(tmp_path)
+
+    def shown(**cloud):
+        profile = dataclasses.replace(loaded, cloud=dataclasses.replace(loaded.cloud, **cloud))
+        work = SimpleNamespace(run=SimpleNamespace(id=RUN, settings=profile), jobs=world.jobs,
+                               request=Request(RUN, "d" * 64))  # fmt: skip
+        return experiment_cloud_hpc.show_tunnel(work)
+
+    try_1, try_2 = (f"/kit/tries/{token(RUN, number)}/ray.token" for number in (1, 2))
+    assert re.search(rf"ssh -F /sandbox/etc/ssh_config hpc cat \S+{try_1}$", shown())
+    assert "-L" not in shown()
+    assert "ssh -N -F" not in shown()
+    assert "-L 8280:10.1.2.3:8280 cloud" in shown(tunnel_address="10.1.2.3")
+    assert "no tunnel" in shown(tunnel_address="")
+    world.jobs.write(RUN, "request", {})
+    world.jobs.write(RUN, "try-1/ended", {})
+    assert shown().endswith(try_2), "the next try is let work by running the pipeline"

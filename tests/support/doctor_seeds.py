@@ -1,0 +1,192 @@
+"""How faults are seeded that take more than a line; each gives the doctor's findings."""
+
+import dataclasses
+import shutil
+import sys
+import time
+import uuid
+
+from doctor_bench import BARE, ENV
+from fake_keystone import FakeKeystone
+from fake_kfp import FakeKfp, serving
+from kit_sandbox import services as sandbox_services
+from kit_sandbox.supervisor import control
+from memory_store import MemoryStore
+from private_sshd import keygen
+
+from kit.base import settings
+from kit.base.profiles import Cloud, Port, Store
+from kit.base.secret import Secret
+from kit.doctor import checks as doctor
+from kit.doctor import link_race
+from kit.doctor.context import Ground
+from kit.store import opening as store
+from kit.store.keystone import Ec2Key, Keystone, keystone_for
+
+NOBODY = "http://127.0.0.1:9"
+
+
+def login(bench, auth_url=NOBODY, text=ENV, mode=0o600, **store_keys):
+    file = bench.file(text, mode, ".env")
+    return bench.look(env_file=file, store=Store("s3", NOBODY, auth_url=auth_url, **store_keys))
+
+
+def tracked_env(bench):
+    file = bench.tracked(bench.file(ENV, name=".env"))
+    return bench.look(env_file=file, store=Store("s3", NOBODY, auth_url=NOBODY))
+
+
+def compose(bench, text, mode):
+    bench.monkeypatch.setenv("KIT_COMPOSE_SECRETS", str(bench.file(text, mode)))
+    return bench.look()
+
+
+def keystone(bench, status):
+    fake = FakeKeystone(status=status)
+    bench.ends.callback(fake.close)
+    return login(bench, fake.url)
+
+
+def damaged_store(bench):
+    class Damaged(MemoryStore):
+        def ensure_bucket(self):
+            pass
+
+        def get(self, key, **_):
+            return super().get(key) + b"!"
+
+    bench.monkeypatch.setattr(store, "open_store", lambda *_, **__: Damaged())
+    return bench.look(store=Store("directory", str(bench.folder)))
+
+
+def no_kfp(bench):
+    bench.monkeypatch.setitem(sys.modules, "kfp", None)
+    return bench.look(cloud=Cloud())
+
+
+def kfp_refuses(bench):
+    url = bench.ends.enter_context(serving(FakeKfp([], cookie="a=b")))
+    return bench.look(cloud=Cloud(runner="cluster", kfp_url=url))
+
+
+def late(bench):
+    url = f"http://127.0.0.1:{bench.listening()}"
+    return bench.look(limit_s=0.5, cloud=Cloud(forwarder_url=url))
+
+
+def forwarded(bench, port):
+    return bench.look(cloud=Cloud(), ports={"mlflow": Port(port, "mlflow", "mlflow")})
+
+
+def certificate(bench, start_s, end_s):
+    server = bench.sshd(start=False, certificates=True)
+    server.certify(time.time() + start_s, time.time() + end_s)
+    return bench.login_node(server, certificate=True, renew_hint="sign a new one")
+
+
+def without_ssh(bench):
+    bench.monkeypatch.setenv("PATH", str(bench.folder))
+    return bench.look(hpc=bench.site(None, "/nowhere", certificate=True), cloud=Cloud())
+
+
+def refused(bench, of):
+    server = bench.sshd()
+    (server.folder / "authorized_keys").write_text("")
+    return bench.vm(server) if of == "vm" else bench.login_node(server)
+
+
+def another_machine(bench):
+    server = bench.sshd()
+    keygen("-t", "ed25519", "-N", "", "-f", bench.folder / "other")
+    server.know((bench.folder / "other.pub").read_text())
+    return bench.login_node(server)
+
+
+def vm_beyond_a_jump(bench):
+    """The VM is reached from here, by a jump, and at port 9 nobody answers the site."""
+    server = bench.sshd()
+    config = server.folder / "config"
+    jump = f"ssh -F {config} -W 127.0.0.1:{server.port} site"
+    more = config.read_text().replace("Host site", "Host vm").replace(str(server.port), "9")
+    config.write_text(f"{config.read_text()}{more}  ProxyCommand {jump}\n")
+    return bench.vm(server, ssh_host="vm")
+
+
+def vm_with(bench, setting, address):
+    return bench.vm(bench.sshd(more=setting), tunnel_address=address)
+
+
+def full_folder(bench):
+    """No file may hold a single byte: what a full disk or quota looks like."""
+    dd = f"trap '' XFSZ; exec {shutil.which('prlimit')} --fsize=0 {shutil.which('dd')} \"$@\""
+    return bench.login_node(bench.bare(dd=dd))
+
+
+def slurm(bench, **programs):
+    return bench.login_node(bench.bare(**programs), partition="small", account="p")
+
+
+def links_that_replace(bench):
+    """There, `ln -sT` takes the place of a link that is there."""
+    return bench.login_node(bench.bare(ln='shift; exec /bin/ln -sfT "$@"'))
+
+
+def raced(bench, found):
+    """Let the race for links with a job end so: with what it found, or an error."""
+
+    def race(*_):
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    bench.monkeypatch.setattr(link_race, "race", race)
+    ground = Ground(dataclasses.replace(BARE, hpc=bench.site(bench.bare())))
+    return doctor.look(ground, race=True)
+
+
+def budget(bench):
+    text = (settings.SITES / "sandbox.toml").read_text()
+    return bench.profile(f'{text}\n[budget]\nany = "0.0001"\n')
+
+
+def recorded(argv, name):
+    return lambda bench: bench.cluster({tuple(argv): name})
+
+
+def without(bench, name):
+    """Stop a service of the sandbox; it is there again after the test."""
+    folder = bench.loaded().sandbox_dir
+    control(folder).stopProcess(name)
+    bench.ends.callback(start_again, folder, name)
+    return bench.sandbox()
+
+
+def start_again(folder, name):
+    control(folder).startProcess(name)
+    deadline = time.monotonic() + 60
+    while not sandbox_services.check(folder, name)[0]:
+        assert time.monotonic() < deadline, f"{name} is not healthy again"
+        time.sleep(0.2)
+
+
+def edited(bench, old, new):
+    """Give the doctor the sandbox's .env with another text in it."""
+    text = bench.loaded().env_file.read_text().replace('"', "")
+    return bench.sandbox(env_file=bench.file(text.replace(old, new), name=".env"))
+
+
+def unknown_ec2_key(bench):
+    made_up = Ec2Key("nobody", Secret("nothing"))
+    bench.monkeypatch.setattr(Keystone, "ec2_key", lambda _: made_up)
+    return bench.sandbox()
+
+
+def taken_bucket(bench):
+    """Let the user's other project make the bucket that the profile names."""
+    loaded = bench.loaded(store={"bucket_prefix": f"t{uuid.uuid4().hex[:8]}"})
+    login = keystone_for(loaded)
+    login.login = dataclasses.replace(login.login, project="project_2005678")
+    other = store.open_store(loaded, store.bucket_name(loaded, "pipeline"), keystone=login)
+    other.ensure_bucket()
+    bench.ends.callback(other.delete_bucket)
+    return doctor.look(Ground(loaded))

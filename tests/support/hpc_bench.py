@@ -1,0 +1,173 @@
+"""Submitters of one test's own buckets on the sandbox, and what an administrator sees and does."""
+
+import contextlib
+import multiprocessing
+import os
+import re
+import secrets
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from idx_files import real_or_stand_in
+from kit_sandbox.files import users
+from slurm_site import until
+
+from kit.base import settings
+from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.runs.objects import StageStore
+from kit.runs.requests import Request, token
+from kit.submitter import env as hpc_env
+from kit.submitter.loop import run as loop
+from kit.submitter.loop import submitter_for
+
+USER = users()[0]
+OURS = r"kit\.ray_main|kit\.ray_driver|raylet/raylet|gcs_server|ssh .*-R"
+
+
+class Bench:
+    """Asks for runs, does a submitter's passes, looks at jobs; `close` undoes all of it."""
+
+    def __init__(self, profile):
+        self.profile, self.data = profile, real_or_stand_in()
+        self.submitter = submitter_for(profile)
+        self.jobs, self.children = self.submitter.jobs, []
+        for store in (self.jobs.store, self.submitter.data):
+            store.ensure_bucket()
+        StageStore(self.submitter.data, "any").put_data(self.data)
+
+    # What a person does.
+
+    def ask(self, configured=True, **hyperparameters):
+        run = f"cloud-hpc-{secrets.token_hex(6)}-1"
+        hp = Hyperparameters(**hyperparameters)
+        self.jobs.ask(Request(run, self.data.hash, configured, hp))
+        return run
+
+    def passes_until(self, run, done, seconds=120):
+        def reached():
+            self.submitter.once()
+            return done()
+
+        reached.__name__ = f"{run} {self.jobs.standing(run)}"
+        return until(reached, seconds, 0.5)
+
+    def finish(self, run):
+        self.passes_until(run, lambda: self.jobs.standing(run).state.finished)
+        return self.jobs.standing(run)
+
+    def shown(self, run):
+        """What the submitter shows of a run."""
+        return self.jobs.read(run, "progress") or {}
+
+    def training(self, run):
+        return self.shown(run).get("training")
+
+    def start_process(self):
+        """A submitter in a process of its own, to be killed."""
+        fork = multiprocessing.get_context("fork")
+        child = fork.Process(target=lambda: loop(submitter_for(self.profile)), daemon=True)
+        child.start()
+        self.children.append(child)
+        return child
+
+    # What an administrator sees and does.
+
+    def sacct(self, run, number=1):
+        name = f"kit-{token(run, number)}"
+        argv = ["sacct", "-nXP", "--starttime=now-1hours", f"--name={name}", "--format=JobID,State"]
+        out = self.submitter.slurm.host.run(argv).out
+        return [line.split("|") for line in out.splitlines()]
+
+    def states(self, run, number=1):
+        """The states of a try's jobs by the accounting, without who cancelled them."""
+        return [state.split()[0] for _, state in self.sacct(run, number)]
+
+    def folder(self, run, number=1):
+        return Path(self.submitter.slurm.folder(token(run, number)))
+
+    def workers(self, run, number=1):
+        """The processes that train: children of the raylets of this try's job."""
+        job = os.readlink(self.folder(run, number) / "owner").partition(".")[0]
+        table = [line.split(None, 2) for line in ps("pid=,ppid=,args=")]
+        raylets = {row[0] for row in table if "raylet/raylet" in row[2] and f"kr-{job}/" in row[2]}
+        return [int(r[0]) for r in table if r[1] in raylets and r[2].startswith("ray::work")]
+
+    @contextlib.contextmanager
+    def frozen(self, run):
+        """Hold the training still: the job goes on for as long as the test needs."""
+        for pid in self.workers(run):
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in self.workers(run):
+                os.kill(pid, signal.SIGCONT)
+
+    def close(self):
+        """End what is left over, and tell the test when a finished run still had a job."""
+        for child in self.children:
+            child.kill()
+        leaked = []
+        for standing in self.jobs.standings().values():
+            for number in range(1, standing.number + 1):
+                name = token(standing.run, number)
+                argv = ["squeue", "-h", "-n", f"kit-{name}", "-t", "PD,R,CF,S", "-o", "%i"]
+                if self.submitter.slurm.host.run(argv).out and standing.state.finished:
+                    leaked.append(standing)
+                self.submitter.slurm.cancel(name)
+        for store in (self.jobs.store, self.submitter.data):
+            for each in list(store.list()):
+                store.delete(each.key)
+            store.delete_bucket()
+        assert not leaked, leaked
+
+
+def ps(columns):
+    return subprocess.run(["ps", "axww", "-o", columns], capture_output=True, text=True).stdout.splitlines()  # fmt: skip # noqa: E501
+
+
+def processes(*words, user=USER):
+    argv = ["pgrep", "-u", user, "-af", ".*".join(words)]
+    return subprocess.run(argv, capture_output=True, text=True).stdout.splitlines()
+
+
+def nothing_runs():
+    """Whether no process and no temporary folder of a Ray job is left on this machine."""
+    left = [line for line in ps("user=,args=") if re.search(OURS, line) and "pgrep" not in line]
+    return not left and not list(Path("/tmp").glob("kr-*"))
+
+
+class Place:
+    """What of the whole site should be the same before and after: `left()` gives what is new."""
+
+    def __init__(self):
+        self.profile, self.begun = settings.load("sandbox"), time.time()
+        self.before = self._found()
+
+    def left(self):
+        return sorted(self._found() - self.before)
+
+    def _found(self):
+        host, hpc = submitter_for(self.profile).slurm.host, self.profile.hpc
+        found = {f"venv {each.name}" for each in hpc_env.listed(host, hpc) if not each.published}
+        box = self.profile.sandbox_dir
+        keys = [*box.glob("etc/ssh/*_keys/*"), *box.glob("home/*/.ssh/*")]
+        found |= {f"{path} {path.read_bytes()!r}" for path in keys if path.is_file()}
+        tries = Path(hpc.project_dir) / "kit" / "tries"
+        found |= {f"open try {p}" for p in tries.glob("*") if not (p / "commit").is_symlink()}
+        return found | {f"process {line}" for line in processes(OURS)}
+
+    def jobs(self):
+        """Every life of every job since then: {name: [(id, state, exit code, elapsed)]}."""
+        host = submitter_for(self.profile).slurm.host
+        since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(self.begun))
+        argv = ["sacct", "-nXPDa", f"--starttime={since}"]
+        argv += ["--format=JobName,JobID,State,ExitCode,ElapsedRaw"]
+        found = {}
+        for line in host.run(argv).out.splitlines():
+            name, *row = line.split("|")
+            if name.startswith("kit-"):
+                found.setdefault(name, []).append(tuple(row))
+        return found

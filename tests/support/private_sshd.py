@@ -1,0 +1,139 @@
+"""An sshd of the test's own, on a free port of 127.0.0.1: it can be stopped, cut and refused
+without disturbing anybody. Real OpenSSH, keys and certificates made for the test."""
+
+import getpass
+import os
+import signal
+import socket
+import subprocess
+import time
+from datetime import datetime
+from pathlib import Path
+
+from kit.base.ssh import SSHHost
+
+CONFIG = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+PidFile none
+AuthorizedKeysFile {keys}
+TrustedUserCAKeys {folder}/user_ca.pub
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+UsePAM no
+StrictModes no
+MaxStartups 100
+MaxSessions 100
+Banner {folder}/banner
+{setenv}
+{more}
+"""
+CLIENT = """\
+Host site
+  HostName 127.0.0.1
+  Port {port}
+  User {user}
+  IdentityFile {folder}/user_key
+  IdentitiesOnly yes
+  IdentityAgent none
+  UserKnownHostsFile {folder}/known_hosts
+  GlobalKnownHostsFile /dev/null
+"""
+
+
+def keygen(*arguments):
+    subprocess.run(["ssh-keygen", "-q", *map(str, arguments)], check=True)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class PrivateSshd:
+    """`start`, `stop` (with its sessions), `host()`; `certify(seconds)` for certificates only."""
+
+    def __init__(self, folder: Path, user: str = "", setenv="", certificates=False, more=""):
+        self.folder, self.user, self.port = folder, user or getpass.getuser(), free_port()
+        self.process = None
+        folder.mkdir(mode=0o755, exist_ok=True)
+        (folder / "banner").write_text("*** Welcome. All use is logged. 4711 ***\n")
+        for name in ("host_key", "user_key", "user_ca"):
+            keygen("-t", "ed25519", "-N", "", "-f", folder / name)
+        (folder / "authorized_keys").write_text((folder / "user_key.pub").read_text())
+        self.know((folder / "host_key.pub").read_text())
+        self.write_config(self.port)
+        (folder / "sshd_config").write_text(
+            CONFIG.format(
+                port=self.port,
+                folder=folder,
+                keys="none" if certificates else folder / "authorized_keys",
+                setenv=setenv and f"SetEnv {setenv}",
+                more=more,
+            )
+        )
+
+    def write_config(self, port):
+        """Let the client connect to `port` (this sshd, or a relay before it)."""
+        text = CLIENT.format(port=port, user=self.user, folder=self.folder)
+        (self.folder / "config").write_text(text)
+
+    def know(self, public_key):
+        key = " ".join(public_key.split()[:2])
+        (self.folder / "known_hosts").write_text(f"* {key}\n")
+
+    def certify(self, start, end):
+        """Sign the user's key from `start` to `end` (seconds since 1970; absolute times)."""
+        span = ":".join(datetime.fromtimestamp(t).strftime("%Y%m%d%H%M%S") for t in (start, end))
+        key = self.folder / "user_key.pub"
+        keygen("-s", self.folder / "user_ca", "-I", "test", "-n", self.user, "-V", span, key)
+
+    def start(self):
+        if os.getuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)  # sshd as root wants it
+        log = self.folder / "sshd.log"
+        command = ["/usr/sbin/sshd", "-D", "-E", log, "-f", self.folder / "sshd_config"]
+        self.process = subprocess.Popen(command, start_new_session=True)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return self
+            time.sleep(0.02)
+        raise RuntimeError(log.read_text())
+
+    def sessions(self):
+        """Give the pids of the processes that serve connections."""
+        pids = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False
+        )
+        return [int(pid) for pid in pids.stdout.split()]
+
+    def cut(self):
+        """Kill every connection, as a crash of the login node does for its clients."""
+        for pid in self.sessions():
+            for child in (pid, *self._children(pid)):
+                try:
+                    os.kill(child, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+    @staticmethod
+    def _children(pid):
+        out = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+        return [int(child) for child in out.stdout.split()]
+
+    def stop(self):
+        if self.process:
+            self.cut()
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def host(self, **options):
+        """Give a client with a connection of its own (`name` tells clients apart)."""
+        control = self.folder / options.pop("name", "c")
+        return SSHHost("site", config=str(self.folder / "config"), folder=control, **options)

@@ -1,0 +1,245 @@
+"""The sandbox's Slurm for fault tests: an sshd of the test's own before it, an sbatch that can be
+made to fail, a relay that can be cut, and what an administrator sees and does.
+
+Nothing here goes through the code under test: bodies, links and jobs are looked at directly.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from kit_sandbox.files import users
+from kit_sandbox.supervisor import control
+from private_sshd import PrivateSshd, free_port
+
+from kit.base import settings
+from kit.slurm.client import Slurm
+from kit.slurm.script import JobSpec
+
+SBATCH = """\
+#!/bin/bash
+# An sbatch that may fail after it has submitted: the mode is in a file named by the token.
+for script; do :; done
+token=$(basename "$(dirname "$script")")
+real() { env PATH="${PATH#*:}" sbatch "$@"; }
+case $(cat "{modes}/$token" 2>/dev/null) in
+    drop) (real "$@") >/dev/null 2>&1 ;;
+    noise) echo "Hello, 17 news."; (real "$@"); echo "4711 jobs wait"; echo "z" >&2 ;;
+    error) (real "$@") >/dev/null; echo "Socket timed out on send/recv operation" >&2; exit 1 ;;
+    hang) (real "$@") >/dev/null; sleep 25 ;;
+    twice) id=$(real "$@"); echo "$id"; echo "$id" ;;
+    submits-twice) (real "$@"); (real "$@") ;;
+    slow) sleep 3; real "$@" ;;
+    *) real "$@" ;;
+esac
+"""
+BODY = ('echo "$me" >>bodies', "sleep {seconds}", 'echo "{{}}" >"manifest.$me"',
+        '{then}commit "manifest.$me"')  # fmt: skip
+
+
+def until(what, seconds=30.0, every=0.1):
+    """Wait for a condition and give its value; a test fails by name when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what.__name__}"
+        time.sleep(every)
+    return value
+
+
+class Relay:
+    """A TCP relay: `cut` ends every connection and refuses new ones until `mend`."""
+
+    def __init__(self, port):
+        self.to, self.port, self.open, self.pairs = port, free_port(), True, []
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                if not self.open:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self.to))
+                self.pairs.append((near, far))
+                for a, b in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
+
+    def _pump(self, source, target):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self.open:  # what arrives during a cut is lost, as on a dead line
+                    target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self):
+        self.open = False
+        for pair in self.pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+        self.pairs.clear()
+
+    def mend(self):
+        self.open = True
+
+    def close(self):
+        self.cut()
+        self.listener.close()
+
+
+class SlurmSite:
+    """Everything a fault test needs of the sandbox; `close` undoes it."""
+
+    def __init__(self):
+        self.settings = settings.load("sandbox")
+        self.state = self.settings.sandbox_dir
+        self.user = users()[0]
+        self.folder = Path(tempfile.mkdtemp(prefix="kit-faults-", dir="/var/tmp"))
+        self.folder.chmod(0o755)
+        (self.folder / "bin").mkdir()
+        (self.folder / "modes").mkdir()
+        shim = self.folder / "bin" / "sbatch"
+        shim.write_text(SBATCH.replace("{modes}", str(self.folder / "modes")))
+        shim.chmod(0o755)
+        self.conf = self.state / "etc" / "slurm.conf"
+        self.hpc = replace(self.settings.hpc, poll_floor_s=1.0)
+        self.tries = Path(self.hpc.project_dir) / "kit" / "tries"
+        self.tokens, self.sshds, self.count = [], [], 0
+        self.sshd = self.login("login")
+
+    # Clients.
+
+    def login(self, name, **options):
+        """Start an sshd of the test's own that logs in as the jobs' user."""
+        path = f"{self.folder}/bin:/usr/local/bin:/usr/bin:/bin"
+        setenv = f"SLURM_CONF={self.conf} PATH={path}"
+        sshd = PrivateSshd(self.folder / name, user=self.user, setenv=setenv, **options)
+        self.sshds.append(sshd)
+        return sshd.start()
+
+    def host(self, sshd=None, **options):
+        """A client machine with a connection of its own."""
+        self.count += 1
+        return (sshd or self.sshd).host(name=f"c{self.count}", **options)
+
+    def slurm(self, host=None, hpc=None, **options):
+        return Slurm(host or self.host(), hpc or self.hpc, **options)
+
+    def token(self, mode=""):
+        """A new token, and what sbatch does when it is called for it."""
+        token = secrets.token_hex(6)
+        self.tokens.append(token)
+        if mode:
+            (self.folder / "modes" / token).write_text(mode)
+        return token
+
+    def spec(self, seconds=0.2, then="", commands=(), **fields):
+        values = {"partition": "gputest", "memory": "20M", "time": "00:05:00", **fields}
+        lines = tuple(line.format(seconds=seconds, then=then) for line in BODY)
+        account = self.hpc.account
+        return JobSpec("fault", tuple(commands) or lines, account=account, **values)
+
+    # What an administrator sees and does.
+
+    def admin(self, *argv, check=True):
+        env = {**os.environ, "SLURM_CONF": str(self.conf)}
+        return subprocess.run(argv, env=env, capture_output=True, text=True, check=check).stdout
+
+    def bodies(self, token):
+        path = self.tries / token / "bodies"
+        return path.read_text().split() if path.exists() else []
+
+    def link(self, token, name):
+        path = self.tries / token / name
+        return os.readlink(path) if path.is_symlink() else ""
+
+    def jobs(self, token):
+        """Live jobs of a token, by the scheduler."""
+        states = "PENDING,RUNNING,COMPLETING,CONFIGURING,SUSPENDED"
+        text = self.admin("squeue", "-h", "-t", states, "-n", f"kit-{token}", "-o", "%i")
+        return text.split()
+
+    def ends(self, token):
+        """State and exit code of every ended life of a token's jobs, by the accounting."""
+        columns = "--format=State,ExitCode,End,Partition"
+        options = ("-n", "-X", "-P", "-D", "-S", "now-2hours", f"--name=kit-{token}", columns)
+        rows = [row.split("|") for row in self.admin("sacct", *options).split("\n") if row]
+        return [(r[0].split()[0], r[1]) for r in rows if r[2] != "Unknown" and r[3]]
+
+    def all_ended(self, token, seconds=60):
+        """Wait until no job of a token lives any more."""
+        until(lambda: not self.jobs(token), seconds)
+
+    def check(self, token, bodies=1, committed=True):
+        """The promise: so many bodies, one commit or none, every surplus job ended by itself."""
+        self.all_ended(token)
+        assert len(self.bodies(token)) == bodies, self.bodies(token)
+        name = self.link(token, "commit")
+        assert name.startswith("manifest-") is committed, name
+        if committed:
+            content = (self.tries / token / name).read_bytes()
+            assert name == f"manifest-{hashlib.sha256(content).hexdigest()}"
+
+    def node_state(self, node):
+        """A node's state; one that answers again is put back to work at once."""
+        state = self.admin("sinfo", "-h", "-n", node, "-o", "%T").strip()
+        if state == "down":  # without the star it answers, and waits to register
+            self.admin("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        return state
+
+    def pid(self, program):
+        return control(self.state).getProcessInfo(program)["pid"]
+
+    @contextlib.contextmanager
+    def frozen(self, program):
+        """Stop a daemon by SIGSTOP: it keeps its connections and answers nobody."""
+        pid = self.pid(program)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def stopped(self, *programs):
+        """Stop daemons; start them again, each when it was stopped, at the end."""
+        for program in programs:
+            control(self.state).stopProcess(program)
+        try:
+            yield
+        finally:
+            for program in reversed(programs):
+                control(self.state).startProcess(program)
+            until(self.answers, 60)
+
+    def answers(self):
+        env = {**os.environ, "SLURM_CONF": str(self.conf)}
+        ask = ["sacct", "-X", "-j", "1"], ["squeue", "-h"]
+        done = [subprocess.run(argv, env=env, capture_output=True).returncode for argv in ask]
+        return done == [0, 0]
+
+    def close(self):
+        """End what is left over, tell the test, and take everything away."""
+        left = [token for token in self.tokens if self.jobs(token)]
+        for token in left:
+            self.admin("scancel", "-n", f"kit-{token}", check=False)
+        for sshd in self.sshds:
+            sshd.stop()
+        for token in self.tokens:
+            shutil.rmtree(self.tries / token, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        assert not left, f"jobs leaked: {left}"
