@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kit.base.errors import Busy, KitError, NoSuchObject, Unreachable, UsageError
 from kit.base.files import Json
-from kit.experiments.fashion_mnist.hyperparameters import WHOLE, Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.forwarder import docs as forwarder_docs
 from kit.forwarder.people import Person
 from kit.forwarder.services import RunDetail, RunId, RunStatus, status_of
@@ -47,23 +47,6 @@ def _as_whole(value: Any) -> Any:
 WHOLE_TOO = BeforeValidator(_as_whole)
 
 
-def _in(name: str) -> Any:
-    least, most = WHOLE[name]
-    return Field(ge=least, le=most)
-
-
-class Training(_Data):
-    """The settings of the training; what is left out is the article's."""
-
-    epochs: Annotated[int, _in("epochs"), WHOLE_TOO] = 5
-    batch_size: Annotated[int, _in("batch_size"), WHOLE_TOO] = 4
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.001
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    seed: Annotated[int, _in("seed"), WHOLE_TOO] = 42
-    threads: Annotated[int, _in("threads"), WHOLE_TOO] = 1
-    device: Literal["cpu", "cuda"] = "cpu"
-
-
 class RunRequest(_Data):
     """A run to be made: its id, its data set by its hash, the settings of its training."""
 
@@ -72,12 +55,11 @@ class RunRequest(_Data):
     configured: bool = True
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS), WHOLE_TOO] = 1
     tunnel: Literal["", "reverse", "none"] = ""
-    hyperparameters: Training = Training()
+    hyperparameters: Parameters = Parameters()
 
     def asked(self) -> Asked:
         """Give the kit's request. Raises UsageError for what is out of range."""
-        values = self.model_dump()
-        return Asked(**values | {"hyperparameters": Hyperparameters(**values["hyperparameters"])})
+        return Asked(**dict(self))
 
 
 class Progress(RunDetail):

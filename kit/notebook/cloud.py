@@ -10,7 +10,7 @@ from kit.base.files import Json
 from kit.billing import rates as billing
 from kit.billing import run as run_bill
 from kit.experiments.fashion_mnist import data as fashion_mnist
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 from kit.notebook import local as experiment
 from kit.notebook.local import too_early
@@ -41,7 +41,7 @@ class Work(Protocol):
 
     run: runs.Run
     data: fashion_mnist.Dataset
-    hyperparameters: Hyperparameters
+    hyperparameters: Parameters
     objects: StageStore
     target: Target
     outcome: Outcome | None
@@ -53,7 +53,7 @@ class Cloud:
 
     run: runs.Run
     data: fashion_mnist.Dataset
-    hyperparameters: Hyperparameters
+    hyperparameters: Parameters
     gates: Gates
     strict: bool
     bucket: str
@@ -71,18 +71,18 @@ class Cloud:
 
 
 def start_cloud(
-    profile: str, fresh: bool, gates: _Least, strict: bool, runner: str = "", **values: object
+    profile: str, fresh: bool, gates: _Least, strict: bool, runner: str = "", **values: Any
 ) -> Cloud:
     """Read settings and data and start a run, or go on with a broken-off one.
 
-    `gates` are the least accuracy, precision and recall; `values` the fields of `Hyperparameters`;
+    `gates` are the least accuracy, precision and recall; `values` the fields of `Parameters`;
     `runner` is where the pipeline runs, "" for what the profile says.
     Raises UsageError, DataError, Busy as `experiment.start_local` does.
     """
     loaded = cloud_run.with_runner(settings.load(profile), runner)
     run_bill.refuse_over(loaded, "cloud")
-    chosen, least = Hyperparameters(**values), Gates(*gates)  # type: ignore[arg-type]
-    parameters = {**asdict(chosen), "gates": list(gates), "strict": strict}
+    chosen, least = Parameters(**values), Gates(*gates)
+    parameters = {**chosen.model_dump(), "gates": list(gates), "strict": strict}
     run, data = experiment.begin(loaded, "cloud", parameters, fresh)
     bucket = stores.bucket_name(loaded, "pipeline")
     objects = StageStore(stores.open_store(loaded, bucket), run.id)

@@ -6,16 +6,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kit.base import settings as profiles
 from kit.base.errors import UsageError
 from kit.base.files import Json
 from kit.billing import run as run_bill
 from kit.experiments.fashion_mnist import data as fashion_mnist
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 from kit.notebook import local as experiment
 from kit.notebook import plan
@@ -58,7 +58,7 @@ class CloudHpc:
 
     run: runs.Run
     data: fashion_mnist.Dataset
-    hyperparameters: Hyperparameters
+    hyperparameters: Parameters
     gates: Gates
     strict: bool
     objects: StageStore
@@ -96,7 +96,7 @@ def start_cloud_hpc(
     strict: bool,
     workers: int = 1,
     tunnel: str | None = None,
-    **values: object,
+    **values: Any,
 ) -> CloudHpc:
     """Read settings and data and start a run, or go on with a broken-off one.
 
@@ -108,8 +108,8 @@ def start_cloud_hpc(
         got = loaded.site.closed or "it has no section [hpc]"
         raise UsageError(f"train on the site of {profile}", got, "use another profile")
     run_bill.refuse_over(loaded, "cloud-hpc")
-    chosen, least = Hyperparameters(**values), Gates(*gates)  # type: ignore[arg-type]
-    parameters = {**asdict(chosen), "configured": configured, "workers": workers}
+    chosen, least = Parameters(**values), Gates(*gates)
+    parameters = {**chosen.model_dump(), "configured": configured, "workers": workers}
     parameters |= {"gates": list(gates), "strict": strict, "tunnel": tunnel or ""}
     run, data = experiment.begin(loaded, "cloud-hpc", parameters, fresh)
     store = stores.open_store(loaded, stores.bucket_name(loaded, "pipeline"))

@@ -6,7 +6,7 @@ evaluate, keep the results, compare.
 
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kit.base import files as records
 from kit.base import settings
@@ -14,7 +14,7 @@ from kit.base.errors import UsageError
 from kit.base.files import Json, Timeline
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist import training
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.report import plots
 from kit.report import table as report
 from kit.runs import history as runs
@@ -36,7 +36,7 @@ class Local:
 
     run: runs.Run
     data: fashion_mnist.Dataset
-    hyperparameters: Hyperparameters
+    hyperparameters: Parameters
     trained: training.Trained | None = None
     evaluation: training.Evaluation | None = None
 
@@ -62,15 +62,15 @@ def banner(run: runs.Run, data: fashion_mnist.Dataset, more: str = "") -> str:
     return f"{top}<p>{run!r}<br>data: {data_title(data)}<br>{more}</p>"
 
 
-def start_local(profile: str, fresh: bool, **hyperparameters: object) -> Local:
+def start_local(profile: str, fresh: bool, **hyperparameters: Any) -> Local:
     """Read the settings and the data and start a run, or go on with a broken-off one.
 
-    `hyperparameters` are the fields of `Hyperparameters`. Raises UsageError for a
+    `hyperparameters` are the fields of `Parameters`. Raises UsageError for a
     value that cannot be, DataError for damaged data, Busy when the run is being executed.
     """
     loaded = settings.load(profile)
-    chosen = Hyperparameters(**hyperparameters)  # type: ignore[arg-type]
-    return Local(*begin(loaded, "local", asdict(chosen), fresh), chosen)
+    chosen = Parameters(**hyperparameters)
+    return Local(*begin(loaded, "local", chosen.model_dump(), fresh), chosen)
 
 
 def begin(
@@ -203,7 +203,7 @@ def _log(work: Local, time_record: Json, performance: Json) -> tracking.Logged:
             run_id=run.id,
             start_ms=int(time_record["start-time"] * 1000),
             end_ms=end_ms,
-            params=runlog.hyperparameters(asdict(work.hyperparameters)),
+            params=runlog.hyperparameters(work.hyperparameters.model_dump()),
             metrics=(*metrics, seconds, *(("loss", loss, step, end_ms) for step, loss in losses)),
             tags=tags
             | {"kit.data": work.data.source, "mlflow.source.git.commit": git or "unknown"},

@@ -12,7 +12,7 @@ from kit.base.errors import UsageError
 from kit.base.profiles import Hpc
 from kit.base.settings import Settings
 from kit.billing import tables as bill_tables
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.requests import Request
 from kit.slurm import script as jobspec
 from kit.slurm.script import JobSpec
@@ -94,7 +94,7 @@ def sections(loaded: Settings, target: str, now: float) -> list[tuple[str, str]]
 
 
 def _local(loaded: Settings) -> str:
-    epochs, place = Hyperparameters().epochs, loaded.profile_dir / "local"
+    epochs, place = Parameters().epochs, loaded.profile_dir / "local"
     return f"training in the notebook's own process, {epochs} epochs\nresults in {place}"
 
 

@@ -20,7 +20,7 @@ from kit.base import files as records
 from kit.base.errors import DataError
 from kit.base.files import Json, Timeline
 from kit.experiments.fashion_mnist.data import Dataset
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 
 if TYPE_CHECKING:
     from kit.experiments.fashion_mnist.training import Elsewhere
@@ -35,7 +35,7 @@ def work(task: Json, folder: Path) -> None:
 
     from kit.experiments.fashion_mnist import training
 
-    hp, timeline = Hyperparameters(**task["hyperparameters"]), Timeline()
+    hp, timeline = Parameters(**task["hyperparameters"]), Timeline()
     with timeline.span("data"):
         data = load_data(Path(task["data"]), task["data_hash"])
     checkpoints = folder / "checkpoint"
@@ -73,7 +73,7 @@ def share(task: Json, vectors: Any, order: Any) -> Any:
 
     from kit.experiments.fashion_mnist import fast_step as sgd
 
-    hp = Hyperparameters(**task["hyperparameters"])
+    hp = Parameters(**task["hyperparameters"])
     data = load_data(Path(task["data"]), task["data_hash"])
     return sgd.share(data, hp, torch.tensor(vectors), torch.tensor(order)).numpy()
 

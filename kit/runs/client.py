@@ -1,7 +1,7 @@
 """A person's runs by way of the forwarder's face: asked for and followed as `Jobs` does it."""
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from kit.base.errors import Busy, CredentialRefused, KitError, NoSuchObject, Unr
 from kit.base.files import Json
 from kit.base.secret import Secret, read_private
 from kit.base.settings import Settings
-from kit.runs.requests import Request, RunState, Standing
+from kit.runs.requests import Request, RunState, Standing, as_json
 
 WAIT_S = 5.0  # the face answers at once when the state changes, else after so long
 ANSWER_S = 20.0  # beyond that wait
@@ -30,7 +30,7 @@ class FaceJobs:
 
     def ask(self, request: Request) -> Standing:
         """Ask for a run; once more changes nothing. Raises Busy for one with other settings."""
-        return _standing(self._call("POST", "/runs", json=asdict(request)))
+        return _standing(self._call("POST", "/runs", json=as_json(request)))
 
     def standing(self, run: str) -> Standing:
         """Say how a run stands, at once when that has changed or is final."""

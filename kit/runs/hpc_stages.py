@@ -5,12 +5,12 @@ request and goes on following. A stage whose record is in the store is done.
 """
 
 import contextlib
-import dataclasses
 import json
 import logging
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kit.base import files as records
 from kit.base.errors import DataError, KitError
@@ -18,7 +18,7 @@ from kit.base.files import Json, Timeline
 from kit.base.settings import Settings
 from kit.billing.run import job_units
 from kit.experiments.fashion_mnist import data as fashion_mnist
-from kit.experiments.fashion_mnist import hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.client import FaceJobs, face_of
 from kit.runs.follow import follow
 from kit.runs.objects import StageStore
@@ -59,10 +59,10 @@ def train(
     workers: int,
     tunnel: str,
     follow_timeout_s: float,
-    **given: float | str,
+    **given: Any,
 ) -> str:
     """Have the model trained on the site; give the hash of this stage's record."""
-    hp = hyperparameters.from_json(given)
+    hp = Parameters(**given)
     with stage(profile, run_id, bucket, TRAIN) as (chosen, objects, _):
         if done := objects.record(TRAIN):
             log.info("already done, its record is in the store")
@@ -107,7 +107,7 @@ def _record(objects: StageStore, result: Json, start: float, request: Request) -
     return {
         "objects": result["files"],
         "data": {"hash": request.data_hash, "source": about["source"], "warning": about["warning"]},
-        "hyperparameters": dataclasses.asdict(request.hyperparameters),
+        "hyperparameters": request.hyperparameters.model_dump(),
         "configured": request.configured,
         "workers": times["workers"],
         "training": times["training"],

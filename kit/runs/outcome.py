@@ -16,7 +16,7 @@ from kit.base import files as records
 from kit.base.errors import UsageError
 from kit.base.files import Json
 from kit.base.settings import ROOT, Settings
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 from kit.runs.kfp_cluster import access_of, run_on_cluster
 from kit.runs.kfp_here import OnChange, PipelineFailed, States, ignore, run_local
@@ -133,7 +133,7 @@ def arguments_of(
     run_id: str,
     bucket: str,
     data_hash: str,
-    hyperparameters: Hyperparameters,
+    hyperparameters: Parameters,
     gates: Gates,
     strict: bool = False,
 ) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def arguments_of(
         "run_id": run_id,
         "bucket": bucket,
         "data_hash": data_hash,
-        "hyperparameters": dataclasses.asdict(hyperparameters),
+        "hyperparameters": hyperparameters.model_dump(),
         "gates": dataclasses.asdict(gates),
         "strict": strict,
         "commit": records.git_state(ROOT)["commit"] or "",

@@ -14,7 +14,7 @@ from typing import Any
 
 from kfp import compiler, dsl, kubernetes
 
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 
 # Built from env/images/pipeline and pushed to the kind cluster's own registry. (kfp.local warns
@@ -22,7 +22,7 @@ from kit.experiments.gates import Gates
 IMAGE = "localhost:5001/kit-python-pipeline:1"
 SECRET, SECRET_FOLDER = "kit-pipeline", "/run/secrets/kit"
 NAME, HPC_NAME = "cloud-fmnist-pipeline", "cloud-hpc-fmnist-pipeline"
-HYPERPARAMETERS, GATES = asdict(Hyperparameters()), asdict(Gates())
+HYPERPARAMETERS, GATES = Parameters().model_dump(), asdict(Gates())
 
 # The image has everything installed: nothing is fetched while the pipeline runs.
 _component = partial(dsl.component, base_image=IMAGE, install_kfp_package=False)

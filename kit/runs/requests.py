@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from kit.base import files as records
 from kit.base.errors import DataError, NoSuchBucket, NoSuchObject, UsageError
 from kit.base.files import SCHEMA, Json, dumps
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 
 if TYPE_CHECKING:
     from kit.store.opening import ObjectStore
@@ -77,12 +77,12 @@ class Request:
     run: str
     data_hash: str
     configured: bool = True
-    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    hyperparameters: Parameters = field(default_factory=Parameters)
     workers: int = 1
     tunnel: str = ""
 
     def __post_init__(self) -> None:
-        """Check what is not checked by `Hyperparameters`."""
+        """Check what is not checked by `Parameters`."""
         if not isinstance(self.run, str) or not re.fullmatch(RUN, self.run):
             raise UsageError(f"{str(self.run)[:80]!r} is no id of a cloud-hpc run")
         if not isinstance(self.data_hash, str) or not re.fullmatch("[0-9a-f]{64}", self.data_hash):
@@ -148,8 +148,8 @@ def read_request(run: str, content: bytes) -> Request:
         if values.pop("schema") != SCHEMA or values["run"] != run:
             raise DataError(tried, "another schema or the id of another run", step)
         given = values.pop("hyperparameters")
-        known = [each.name for each in dataclasses.fields(Hyperparameters)]
-        return Request(hyperparameters=Hyperparameters(**_only(given, known)), **values)
+        known = list(Parameters.model_fields)
+        return Request(hyperparameters=Parameters(**_only(given, known)), **values)
     except (ValueError, RecursionError) as err:
         raise DataError(tried, f"it is no JSON: {str(err)[:200]}", step) from err
     except UsageError as err:
@@ -158,7 +158,12 @@ def read_request(run: str, content: bytes) -> Request:
 
 def write_request(request: Request) -> bytes:
     """Give the request as JSON."""
-    return dumps({"schema": SCHEMA, **dataclasses.asdict(request)}).encode()
+    return dumps({"schema": SCHEMA, **as_json(request)}).encode()
+
+
+def as_json(request: Request) -> Json:
+    """Return the request as a JSON object."""
+    return {**vars(request), "hyperparameters": request.hyperparameters.model_dump()}
 
 
 def _only(table: Any, known: Iterable[str]) -> Mapping[str, Any]:

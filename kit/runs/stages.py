@@ -3,17 +3,17 @@
 A training that was killed goes on from its checkpoint when it is on the same machine.
 """
 
-import dataclasses
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kit.base import files as records
 from kit.base.files import Json, Timeline
-from kit.experiments.fashion_mnist import hyperparameters, training
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist import training
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.progress import Progress
 from kit.runs.objects import EVALUATE, PREPROCESS_TRAIN, StageStore
 from kit.runs.stage_work import Evaluation, stage
@@ -21,14 +21,12 @@ from kit.runs.stage_work import Evaluation, stage
 log = logging.getLogger(__name__)
 
 
-def preprocess_train(
-    profile: str, run_id: str, bucket: str, data_hash: str, **given: float | str
-) -> str:
+def preprocess_train(profile: str, run_id: str, bucket: str, data_hash: str, **given: Any) -> str:
     """Train on the data set in the bucket; give the hash of the stage's record.
 
-    `given` are the fields of `Hyperparameters`.
+    `given` are the fields of `Parameters`.
     """
-    hp = hyperparameters.from_json(given)
+    hp = Parameters(**given)
     with stage(profile, run_id, bucket, PREPROCESS_TRAIN) as (_, objects, work):
         if done := objects.record(PREPROCESS_TRAIN):
             log.info("already done, its record is in the store")
@@ -36,7 +34,7 @@ def preprocess_train(
         return objects.commit(PREPROCESS_TRAIN, _train(objects, work, data_hash, hp))
 
 
-def _train(objects: StageStore, work: Path, data_hash: str, hp: Hyperparameters) -> Json:
+def _train(objects: StageStore, work: Path, data_hash: str, hp: Parameters) -> Json:
     start, timeline, model_file = time.time(), Timeline(), work / "model.safetensors"
     with timeline.span("download"):
         data, about = objects.get_data(data_hash)
@@ -53,7 +51,7 @@ def _train(objects: StageStore, work: Path, data_hash: str, hp: Hyperparameters)
     return {
         "objects": kept,
         "data": about,
-        "hyperparameters": dataclasses.asdict(hp),
+        "hyperparameters": hp.model_dump(),
         "training": records.time_record(
             "cloud-model-training", trained.start, trained.end, trained.seconds
         ),
@@ -71,7 +69,7 @@ def _measure(objects: StageStore, work: Path, before: Json, timeline: Timeline) 
         data = objects.get_test_data(before["data"])
         model_file.write_bytes(objects.get(before["objects"][model_file.name]))
     with timeline.span("evaluation"):
-        hp = Hyperparameters(**before["hyperparameters"])
+        hp = Parameters(**before["hyperparameters"])
         result = training.evaluate(training.load_model(model_file), data, hp)
         np.save(predictions, result.predictions, allow_pickle=False)
     with timeline.span("upload"):

@@ -5,7 +5,6 @@ runs the driver and ends Ray), and publishes what that left, last of all. The ki
 travels as one zip file named by its hash.
 """
 
-import dataclasses
 import io
 import json
 import shlex
@@ -16,7 +15,7 @@ from pathlib import Path
 from kit.base.files import Json
 from kit.base.profiles import Hpc
 from kit.experiments.fashion_mnist.data import Dataset
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.slurm.script import JobSpec
 from kit.submitter import env as hpc_env
 
@@ -62,7 +61,7 @@ class Task:
     data: str
     code: str
     configured: bool
-    hyperparameters: Hyperparameters
+    hyperparameters: Parameters
     workers: int = 1
     previous: str = ""
     environment: str = ""
@@ -100,8 +99,8 @@ def spec(hpc: Hpc, task: Task) -> JobSpec:
 def task_text(task: Task) -> str:
     """Give what the job's programs read: one line of JSON, with the version of Ray they need."""
     of_the_script = {"code", "configured", "environment", "private"}
-    table = dataclasses.asdict(task)
-    table = {name: value for name, value in table.items() if name not in of_the_script}
+    table = {name: value for name, value in vars(task).items() if name not in of_the_script}
+    table["hyperparameters"] = task.hyperparameters.model_dump()
     return json.dumps({**table, "ray": hpc_env.locked()["ray"]}, sort_keys=True)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kit.base import settings
 from kit.experiments.fashion_mnist.data import stand_in
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 from kit.runs.objects import StageStore
 from kit.runs.outcome import arguments_of, run_pipeline
@@ -29,7 +29,7 @@ def main() -> None:
     data = stand_in()
     objects.put_data(data)
     given = arguments_of(
-        loaded, objects.run_id, bucket, data.hash, Hyperparameters(epochs=1), Gates(0, 0, 0)
+        loaded, objects.run_id, bucket, data.hash, Parameters(epochs=1), Gates(0, 0, 0)
     )
     with tempfile.TemporaryDirectory() as folder:
         outcome = run_pipeline(loaded, objects, given, Path(folder))

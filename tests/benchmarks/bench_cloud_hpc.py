@@ -22,7 +22,7 @@ import psutil
 from kit.base import settings
 from kit.base.settings import Settings
 from kit.experiments.fashion_mnist.data import Dataset, stand_in
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 from kit.runs.hpc_run import CLOUD_HPC, arguments_of
 from kit.runs.objects import StageStore
@@ -71,7 +71,7 @@ class Bench:
     def request(self, data: Dataset, configured: bool, epochs: int) -> Request:
         run = f"cloud-hpc-{secrets.token_hex(6)}-1"
         StageStore(self.stores[1], run).put_data(data)
-        return Request(run, data.hash, configured, Hyperparameters(epochs=epochs))
+        return Request(run, data.hash, configured, Parameters(epochs=epochs))
 
     def pipeline(self, data: Dataset, configured: bool, epochs: int) -> Outcome:
         """Run the pipeline as the notebook does."""

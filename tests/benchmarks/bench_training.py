@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist import model, training
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from idx_files import real_or_stand_in
@@ -122,7 +122,7 @@ def three_metrics():
 
 def ours(data, seed):
     """Train and evaluate with the kit; give (steps/s, seconds in all, accuracy)."""
-    hp = Hyperparameters(epochs=EPOCHS, seed=seed)
+    hp = Parameters(epochs=EPOCHS, seed=seed)
     began = time.perf_counter()
     done = training.train(data, hp, progress=lambda now: None)
     accuracy = training.evaluate(done.model, data, hp).performance["accuracy"]
@@ -173,7 +173,7 @@ def _medians(runs):
 def full_size_memory():
     """Train one epoch on 60,000 + 10,000 generated images here; give (GB, steps/s, accuracy)."""
     data = fashion_mnist.stand_in(*FULL_SIZE)
-    hp = Hyperparameters(epochs=1)
+    hp = Parameters(epochs=1)
     done = training.train(data, hp, progress=lambda now: None)
     accuracy = training.evaluate(done.model, data, hp).performance["accuracy"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if _MAC else 1024)

@@ -22,8 +22,8 @@ from kit.experiments.fashion_mnist import checkpoint, training
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist import fast_step as sgd
 from kit.experiments.fashion_mnist.fast_step import SGD
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
 from kit.experiments.fashion_mnist.model import Model, as_labels, as_tensor, load_model, save_model
+from kit.experiments.fashion_mnist.parameters import Parameters
 
 TINY = fashion_mnist.stand_in(50, 30)  # 13 steps an epoch, the last one with 2 images
 
@@ -46,8 +46,8 @@ def bits(model):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("epochs", bad) for bad in (0, -1, True, "5", 2.0, None, 10_001)],
-        *[("batch_size", bad) for bad in (0, 60_001, 4.0)],
+        *[("epochs", bad) for bad in (0, -1, True, "5", 2.5, None, 10_001)],
+        *[("batch_size", bad) for bad in (0, 60_001, 4.5)],
         *[("threads", bad) for bad in (0, 1025, "1")],
         *[("seed", bad) for bad in (-1, 2**53, False)],
         *[("learning_rate", bad) for bad in (0, -0.1, float("nan"), float("inf"), "0.1", True)],
@@ -57,20 +57,20 @@ def bits(model):
 )
 def test_a_value_out_of_range_is_named_with_what_is_allowed(name, value):
     with pytest.raises(UsageError) as caught:
-        Hyperparameters(**{name: value})
+        Parameters(**{name: value})
     assert f"{name} = {value!r}" in caught.value.tried
-    assert caught.value.next_step.startswith(f"give {name} ")
+    assert caught.value.next_step.startswith(f"set {name} to ")
 
 
 def test_the_defaults_are_the_articles():
-    assert dataclasses.astuple(Hyperparameters()) == (5, 4, 0.001, 0.9, 42, 1, "cpu")
-    Hyperparameters(epochs=1, batch_size=60_000, learning_rate=1, momentum=0, seed=0)
+    assert tuple(vars(Parameters()).values()) == (5, 4, 0.001, 0.9, 42, 1, "cpu", True)
+    Parameters(epochs=1, batch_size=60_000, learning_rate=1, momentum=0, seed=0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")
 def test_cuda_without_a_gpu_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UsageError, match="no CUDA device"):
-        train(TINY, Hyperparameters(device="cuda"), tmp_path / "new")
+        train(TINY, Parameters(device="cuda"), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -79,7 +79,7 @@ on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU
 
 @on_a_gpu
 def test_a_step_on_a_gpu_is_the_step_on_the_cpu():
-    here, there = SGD(Model(), Hyperparameters()), SGD(Model().cuda(), Hyperparameters())
+    here, there = SGD(Model(), Parameters()), SGD(Model().cuda(), Parameters())
     x, target = as_tensor(TINY.train_images), F.one_hot(as_labels(TINY.train_labels)).float()
     with torch.no_grad():
         for batch in zip(x.split(4), target.split(4), strict=True):
@@ -91,7 +91,7 @@ def test_a_step_on_a_gpu_is_the_step_on_the_cpu():
 
 @on_a_gpu
 def test_a_training_on_a_gpu_has_the_same_bits_again_and_after_a_kill(tmp_path):
-    hp = Hyperparameters(epochs=3, device="cuda")
+    hp = Parameters(epochs=3, device="cuda")
     first, again = train(TINY, hp), train(TINY, hp)
 
     def die_in_the_second(now):
@@ -149,7 +149,7 @@ def test_steps_are_those_of_autograd_and_torch_sgd(batch, momentum):
     torch.manual_seed(3)
     ours, usual = Model(), AsUsual()
     usual.load_state_dict(ours.state_dict())
-    hp = Hyperparameters(learning_rate=0.05, momentum=momentum)
+    hp = Parameters(learning_rate=0.05, momentum=momentum)
     sgd = SGD(ours, hp)
     optimizer = torch.optim.SGD(usual.parameters(), lr=0.05, momentum=momentum)
     x, y = as_tensor(TINY.train_images), as_labels(TINY.train_labels)
@@ -170,7 +170,7 @@ def test_every_image_is_seen_once_an_epoch_in_another_order(monkeypatch):
     seen = []
     take = SGD.step
     monkeypatch.setattr(SGD, "step", lambda *a: seen.append(a[1].clone()) or take(*a))
-    done = train(TINY, Hyperparameters(epochs=2))
+    done = train(TINY, Parameters(epochs=2))
     assert [len(x) for x in seen] == ([4] * 12 + [2]) * 2
     first, second = torch.cat(seen[:13]), torch.cat(seen[13:])
     assert not torch.equal(first, second)
@@ -182,7 +182,7 @@ def test_workers_share_each_epoch_and_go_on_from_their_mean(monkeypatch):
     seen = []
     take = SGD.step
     monkeypatch.setattr(SGD, "step", lambda *a: seen.append(a[1].clone()) or take(*a))
-    hp = Hyperparameters(epochs=1)
+    hp = Parameters(epochs=1)
     done = training.train(TINY, hp, None, quiet, 3)
     assert [len(x) for x in seen] == [4, 4, 4, 4, 1] * 2 + [4, 4, 4, 4]  # 17 + 17 + 16 of 50
     assert done.losses[-1][0] == 15
@@ -206,14 +206,14 @@ def test_workers_share_each_epoch_and_go_on_from_their_mean(monkeypatch):
 
 
 def test_one_worker_elsewhere_is_the_usual_training():
-    hp = Hyperparameters(epochs=2)
+    hp = Parameters(epochs=2)
     usual, one = (training.train(TINY, hp, None, quiet, *more) for more in ((), (1,)))
     assert bits(usual.model) == bits(one.model)
     assert usual.losses == one.losses
 
 
 def test_workers_go_on_after_an_interruption_with_the_same_bits(tmp_path):
-    hp = Hyperparameters(epochs=3)
+    hp = Parameters(epochs=3)
 
     def interrupt(now):
         if now.epoch == 3:
@@ -233,12 +233,12 @@ def test_a_worker_that_diverges_fails_the_training():
         return lambda: vectors * float("nan")
 
     with pytest.raises(UsageError, match="one of the workers"):
-        training.train(TINY, Hyperparameters(epochs=1), None, quiet, 2, elsewhere)
+        training.train(TINY, Parameters(epochs=1), None, quiet, 2, elsewhere)
 
 
 def test_one_loss_point_is_a_mean_over_its_steps(monkeypatch):
     monkeypatch.setattr(SGD, "step", lambda *a: torch.tensor(float(len(a[1]))))
-    losses = train(TINY, Hyperparameters(epochs=2)).losses
+    losses = train(TINY, Parameters(epochs=2)).losses
     assert [step for step, _ in losses] == [2, 4, 6, 8, 10, 12, 13, 15, 17, 19, 21, 23, 25, 26]
     assert [loss for _, loss in losses] == [4, 4, 4, 4, 4, 4, 2] * 2
 
@@ -246,13 +246,13 @@ def test_one_loss_point_is_a_mean_over_its_steps(monkeypatch):
 def test_long_epochs_have_a_point_every_2000_steps(monkeypatch):
     monkeypatch.setattr(SGD, "step", lambda *a: torch.tensor(1.0))
     data = fashion_mnist.stand_in(10_500, 10)
-    hp = Hyperparameters(epochs=1, batch_size=1)
+    hp = Parameters(epochs=1, batch_size=1)
     assert [s for s, _ in train(data, hp).losses] == [2000, 4000, 6000, 8000, 10_000, 10_500]
 
 
 def test_a_loss_that_is_no_number_ends_the_training_with_advice():
     with pytest.raises(UsageError, match="lower learning_rate"):
-        train(TINY, Hyperparameters(learning_rate=10, epochs=30))
+        train(TINY, Parameters(learning_rate=10, epochs=30))
 
 
 def test_threads_and_onednn_are_set_for_the_training_only(monkeypatch):
@@ -264,7 +264,7 @@ def test_threads_and_onednn_are_set_for_the_training_only(monkeypatch):
         return take(*args)
 
     monkeypatch.setattr(SGD, "step", look)
-    train(TINY, Hyperparameters(epochs=1, threads=2))
+    train(TINY, Parameters(epochs=1, threads=2))
     assert set(during) == {(2, False)}
     assert torch.get_num_threads() == before
     assert torch.backends.mkldnn.enabled
@@ -274,18 +274,16 @@ def test_threads_and_onednn_are_set_for_the_training_only(monkeypatch):
 
 
 def test_same_seed_same_bits_and_metrics_other_seed_others():
-    first, again, other = (
-        train(TINY, Hyperparameters(epochs=2, seed=seed)) for seed in (42, 42, 43)
-    )
+    first, again, other = (train(TINY, Parameters(epochs=2, seed=seed)) for seed in (42, 42, 43))
     assert bits(first.model) == bits(again.model) != bits(other.model)
     assert first.losses == again.losses
-    measured = [training.evaluate(t.model, TINY, Hyperparameters()) for t in (first, again)]
+    measured = [training.evaluate(t.model, TINY, Parameters()) for t in (first, again)]
     assert measured[0].performance == measured[1].performance
     assert measured[0].probabilities.tobytes() == measured[1].probabilities.tobytes()
 
 
 def test_goes_on_after_an_interruption_with_the_same_bits(tmp_path):
-    hp = Hyperparameters(epochs=4)
+    hp = Parameters(epochs=4)
 
     def interrupt(now):
         if now.epoch == 3:
@@ -302,7 +300,7 @@ def test_goes_on_after_an_interruption_with_the_same_bits(tmp_path):
 
 
 def test_a_finished_training_is_read_and_not_repeated(tmp_path, monkeypatch):
-    hp = Hyperparameters(epochs=2)
+    hp = Parameters(epochs=2)
     first = train(TINY, hp, tmp_path)
     monkeypatch.setattr(SGD, "step", None)  # a step would fail
     again = train(TINY, hp, tmp_path)
@@ -316,7 +314,7 @@ import sys
 from pathlib import Path
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist import training
-hp = training.Hyperparameters(epochs=int(sys.argv[2]))
+hp = training.Parameters(epochs=int(sys.argv[2]))
 def show(now):
     print(now.step, flush=True)
 training.train(fashion_mnist.stand_in(50, 30), hp, Path(sys.argv[1]), show)
@@ -333,7 +331,7 @@ def test_killed_with_signal_9_again_and_again_gives_the_unbroken_result(tmp_path
             os.kill(child.pid, signal.SIGKILL)
             kills += child.wait() == -signal.SIGKILL
         checkpoint.load(tmp_path / "checkpoint.safetensors")  # whole after every kill
-    hp = Hyperparameters(epochs=epochs)
+    hp = Parameters(epochs=epochs)
     resumed, unbroken = train(TINY, hp, tmp_path), train(TINY, hp)
     assert kills == 3
     assert 100 < resumed.epochs_resumed < epochs
@@ -345,13 +343,13 @@ def test_killed_with_signal_9_again_and_again_gives_the_unbroken_result(tmp_path
 
 
 def test_a_checkpoint_of_another_training_is_refused_and_kept(tmp_path):
-    train(TINY, Hyperparameters(epochs=1), tmp_path)
+    train(TINY, Parameters(epochs=1), tmp_path)
     path = tmp_path / "checkpoint.safetensors"
     before = path.read_bytes()
     other = fashion_mnist.stand_in(51, 30)
     for data, hp, named in (
-        (TINY, Hyperparameters(epochs=1, seed=1, learning_rate=0.01), "learning_rate, seed"),
-        (other, Hyperparameters(epochs=1), "data"),
+        (TINY, Parameters(epochs=1, seed=1, learning_rate=0.01), "learning_rate, seed"),
+        (other, Parameters(epochs=1), "data"),
     ):
         with pytest.raises(DataError) as caught:
             train(data, hp, tmp_path)
@@ -362,7 +360,7 @@ def test_a_checkpoint_of_another_training_is_refused_and_kept(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "no shuffle", "a directory"])
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path, damage):
-    hp, path = Hyperparameters(epochs=1), tmp_path / "checkpoint.safetensors"
+    hp, path = Parameters(epochs=1), tmp_path / "checkpoint.safetensors"
     train(TINY, hp, tmp_path)
     content = path.read_bytes()
     tensors, state = checkpoint.load(path)
@@ -379,12 +377,12 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path, damage):
 
 
 def test_a_checkpoint_is_plain_numbers_and_json(tmp_path):
-    train(TINY, Hyperparameters(epochs=1), tmp_path)
+    train(TINY, Parameters(epochs=1), tmp_path)
     raw = (tmp_path / "checkpoint.safetensors").read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     state = json.loads(header["__metadata__"]["state"])
     assert state["epoch"] == 1
-    of = dataclasses.asdict(Hyperparameters(epochs=1)) | {"data": TINY.hash, "workers": 1}
+    of = Parameters(epochs=1).model_dump() | {"data": TINY.hash, "workers": 1}
     assert state["of"] == of
     assert header["momentum.conv1.weight"]["shape"] == [6, 1, 5, 5]
     assert os.listdir(tmp_path) == ["checkpoint.safetensors"]
@@ -393,7 +391,7 @@ def test_a_checkpoint_is_plain_numbers_and_json(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named_and_nothing_stays(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(DataError, match="KIT_RESULTS_DIR"):
-        train(TINY, Hyperparameters(epochs=1), tmp_path / "file")
+        train(TINY, Parameters(epochs=1), tmp_path / "file")
     save_model(Model(), tmp_path / "m")
     before = (tmp_path / "m").read_bytes()
 
@@ -408,7 +406,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_nothing_stays(tmp_path, mo
 
 
 def test_a_saved_model_comes_back_with_the_same_bits(tmp_path):
-    model = train(TINY, Hyperparameters(epochs=1)).model
+    model = train(TINY, Parameters(epochs=1)).model
     save_model(model, tmp_path / "deep" / "model.safetensors")
     assert bits(load_model(tmp_path / "deep" / "model.safetensors")) == bits(model)
 
@@ -442,7 +440,7 @@ def test_metrics_by_hand():
     actual = np.array([*range(10), *range(10)], np.uint8)
     predicted = [0, 1, 1, 3, 4, 5, 6, 7, 8, 9, 1, 1, 1, 3, 4, 5, 6, 7, 8, 9]
     data = dataclasses.replace(TINY, test_images=TINY.test_images[:20], test_labels=actual)
-    got = training.evaluate(Fixed(predicted), data, Hyperparameters())
+    got = training.evaluate(Fixed(predicted), data, Parameters())
     p = got.performance
     assert list(p) == [
         "name", "accuracy", "precision", "recall", "class-accuracy", "class-precision",
@@ -462,10 +460,10 @@ def test_metrics_by_hand():
 
 
 def test_evaluation_does_not_depend_on_its_batch(monkeypatch):
-    model = train(TINY, Hyperparameters(epochs=1)).model
-    whole = training.evaluate(model, TINY, Hyperparameters())
+    model = train(TINY, Parameters(epochs=1)).model
+    whole = training.evaluate(model, TINY, Parameters())
     monkeypatch.setattr(training, "EVALUATION_BATCH", 4)
-    pieces = training.evaluate(model, TINY, Hyperparameters())
+    pieces = training.evaluate(model, TINY, Parameters())
     assert whole.predictions.tolist() == pieces.predictions.tolist()
     assert np.allclose(whole.probabilities, pieces.probabilities, atol=1e-6)
 
@@ -476,7 +474,7 @@ def test_evaluation_does_not_depend_on_its_batch(monkeypatch):
 def test_accuracy_on_the_small_set(epochs, real, generated):
     data = idx_files.real_or_stand_in()
     least, most = real if data.source == "folder" else generated
-    hp = Hyperparameters(epochs=epochs)
+    hp = Parameters(epochs=epochs)
     accuracy = training.evaluate(train(data, hp).model, data, hp).performance["accuracy"]
     assert least <= accuracy <= most, f"{data.source} images"
 
@@ -486,8 +484,8 @@ def test_accuracy_on_the_small_set(epochs, real, generated):
 
 def test_progress_counts_epochs_and_steps(tmp_path):
     seen = []
-    hp = Hyperparameters(epochs=2)
-    training.train(TINY, dataclasses.replace(hp), tmp_path, seen.append)
+    hp = Parameters(epochs=2)
+    training.train(TINY, hp, tmp_path, seen.append)
     assert (seen[0].epoch, seen[0].epochs, seen[0].step, seen[0].steps) == (1, 2, 2, 26)
     assert (seen[-1].epoch, seen[-1].step) == (2, 26)
     assert all(now.loss > 0 for now in seen)
@@ -495,7 +493,7 @@ def test_progress_counts_epochs_and_steps(tmp_path):
 
 def test_the_bar_shows_loss_and_rate_on_one_line():
     screen = io.StringIO()
-    training.train(TINY, Hyperparameters(epochs=2), None, progress.Bar(screen))
+    training.train(TINY, Parameters(epochs=2), None, progress.Bar(screen))
     shown = screen.getvalue()
     assert shown.count("\n") == 1
     assert shown.isascii()

@@ -6,7 +6,6 @@ import secrets
 import shutil
 import threading
 import time
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +15,7 @@ from kit_sandbox.supervisor import control
 
 from kit.base import settings
 from kit.base.errors import StoreUnavailable
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 from kit.runs import stage_work, stages
 from kit.runs.kfp_here import PipelineFailed
@@ -28,7 +27,7 @@ from kit.tracking import mlflow_client
 from kit.tracking.delivery import tracking_for
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
-HP = Hyperparameters(epochs=8, learning_rate=0.01)
+HP = Parameters(epochs=8, learning_rate=0.01)
 DATA = small_data()
 
 
@@ -160,7 +159,7 @@ def test_a_gateway_that_stays_away_ends_the_stage_and_the_training_is_not_lost(
                 stage_work, "open_store", lambda *words: open_store(*words, patience=SHORT)
             )
             with pytest.raises(StoreUnavailable) as caught:
-                stages.preprocess_train(*train, **asdict(HP))
+                stages.preprocess_train(*train, **HP.model_dump())
     finally:
         allas.start("rgw")
     assert caught.value.next_step

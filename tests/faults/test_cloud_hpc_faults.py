@@ -29,7 +29,7 @@ from kit.base.errors import KitError, Unreachable
 from kit.billing import rates as billing
 from kit.billing.run import usages
 from kit.experiments.fashion_mnist import training
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.follow import TrainingFailed, follow
 from kit.runs.requests import Jobs, RunState, token
 from kit.store.errors import Patience
@@ -86,7 +86,7 @@ def test_the_site_gives_the_same_bits_as_this_process(bench, seen, tmp_path):
     run = bench.ask()
     bench.finish(run)
     result = follow(bench.jobs, run, 0, lambda _: None)
-    here = training.train(bench.data, Hyperparameters(), progress=lambda _: None)
+    here = training.train(bench.data, Parameters(), progress=lambda _: None)
     training.save_model(here.model, tmp_path / "model.safetensors")
     theirs = bench.submitter.data.get(result["files"]["model.safetensors"]["key"])
     assert theirs == (tmp_path / "model.safetensors").read_bytes()
@@ -389,7 +389,16 @@ def test_a_cancel_while_the_environment_is_made_removes_it(bench, seen):
 # Whoever means harm.
 
 
-FIELDS = ("epochs", "batch_size", "learning_rate", "momentum", "seed", "threads", "device")
+FIELDS = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "momentum",
+    "seed",
+    "threads",
+    "device",
+    "fast_step",
+)
 
 
 def test_hostile_requests_are_refused_and_harmless(bench, seen, tmp_path):

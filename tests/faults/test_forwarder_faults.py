@@ -17,7 +17,7 @@ from slurm_site import until
 from test_dashboard import queries
 
 from kit.base import settings
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.forwarder import gauges
 from kit.report import dashboard
 from kit.runs.requests import Request, RunState
@@ -101,7 +101,7 @@ def runs(sandbox, tmp_path_factory):
     history = folder / "sandbox" / "history.jsonl"
     good = json.loads(history.read_text().splitlines()[-1])["run"]
     submitter, gone = submitter_for(settings.load("sandbox")), f"cloud-hpc-{secrets.token_hex(6)}-1"
-    submitter.jobs.ask(Request(gone, "0" * 64, True, Hyperparameters()))
+    submitter.jobs.ask(Request(gone, "0" * 64, True, Parameters()))
     submitter.cancel(gone)
     assert submitter.jobs.standing(gone).state is RunState.CANCELLED
     yield good, gone

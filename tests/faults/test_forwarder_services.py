@@ -16,7 +16,7 @@ from notebook_runs import planted
 from slurm_site import until
 
 from kit.base import settings
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.client import face_of
 from kit.runs.follow import follow
 from kit.runs.objects import StageStore
@@ -47,7 +47,7 @@ def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, 
         store.ensure_bucket()
     run = f"cloud-hpc-{secrets.token_hex(6)}-1"
     StageStore(submitter.data, run).put_data(data)
-    face_of(loaded).ask(Request(run, data.hash, True, Hyperparameters(epochs=200)))
+    face_of(loaded).ask(Request(run, data.hash, True, Parameters(epochs=200)))
     person = threading.Thread(
         target=lambda: results.append(follow(face_of(loaded), run, 600, said.append)), daemon=True
     )

@@ -34,7 +34,7 @@ commit() {
 source /usr/share/lmod/lmod/init/bash
 module use /appl/modules
 module load pytorch/2.13 || exit 96
-export KIT_TASK='{"data": "/projappl/project_2001234/kit/inputs/dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd.safetensors", "data_hash": "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd", "hyperparameters": {"batch_size": 4, "device": "cpu", "epochs": 3, "learning_rate": 0.001, "momentum": 0.9, "seed": 42, "threads": 1}, "number": 2, "previous": "/projappl/project_2001234/kit/tries/ba9876543210", "ray": "2.60.0", "run": "cloud-hpc-0123456789ab-1", "token": "0123456789ab", "tunnel": {"address": "10.1.2.3", "alias": "vm", "host": "vm.example", "port": 22, "ports": [8280, 8281, 8282, 8283, 8284, 8285, 8286, 8287, 8288, 8289], "user": "kit-tunnel"}, "workers": 1}'
+export KIT_TASK='{"data": "/projappl/project_2001234/kit/inputs/dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd.safetensors", "data_hash": "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd", "hyperparameters": {"batch_size": 4, "device": "cpu", "epochs": 3, "fast_step": true, "learning_rate": 0.001, "momentum": 0.9, "seed": 42, "threads": 1}, "number": 2, "previous": "/projappl/project_2001234/kit/tries/ba9876543210", "ray": "2.60.0", "run": "cloud-hpc-0123456789ab-1", "token": "0123456789ab", "tunnel": {"address": "10.1.2.3", "alias": "vm", "host": "vm.example", "port": 22, "ports": [8280, 8281, 8282, 8283, 8284, 8285, 8286, 8287, 8288, 8289], "user": "kit-tunnel"}, "workers": 1}'
 export KIT_CODE=/projappl/project_2001234/kit/inputs/cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc.zip
 private=
 trap '[ -z "$private" ] || rm -rf "$private"' EXIT

@@ -12,7 +12,7 @@ from memory_store import MemoryStore
 from kit.base import settings
 from kit.base.errors import DataError, UsageError
 from kit.base.files import time_record
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 from kit.runs import hpc_run, hpc_stages
 from kit.runs.hpc_run import CLOUD_HPC
@@ -88,7 +88,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_arguments_are_those_of_the_pipeline_and_plain_data(site):
-    request = Request(RUN, "a" * 64, False, Hyperparameters(epochs=3), 2)
+    request = Request(RUN, "a" * 64, False, Parameters(epochs=3), 2)
     given = hpc_run.arguments_of(site, request, Gates(0.5, 0.5, 0.5))
     assert json.loads(json.dumps(given)) == given
     assert (given["workers"], given["configured"], given["hyperparameters"]["epochs"]) == (

@@ -18,7 +18,7 @@ from kit.base.errors import DataError, UsageError
 from kit.base.profiles import Port
 from kit.base.secret import read_login
 from kit.base.settings import Settings
-from kit.experiments.fashion_mnist.hyperparameters import WHOLE, Hyperparameters
+from kit.experiments.fashion_mnist.parameters import MAX_SEED, Parameters
 from kit.experiments.gates import Gates
 from kit.runs import stages
 from kit.runs.kfp_here import PipelineFailed, States
@@ -28,7 +28,7 @@ from kit.store.opening import bucket_name, open_store
 from kit.tracking.delivery import tracking_for
 
 RUN = "cloud-0123456789ab-1"
-HP = Hyperparameters(epochs=2, learning_rate=0.01)
+HP = Parameters(epochs=2, learning_rate=0.01)
 NO_GATES = Gates(0.0, 0.0, 0.0)
 PUBLISHED_TIME = {"name": str, "start-time": float, "end-time": float, "total-seconds": float}
 
@@ -122,6 +122,7 @@ def test_the_arguments_are_data_and_fit_the_pipeline(site: Settings, objects: St
             "seed": 42,
             "threads": 1,
             "device": "cpu",
+            "fast_step": True,
         },
         "gates": {"accuracy": 0.1, "precision": 0.2, "recall": 0.3},
         "strict": True,
@@ -143,8 +144,8 @@ def test_inside_a_cluster_mlflow_has_the_address_of_its_service(site: Settings) 
 
 
 def test_the_largest_seed_goes_in_whole_and_kfp_does_not_round_it(site: Settings) -> None:
-    most = WHOLE["seed"][1]
-    hp = dataclasses.replace(HP, seed=most)
+    most = MAX_SEED
+    hp = Parameters(epochs=2, learning_rate=0.01, seed=most)
     given = arguments_of(site, RUN, BUCKET, "d", hp, NO_GATES)["hyperparameters"]["seed"]
     assert given == most
     assert float(most) < float(most + 1), "KFP passes numbers as floats: neighbours would be one"
@@ -216,7 +217,7 @@ def test_a_run_killed_while_it_trains_ends_with_the_result_of_an_unbroken_one(
     site: Settings, objects: StageStore, tmp_path: Path
 ) -> None:
     """The component may outlive the kill: then it is waited for, not started a second time."""
-    given = arguments(site, objects, hyperparameters=dataclasses.replace(HP, epochs=60))
+    given = arguments(site, objects, hyperparameters=Parameters(epochs=60, learning_rate=0.01))
     kill_a_run_when("states[0].message.startswith('epoch')", given, tmp_path)
     outcome = run_pipeline(site, objects, given, tmp_path / "run")
     unbroken = StageStore(objects.store, "cloud-0123456789ab-2")
@@ -263,9 +264,7 @@ def test_what_a_pod_could_not_log_is_logged_from_here(
     site: Settings, objects: StageStore, tmp_path: Path
 ) -> None:
     given = arguments(site, objects)
-    trained = stages.preprocess_train(
-        "folders", RUN, BUCKET, given["data_hash"], **dataclasses.asdict(HP)
-    )
+    trained = stages.preprocess_train("folders", RUN, BUCKET, given["data_hash"], **HP.model_dump())
     gates = dataclasses.asdict(NO_GATES)
     stages.evaluate("folders", RUN, BUCKET, trained, gates, mlflow_url="http://127.0.0.1:1")
     with serving(FakeKfp([run("SUCCEEDED")])) as url:
@@ -280,7 +279,7 @@ def test_on_a_cluster_the_traceback_comes_from_the_store(
     site: Settings, objects: StageStore, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError):
-        stages.preprocess_train("folders", RUN, BUCKET, "absent", **dataclasses.asdict(HP))
+        stages.preprocess_train("folders", RUN, BUCKET, "absent", **HP.model_dump())
     failed = task(PREPROCESS_TRAIN, "FAILED", "2026-01-01T00:00:00Z")
     with serving(FakeKfp([run("FAILED", failed)])) as url, pytest.raises(PipelineFailed) as caught:
         run_pipeline(on_a_cluster(site, url), objects, {"profile": "x"}, tmp_path)

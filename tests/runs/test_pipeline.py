@@ -13,7 +13,7 @@ import yaml
 
 from kit.base.errors import UsageError
 from kit.base.settings import ROOT
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters, from_json
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 from kit.runs import pipeline, stages
 from kit.runs.hpc_run import CLOUD_HPC
@@ -80,7 +80,7 @@ def test_the_image_is_built_under_the_name_that_the_components_ask_for() -> None
 def test_the_defaults_of_the_pipeline_are_those_of_the_kit(compiled: list[Any], name: str) -> None:
     given = compiled[0]["root"]["inputDefinitions"]["parameters"]
     defaults = {name: value["defaultValue"] for name, value in given.items() if len(value) > 2}
-    wanted = {"hyperparameters": vars(Hyperparameters()), "gates": vars(Gates())}
+    wanted = {"hyperparameters": vars(Parameters()), "gates": vars(Gates())}
     wanted |= {"strict": False, "commit": "", "mlflow_url": ""}
     assert defaults == wanted | (HPC_DEFAULTS if name == "cloud-hpc" else {})
 
@@ -93,9 +93,9 @@ def test_components_pass_everything_on_to_their_stage(component: Any) -> None:
 
 @pytest.mark.parametrize("epochs", [5, 5.0])
 def test_hyperparameters_come_back_from_a_pipeline_as_they_were(epochs: float) -> None:
-    sent = {**vars(Hyperparameters()), "epochs": epochs, "seed": 42.0, "learning_rate": 1}
-    found = from_json(json.loads(json.dumps(sent)))
-    assert found == Hyperparameters(learning_rate=1)
+    sent = {**vars(Parameters()), "epochs": epochs, "seed": 42.0, "learning_rate": 1}
+    found = Parameters(**json.loads(json.dumps(sent)))
+    assert found == Parameters(learning_rate=1)
     assert (type(found.epochs), type(found.seed)) == (int, int)
 
 
@@ -105,7 +105,7 @@ def test_hyperparameters_come_back_from_a_pipeline_as_they_were(epochs: float) -
 )
 def test_hyperparameters_that_cannot_be_are_refused(sent: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        from_json(sent)
+        Parameters(**sent)
 
 
 # -- gates -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from memory_store import MemoryStore
 
 from kit.base.errors import DataError, NoSuchObject, UsageError
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.requests import (
     REQUEST_BYTES,
     Jobs,
@@ -155,7 +155,7 @@ def test_a_request_that_is_none_is_refused_with_a_reason(name):
 
 
 def test_a_request_is_read_as_it_was_written():
-    request = Request(RUN, HASH, False, Hyperparameters(epochs=3, learning_rate=0.01), 4)
+    request = Request(RUN, HASH, False, Parameters(epochs=3, learning_rate=0.01), 4)
     assert read_request(RUN, write_request(request)) == request
 
 

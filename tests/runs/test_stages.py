@@ -17,7 +17,7 @@ from kit.base.errors import DataError, KitError, NoSuchObject, ObjectDamaged, Us
 from kit.base.settings import Settings
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.data import LABELS, Dataset
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import GatesNotPassed
 from kit.experiments.progress import Progress
 from kit.runs import stages
@@ -27,7 +27,7 @@ from kit.tracking import mlflow_client
 from kit.tracking.delivery import destinations, tracking_for
 
 RUN = "cloud-0123456789ab-1"
-HP = dataclasses.asdict(Hyperparameters(epochs=2, learning_rate=0.01))
+HP = Parameters(epochs=2, learning_rate=0.01).model_dump()
 KINDS = ("accuracy", "precision", "recall")
 NO_GATES, HIGH_GATES = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 1.0)
 
@@ -131,7 +131,7 @@ def test_training_leaves_model_losses_and_a_record_with_times(
     record_hash = train(data)
     record, found_hash = uploaded.record(PREPROCESS_TRAIN) or ({}, "")
     assert record_hash == found_hash
-    reference = training.train(data, Hyperparameters(**HP), progress=lambda _: None)
+    reference = training.train(data, Parameters(**HP), progress=lambda _: None)
     assert weights(uploaded) == {
         name: tensor.flatten().tolist() for name, tensor in reference.model.state_dict().items()
     }

@@ -19,7 +19,7 @@ from kit.base.errors import NoSuchBucket
 from kit.base.files import read_json
 from kit.billing import tables as bill_tables
 from kit.experiments.fashion_mnist import training
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.notebook import cloud_hpc as experiment_cloud_hpc
 from kit.onsite import ray_cluster
 from kit.runs.objects import StageStore
@@ -83,10 +83,8 @@ def test_the_experiment_runs_to_a_result_with_two_workers_and_asks_no_cloud(own)
     record = experiment_cloud_hpc.finish(work)
     assert asked_of_the_cloud() == before
     assert "COMPLETED" in said
-    here = training.train(
-        real_or_stand_in(), Hyperparameters(**hp), progress=lambda _: None, workers=2
-    )
-    measured = training.evaluate(here.model, real_or_stand_in(), Hyperparameters(**hp))
+    here = training.train(real_or_stand_in(), Parameters(**hp), progress=lambda _: None, workers=2)
+    measured = training.evaluate(here.model, real_or_stand_in(), Parameters(**hp))
     assert record["performance"] == measured.performance
     assert work.outcome.trained["workers"] == 2
     assert work.outcome.trained["slurm"]["nodes"] == 2
@@ -128,7 +126,7 @@ def test_the_submitter_as_a_process_sees_a_request_at_once_and_its_face_tells_to
             StageStore(data, "any").put_data(images)
             assert face("/runs") == []
             run = f"cloud-hpc-{secrets.token_hex(6)}-1"
-            Jobs(jobs).ask(JobRequest(run, images.hash, True, Hyperparameters(epochs=2)))
+            Jobs(jobs).ask(JobRequest(run, images.hash, True, Parameters(epochs=2)))
             until(lambda: face(f"/runs/{run}")["progress"], 30)
             until(lambda: face(f"/runs/{run}")["finished"], 120, 0.5)
             told, log = face(f"/runs/{run}"), face(f"/runs/{run}/log")

@@ -22,7 +22,7 @@ from kit.base.errors import DataError, KitError, UsageError
 from kit.base.profiles import Cloud, Hpc
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.data import stand_in
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.onsite import driver as ray_driver
 from kit.onsite import main as ray_main
 from kit.onsite import ray_cluster
@@ -58,7 +58,7 @@ TASK = ray_job.Task(
     data=f"{PROJECT}/kit/inputs/{'d' * 64}.safetensors",
     code=f"{PROJECT}/kit/inputs/{'c' * 64}.zip",
     configured=True,
-    hyperparameters=Hyperparameters(epochs=3),
+    hyperparameters=Parameters(epochs=3),
     previous=f"{PROJECT}/kit/tries/ba9876543210",
     tunnel=tunnel.told(
         Cloud(tunnel_address="10.1.2.3"), {"host": "vm.example", "port": 22, "user": "kit-tunnel"}
@@ -299,7 +299,7 @@ def staged(tmp_path):
     data = stand_in(400, 100)
     path = tmp_path / "data.safetensors"
     path.write_bytes(ray_job.data_file(data))
-    hp = dataclasses.asdict(Hyperparameters(epochs=2))
+    hp = Parameters(epochs=2).model_dump()
     task = {"data": str(path), "data_hash": data.hash, "hyperparameters": hp, "previous": ""}
     task["workers"] = 1
     folder = tmp_path / "try"
@@ -310,11 +310,11 @@ def staged(tmp_path):
 def test_the_driver_trains_to_the_same_bits_as_here(staged, tmp_path):
     data, task, folder = staged
     ray_driver.work(task, folder)
-    here = training.train(data, Hyperparameters(epochs=2), progress=lambda _: None)
+    here = training.train(data, Parameters(epochs=2), progress=lambda _: None)
     training.save_model(here.model, tmp_path / "here.safetensors")
     theirs = (folder / "model.safetensors").read_bytes()
     assert theirs == (tmp_path / "here.safetensors").read_bytes()
-    measured = training.evaluate(here.model, data, Hyperparameters(epochs=2))
+    measured = training.evaluate(here.model, data, Parameters(epochs=2))
     left = json.loads((folder / "metrics.json").read_text())
     assert left["performance"] == measured.performance
     predictions = np.load(folder / "predictions.npy", allow_pickle=False)
@@ -336,7 +336,7 @@ def test_the_shares_of_other_workers_come_to_the_same_bits_as_here(staged, tmp_p
     monkeypatch.setattr(ray_driver, "_others", others)
     ray_driver.work({**task, "workers": 3}, folder)
     quiet = {"progress": lambda _: None}
-    here = training.train(data, Hyperparameters(epochs=2), workers=3, **quiet)
+    here = training.train(data, Parameters(epochs=2), workers=3, **quiet)
     training.save_model(here.model, tmp_path / "here.safetensors")
     theirs = (folder / "model.safetensors").read_bytes()
     assert theirs == (tmp_path / "here.safetensors").read_bytes()

@@ -15,7 +15,7 @@ from kit_sandbox.files import users
 from slurm_site import until
 
 from kit.base import settings
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.objects import StageStore
 from kit.runs.requests import Request, token
 from kit.submitter import env as hpc_env
@@ -41,7 +41,7 @@ class Bench:
 
     def ask(self, configured=True, **hyperparameters):
         run = f"cloud-hpc-{secrets.token_hex(6)}-1"
-        hp = Hyperparameters(**hyperparameters)
+        hp = Parameters(**hyperparameters)
         self.jobs.ask(Request(run, self.data.hash, configured, hp))
         return run
 

@@ -13,7 +13,7 @@ from memory_store import MemoryStore
 from kit.base import settings
 from kit.base.profiles import Hpc
 from kit.experiments.fashion_mnist.data import stand_in
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.onsite.main import FILES
 from kit.runs.objects import StageStore
 from kit.runs.requests import Jobs, Request
@@ -107,7 +107,7 @@ class World:
         StageStore(self.data, RUN).put_data(DATA)
 
     def ask(self, **hp):
-        return self.jobs.ask(Request(RUN, DATA.hash, True, Hyperparameters(**hp)))
+        return self.jobs.ask(Request(RUN, DATA.hash, True, Parameters(**hp)))
 
     def submitter(self, step=lambda _: None, vm=None):
         host = WorkingHost(self.site)

@@ -13,8 +13,8 @@ import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 from torch import Tensor
 
 from kit.experiments.fashion_mnist.data import LABELS, Dataset
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
 from kit.experiments.fashion_mnist.model import Model, as_labels, as_tensor, machine
+from kit.experiments.fashion_mnist.parameters import Parameters
 
 # The operators behind max_pool2d, its derivative, and those of conv2d and relu.
 _pool = torch.ops.aten.max_pool2d_with_indices.default
@@ -40,7 +40,7 @@ class SGD:
     that a checkpoint needs.
     """
 
-    def __init__(self, model: Model, hp: Hyperparameters) -> None:
+    def __init__(self, model: Model, hp: Parameters) -> None:
         self._rate, self._momentum = hp.learning_rate, hp.momentum
         parameters = dict(model.named_parameters())
         self._weights = torch.cat([p.detach().reshape(-1) for p in parameters.values()])
@@ -111,7 +111,7 @@ class SGD:
         return loss
 
 
-def share(data: Dataset, hp: Hyperparameters, vectors: Tensor, order: Tensor) -> Tensor:
+def share(data: Dataset, hp: Parameters, vectors: Tensor, order: Tensor) -> Tensor:
     """Do one worker's share of an epoch: `SGD.vectors` before it to those after it."""
     with machine(hp), torch.no_grad():
         sgd = SGD(Model().to(hp.device), hp)

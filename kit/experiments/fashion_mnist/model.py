@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kit.base.errors import DataError, UsageError
 from kit.experiments.fashion_mnist import checkpoint
 from kit.experiments.fashion_mnist.data import LABELS
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
+from kit.experiments.fashion_mnist.parameters import Parameters
 
 
 class Model(nn.Module):
@@ -71,7 +71,7 @@ def load_model(path: Path) -> Model:
 
 
 @contextmanager
-def machine(hp: Hyperparameters) -> Iterator[None]:
+def machine(hp: Parameters) -> Iterator[None]:
     """Set the threads and leave oneDNN out (its set-up costs more than these tiny kernels)."""
     if hp.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(

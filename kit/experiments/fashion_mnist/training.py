@@ -5,7 +5,6 @@ DOI 10.1145/3672608.3707866 with one difference: the seed is set *before* the mo
 (there it was set after, so that its runs differ).
 """
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -24,12 +23,12 @@ from kit.base.errors import DataError, UsageError
 from kit.experiments.fashion_mnist import checkpoint
 from kit.experiments.fashion_mnist.data import LABELS, Dataset
 from kit.experiments.fashion_mnist.fast_step import SGD, share
-from kit.experiments.fashion_mnist.hyperparameters import Hyperparameters
 from kit.experiments.fashion_mnist.model import Model, as_labels, as_tensor, machine
 from kit.experiments.fashion_mnist.model import (
     load_model as load_model,  # for those who train and then save
 )
 from kit.experiments.fashion_mnist.model import save_model as save_model
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.progress import Bar, Progress
 
 NAME = "Convolutional-neural-network-classifier"
@@ -76,7 +75,7 @@ class _State:
 
 def train(
     data: Dataset,
-    hp: Hyperparameters,
+    hp: Parameters,
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     workers: int = 1,
@@ -119,7 +118,7 @@ def train(
     return Trained(state.model, state.losses, state.start, state.end, state.seconds, resumed)
 
 
-def _begin(hp: Hyperparameters) -> _State:
+def _begin(hp: Parameters) -> _State:
     """Seed first, then build: the same seed gives the same weights and the same order."""
     torch.manual_seed(hp.seed)
     model = Model().to(hp.device)
@@ -132,7 +131,7 @@ def _train_epoch(
     x: Tensor,
     targets: Tensor,
     order: Tensor,
-    hp: Hyperparameters,
+    hp: Parameters,
     workers: int,
     resumed: int,
     show: Callable[[Progress], None],
@@ -198,8 +197,8 @@ def _restore(path: Path, state: _State, mine: dict[str, Any]) -> None:
 _TIMES = ("start", "end", "seconds")
 
 
-def _identity(data: Dataset, hp: Hyperparameters, workers: int) -> dict[str, Any]:
-    return dataclasses.asdict(hp) | {"data": data.hash, "workers": workers}
+def _identity(data: Dataset, hp: Parameters, workers: int) -> dict[str, Any]:
+    return hp.model_dump() | {"data": data.hash, "workers": workers}
 
 
 # --- evaluation -------------------------------------------------------------------------------
@@ -221,7 +220,7 @@ class Evaluation:
     seconds: float
 
 
-def evaluate(model: Model, data: Dataset, hp: Hyperparameters) -> Evaluation:
+def evaluate(model: Model, data: Dataset, hp: Parameters) -> Evaluation:
     """Measure the model on the test images, with torchmetrics' definitions, each once.
 
     Macro accuracy is the mean of the class recalls.
