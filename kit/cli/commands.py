@@ -147,7 +147,7 @@ def submitter_group(
         return
     from kit.submitter import loop as submitter_loop
 
-    with submitter_loop.opened(profile) as (loaded, submitter):
+    with submitter_loop.open_submitter(profile) as (loaded, submitter):
         if once:
             stood = submitter.once().values()
             done = sum(each.state.finished for each in stood)
@@ -155,11 +155,11 @@ def submitter_group(
             return
         from kit.forwarder import services
 
-        app = services.face(submitter, services.face_token(loaded))
-        with services.served(app, address, port):
-            token = services.default_token(loaded)
+        app = services.submitter_api(submitter, services.api_token(loaded))
+        with services.serve(app, address, port):
+            token = services.api_token_path(loaded)
             click.echo(f"face: http://{address}:{port}/runs, token in {token}", err=True)
-            submitter_loop.run(submitter)
+            submitter_loop.run_loop(submitter)
 
 
 @submitter_group.command("template")
@@ -207,7 +207,7 @@ def envs_ls(profile: str | None, as_json: bool) -> None:
     from kit.submitter import env as hpc_env
 
     slurm = watch.opened(profile).slurm
-    rows = hpc_env.listed(slurm.host, slurm.hpc)
+    rows = hpc_env.list_environments(slurm.host, slurm.hpc)
     if as_json:
         click.echo(json.dumps([vars(row) for row in rows]))
     for row in [] if as_json else rows:
@@ -226,5 +226,7 @@ def envs_rm(profile: str | None, names: tuple[str, ...]) -> None:
 
     submitter = watch.opened(profile)
     slurm = submitter.slurm
-    for name in hpc_env.remove(slurm.host, slurm.hpc, submitter.jobs.open_tokens(), names):
+    for name in hpc_env.remove_environments(
+        slurm.host, slurm.hpc, submitter.jobs.open_tokens(), names
+    ):
         click.echo(f"removed {name}")

@@ -111,10 +111,10 @@ def _opened(profile: str | None) -> Any:
 def _gauges(loaded: Any, ours: Any, address: str, port: int) -> Any:
     from kit.forwarder import services
 
-    app = services.metrics(ours, services.face_token(loaded))
-    token = services.default_token(loaded)
+    app = services.metrics_api(ours, services.api_token(loaded))
+    token = services.api_token_path(loaded)
     click.echo(f"gauges: http://{address}:{port}/metrics, token in {token}", err=True)
-    return services.served(app, address, port)
+    return services.serve(app, address, port)
 
 
 def _face(known: Any, address: str, port: int) -> Any:
@@ -122,4 +122,4 @@ def _face(known: Any, address: str, port: int) -> Any:
     from kit.forwarder import services
 
     click.echo(f"face: http://{address}:{port}/docs", err=True)
-    return services.served(forwarder_face.face(known), address, port)
+    return services.serve(forwarder_face.forwarder_api(known), address, port)

@@ -136,7 +136,7 @@ def _environment(ground: Ground) -> str:
     done = host.run([*argv, *hpc.modules], timeout=30, check=False)
     if done.code:
         raise Found("python-missing", f"{hpc.python}: {done.err.strip()[-300:]}")
-    key = hpc_env.key(hpc, hpc_env.pins())
+    key = hpc_env.environment_key(hpc, hpc_env.pins())
     link = f"{hpc.project_dir}/kit/venvs/{key}"
     made = host.run(["readlink", "-e", link], timeout=20, check=False).out.strip()
     if not made:

@@ -131,7 +131,7 @@ def _asker(request: Request, _: Annotated[object, Depends(HTTPBearer(auto_error=
 Asker = Annotated[Person, Depends(_asker)]
 
 
-def face(known: Mapping[str, Person]) -> FastAPI:
+def forwarder_api(known: Mapping[str, Person]) -> FastAPI:
     """Make the app; `known` are the people by the SHA-256 of their token."""
     texts = {400: "no JSON", 401: "no token", 411: "no length", 413: "too large"}
     answers: dict[int | str, Json] = {code: {"description": text} for code, text in texts.items()}

@@ -19,7 +19,7 @@ from kit.base.files import SCHEMA, Json, dumps
 from kit.base.settings import Settings
 from kit.billing import run as run_bill
 from kit.forwarder import gauges, tunnels
-from kit.forwarder.gauges import STAGES, Kept, Sample
+from kit.forwarder.gauges import STAGES, RunSnapshot, Sample
 from kit.runs.requests import RUN, Jobs, fold
 from kit.store.objects import ObjectInfo
 from kit.store.opening import AT_ONCE, ObjectStore, bucket_name, light, open_store, user_of
@@ -62,7 +62,7 @@ class Forwarder:
         own: ObjectStore,
         own_name: str,
         clock: Callable[[], float] = time.time,
-        cluster: tunnels.Cluster | None = None,
+        cluster: tunnels.TunnelServices | None = None,
     ) -> None:
         self.settings, self.users, self.own, self.own_name = loaded, list(users), own, own_name
         self.clock, self.cluster = clock, cluster
@@ -95,7 +95,7 @@ class Forwarder:
             ran = self.clock() - start
             if new:
                 self._keep_pass({"id": f"{start:.3f}", "waited_s": waited_s, "ran_s": ran})
-            self.text = gauges.expose(self._samples())
+            self.text = gauges.exposition(self._samples())
         return problems
 
     def attempt(self, waited_s: float = 0.0) -> None:
@@ -112,7 +112,7 @@ class Forwarder:
         for runs in self._runs.values():
             for read in runs.values():
                 yield from read.samples
-        yield from gauges.of_tasks(self.own_name, "forwarder-pass", self._passes or [])
+        yield from gauges.task_samples(self.own_name, "forwarder-pass", self._passes or [])
 
     def _collect(self, user: Buckets, problems: list[str]) -> int:
         """Read the runs of one user that have changed; give how many, those that went included."""
@@ -129,18 +129,20 @@ class Forwarder:
         if self.cluster is not None:
             standings = fold(info.key for seen in found.values() for info in seen).values()
             jobs = Jobs(user.jobs)
-            self._tunnels[user.name] = tunnels.live(self.settings, user.user, jobs, standings)
+            self._tunnels[user.name] = tunnels.live_tunnels(
+                self.settings, user.user, jobs, standings
+            )
         return len(changed) + len(before.keys() - found.keys())
 
     def _one(self, user: Buckets, run: str, seen: tuple[ObjectInfo, ...]) -> tuple[_Read, str]:
         """Make the samples of one run, none when its texts are damaged."""
         try:
-            return _Read(seen, gauges.of_run(self._kept(user, run, seen))), ""
+            return _Read(seen, gauges.run_samples(self._kept(user, run, seen))), ""
         except (DataError, NoSuchObject) as err:
             log.warning("%s: %s", run, err)
             return _Read(seen, []), f"{run}: {err}"
 
-    def _kept(self, user: Buckets, run: str, seen: Iterable[ObjectInfo]) -> Kept:
+    def _kept(self, user: Buckets, run: str, seen: Iterable[ObjectInfo]) -> RunSnapshot:
         moments: dict[str, float] = {}
         last: dict[str, int] = {}
         stages: dict[str, Json] = {}
@@ -156,7 +158,7 @@ class Forwarder:
                 result = _json(user.jobs, info)
         zone = self.settings.hpc.timezone if self.settings.hpc else "UTC"
         units = self._units(user, result) if result else None
-        return Kept(run, user.user, user.name, zone, moments, result, stages, units)
+        return RunSnapshot(run, user.user, user.name, zone, moments, result, stages, units)
 
     def _units(self, user: Buckets, result: Json) -> float | None:
         """Price the run's job where seff does not say what it cost; None without a price."""
@@ -203,7 +205,7 @@ def forwarder_for(loaded: Settings, users: Iterable[str] = ()) -> Forwarder:
     own = bucket_name(loaded, "forwarder")
     names = dict.fromkeys([user_of(loaded), *users])
     buckets = [buckets_of(loaded, user) for user in names]
-    cluster = tunnels.cluster_of(loaded)
+    cluster = tunnels.tunnel_services(loaded)
     return Forwarder(loaded, buckets, open_store(loaded, own), own, cluster=cluster)
 
 

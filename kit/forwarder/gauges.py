@@ -18,7 +18,7 @@ from kit.base.errors import DataError
 from kit.base.files import Json
 from kit.slurm.values import seconds, size, when
 
-TEXT = CONTENT_TYPE_LATEST  # of what `expose` gives
+CONTENT_TYPE = CONTENT_TYPE_LATEST  # of what `exposition` gives
 SACCT, SEFF = "cloud_hpc_job_sacct_metrics", "cloud_hpc_job_seff_metrics"
 JOB, PIPELINE = "cloud_hpc_job_time_metrics", "cloud_hpc_pipeline_time_metrics"
 TASK = "cloud_hpc_task_time_metrics"
@@ -41,7 +41,7 @@ Sample = tuple[str, tuple[str, ...], float]  # gauge, values of its labels, valu
 
 
 @dataclass(frozen=True)
-class Kept:
+class RunSnapshot:
     """What the buckets hold of one run of `user`; `collector` is the bucket of its request.
 
     `moments` (seconds since 1970, the store's clock) say when its objects were written, of the
@@ -59,7 +59,7 @@ class Kept:
     units: float | None = None
 
 
-def of_run(kept: Kept) -> list[Sample]:
+def run_samples(kept: RunSnapshot) -> list[Sample]:
     """Give the samples of one run. Raises DataError when one of its texts is damaged."""
     try:
         found = [*_times(kept), *_pipeline(kept)]
@@ -71,7 +71,7 @@ def of_run(kept: Kept) -> list[Sample]:
     return found
 
 
-def of_tasks(collector: str, group: str, tasks: Iterable[Json]) -> list[Sample]:
+def task_samples(collector: str, group: str, tasks: Iterable[Json]) -> list[Sample]:
     """Give the samples of tasks: `id`, `waited_s`, `ran_s`."""
     return [
         (TASK, (collector, str(task["id"]), group, metric), value)
@@ -80,7 +80,7 @@ def of_tasks(collector: str, group: str, tasks: Iterable[Json]) -> list[Sample]:
     ]
 
 
-def expose(samples: Iterable[Sample]) -> bytes:
+def exposition(samples: Iterable[Sample]) -> bytes:
     """Write samples as Prometheus text; of twins the last counts."""
     families = {
         name: GaugeMetricFamily(name, MEANING[name], labels=labels)
@@ -133,7 +133,7 @@ _ROWS: dict[str, tuple[str, Callable[[str], float | None]]] = {
 }
 
 
-def _sacct(kept: Kept, result: Json) -> list[Sample]:
+def _sacct(kept: RunSnapshot, result: Json) -> list[Sample]:
     zone, found = ZoneInfo(kept.zone), []
     for number, row in result["sacct"].items():
         about = (str(result["job"]["id"]), number, row["JobName"], row["Partition"], row["State"])
@@ -153,7 +153,7 @@ def _share(text: str, read: Callable[[str], float | None]) -> tuple[float, float
     return float(match[1]), read(match[2])
 
 
-def _seff(kept: Kept, result: Json) -> list[Sample]:
+def _seff(kept: RunSnapshot, result: Json) -> list[Sample]:
     seff: Mapping[str, str] = result["seff"]
     state = re.fullmatch(r"(\w+) \(exit code (\d+)\)", seff["State"])
     if not state:
@@ -179,7 +179,7 @@ def _seff(kept: Kept, result: Json) -> list[Sample]:
     return [(SEFF, (*labels, name), v) for name, v in values.items() if v is not None]
 
 
-def _times(kept: Kept) -> list[Sample]:
+def _times(kept: RunSnapshot) -> list[Sample]:
     """Say where the seconds went; those between two objects are by the store's clock alone."""
     at = kept.moments
     found: dict[str, float] = {}
@@ -199,7 +199,7 @@ def _times(kept: Kept) -> list[Sample]:
         if "request" in at:
             rest = max(0.0, at["result"] - at["request"] - ran)
             task = {"id": kept.run, "waited_s": rest, "ran_s": ran}
-            tasks = of_tasks(kept.collector, "training-job", [task])
+            tasks = task_samples(kept.collector, "training-job", [task])
     times = {name: max(0.0, value) for name, value in found.items()}
     return [(JOB, (kept.collector, kept.run, name), v) for name, v in times.items()] + tasks
 
@@ -208,7 +208,7 @@ def _task(waited: float, ran: float) -> list[tuple[str, float]]:
     return [("ToWaiSec", waited), ("ToRunSec", ran), ("ToTasSec", waited + ran)]
 
 
-def _pipeline(kept: Kept) -> list[Sample]:
+def _pipeline(kept: RunSnapshot) -> list[Sample]:
     """Give the published times; the pipeline's are from its first component to its last."""
     stages = kept.stages
     times = [("components", stage["time"]) for stage in stages.values()]

@@ -13,7 +13,7 @@ from kit.base.files import Json
 from kit.base.secret import read_private
 from kit.base.settings import Settings
 from kit.forwarder.collect import Buckets, buckets_of
-from kit.forwarder.tunnels import Tunnel, live
+from kit.forwarder.tunnels import Tunnel, live_tunnels
 from kit.runs.requests import Jobs, Request, RunState, Standing
 
 FRESH_S = 0.3  # a listing of a person's runs answers everything that is asked meanwhile
@@ -103,7 +103,7 @@ class Person:
 
     def tunnels(self) -> list[Tunnel]:
         """Say where the dashboards of live runs are seen."""
-        return live(self.settings, self.name, self.jobs, self.standings().values())
+        return live_tunnels(self.settings, self.name, self.jobs, self.standings().values())
 
     def files(self, run: str) -> Mapping[str, Json]:
         """Name the files of a finished run: references to what `file` gives."""

@@ -24,7 +24,7 @@ from kit.base.secret import Secret, read_private
 from kit.base.settings import Settings
 from kit.cli import watch
 from kit.forwarder.collect import Forwarder
-from kit.forwarder.gauges import TEXT
+from kit.forwarder.gauges import CONTENT_TYPE
 from kit.runs.requests import RUN, RunState, Standing, token
 from kit.submitter.submitter import Submitter
 
@@ -60,12 +60,12 @@ class Log(BaseModel):
     finished: bool
 
 
-def face_token(loaded: Settings) -> Secret:
+def api_token(loaded: Settings) -> Secret:
     """Read the face's token from the file KIT_FACE_TOKEN, else from one that is made once.
 
     Raises UsageError for a file that others may read, or that holds no token.
     """
-    path = default_token(loaded)
+    path = api_token_path(loaded)
     if "KIT_FACE_TOKEN" not in os.environ and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -79,7 +79,7 @@ def face_token(loaded: Settings) -> Secret:
     return Secret(text)
 
 
-def default_token(loaded: Settings) -> Path:
+def api_token_path(loaded: Settings) -> Path:
     """Say which file the face's token is in."""
     given = os.environ.get("KIT_FACE_TOKEN")
     return Path(given).expanduser() if given else loaded.cache_dir / "face-token"
@@ -95,18 +95,18 @@ def _guarded(expected: Secret) -> FastAPI:
     return FastAPI(dependencies=[Depends(check)], openapi_url=None)
 
 
-def metrics(forwarder: Forwarder, expected: Secret) -> FastAPI:
+def metrics_api(forwarder: Forwarder, expected: Secret) -> FastAPI:
     """Make the app that Prometheus scrapes: the gauges as of the forwarder's last pass."""
     app = _guarded(expected)
 
     @app.get("/metrics")
     def _scrape() -> Response:
-        return Response(forwarder.text, media_type=TEXT)
+        return Response(forwarder.text, media_type=CONTENT_TYPE)
 
     return app
 
 
-def face(submitter: Submitter, expected: Secret) -> FastAPI:
+def submitter_api(submitter: Submitter, expected: Secret) -> FastAPI:
     """Make the app; every answer but 401 needs the token."""
 
     app = _guarded(expected)
@@ -175,7 +175,7 @@ def _known(submitter: Submitter, run: str) -> Standing:
 
 
 @contextlib.contextmanager
-def served(app: FastAPI, address: str, port: int) -> Iterator[int]:
+def serve(app: FastAPI, address: str, port: int) -> Iterator[int]:
     """Serve an app in a thread as long as the block lasts; give the port (0: a free one).
 
     Raises UsageError when the port is taken.

@@ -45,7 +45,9 @@ class Tunnel:
         return f"http://{self.address}:{self.port}"
 
 
-def live(loaded: Settings, user: str, jobs: Jobs, standings: Iterable[Standing]) -> list[Tunnel]:
+def live_tunnels(
+    loaded: Settings, user: str, jobs: Jobs, standings: Iterable[Standing]
+) -> list[Tunnel]:
     """Give the tunnels of a user's live runs. Raises KitError when the store cannot be read."""
     cloud, found = loaded.cloud, []
     for each in standings if cloud and cloud.tunnel_address else ():
@@ -61,7 +63,7 @@ def live(loaded: Settings, user: str, jobs: Jobs, standings: Iterable[Standing])
     return found
 
 
-class Cluster:
+class TunnelServices:
     """The API server, seen with the rights of this pod."""
 
     def __init__(self, core: Any, discovery: Any, clock: Callable[[], float] = time.monotonic):
@@ -160,7 +162,7 @@ def _service(tunnel: Tunnel) -> Json:
     }  # fmt: skip
 
 
-def cluster_of(loaded: Settings) -> Cluster | None:
+def tunnel_services(loaded: Settings) -> TunnelServices | None:
     """Give the cluster that this process is a pod of, where the profile says that it has one."""
     inside = os.environ.get("KUBERNETES_SERVICE_HOST")
     if loaded.cloud is None or loaded.cloud.runner != "cluster" or not inside:
@@ -172,4 +174,4 @@ def cluster_of(loaded: Settings) -> Cluster | None:
     except config.ConfigException as err:  # the gauges go on without
         log.warning("no tunnels are published: %s", err)
         return None
-    return Cluster(client.CoreV1Api(), client.DiscoveryV1Api())
+    return TunnelServices(client.CoreV1Api(), client.DiscoveryV1Api())

@@ -182,7 +182,7 @@ def _standing(work: CloudHpc, states: States) -> str:
 @contextlib.contextmanager
 def _submitter(work: CloudHpc) -> Iterator[None]:
     """Have a submitter beside the block that works unless another one is seen to; see its log."""
-    argv = [sys.executable, "-m", "kit.submitter.loop", work.run.settings.profile]
+    argv = [sys.executable, "-m", "kit.submitter", work.run.settings.profile]
     with (
         (work.run.folder / "submitter.log").open("ab") as log,
         subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL) as child,

@@ -62,8 +62,8 @@ def batch(loaded: Settings, request: Request) -> Batch:
     cloud = loaded.cloud
     if cloud and cloud.tunnel_address and request.through(hpc.tunnel):
         reach = {"host": cloud.ssh_host, "port": 22, "user": "kit-tunnel"}
-        task = dataclasses.replace(task, tunnel=tunnel.told(cloud, reach))
-    spec, folder = ray_job.spec(hpc, task), f"{place}/tries/{task.token}"
+        task = dataclasses.replace(task, tunnel=tunnel.tunnel_settings(cloud, reach))
+    spec, folder = ray_job.job_spec(hpc, task), f"{place}/tries/{task.token}"
     return Batch(tuple(jobspec.argv(folder)), jobspec.script(spec, folder), spec)
 
 

@@ -21,9 +21,9 @@ from kit.base.files import SCHEMA, Json
 from kit.onsite import tunnel as ray_tunnel
 from kit.onsite.ray_cluster import NODE_LOST, NOT_STARTED, Cluster, RayFailed, say, tail
 from kit.slurm.values import expand_hosts
-from kit.submitter.job import KILLED, MANIFEST
 
-NOT_WRITABLE, WRONG_VERSION = 89, 91
+NOT_WRITABLE, WRONG_VERSION, KILLED = 89, 91, 93
+MANIFEST = "manifest.json"
 DRIVER_FAILED = "the driver failed"
 FILES = ("model.safetensors", "predictions.npy", "losses.json", "metrics.json", "times.json")
 

@@ -97,7 +97,7 @@ class _Tunnel:
 
 @contextlib.contextmanager
 def opened(given: Json | None, cluster: Cluster) -> Iterator[None]:
-    """Have the tunnel there while the block runs, when one is `given` (see `tunnel.Vm.open`)."""
+    """Have the tunnel there while the block runs, when one is `given`."""
     if not given:
         yield
         return

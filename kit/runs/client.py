@@ -17,7 +17,7 @@ STEPS = {404: NoSuchObject, 409: Busy, 422: UsageError}
 
 
 @dataclass
-class FaceJobs:
+class ForwarderClient:
     """Has the methods of `Jobs` that asking and following need; keeps only the last answer.
 
     They raise Unreachable when there is no contact, CredentialRefused for the token.
@@ -82,7 +82,7 @@ def _standing(answer: Json) -> Standing:
         raise Unreachable("ask the forwarder", f"no status of a run: {err!r}") from err
 
 
-def face_of(settings: Settings) -> FaceJobs | None:
+def forwarder_client(settings: Settings) -> ForwarderClient | None:
     """Give the face of the profile's forwarder; None where the profile has none.
 
     Raises UsageError for a token that is missing or that others may read.
@@ -98,4 +98,6 @@ def face_of(settings: Settings) -> FaceJobs | None:
     step += "KIT_FORWARDER_TOKEN; or take forwarder_url out of the profile"
     if not path:
         raise UsageError(f"there is no token for the forwarder at {url}", next_step=step)
-    return FaceJobs(url, Secret(read_private(Path(path).expanduser(), "read it", step).strip()))
+    return ForwarderClient(
+        url, Secret(read_private(Path(path).expanduser(), "read it", step).strip())
+    )

@@ -19,7 +19,7 @@ from kit.base.settings import Settings
 from kit.billing.run import job_units
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.runs.client import FaceJobs, face_of
+from kit.runs.client import ForwarderClient, forwarder_client
 from kit.runs.follow import follow
 from kit.runs.objects import StageStore
 from kit.runs.requests import Jobs, Request
@@ -77,9 +77,9 @@ def train(
         return objects.commit(TRAIN, record)
 
 
-def _asked_at(chosen: Settings, jobs_bucket: str) -> Jobs | FaceJobs:
+def _asked_at(chosen: Settings, jobs_bucket: str) -> Jobs | ForwarderClient:
     """Give the forwarder's face, where the profile has one and it is about that bucket."""
-    face = face_of(chosen) if jobs_bucket == bucket_name(chosen, "submitter") else None
+    face = forwarder_client(chosen) if jobs_bucket == bucket_name(chosen, "submitter") else None
     log.info("asked for by %s", f"the forwarder at {face.url}" if face else "the object store")
     return face or Jobs(open_store(chosen, jobs_bucket))
 

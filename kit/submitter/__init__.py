@@ -1,1 +1,46 @@
-"""The submitter: submits run requests to Slurm and publishes the results."""
+"""The submitter: it alone holds ssh keys, submits run requests to Slurm and publishes the results.
+
+It keeps nothing that it could not find out again: it may be killed at any instruction, and two
+submitters at once do no harm. `python -m kit.submitter PROFILE` is the process that a notebook
+starts. Begin reading at `submitter.Submitter.once`.
+"""
+
+from kit.submitter.collect import read_progress
+from kit.submitter.compose_secrets import ssh_template, write_templates
+from kit.submitter.env import (
+    Environment,
+    EnvironmentBuildError,
+    list_environments,
+    remove_environments,
+)
+from kit.submitter.job import Task, code_archive, job_spec
+from kit.submitter.loop import (
+    open_submitter,
+    other_submitter_active,
+    run_loop,
+    submitter_for,
+    write_heartbeat,
+)
+from kit.submitter.submitter import Submitter
+from kit.submitter.tunnel_key import TunnelKeys, tunnel_settings
+
+__all__ = [
+    "Environment",
+    "EnvironmentBuildError",
+    "Submitter",
+    "Task",
+    "TunnelKeys",
+    "code_archive",
+    "job_spec",
+    "list_environments",
+    "open_submitter",
+    "other_submitter_active",
+    "read_progress",
+    "remove_environments",
+    "run_loop",
+    "ssh_template",
+    "submitter_for",
+    "tunnel_settings",
+    "write_heartbeat",
+    "write_templates",
+]

@@ -24,27 +24,27 @@ from kit.slurm.status import JobStatus
 from kit.slurm.usage import published_rows
 
 LOG_END = 4000
-TELLS = {"training": "progress.json", "tunnel": ray_tunnel.STATE}
+PROGRESS_FILES = {"training": "progress.json", "tunnel": ray_tunnel.STATE}
 
 # $1 the folder of tries, then tokens: gives a line "token file content" for each file that is
 # there (each is one JSON value, whole by rename).
-TOLD = f"""
+READ_PROGRESS = f"""
 cd "$1" 2>/dev/null || exit 0
 shift
-for token; do for file in {" ".join(TELLS.values())}; do
+for token; do for file in {" ".join(PROGRESS_FILES.values())}; do
     content=$(cat "$token/$file" 2>/dev/null) && echo "$token $file" $content
 done; done; exit 0
 """
 
 
-def told(host: Host, tries: str, tokens: Iterable[str]) -> dict[str, Json]:
+def read_progress(host: Host, tries: str, tokens: Iterable[str]) -> dict[str, Json]:
     """Give what running tries say of themselves, in one call: how training and tunnel stand.
 
     Raises KitError without contact; what cannot be read is None.
     """
-    found: dict[str, Json] = {token: dict.fromkeys(TELLS) for token in tokens}
-    names = {file: name for name, file in TELLS.items()}
-    argv = ["sh", "-fc", TOLD, "sh", tries, *found]
+    found: dict[str, Json] = {token: dict.fromkeys(PROGRESS_FILES) for token in tokens}
+    names = {file: name for name, file in PROGRESS_FILES.items()}
+    argv = ["sh", "-fc", READ_PROGRESS, "sh", tries, *found]
     for line in host.run(argv, repeat=True).out.splitlines() if found else ():
         token, file, content = line.split(" ", 2)
         with contextlib.suppress(ValueError):

@@ -21,7 +21,7 @@ from kit.base.profiles import Hpc
 from kit.base.settings import ROOT
 from kit.slurm.fence import TOKEN
 
-NAMES = ROOT / "env" / "hpc" / "requirements.txt"
+REQUIREMENTS = ROOT / "env" / "hpc" / "requirements.txt"
 LOCK = ROOT / "requirements.lock"
 
 # environment PROJECT KEY PINS PYTHON TOKEN CONFIGURED: name the environment in $venv, make it where
@@ -88,12 +88,12 @@ done
 NAME = re.compile("[0-9a-f]{12}[.][0-9a-f-]{36}")
 
 
-class NotMade(DataError):
+class EnvironmentBuildError(DataError):
     """An environment could not be made on the site."""
 
 
 @dataclass(frozen=True)
-class Made:
+class Environment:
     """One environment on the site; new runs find a published one, `token` is the try it is of."""
 
     name: str
@@ -103,7 +103,7 @@ class Made:
     token: str
 
 
-def pins(names: Path = NAMES, lock: Path = LOCK) -> str:
+def pins(names: Path = REQUIREMENTS, lock: Path = LOCK) -> str:
     """Give the packages with their versions, a line each. Raises DataError for one not locked."""
     versions = locked(lock)
     wanted = [line for line in names.read_text().splitlines() if line and line[0] != "#"]
@@ -118,7 +118,7 @@ def locked(lock: Path = LOCK) -> dict[str, str]:
     return dict(line.split("==") for line in lock.read_text().splitlines() if "==" in line)
 
 
-def key(hpc: Hpc, text: str) -> str:
+def environment_key(hpc: Hpc, text: str) -> str:
     """Name the environment by all that it depends on: packages, modules, Python."""
     parts = [text, hpc.modules, hpc.module_path, hpc.module_init, hpc.python, FUNCTION]
     return sha256_of(json.dumps(parts).encode())[:12]
@@ -129,16 +129,16 @@ def pins_key(text: str) -> str:
     return sha256_of(text.encode())[:12]
 
 
-def call(hpc: Hpc, token: str, configured: bool) -> str:
+def environment_call(hpc: Hpc, token: str, configured: bool) -> str:
     """Give the line that calls `environment`. Raises UsageError for what is no token."""
     if not TOKEN.fullmatch(token):
         raise UsageError(f"{token!r} is no token", next_step="give 12 hex digits")
     text, use = pins(), "yes" if configured else "no"
-    words = [hpc.project_dir, key(hpc, text), pins_key(text), hpc.python, token, use]
+    words = [hpc.project_dir, environment_key(hpc, text), pins_key(text), hpc.python, token, use]
     return f"environment {shlex.join(words)}"
 
 
-def stage(host: Host, hpc: Hpc) -> None:
+def stage_pins(host: Host, hpc: Hpc) -> None:
     """Put the list of packages on the site; it is made once."""
     text = pins()
     target = f"{hpc.project_dir}/kit/wheels/{pins_key(text)}.txt"
@@ -146,15 +146,15 @@ def stage(host: Host, hpc: Hpc) -> None:
         host.put(text.encode(), target)
 
 
-def make(
+def make_environment(
     host: Host, hpc: Hpc, token: str, configured: bool, say: Callable[[str], None]
 ) -> tuple[str, bool]:
     """Find or make the environment by ssh, on the login node: its folder, whether private.
 
-    Raises NotMade with what was said last.
+    Raises EnvironmentBuildError with what was said last.
     """
-    stage(host, hpc)
-    text = "\n".join([*_modules(hpc), FUNCTION, call(hpc, token, configured)])
+    stage_pins(host, hpc)
+    text = "\n".join([*_modules(hpc), FUNCTION, environment_call(hpc, token, configured)])
     tail = '\ncode=$?; echo "@$code $venv|$private"; exit 0'
     body = f"main() {{\numask 077\n{text}{tail}\n}}\nmain; exit\n".encode()
     done = host.run(["bash", "-s"], body, timeout=1800)
@@ -165,22 +165,24 @@ def make(
     venv, _, private = rest.partition("|")
     if code != "@0" or not venv:
         got = done.err.strip()[-1000:] or "nothing was said"
-        raise NotMade(f"make the environment on {host.name}", got, "mend that, then run again")
+        raise EnvironmentBuildError(
+            f"make the environment on {host.name}", got, "mend that, then run again"
+        )
     return venv, bool(private)
 
 
-def listed(host: Host, hpc: Hpc) -> list[Made]:
+def list_environments(host: Host, hpc: Hpc) -> list[Environment]:
     """List the environments on the site."""
     out = host.run(["bash", "-c", LIST, "bash", hpc.project_dir], timeout=600, repeat=True).out
     rows = [line.split("|") for line in out.splitlines() if line.count("|") == 4]
     return [
-        Made(name, use == "published", int(mb), float(at), token)
+        Environment(name, use == "published", int(mb), float(at), token)
         for name, use, mb, at, token in rows
         if NAME.fullmatch(name)
     ]
 
 
-def remove(
+def remove_environments(
     host: Host, hpc: Hpc, open_tokens: Collection[str], names: Collection[str] = ()
 ) -> list[str]:
     """Remove these environments, without `names` every private one; give what was removed.
@@ -188,7 +190,7 @@ def remove(
     One of an open try stays, and as long as there is any, so does what is published. Raises
     UsageError for a name that may not go, before anything is removed.
     """
-    found = {made.name: made for made in listed(host, hpc)}
+    found = {made.name: made for made in list_environments(host, hpc)}
     for name in names:
         if name not in found:
             raise UsageError(f"there is no environment {name[:80]!r}", next_step="kit envs ls")

@@ -16,15 +16,15 @@ from kit.base.files import Json
 from kit.base.profiles import Hpc
 from kit.experiments.fashion_mnist.data import Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.onsite.main import KILLED, MANIFEST
 from kit.slurm.script import JobSpec
 from kit.submitter import env as hpc_env
 
 WARNING_S = 60  # so long before the time limit the job is told to end
-MANIFEST = "manifest.json"
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 # Exit codes are below 128: Slurm shows larger ones minus 128, as signals.
-ENVIRONMENT_FAILED, KILLED = 95, 93
+ENVIRONMENT_FAILED = 95
 
 BEGIN = """\
 private=
@@ -49,7 +49,7 @@ class Task:
     """What one try shall do, all paths on the site.
 
     `data` is the data set's file, `code` the zip with this package, `previous` the folder of an
-    earlier try whose checkpoint may be gone on from, `tunnel` what `tunnel.Vm.open` gave.
+    earlier try whose checkpoint may be gone on from, `tunnel` what `tunnel.TunnelKeys.open` gave.
     `environment` is a folder that was made before (`private`: the job removes it); without one
     the job finds or makes its own.
     """
@@ -69,13 +69,13 @@ class Task:
     tunnel: Json | None = None
 
 
-def spec(hpc: Hpc, task: Task) -> JobSpec:
+def job_spec(hpc: Hpc, task: Task) -> JobSpec:
     """Make the batch job of one try from the profile's section and the task."""
     if task.environment:
         given = f"venv={shlex.quote(task.environment)} private="
         environment = given + (shlex.quote(task.environment) if task.private else "")
     else:
-        wanted = hpc_env.call(hpc, task.token, task.configured)
+        wanted = hpc_env.environment_call(hpc, task.token, task.configured)
         environment = f"{hpc_env.FUNCTION}\n{wanted} || exit {ENVIRONMENT_FAILED}"
     return JobSpec(
         name=f"kit-{task.token}",
@@ -111,7 +111,7 @@ def data_file(data: Dataset) -> bytes:
     return bytes(save({name: getattr(data, name) for name in ARRAYS}))
 
 
-def archive() -> bytes:
+def code_archive() -> bytes:
     """Give this package as a zip file: the same bytes for the same sources.
 
     Without the command, whose lines a traceback of `python -m` would show in place of its own.

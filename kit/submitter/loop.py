@@ -1,11 +1,10 @@
-"""The submitter as a process of its own: `python -m kit.submitter.loop PROFILE`."""
+"""The submitter's loop, its heartbeat and how it is opened."""
 
 import contextlib
 import dataclasses
 import logging
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,14 +20,17 @@ from kit.store.objects import ObjectStore
 from kit.store.opening import bucket_name, open_store
 from kit.submitter import compose_secrets
 from kit.submitter.submitter import Submitter
-from kit.submitter.tunnel_key import vm_of
+from kit.submitter.tunnel_key import tunnel_keys
 
-PASS_S = 1.5  # between two passes: a request is seen within two seconds
-SIGN, SIGN_S = "submitter.json", 5.0  # an object that says that a submitter sees this bucket
-ASKED = "asked-for-submitter.json"  # what its age is compared with
+POLL_INTERVAL_S = 1.5  # between two passes: a request is seen within two seconds
+HEARTBEAT_KEY, HEARTBEAT_S = (
+    "submitter.json",
+    5.0,
+)  # an object that says that a submitter sees this bucket
+CLOCK_KEY = "asked-for-submitter.json"  # what its age is compared with
 BACK_OFF_S = 60.0
 
-log = logging.getLogger("kit.submitter.loop")  # also where this file is __main__
+log = logging.getLogger(__name__)
 
 
 def submitter_for(profile: Settings, step: Callable[[str], None] = lambda _: None) -> Submitter:
@@ -41,27 +43,27 @@ def submitter_for(profile: Settings, step: Callable[[str], None] = lambda _: Non
     bucket = bucket_name(profile, "submitter")
     jobs = Jobs(open_store(profile, bucket))
     data = open_store(profile, bucket_name(profile, "pipeline"))
-    vm = vm_of(profile, bucket)
+    vm = tunnel_keys(profile, bucket)
     return Submitter(profile, Slurm(host, hpc, say=log.info), jobs, data, step, vm)
 
 
-def run(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
+def run_loop(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
     """Pass after pass until `stop`; what cannot be reached is asked again later and later."""
-    pause, signed = PASS_S, -SIGN_S
+    pause, signed = POLL_INTERVAL_S, -HEARTBEAT_S
     while not stop():
         try:
             submitter.once()
-            if time.monotonic() - signed >= SIGN_S:
-                sign(submitter.jobs.store)
+            if time.monotonic() - signed >= HEARTBEAT_S:
+                write_heartbeat(submitter.jobs.store)
                 signed = time.monotonic()
-            pause = PASS_S
+            pause = POLL_INTERVAL_S
         except KitError as err:
             log.warning("%s", err)
             pause = min(pause * 2, BACK_OFF_S)
         time.sleep(pause * (1 + 0.1 * random.random()))  # noqa: S311 - no secret
 
 
-def sign(store: ObjectStore, key: str = SIGN) -> None:
+def write_heartbeat(store: ObjectStore, key: str = HEARTBEAT_KEY) -> None:
     """Leave a sign of life in a bucket, which is made where it is not there."""
     try:
         store.put(key, b"{}")
@@ -70,25 +72,25 @@ def sign(store: ObjectStore, key: str = SIGN) -> None:
         store.put(key, b"{}")
 
 
-def someone(store: ObjectStore) -> bool:
-    """Tell whether a submitter has signed within 3 x SIGN_S, by the store's clock alone.
+def other_submitter_active(store: ObjectStore) -> bool:
+    """Tell whether a submitter has signed within 3 x HEARTBEAT_S, by the store's clock alone.
 
     It saves double effort only: two submitters do no harm.
     """
-    sign(store, ASKED)
+    write_heartbeat(store, CLOCK_KEY)
     try:
-        age = store.stat(ASKED).modified - store.stat(SIGN).modified
+        age = store.stat(CLOCK_KEY).modified - store.stat(HEARTBEAT_KEY).modified
     except NoSuchObject:
         return False
-    return age.total_seconds() < 3 * SIGN_S
+    return age.total_seconds() < 3 * HEARTBEAT_S
 
 
-def stand_by(store: ObjectStore, stop: Callable[[], bool]) -> None:
+def wait_for_other_submitter(store: ObjectStore, stop: Callable[[], bool]) -> None:
     """Wait as long as another submitter is at work, or nobody knows; until `stop` at most."""
     told = False
     while not stop():
         try:
-            if not someone(store):
+            if not other_submitter_active(store):
                 log.info("no other submitter is at work here")
                 return
             if not told:
@@ -96,11 +98,11 @@ def stand_by(store: ObjectStore, stop: Callable[[], bool]) -> None:
             told = True
         except KitError as err:
             log.warning("%s", err)
-        time.sleep(SIGN_S)
+        time.sleep(HEARTBEAT_S)
 
 
 @contextlib.contextmanager
-def opened(profile: str | None) -> Iterator[tuple[Settings, Submitter]]:
+def open_submitter(profile: str | None) -> Iterator[tuple[Settings, Submitter]]:
     """Open the submitter of a profile, with the login of KIT_COMPOSE_SECRETS where that is set."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("kit").setLevel(logging.INFO)
@@ -122,10 +124,6 @@ def main(profile: str) -> None:
     def _orphaned() -> bool:
         return os.getppid() != parent
 
-    with opened(profile) as (_, submitter):
-        stand_by(submitter.jobs.store, _orphaned)
-        run(submitter, _orphaned)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    with open_submitter(profile) as (_, submitter):
+        wait_for_other_submitter(submitter.jobs.store, _orphaned)
+        run_loop(submitter, _orphaned)

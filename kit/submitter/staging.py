@@ -21,7 +21,7 @@ from kit.slurm.values import seconds
 from kit.store.opening import ObjectStore
 from kit.submitter import env as hpc_env
 from kit.submitter import job as ray_job
-from kit.submitter.tunnel_key import Vm
+from kit.submitter.tunnel_key import TunnelKeys
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,13 @@ class Staging:
 
     slurm: Slurm
     data: ObjectStore
-    vm: Vm | None
+    vm: TunnelKeys | None
     show: Callable[[Json], None]
 
     def task(self, request: Request, number: int, name: str) -> ray_job.Task:
         """Stage everything that try `number` (its token is `name`) needs. Raises KitError."""
         host, hpc = self.slurm.host, self.slurm.hpc
-        code = ray_job.archive()
+        code = ray_job.code_archive()
         inputs = f"{hpc.project_dir}/kit/inputs"
         code_file = f"{inputs}/{sha256_of(code)}.zip"
         data_file = f"{inputs}/{request.data_hash}.safetensors"
@@ -48,11 +48,11 @@ class Staging:
             content = StageStore(self.data, request.run).get_data(request.data_hash)[0]
             host.put(ray_job.data_file(content), data_file)
         environment, private = "", False
-        hpc_env.stage(host, hpc)
+        hpc_env.stage_pins(host, hpc)
         if hpc.env_in == "login":
             why = "its Python environment is found or made on the login node, a minute or more"
             self.show({"state": "STAGING", "why": why})
-            made = hpc_env.make(host, hpc, name, request.configured, log.info)
+            made = hpc_env.make_environment(host, hpc, name, request.configured, log.info)
             environment, private = made
         return ray_job.Task(
             run=request.run,

@@ -31,7 +31,7 @@ from kit.submitter import collect, staging
 from kit.submitter import env as hpc_env
 from kit.submitter import job as ray_job
 from kit.submitter.collect import Collector, digest_of
-from kit.submitter.tunnel_key import Vm
+from kit.submitter.tunnel_key import TunnelKeys
 
 SWEEP_AGAIN_S = 60.0
 SHOW_S = 10.0  # progress is written anew after so long, so that "last seen" is true
@@ -51,7 +51,7 @@ class Submitter:
         jobs: Jobs,
         data: ObjectStore,
         step: Callable[[str], None] = lambda _: None,
-        vm: Vm | None = None,
+        vm: TunnelKeys | None = None,
     ) -> None:
         self.settings, self.slurm, self.jobs, self.data = profile, slurm, jobs, data
         self.step, self.vm = step, vm
@@ -131,13 +131,13 @@ class Submitter:
         try:
             inputs = staging.Staging(self.slurm, self.data, self.vm, partial(self._show, run))
             task = inputs.task(request, number, name)
-        except hpc_env.NotMade as err:
+        except hpc_env.EnvironmentBuildError as err:
             if not self.slurm.give_up(name).manifest:  # another submitter may have made it
                 self.jobs.write(run, f"try-{number}/ended", _failed(name, err.tried, err))
             return
         self.step("staged")
         try:
-            status = self.slurm.submit(ray_job.spec(self.hpc, task), name)
+            status = self.slurm.submit(ray_job.job_spec(self.hpc, task), name)
         except CommandFailed as err:
             if err.argv[0] != "sbatch":  # the folder is full or not writable: asked again later
                 raise
@@ -162,7 +162,7 @@ class Submitter:
         try:
             found = self.slurm.status(list(names))
             live_ones = [name for name in names if not found[name].done]
-            told = collect.told(self.slurm.host, self.tries, live_ones)
+            told = collect.read_progress(self.slurm.host, self.tries, live_ones)
         except KitError as err:
             for each in live:
                 self._show(each.run, {"state": "UNKNOWN", "why": str(err)})

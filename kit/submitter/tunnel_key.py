@@ -50,7 +50,7 @@ cmp -s "$new" "$1" || mv -f "$new" "$1" && echo "$user"
 """
 
 
-class Vm:
+class TunnelKeys:
     """The cloud VM of a profile, where the tunnels of this submitter's tries end."""
 
     def __init__(self, host: SSHHost, cloud: Cloud, owner: str) -> None:
@@ -74,7 +74,7 @@ class Vm:
         line = f"{limits} {_public(private)} {self.mark}-{token}\n"
         user = self._edit([token], line).strip()
         site.put(known_hosts, f"{folder}/{HOSTS}")
-        return told(self.cloud, {**reach, "user": user})
+        return tunnel_settings(self.cloud, {**reach, "user": user})
 
     def sweep(self, site: Host, tries: str, tokens: Iterable[str]) -> None:
         """Take the keys of these tries from the VM and from the site. Raises KitError."""
@@ -111,18 +111,18 @@ class Vm:
         return {"host": found["hostname"], "port": int(found["port"])}, lines.encode()
 
 
-def told(cloud: Cloud, reach: Json) -> Json:
+def tunnel_settings(cloud: Cloud, reach: Json) -> Json:
     """Give what a job is told of its tunnel: how to reach the VM, and where it may listen there."""
     return {**reach, "alias": "vm", "address": cloud.tunnel_address, "ports": list(PORTS)}
 
 
-def vm_of(loaded: Settings, owner: str) -> Vm | None:
+def tunnel_keys(loaded: Settings, owner: str) -> TunnelKeys | None:
     """Give the VM of a profile; None where it names none. `owner` names the submitter's bucket."""
     cloud = loaded.cloud
     if cloud is None or not cloud.ssh_host or not cloud.tunnel_address:
         return None
     config = loaded.hpc.ssh_config if loaded.hpc else ""
-    return Vm(SSHHost(cloud.ssh_host, config, connect_timeout_s=5), cloud, owner)
+    return TunnelKeys(SSHHost(cloud.ssh_host, config, connect_timeout_s=5), cloud, owner)
 
 
 def _new_key() -> bytes:

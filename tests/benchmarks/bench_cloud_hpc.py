@@ -55,7 +55,7 @@ class Bench:
             store.ensure_bucket()
         done = threading.Event()
         loop = threading.Thread(
-            target=submitter_loop.run, args=(submitter_for(self.settings), done.is_set)
+            target=submitter_loop.run_loop, args=(submitter_for(self.settings), done.is_set)
         )
         loop.start()
         try:
@@ -134,7 +134,7 @@ def reaction(bench: Bench, repeats: int) -> None:
 
 def idle(profile: str, seconds: float = 20.0) -> None:
     """What a submitter uses that has nothing to do."""
-    argv = [sys.executable, "-m", "kit.submitter.loop", profile]
+    argv = [sys.executable, "-m", "kit.submitter", profile]
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as child:
         time.sleep(8)
         process = psutil.Process(child.pid)

@@ -74,7 +74,7 @@ def scrape() -> list[tuple[str, float, float, str]]:
         begin = time.perf_counter()
         assert ours.once() == []
         first, took = time.perf_counter() - begin, []
-        with services.served(services.metrics(ours, Secret("word")), "127.0.0.1", 0) as port:
+        with services.serve(services.metrics_api(ours, Secret("word")), "127.0.0.1", 0) as port:
             for _ in range(5):
                 begin = time.perf_counter()
                 url = f"http://127.0.0.1:{port}/metrics"

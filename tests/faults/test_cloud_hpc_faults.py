@@ -259,7 +259,7 @@ def test_a_killed_driver_is_named(bench, seen):
 
 def test_another_ray_on_the_site_is_refused_before_anything_starts(bench, seen):
     hpc, host = bench.profile.hpc, bench.submitter.slurm.host
-    key = hpc_env.key(hpc, hpc_env.pins())
+    key = hpc_env.environment_key(hpc, hpc_env.pins())
     made = f"{hpc.project_dir}/kit/venvs/{key}.{'0' * 8}"
     other = f"""
 set -e; cd "$(dirname {made})"
@@ -435,7 +435,7 @@ def theirs(place, allas, tmp_path_factory):
     """The bench of another user with a project folder and an environment of their own."""
     mine, user = profile_of_its_own().hpc, users()[1]
     home = Path(mine.project_dir).with_name(f"t{secrets.token_hex(4)}")
-    venv = f"kit/venvs/{hpc_env.key(mine, hpc_env.pins())}"
+    venv = f"kit/venvs/{hpc_env.environment_key(mine, hpc_env.pins())}"
     before = Path(mine.project_dir, venv).resolve()
     shutil.copytree(before, home / venv, symlinks=True)
     ray = home / venv / "bin" / "ray"  # it names its Python in its first line

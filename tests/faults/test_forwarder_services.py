@@ -17,7 +17,7 @@ from slurm_site import until
 
 from kit.base import settings
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.runs.client import face_of
+from kit.runs.client import forwarder_client
 from kit.runs.follow import follow
 from kit.runs.objects import StageStore
 from kit.runs.requests import Request, token
@@ -47,9 +47,10 @@ def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, 
         store.ensure_bucket()
     run = f"cloud-hpc-{secrets.token_hex(6)}-1"
     StageStore(submitter.data, run).put_data(data)
-    face_of(loaded).ask(Request(run, data.hash, True, Parameters(epochs=200)))
+    forwarder_client(loaded).ask(Request(run, data.hash, True, Parameters(epochs=200)))
     person = threading.Thread(
-        target=lambda: results.append(follow(face_of(loaded), run, 600, said.append)), daemon=True
+        target=lambda: results.append(follow(forwarder_client(loaded), run, 600, said.append)),
+        daemon=True,
     )
     person.start()
     until(lambda: (submitter.jobs.read(run, "progress") or {}).get("training"), 120, 0.5)

@@ -17,7 +17,7 @@ from test_gauges import RUN
 from kit.base.errors import StoreUnavailable, UsageError
 from kit.forwarder import people as forwarder_people
 from kit.forwarder import services
-from kit.forwarder.api import face
+from kit.forwarder.api import forwarder_api
 from kit.forwarder.collect import Buckets
 from kit.forwarder.people import people
 from kit.runs.requests import REQUEST_BYTES, Jobs, Request, RunState
@@ -52,7 +52,7 @@ def known(world, tmp_path):
 
 @pytest.fixture
 def ask(known):
-    with services.served(face(known), "127.0.0.1", 0) as port:
+    with services.serve(forwarder_api(known), "127.0.0.1", 0) as port:
 
         def send(method, path, body=None, token=ANNA, **headers):
             if token is not None:

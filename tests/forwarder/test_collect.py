@@ -257,7 +257,7 @@ def test_the_scrape_wants_the_token_and_has_nothing_beside_the_gauges(world):
             with err:
                 return err.code, "", err.read()
 
-    with services.served(services.metrics(ours, Secret(secret)), "127.0.0.1", 0) as port:
+    with services.serve(services.metrics_api(ours, Secret(secret)), "127.0.0.1", 0) as port:
         assert get("/metrics")[0] == 401
         assert get("/metrics", Authorization="Bearer guess")[0] == 401
         code, kind, text = get("/metrics", Authorization=f"Bearer {secret}")

@@ -11,15 +11,15 @@ from schemathesis.specs.openapi.checks import allow_header_conformance
 from test_api import ANNA, BEA
 
 from kit.forwarder import services
-from kit.forwarder.api import face
+from kit.forwarder.api import forwarder_api
 
 world, known = test_forwarder_face.world, test_forwarder_face.known
-document = schemathesis.openapi.from_dict(json.loads(json.dumps(face({}).openapi())))
+document = schemathesis.openapi.from_dict(json.loads(json.dumps(forwarder_api({}).openapi())))
 
 
 @pytest.fixture
 def url(known):
-    with services.served(face(known), "127.0.0.1", 0) as port:
+    with services.serve(forwarder_api(known), "127.0.0.1", 0) as port:
         yield f"http://127.0.0.1:{port}"
 
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kit.base.errors import DataError
 from kit.forwarder import gauges
-from kit.forwarder.gauges import Kept
+from kit.forwarder.gauges import RunSnapshot
 
 RUN = "cloud-hpc-0123456789ab-1"
 BUCKET = "integration-submitter-s0-c0-u1-anna"
@@ -49,7 +49,7 @@ def kept(run=RUN, **changes):
             gauges.LAST: stage(gauges.LAST, 1000.0, 1010.0),
         },
     }
-    return Kept(run, **facts | changes)
+    return RunSnapshot(run, **facts | changes)
 
 
 def scraped(text):
@@ -70,7 +70,7 @@ def values(rows, gauge, **labels):
 
 
 def test_the_articles_job_gives_its_published_figures():
-    rows = scraped(gauges.expose(gauges.of_run(kept())))
+    rows = scraped(gauges.exposition(gauges.run_samples(kept())))
     job = values(rows, gauges.SACCT, row="1", jobid="3659617", user="anna", jobkey=RUN)
     assert job == {
         **{"RqCPUS": 2, "AcCPUS": 512, "RqNod": 2, "AcNod": 2, "TiLiSec": 1200, "ElaSec": 417},
@@ -92,7 +92,7 @@ def test_the_articles_job_gives_its_published_figures():
 
 
 def test_the_times_are_of_the_job_the_pipeline_and_the_tasks():
-    rows = scraped(gauges.expose(gauges.of_run(kept())))
+    rows = scraped(gauges.exposition(gauges.run_samples(kept())))
     assert values(rows, gauges.JOB, collector=BUCKET, jobkey=RUN) == (
         {"ToStaSec": 4, "ToConSec": 12.5, "ToRunSec": 417, "ToStoSec": 8}
     )
@@ -115,7 +115,7 @@ def test_the_times_are_of_the_job_the_pipeline_and_the_tasks():
 
 
 def test_labels_are_exactly_those_that_dashboards_query():
-    rows = scraped(gauges.expose(gauges.of_run(kept())))
+    rows = scraped(gauges.exposition(gauges.run_samples(kept())))
     assert {name: set(labels) for name, labels, _ in rows} == {
         "cloud_hpc_job_sacct_metrics": set(
             ["user", "jobkey", "jobid", "row", "jobname", "partition", "state", "metric"]
@@ -131,7 +131,7 @@ def test_labels_are_exactly_those_that_dashboards_query():
 
 def test_a_cancelled_run_shows_how_long_the_cancel_took_and_an_open_one_only_its_submission():
     at = {"request": 10.0, "submitted": 12.0, "cancel": 50.0, "ended": 53.5}
-    rows = scraped(gauges.expose(gauges.of_run(kept(moments=at, result=None, stages={}))))
+    rows = scraped(gauges.exposition(gauges.run_samples(kept(moments=at, result=None, stages={}))))
     assert values(rows, gauges.JOB) == {"ToStaSec": 2, "ToCanSec": 3.5}
     assert {name for name, _, _ in rows} == {gauges.JOB}
 
@@ -139,9 +139,9 @@ def test_a_cancelled_run_shows_how_long_the_cancel_took_and_an_open_one_only_its
 def test_units_come_from_the_rates_where_seff_does_not_say_them():
     result = kept().result
     del result["seff"]["Non-Interactive BUs"]
-    rows = scraped(gauges.expose(gauges.of_run(kept(result=result, units=1.25))))
+    rows = scraped(gauges.exposition(gauges.run_samples(kept(result=result, units=1.25))))
     assert values(rows, gauges.SEFF)["BiUn"] == 1.25
-    rows = scraped(gauges.expose(gauges.of_run(kept(result=result))))
+    rows = scraped(gauges.exposition(gauges.run_samples(kept(result=result))))
     assert "BiUn" not in values(rows, gauges.SEFF)
 
 
@@ -149,15 +149,15 @@ def test_quotes_newlines_and_backslashes_in_labels_arrive_as_they_are():
     name = 'a "name"\nwith\\n} 1\ncloud_hpc_job_seff_metrics{metric="BiUn"} 7'
     result = kept().result
     result["sacct"]["1"]["JobName"] = name
-    rows = scraped(gauges.expose(gauges.of_run(kept(result=result))))
+    rows = scraped(gauges.exposition(gauges.run_samples(kept(result=result))))
     assert values(rows, gauges.SACCT, jobname=name, row="1")["AcNod"] == 2
     assert values(rows, gauges.SEFF)["BiUn"] == 23.17
 
 
 def test_the_same_run_twice_is_there_once():
-    once = gauges.of_run(kept())
+    once = gauges.run_samples(kept())
     keys = [(name, tuple(sorted(labels.items()))) for name, labels, _ in scraped(
-        gauges.expose([*once, *once])
+        gauges.exposition([*once, *once])
     )]  # fmt: skip
     assert len(keys) == len(set(keys)) == len(once)
 
@@ -188,7 +188,7 @@ def test_a_damaged_text_is_told_as_such(path, text):
         place = place[key]
     place[path[-1]] = text
     with pytest.raises(DataError):
-        gauges.of_run(kept(result=result))
+        gauges.run_samples(kept(result=result))
 
 
 @pytest.mark.parametrize("key", ["sacct", "seff", "job", "elapsed_s"])
@@ -196,7 +196,7 @@ def test_a_result_that_lacks_a_part_is_told_as_damaged(key):
     result = kept().result
     del result[key]
     with pytest.raises(DataError, match="its gauges are left out"):
-        gauges.of_run(kept(result=result))
+        gauges.run_samples(kept(result=result))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,9 @@ def test_frequencies_are_in_khz(text, value):
 def test_a_time_limit_without_end_and_2k_cpus_are_read():
     result = kept().result
     result["sacct"]["1"] |= {"Timelimit": "UNLIMITED", "AllocCPUS": "2K"}
-    rows = values(scraped(gauges.expose(gauges.of_run(kept(result=result)))), gauges.SACCT, row="1")
+    rows = values(
+        scraped(gauges.exposition(gauges.run_samples(kept(result=result)))), gauges.SACCT, row="1"
+    )
     assert math.isinf(rows["TiLiSec"])
     assert rows["AcCPUS"] == 2048
 
@@ -218,7 +220,7 @@ def test_a_time_limit_without_end_and_2k_cpus_are_read():
 def test_a_thousand_runs_are_a_thousand_different_ones():
     samples = []
     for number in range(1, 1001):
-        samples += gauges.of_run(kept(f"cloud-hpc-0123456789ab-{number}"))
-    text = gauges.expose(samples)
+        samples += gauges.run_samples(kept(f"cloud-hpc-0123456789ab-{number}"))
+    text = gauges.exposition(samples)
     lines = [line for line in text.splitlines() if not line.startswith(b"#")]
     assert len(lines) == len(samples) == len(set(lines))

@@ -39,7 +39,7 @@ def ask(world):
             with err:
                 return err.code, err.read().decode()
 
-    with services.served(services.face(submitter, Secret(TOKEN)), "127.0.0.1", 0) as port:
+    with services.serve(services.submitter_api(submitter, Secret(TOKEN)), "127.0.0.1", 0) as port:
         yield get
 
 
@@ -138,10 +138,10 @@ def loaded(tmp_path):
 
 def test_a_token_is_made_once_for_oneself_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("KIT_FACE_TOKEN", raising=False)
-    first = services.face_token(loaded(tmp_path)).reveal()
-    assert services.face_token(loaded(tmp_path)).reveal() == first
+    first = services.api_token(loaded(tmp_path)).reveal()
+    assert services.api_token(loaded(tmp_path)).reveal() == first
     assert len(first) >= services.LEAST
-    path = services.default_token(loaded(tmp_path))
+    path = services.api_token_path(loaded(tmp_path))
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -163,15 +163,15 @@ def test_a_token_file_that_is_none_is_refused(tmp_path, monkeypatch, content, mo
         path.chmod(mode)
     monkeypatch.setenv("KIT_FACE_TOKEN", str(path))
     with pytest.raises(UsageError, match=said) as error:
-        services.face_token(loaded(tmp_path))
+        services.api_token(loaded(tmp_path))
     assert error.value.next_step
     assert TOKEN not in str(error.value)
 
 
 def test_a_port_that_is_taken_is_told(world):
-    app = services.face(world.submitter(), Secret(TOKEN))
-    with services.served(app, "127.0.0.1", 0) as port:
-        second = services.served(app, "127.0.0.1", port)
+    app = services.submitter_api(world.submitter(), Secret(TOKEN))
+    with services.serve(app, "127.0.0.1", 0) as port:
+        second = services.serve(app, "127.0.0.1", port)
         with pytest.raises(UsageError, match=f"listen at 127.0.0.1:{port}"):
             second.__enter__()
 

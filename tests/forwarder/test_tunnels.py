@@ -11,7 +11,7 @@ from test_collect import Buckets3
 from kit.base import settings
 from kit.base.errors import KitError, Unreachable
 from kit.forwarder import tunnels
-from kit.forwarder.tunnels import NAMESPACE, Cluster, Tunnel
+from kit.forwarder.tunnels import NAMESPACE, Tunnel, TunnelServices
 from kit.runs.requests import Jobs, token
 
 RUN = "cloud-hpc-0123456789ab-1"
@@ -39,7 +39,7 @@ def cluster_at(url, clock=lambda: 0.0, bearer=TOKEN):
     config = client.Configuration(host=url, api_key={"authorization": f"Bearer {bearer}"})
     config.retries = 0
     api = client.ApiClient(config)
-    return Cluster(client.CoreV1Api(api), client.DiscoveryV1Api(api), clock)
+    return TunnelServices(client.CoreV1Api(api), client.DiscoveryV1Api(api), clock)
 
 
 def a_tunnel(port=8280, user="anna", run=RUN):
@@ -96,7 +96,7 @@ def test_another_port_changes_both_and_an_ended_run_takes_both_away(server, clus
 
 def test_what_an_earlier_forwarder_left_is_found_and_removed(server, cluster, now):
     cluster.publish([a_tunnel()])
-    Cluster(cluster.core, cluster.discovery, lambda: now[0]).publish([])
+    TunnelServices(cluster.core, cluster.discovery, lambda: now[0]).publish([])
     assert server.objects == {"services": {}, "endpointslices": {}}
 
 
@@ -159,20 +159,22 @@ def submitted(jobs, window, run=RUN):
     jobs.write(run, "progress", {"state": "RUNNING", "tunnel": window})
 
 
-def live(jobs, loaded):
-    return tunnels.live(loaded, "anna", jobs, jobs.standings().values())
+def live_tunnels(jobs, loaded):
+    return tunnels.live_tunnels(loaded, "anna", jobs, jobs.standings().values())
 
 
 def test_in_the_sandbox_a_live_tunnel_is_a_local_address(jobs):
     submitted(jobs, {"address": "127.0.0.13", "port": 8283})
-    (found,) = live(jobs, profile())
+    (found,) = live_tunnels(jobs, profile())
     assert (found.run, found.key, found.url) == (RUN, KEY, "http://127.0.0.13:8283")
-    assert live(jobs, profile("cluster"))[0].service == NAME
+    assert live_tunnels(jobs, profile("cluster"))[0].service == NAME
 
 
 def test_the_address_is_the_profiles_whatever_a_run_says(jobs):
     submitted(jobs, {"address": "169.254.169.254", "port": 8280})
-    assert live(jobs, profile("cluster", tunnel_address="10.1.2.3"))[0].address == "10.1.2.3"
+    assert (
+        live_tunnels(jobs, profile("cluster", tunnel_address="10.1.2.3"))[0].address == "10.1.2.3"
+    )
 
 
 @pytest.mark.parametrize(
@@ -184,20 +186,20 @@ def test_the_address_is_the_profiles_whatever_a_run_says(jobs):
 )  # fmt: skip
 def test_what_is_no_tunnel_is_not_published(jobs, window):
     submitted(jobs, window)
-    assert live(jobs, profile()) == []
+    assert live_tunnels(jobs, profile()) == []
 
 
 @pytest.mark.parametrize("name", ["result", "try-1/ended", "cancel", "refused"])
 def test_a_run_that_is_over_has_no_tunnel(jobs, name):
     submitted(jobs, {"address": "127.0.0.13", "port": 8280})
     jobs.write(RUN, name, {})
-    assert live(jobs, profile()) == []
+    assert live_tunnels(jobs, profile()) == []
 
 
 def test_a_profile_without_a_vm_has_no_tunnels(jobs):
     submitted(jobs, {"address": "127.0.0.13", "port": 8280})
-    assert live(jobs, profile(tunnel_address="")) == []
-    assert live(jobs, dataclasses.replace(profile(), cloud=None)) == []
+    assert live_tunnels(jobs, profile(tunnel_address="")) == []
+    assert live_tunnels(jobs, dataclasses.replace(profile(), cloud=None)) == []
 
 
 # The forwarder's pass.
@@ -226,8 +228,8 @@ def test_the_pass_publishes_what_is_live_and_says_what_the_cluster_refuses(
 
 def test_only_a_pod_of_a_cluster_publishes(monkeypatch, caplog):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    assert tunnels.cluster_of(profile("cluster")) is None
+    assert tunnels.tunnel_services(profile("cluster")) is None
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
-    assert tunnels.cluster_of(profile("local")) is None
-    assert tunnels.cluster_of(profile("cluster")) is None, "this machine has no pod's token"
+    assert tunnels.tunnel_services(profile("local")) is None
+    assert tunnels.tunnel_services(profile("cluster")) is None, "this machine has no pod's token"
     assert "no tunnels are published" in caplog.text

@@ -21,9 +21,9 @@ from kit.base.errors import (
 )
 from kit.base.secret import Secret
 from kit.forwarder import services
-from kit.forwarder.api import face
+from kit.forwarder.api import forwarder_api
 from kit.runs import hpc_stages
-from kit.runs.client import FaceJobs, face_of
+from kit.runs.client import ForwarderClient, forwarder_client
 from kit.runs.follow import TrainingFailed, follow
 from kit.runs.requests import Jobs, Request, RunState
 from kit.store.folder import DirectoryStore
@@ -34,12 +34,12 @@ REQUEST = Request(RUN, "a" * 64)
 
 @pytest.fixture
 def port(known):
-    with services.served(face(known), "127.0.0.1", 0) as port:
+    with services.serve(forwarder_api(known), "127.0.0.1", 0) as port:
         yield port
 
 
 def client(port, token=ANNA, wait_s=0.2):
-    return FaceJobs(f"http://127.0.0.1:{port}", Secret(token), wait_s)
+    return ForwarderClient(f"http://127.0.0.1:{port}", Secret(token), wait_s)
 
 
 def test_a_run_is_asked_for_once_followed_and_its_result_read(world, port):
@@ -81,7 +81,7 @@ def test_a_failed_try_is_told_as_by_the_store(world, port):
 
 def test_a_forwarder_that_goes_away_and_comes_back_is_waited_for(known, world):
     def free():
-        with services.served(face(known), "127.0.0.1", 0) as port:
+        with services.serve(forwarder_api(known), "127.0.0.1", 0) as port:
             return port
 
     ours, said, faces = client(free()), [], contextlib.ExitStack()
@@ -90,12 +90,12 @@ def test_a_forwarder_that_goes_away_and_comes_back_is_waited_for(known, world):
         pauses.append(1)
         number = int(ours.url.rpartition(":")[2])
         if len(pauses) == 3:
-            faces.enter_context(services.served(face(known), "127.0.0.1", number))
+            faces.enter_context(services.serve(forwarder_api(known), "127.0.0.1", number))
         if len(pauses) == 5:
             faces.close()
         if len(pauses) == 7:
             world.done()
-            faces.enter_context(services.served(face(known), "127.0.0.1", number))
+            faces.enter_context(services.serve(forwarder_api(known), "127.0.0.1", number))
         assert len(pauses) < 40
 
     pauses = []
@@ -160,13 +160,13 @@ def test_the_face_is_used_where_the_profile_has_one_for_its_own_bucket(tmp_path,
     token.chmod(0o600)
     monkeypatch.delenv("KIT_FORWARDER_TOKEN", raising=False)
     loaded = profile(forwarder_url="http://f:1/", forwarder_token_file=str(token))
-    ours = face_of(loaded)
+    ours = forwarder_client(loaded)
     assert (ours.url, ours.token.reveal()) == ("http://f:1", ANNA)
     assert ANNA not in repr(ours)
-    assert face_of(profile(forwarder_url="")) is None
+    assert forwarder_client(profile(forwarder_url="")) is None
     monkeypatch.setattr(hpc_stages, "bucket_name", lambda *_: "ours")
     monkeypatch.setattr(hpc_stages, "open_store", lambda *_: None)
-    assert isinstance(hpc_stages._asked_at(loaded, "ours"), FaceJobs)
+    assert isinstance(hpc_stages._asked_at(loaded, "ours"), ForwarderClient)
     assert isinstance(hpc_stages._asked_at(loaded, "another"), Jobs)
 
 
@@ -180,10 +180,10 @@ def test_a_token_that_cannot_be_used_is_told_before_anything_is_asked(
         path.chmod(mode)
     monkeypatch.setenv("KIT_FORWARDER_TOKEN", str(path))
     with pytest.raises(UsageError):
-        face_of(profile(forwarder_url="http://f:1"))
+        forwarder_client(profile(forwarder_url="http://f:1"))
     monkeypatch.setenv("KIT_FORWARDER_TOKEN", "")
     with pytest.raises(UsageError, match="no token for the forwarder") as error:
-        face_of(profile(forwarder_url="http://f:1", forwarder_token_file=""))
+        forwarder_client(profile(forwarder_url="http://f:1", forwarder_token_file=""))
     assert "forwarder_url" in error.value.next_step
 
 
@@ -195,4 +195,4 @@ def test_inside_a_cluster_the_face_has_another_name(tmp_path, monkeypatch):
     port = settings.Port(port=6500, svc="fastapi-service", namespace="forwarder")
     loaded = profile(forwarder_url="http://127.0.0.1:6500", runner="cluster")
     loaded = dataclasses.replace(loaded, ports={"forwarder": port})
-    assert face_of(loaded).url == "http://fastapi-service.forwarder:6500"
+    assert forwarder_client(loaded).url == "http://fastapi-service.forwarder:6500"

@@ -48,7 +48,7 @@ def site(tmp_path, monkeypatch):
 
 def make(site, configured=True, token=TOKEN):
     said = []
-    return *hpc_env.make(LocalHost(), site, token, configured, said.append), said
+    return *hpc_env.make_environment(LocalHost(), site, token, configured, said.append), said
 
 
 def steps(tmp_path):
@@ -106,8 +106,8 @@ def test_a_folder_that_cannot_be_written_is_told(site, tmp_path):
 
 
 def test_two_builders_at_once_end_with_one_published(site, tmp_path):
-    hpc_env.stage(LocalHost(), site)
-    script = f"{hpc_env.FUNCTION}\n{hpc_env.call(site, TOKEN, True)}; echo $venv"
+    hpc_env.stage_pins(LocalHost(), site)
+    script = f"{hpc_env.FUNCTION}\n{hpc_env.environment_call(site, TOKEN, True)}; echo $venv"
     builders = [
         subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
@@ -123,10 +123,10 @@ def test_removing_takes_what_no_link_and_no_open_run_uses(site):
     published, *_ = make(site)
     used, *_ = make(site, configured=False, token="aaaaaaaaaaaa")
     left, *_ = make(site, configured=False, token="bbbbbbbbbbbb")
-    assert hpc_env.remove(host, site, ["aaaaaaaaaaaa"]) == [Path(left).name]
+    assert hpc_env.remove_environments(host, site, ["aaaaaaaaaaaa"]) == [Path(left).name]
     assert Path(published).exists()
     assert Path(used).exists()
-    names = {made.name: made.published for made in hpc_env.listed(host, site)}
+    names = {made.name: made.published for made in hpc_env.list_environments(host, site)}
     assert names == {Path(published).name: True, Path(used).name: False}
 
 
@@ -136,9 +136,13 @@ def test_what_an_open_run_may_use_is_not_removed_by_name_either(site):
     left = make(site, configured=False, token="bbbbbbbbbbbb")[0]
     for name in (published, own):
         with pytest.raises(UsageError, match="is in use"):
-            hpc_env.remove(host, site, [open_token], [Path(left).name, Path(name).name])
-    assert len(hpc_env.listed(host, site)) == 3
-    assert hpc_env.remove(host, site, [], [Path(published).name]) == [Path(published).name]
+            hpc_env.remove_environments(
+                host, site, [open_token], [Path(left).name, Path(name).name]
+            )
+    assert len(hpc_env.list_environments(host, site)) == 3
+    assert hpc_env.remove_environments(host, site, [], [Path(published).name]) == [
+        Path(published).name
+    ]
     again, private, _ = make(site)
     assert again != published
     assert not private
@@ -148,18 +152,18 @@ def test_what_an_open_run_may_use_is_not_removed_by_name_either(site):
 def test_only_an_environment_is_removed(site, name):
     make(site)
     with pytest.raises(UsageError, match="there is no environment"):
-        hpc_env.remove(LocalHost(), site, [], [name])
-    assert len(hpc_env.listed(LocalHost(), site)) == 1
+        hpc_env.remove_environments(LocalHost(), site, [], [name])
+    assert len(hpc_env.list_environments(LocalHost(), site)) == 1
 
 
 def test_a_broken_off_environment_is_listed_as_private_and_removed(site, monkeypatch):
     monkeypatch.setenv("BROKEN", "1")
     with pytest.raises(DataError):
         make(site)
-    (left,) = hpc_env.listed(LocalHost(), site)
+    (left,) = hpc_env.list_environments(LocalHost(), site)
     assert (left.published, left.token) == (False, TOKEN)
-    assert hpc_env.remove(LocalHost(), site, [TOKEN]) == []
-    assert hpc_env.remove(LocalHost(), site, []) == [left.name]
+    assert hpc_env.remove_environments(LocalHost(), site, [TOKEN]) == []
+    assert hpc_env.remove_environments(LocalHost(), site, []) == [left.name]
 
 
 def test_the_commands_list_and_remove_and_leave_what_is_open(site, monkeypatch):
@@ -184,8 +188,8 @@ def test_the_commands_list_and_remove_and_leave_what_is_open(site, monkeypatch):
 
 
 def test_nothing_to_list_or_to_remove_on_a_new_site(site):
-    assert hpc_env.listed(LocalHost(), site) == []
-    assert hpc_env.remove(LocalHost(), site, []) == []
+    assert hpc_env.list_environments(LocalHost(), site) == []
+    assert hpc_env.remove_environments(LocalHost(), site, []) == []
 
 
 def test_a_modules_packages_come_behind_the_environments_own(site, monkeypatch):
@@ -199,12 +203,14 @@ def test_a_modules_packages_come_behind_the_environments_own(site, monkeypatch):
     "change", [{"modules": ("pytorch/3",)}, {"python": "/other"}, {"module_path": "/m"}]
 )
 def test_another_site_software_is_another_environment(site, change):
-    assert hpc_env.key(site, "a==1") != hpc_env.key(dataclasses.replace(site, **change), "a==1")
+    assert hpc_env.environment_key(site, "a==1") != hpc_env.environment_key(
+        dataclasses.replace(site, **change), "a==1"
+    )
 
 
 def test_other_packages_are_another_environment_and_the_same_are_the_same(site):
-    assert hpc_env.key(site, "a==1") == hpc_env.key(site, "a==1")
-    assert hpc_env.key(site, "a==1") != hpc_env.key(site, "a==2")
+    assert hpc_env.environment_key(site, "a==1") == hpc_env.environment_key(site, "a==1")
+    assert hpc_env.environment_key(site, "a==1") != hpc_env.environment_key(site, "a==2")
 
 
 def needed():
@@ -240,7 +246,7 @@ def test_a_package_that_is_not_locked_is_named(tmp_path):
 @pytest.mark.parametrize("token", ["", "../../x", "0123456789ab;reboot"])
 def test_what_is_no_token_makes_no_call(site, token):
     with pytest.raises(UsageError):
-        hpc_env.call(site, token, True)
+        hpc_env.environment_call(site, token, True)
 
 
 def test_the_function_is_good_bash():

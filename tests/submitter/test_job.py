@@ -60,7 +60,7 @@ TASK = ray_job.Task(
     configured=True,
     hyperparameters=Parameters(epochs=3),
     previous=f"{PROJECT}/kit/tries/ba9876543210",
-    tunnel=tunnel.told(
+    tunnel=tunnel.tunnel_settings(
         Cloud(tunnel_address="10.1.2.3"), {"host": "vm.example", "port": 22, "user": "kit-tunnel"}
     ),
 )
@@ -69,7 +69,7 @@ TASK = ray_job.Task(
 @pytest.fixture(autouse=True)
 def fixed_packages(monkeypatch):
     """The golden script does not follow each new version of a package."""
-    monkeypatch.setattr(hpc_env, "key", lambda hpc, text: "e" * 12)
+    monkeypatch.setattr(hpc_env, "environment_key", lambda hpc, text: "e" * 12)
     monkeypatch.setattr(hpc_env, "pins_key", lambda text: "1" * 12)
     monkeypatch.setattr(hpc_env, "locked", lambda *_: dict.fromkeys(_names(), "0") | RAY)
 
@@ -78,11 +78,11 @@ RAY = {"ray": "2.60.0"}
 
 
 def _names():
-    return [line for line in hpc_env.NAMES.read_text().splitlines() if line[:1] != "#"]
+    return [line for line in hpc_env.REQUIREMENTS.read_text().splitlines() if line[:1] != "#"]
 
 
 def text_of(task=TASK, hpc=HPC):
-    return script(ray_job.spec(hpc, task), f"{PROJECT}/kit/tries/{task.token}")
+    return script(ray_job.job_spec(hpc, task), f"{PROJECT}/kit/tries/{task.token}")
 
 
 def test_the_script_is_the_golden_one():
@@ -124,8 +124,8 @@ def test_the_task_is_data_with_the_version_of_ray_and_nothing_secret():
 
 
 def test_the_archive_has_the_same_bytes_again_and_runs_without_the_rest(tmp_path):
-    content = ray_job.archive()
-    assert content == ray_job.archive()
+    content = ray_job.code_archive()
+    assert content == ray_job.code_archive()
     names = zipfile.ZipFile(BytesIO(content)).namelist()
     assert {
         "kit/onsite/main.py",

@@ -45,7 +45,7 @@ def pauses(monkeypatch):
 def test_a_store_that_is_away_is_asked_later_and_later_and_then_as_before(pauses):
     away = StoreUnavailable("ask the store", "503")
     passes = Passes(None, *[away] * 8, None, None)
-    submitter_loop.run(passes, passes.stop)
+    submitter_loop.run_loop(passes, passes.stop)
     assert pauses == [1.5, 3, 6, 12, 24, 48, 60, 60, 60, 1.5, 1.5]
 
 
@@ -56,21 +56,21 @@ def test_a_submitter_signs_in_its_bucket_and_is_found_until_the_sign_is_old(
     passes = Passes(None, None, StoreUnavailable("ask the store", "503"))
     passes.jobs = Jobs(store)
     store.ensure_bucket()
-    assert not submitter_loop.someone(store)
-    store.delete(submitter_loop.ASKED)
+    assert not submitter_loop.other_submitter_active(store)
+    store.delete(submitter_loop.CLOCK_KEY)
     store.delete_bucket()
-    submitter_loop.run(passes, passes.stop)
-    assert submitter_loop.someone(store)
-    sign = next(tmp_path.rglob(submitter_loop.SIGN))
-    old = time.time() - 3 * submitter_loop.SIGN_S - 1
+    submitter_loop.run_loop(passes, passes.stop)
+    assert submitter_loop.other_submitter_active(store)
+    sign = next(tmp_path.rglob(submitter_loop.HEARTBEAT_KEY))
+    old = time.time() - 3 * submitter_loop.HEARTBEAT_S - 1
     os.utime(sign, (old, old))
-    assert not submitter_loop.someone(store)
+    assert not submitter_loop.other_submitter_active(store)
 
 
 def test_one_stands_by_until_no_other_signs_any_more(pauses, tmp_path, monkeypatch):
     store = DirectoryStore("integration-submitter-s0-c0-u1-anna", tmp_path)
-    submitter_loop.sign(store)
-    sign = next(tmp_path.rglob(submitter_loop.SIGN))
+    submitter_loop.write_heartbeat(store)
+    sign = next(tmp_path.rglob(submitter_loop.HEARTBEAT_KEY))
     away = [True]
 
     def pause(seconds):
@@ -80,30 +80,30 @@ def test_one_stands_by_until_no_other_signs_any_more(pauses, tmp_path, monkeypat
         if len(pauses) == 3:
             monkeypatch.undo()
             monkeypatch.setattr(submitter_loop.time, "sleep", pause)
-            old = time.time() - 3 * submitter_loop.SIGN_S - 1
+            old = time.time() - 3 * submitter_loop.HEARTBEAT_S - 1
             os.utime(sign, (old, old))
 
     def failing():
         raise StoreUnavailable("ask the store", "503")
 
     monkeypatch.setattr(submitter_loop.time, "sleep", pause)
-    submitter_loop.stand_by(store, lambda: len(pauses) > 5)
-    assert pauses == [submitter_loop.SIGN_S] * 3
-    submitter_loop.sign(store)
-    submitter_loop.stand_by(store, lambda: len(pauses) > 5)
+    submitter_loop.wait_for_other_submitter(store, lambda: len(pauses) > 5)
+    assert pauses == [submitter_loop.HEARTBEAT_S] * 3
+    submitter_loop.write_heartbeat(store)
+    submitter_loop.wait_for_other_submitter(store, lambda: len(pauses) > 5)
     assert len(pauses) == 6, "ended with whoever started it"
 
 
 def test_a_submitter_whose_passes_fail_does_not_sign(pauses):
     passes = Passes(StoreUnavailable("ask the store", "503"))
-    submitter_loop.run(passes, passes.stop)
+    submitter_loop.run_loop(passes, passes.stop)
     assert passes.jobs.store.calls == []
 
 
 def test_an_error_that_is_none_of_the_kits_ends_the_loop(pauses):
     passes = Passes(None, ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
-        submitter_loop.run(passes, passes.stop)
+        submitter_loop.run_loop(passes, passes.stop)
 
 
 @pytest.mark.parametrize("lacks", ["hpc", "store"])
@@ -154,7 +154,7 @@ def stack(tmp_path, monkeypatch):
 
 
 def test_the_stack_logs_in_as_its_secrets_file_says(stack):
-    with submitter_loop.opened("slurm") as (loaded, submitter):
+    with submitter_loop.open_submitter("slurm") as (loaded, submitter):
         host = submitter.slurm.host
         assert (loaded.profile, host.name) == ("slurm", "slurm")
         config = Path(host.config).read_text()
@@ -176,6 +176,6 @@ def test_the_stack_logs_in_as_its_secrets_file_says(stack):
 def test_a_secrets_file_that_does_not_serve_is_refused_by_key(stack, values, said):
     stack(**values)
     with pytest.raises(UsageError, match=said.replace("$", r"\$")) as error:
-        submitter_loop.opened("slurm").__enter__()
+        submitter_loop.open_submitter("slurm").__enter__()
     assert error.value.next_step
     assert "pass phrase|none" not in str(error.value)

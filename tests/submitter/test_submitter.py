@@ -59,7 +59,7 @@ def test_an_environment_on_the_login_node_is_told_and_used(tmp_path, monkeypatch
         told.append(world.jobs.read(RUN, "progress")["why"])
         return "/proj/kit/venvs/made", private
 
-    monkeypatch.setattr(hpc_env, "make", make)
+    monkeypatch.setattr(hpc_env, "make_environment", make)
     world.ask()
     assert world.until_finished().state is RunState.DONE
     assert len(told) == 1
@@ -76,10 +76,12 @@ def test_an_environment_that_cannot_be_made_ends_the_try_with_its_cause(tmp_path
     def make(*_):
         made.append(1)
         if len(made) == 1:
-            raise hpc_env.NotMade("make the environment on x", "no space left", "mend that")
+            raise hpc_env.EnvironmentBuildError(
+                "make the environment on x", "no space left", "mend that"
+            )
         return "/proj/kit/venvs/made", False
 
-    monkeypatch.setattr(hpc_env, "make", make)
+    monkeypatch.setattr(hpc_env, "make_environment", make)
     world.ask()
     assert world.until_finished().state is RunState.ENDED
     ended = world.jobs.read(RUN, "try-1/ended")
@@ -103,10 +105,12 @@ def test_an_environment_that_another_submitter_made_meanwhile_is_not_given_up(
         if len(begun) == 1:
             other.once()
             world.play()
-            raise hpc_env.NotMade("make the environment on x", "no space left", "mend that")
+            raise hpc_env.EnvironmentBuildError(
+                "make the environment on x", "no space left", "mend that"
+            )
         return "/proj/kit/venvs/made", False
 
-    monkeypatch.setattr(hpc_env, "make", make)
+    monkeypatch.setattr(hpc_env, "make_environment", make)
     world.ask()
     assert world.until_finished(world.submitter()).state is RunState.DONE
     assert len(world.site.jobs) == len(world.site.commits) == 1

@@ -70,7 +70,7 @@ def vm(tmp_path, keys):
 
 def a_vm(folder, keys, owner="a-bucket", **given):
     cloud = Cloud(ssh_host="cloud", tunnel_address="10.1.2.3", tunnel_keys=str(keys))
-    return tunnel.Vm(HereAsVm(folder, **given), cloud, owner)
+    return tunnel.TunnelKeys(HereAsVm(folder, **given), cloud, owner)
 
 
 def opened(vm, folder, name=TOKENS[0]):
@@ -267,11 +267,13 @@ def test_what_a_running_job_says_of_itself_comes_in_one_call(tmp_path):
     ):
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / file).write_text(text)
-    found = collect.told(LocalHost(), str(tmp_path), TOKENS[:3])
+    found = collect.read_progress(LocalHost(), str(tmp_path), TOKENS[:3])
     nothing = {"training": None, "tunnel": None}
     said = {"training": {"epoch": 1, "note": "a * b"}, "tunnel": {"barred": "no"}}
     assert found == {TOKENS[0]: said, TOKENS[1]: nothing, TOKENS[2]: nothing}
-    assert collect.told(LocalHost(), str(tmp_path / "none"), TOKENS[:1]) == {TOKENS[0]: nothing}
+    assert collect.read_progress(LocalHost(), str(tmp_path / "none"), TOKENS[:1]) == {
+        TOKENS[0]: nothing
+    }
 
 
 # The job's end.

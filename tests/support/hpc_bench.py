@@ -19,7 +19,7 @@ from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.objects import StageStore
 from kit.runs.requests import Request, token
 from kit.submitter import env as hpc_env
-from kit.submitter.loop import run as loop
+from kit.submitter.loop import run_loop as loop
 from kit.submitter.loop import submitter_for
 
 USER = users()[0]
@@ -151,7 +151,11 @@ class Place:
 
     def _found(self):
         host, hpc = submitter_for(self.profile).slurm.host, self.profile.hpc
-        found = {f"venv {each.name}" for each in hpc_env.listed(host, hpc) if not each.published}
+        found = {
+            f"venv {each.name}"
+            for each in hpc_env.list_environments(host, hpc)
+            if not each.published
+        }
         box = self.profile.sandbox_dir
         keys = [*box.glob("etc/ssh/*_keys/*"), *box.glob("home/*/.ssh/*")]
         found |= {f"{path} {path.read_bytes()!r}" for path in keys if path.is_file()}

@@ -58,11 +58,11 @@ class WorkingHost(FakeHost):
     def _answer(self, argv, given, timeout):
         if argv[:2] == ["test", "-e"]:
             return int(argv[2] not in self.files), "", ""
-        if argv[:3] == ["sh", "-fc", collect.TOLD]:
+        if argv[:3] == ["sh", "-fc", collect.READ_PROGRESS]:
             lines = [
                 f"{token} {file} {self.files[path].decode()}\n"
                 for token in argv[5:]
-                for file in collect.TELLS.values()
+                for file in collect.PROGRESS_FILES.values()
                 if (path := f"{argv[4]}/{token}/{file}") in self.files
             ]
             return 0, "".join(lines), ""
