@@ -23,6 +23,9 @@ from kit.submitter import env as hpc_env
 WARNING_S = 60  # so long before the time limit the job is told to end
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
+SHIPPED_ROOMS = ("base", "experiments", "onsite", "slurm")
+SHIPPED = (".py", ".sh", ".toml")
+
 # Exit codes are below 128: Slurm shows larger ones minus 128, as signals.
 ENVIRONMENT_FAILED = 95
 
@@ -112,17 +115,15 @@ def data_file(data: Dataset) -> bytes:
 
 
 def code_archive() -> bytes:
-    """Give this package as a zip file: the same bytes for the same sources.
-
-    Without the command, whose lines a traceback of `python -m` would show in place of its own.
-    """
+    """Build the zip file of the rooms that run on the site: same bytes for the same sources."""
+    package = Path(__file__).parents[1]
+    paths = [package / "__init__.py"]
+    for room in SHIPPED_ROOMS:
+        paths += sorted(path for path in (package / room).rglob("*") if path.suffix in SHIPPED)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
-        package = Path(__file__).parents[1]
-        for path in sorted(package.rglob("*.py")):
+        for path in paths:
             name = path.relative_to(package.parent).as_posix()
-            if name == "kit/__main__.py" or name.startswith("kit/cli/"):
-                continue
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             file.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
