@@ -7,7 +7,6 @@ svc_keystone() {
     export OS_BOOTSTRAP_PASSWORD=$KEYSTONE_ADMIN_PASSWORD OS_BOOTSTRAP_REGION_ID=regionOne
     export OS_BOOTSTRAP_{PUBLIC,INTERNAL,ADMIN}_URL="$url"
     export SBX PROJECTS CSC_PASSWORD RGW_SERVICE_PASSWORD PLATFORM_PASSWORD ADDR_RGW PORT_RGW
-    umask 077
     exec "$APPS/keystone/bin/python" "$here/keystone_serve.py" "$SBX/etc/keystone.conf" \
         "$SBX/state/keystone" "$ADDR_KEYSTONE" "$PORT_KEYSTONE"
 }
@@ -43,7 +42,6 @@ ceph_keyring() { # made once, before anything else of Ceph
 
 svc_ceph_mon() {
     local data=$SBX/state/ceph/mon conf=$SBX/etc/ceph.conf
-    umask 077
     ceph_keyring
     if [ ! -d "$data" ]; then
         rm -rf "$data.new"
@@ -59,7 +57,6 @@ check_ceph_mon() { asok mon.a mon_status | grep -o '"state": "leader"'; }
 
 svc_ceph_osd() {
     local data=$SBX/state/ceph/osd conf=$SBX/etc/ceph.conf uuid
-    umask 077
     wait_for check_ceph_mon
     if [ ! -d "$data" ]; then
         rm -rf "$data.new"
@@ -75,7 +72,6 @@ svc_ceph_osd() {
 check_ceph_osd() { asok osd.0 status | grep -o '"state": "active"'; }
 
 svc_rgw() {
-    umask 077
     wait_for check_ceph_osd # a gateway that meets the OSD of yesterday loses five seconds
     exec radosgw -f -n client.rgw -c "$SBX/etc/ceph.conf"
 }

@@ -31,7 +31,7 @@ class _LazyGroup(click.Group):
         "plan": "kit.cli.commands:plan_command",
         "platform": "kit.deploy.manifests:group",
         "submitter": "kit.cli.commands:submitter_group",
-        "sandbox": "kit_sandbox.sandbox:group",
+        "sandbox": "kit_sandbox.commands:group",
         "vm": "kit.deploy.vm:group",
     }
 

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from kit_sandbox import processes as sandbox_processes
-
 from kit.base import text as tables
 from kit.base.errors import Busy, UsageError
+from kit.base.ports import port_holders
 from kit.base.profiles import Port
 from kit.base.settings import Settings
 from kit.base.ssh import SSHHost
@@ -149,8 +148,12 @@ def vm_of(loaded: Settings, rows: Sequence[Forward]) -> SSHHost:
 
 def refuse_taken(rows: Sequence[Forward]) -> None:
     """Raise Busy that says who holds each port that is taken."""
-    held = {each: sandbox_processes.holder(each.bind, each.port) for each in rows}
-    taken = [f"{each.port} ({each.title}) by {who}" for each, who in held.items() if who]
+    held = port_holders((row.bind, row.port) for row in rows)
+    taken = [
+        f"{row.port} ({row.title}) by {held[row.bind, row.port]}"
+        for row in rows
+        if (row.bind, row.port) in held
+    ]
     if taken:
         step = "end that program, or listen elsewhere: kit forward --bind 127.0.0.2"
         raise Busy(f"{len(taken)} port(s) on {rows[0].bind} are taken", "; ".join(taken), step)

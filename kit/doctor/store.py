@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from kit_sandbox import processes as sandbox_processes
-
 from kit.base.errors import (
     BucketTaken,
     CredentialRefused,
@@ -20,6 +18,7 @@ from kit.base.errors import (
     Unreachable,
     UsageError,
 )
+from kit.base.ports import port_holders
 from kit.base.secret import SecretTracked
 from kit.base.settings import Settings
 from kit.billing import run as run_bill
@@ -198,14 +197,15 @@ def _ports(ground: Ground) -> str:
     dead = [f"{name} {p.address}:{p.port}" for name, p in ports.items()
             if p.address and name != "ray" and not _listens(p.address, p.port)]  # fmt: skip
     wanted = [each for each in forward.forwards(ground.settings) if each.service]
-    held = {each: sandbox_processes.holder(each.bind, each.port) for each in wanted}
-    taken = [f"{each.port} ({each.name}) by {who}" for each, who in held.items()
-             if who and "ssh" not in who]  # fmt: skip
+    held = port_holders((each.bind, each.port) for each in wanted)
+    who = {each: held.get((each.bind, each.port), "") for each in wanted}
+    taken = [f"{each.port} ({each.name}) by {by}" for each, by in who.items()
+             if by and "ssh" not in by]  # fmt: skip
     if dead:
         raise Found("port-dead", ", ".join(dead))
     if taken:
         raise Found("port-taken", ", ".join(taken))
-    if any(not who for who in held.values()):
-        missing = [f"{each.name} {each.port}" for each, who in held.items() if not who]
+    missing = [f"{each.name} {each.port}" for each, by in who.items() if not by]
+    if missing:
         raise Found("not-forwarded", ", ".join(missing))
     return f"{len(ports)} services listen"

@@ -8,7 +8,7 @@ says what was left out and how to get it.
 import os
 from collections.abc import Callable
 
-from kit_sandbox import sandbox
+from kit_sandbox import commands as sandbox
 
 from kit.base.errors import KitError, UsageError
 from kit.base.files import Json

@@ -20,7 +20,7 @@ import pytest
 from allas_site import AllasSite
 from hpc_bench import USER, Bench, Place, nothing_runs, processes, ps
 from idx_files import write_folder
-from kit_sandbox.files import users
+from kit_sandbox.files import account_names
 from private_sshd import PrivateSshd
 from slurm_site import until
 
@@ -433,7 +433,7 @@ def test_hostile_requests_are_refused_and_harmless(bench, seen, tmp_path):
 @pytest.fixture
 def theirs(place, allas, tmp_path_factory):
     """The bench of another user with a project folder and an environment of their own."""
-    mine, user = profile_of_its_own().hpc, users()[1]
+    mine, user = profile_of_its_own().hpc, account_names()[1]
     home = Path(mine.project_dir).with_name(f"t{secrets.token_hex(4)}")
     venv = f"kit/venvs/{hpc_env.environment_key(mine, hpc_env.pins())}"
     before = Path(mine.project_dir, venv).resolve()

@@ -1,4 +1,4 @@
-"""The sandbox's folder and what is rendered into it; no service runs here."""
+"""The sandbox's state folder and the files rendered into it; no service runs here."""
 
 import stat
 import subprocess
@@ -6,12 +6,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from kit_sandbox import files as sandbox_files
-from kit_sandbox import keys as sandbox_keys
-from kit_sandbox import supervisor as sandbox_supervisor
+from kit_sandbox import files, keys, supervisor
 
-from kit.base import settings
 from kit.base.errors import UsageError
+from kit.base.settings import Settings, load
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "supervisord.conf"
 
@@ -24,10 +22,10 @@ def short():
 
 
 @pytest.fixture
-def loaded(short, monkeypatch):
+def settings(short, monkeypatch):
     """The sandbox's profile with a state folder of its own and no accounts."""
-    monkeypatch.setattr(sandbox_files, "users", lambda: (me(),) * 3)
-    return settings.load("sandbox", {"KIT_SANDBOX_DIR": str(short / "s")})
+    monkeypatch.setattr(files, "account_names", lambda: (me(),) * 3)
+    return load("sandbox", {"KIT_SANDBOX_DIR": str(short / "s")})
 
 
 def me():
@@ -38,9 +36,9 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_the_supervisors_configuration_is_the_one_on_file():
+def test_supervisor_configuration_equals_the_golden_file():
     values = {"SBX": "/s", "ROOT": "/checkout", "DAEMON_USER": "somebody"}
-    assert sandbox_supervisor.config(values, ["munged", "slurmd-c1"]) == GOLDEN.read_text()
+    assert supervisor.config(values, ["munged", "slurmd-c1"]) == GOLDEN.read_text()
 
 
 @pytest.mark.parametrize(
@@ -51,22 +49,22 @@ def test_the_supervisors_configuration_is_the_one_on_file():
             lambda path: (path / "x").mkdir() or (path / "x" / "thesis").touch() or path / "x",
             "holds files",
         ),
-        (lambda path: (path / "link").symlink_to(path) or path / "link", "it is a link"),
-        (lambda path: Path("/proc/self"), "cannot be the sandbox's folder"),
+        (lambda path: (path / "link").symlink_to(path) or path / "link", "it is a symlink"),
+        (lambda path: Path("/proc/self"), "cannot be used by the sandbox"),
     ],
 )
-def test_a_folder_that_cannot_be_a_sandbox_is_refused_and_left_alone(short, make, text):
+def test_refuses_and_leaves_alone_a_folder_that_is_not_a_sandbox(short, make, text):
     folder = make(short)
     before = sorted(short.rglob("*"))
-    given = settings.load("sandbox", {"KIT_SANDBOX_DIR": str(folder)})
+    given = load("sandbox", {"KIT_SANDBOX_DIR": str(folder)})
     with pytest.raises(UsageError, match=text):
-        sandbox_files.folder_of(given)
+        files.state_folder(given)
     assert sorted(short.rglob("*")) == before
 
 
-def test_everything_is_rendered_and_only_what_others_need_can_be_read_by_others(loaded):
-    folder = sandbox_files.folder_of(loaded)
-    values = sandbox_files.prepare(loaded, folder)
+def test_others_can_read_only_the_rendered_files_that_they_need(settings):
+    folder = files.state_folder(settings)
+    values = files.prepare(settings, folder)
     etc = folder / "etc"
     open_files = {path.name for path in etc.rglob("*") if path.is_file() and mode(path) & 0o004}
     secrets = {value for key, value in values.items() if key.endswith(("PASSWORD", "HASH"))}
@@ -80,30 +78,30 @@ def test_everything_is_rendered_and_only_what_others_need_can_be_read_by_others(
     assert not {"id", "user_ca", "munge.key", "ca.key", "sandbox.env", ".env"} & open_files
 
 
-def test_a_second_start_keeps_keys_and_passwords_and_puts_modes_right(loaded):
-    folder = sandbox_files.folder_of(loaded)
-    first = sandbox_files.prepare(loaded, folder)
+def test_second_start_keeps_keys_and_restores_modes(settings):
+    folder = files.state_folder(settings)
+    first = files.prepare(settings, folder)
     names = ["munge.key", "ssh/id", "ssh/user_ca", "ssh/login_host", "ca.key", "secrets/redis"]
     before = {name: (folder / "etc" / name).read_bytes() for name in names}
     for name in names:
         (folder / "etc" / name).chmod(0o666)
     (folder / "etc" / "ssh").chmod(0o777)
-    assert sandbox_files.prepare(loaded, folder) == first
+    assert files.prepare(settings, folder) == first
     assert {name: (folder / "etc" / name).read_bytes() for name in names} == before
     assert {mode(folder / "etc" / name) for name in names if name != "ca.key"} == {0o600}
     assert mode(folder / "etc" / "ssh") == 0o755
 
 
-def test_bash_reads_the_variables_as_they_were_written(loaded):
-    folder = sandbox_files.folder_of(loaded)
-    values = sandbox_files.prepare(loaded, folder)
+def test_bash_reads_the_variables_as_written(settings):
+    folder = files.state_folder(settings)
+    values = files.prepare(settings, folder)
     script = f'. {folder}/etc/sandbox.env; for name in $0 $@; do echo "$name=${{!name}}"; done'
     done = subprocess.run(["bash", "-c", script, *sorted(values)], capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"{key}={values[key]}" for key in sorted(values)]
 
 
-def test_the_profile_and_the_sandbox_agree_where_everything_is(loaded):
-    places = {name: sandbox_files.place_of(loaded, name) for name in sandbox_files.PLACES.values()}
+def test_profile_and_sandbox_agree_on_every_address(settings):
+    places = {name: files.place_of(settings, name) for name in files.PLACES.values()}
     assert places["mlflow"] == ("127.0.0.1", 5000)
     assert places["rgw"] == ("127.0.0.1", 7480)
     assert places["login"] == ("127.0.0.12", 2222)
@@ -111,9 +109,9 @@ def test_the_profile_and_the_sandbox_agree_where_everything_is(loaded):
     assert all(address.startswith("127.") for address, _ in places.values())
 
 
-def test_another_profile_cannot_be_brought_up_as_a_sandbox(tmp_path):
-    given = settings.load("sandbox", {"KIT_SANDBOX_DIR": str(tmp_path)})
-    bare = settings.Settings(
+def test_profile_without_addresses_is_refused(tmp_path):
+    given = load("sandbox", {"KIT_SANDBOX_DIR": str(tmp_path)})
+    bare = Settings(
         profile="elsewhere",
         site=given.site,
         results_dir=tmp_path,
@@ -121,14 +119,67 @@ def test_another_profile_cannot_be_brought_up_as_a_sandbox(tmp_path):
         sandbox_dir=tmp_path,
     )
     with pytest.raises(UsageError, match="profile elsewhere does not say where mlflow is"):
-        sandbox_files.place_of(bare, "mlflow")
+        files.place_of(bare, "mlflow")
 
 
-def test_a_certificate_is_signed_for_these_names_and_this_long(loaded):
-    folder = sandbox_files.folder_of(loaded)
-    sandbox_files.prepare(loaded, folder)
-    sandbox_keys.sign(folder, "hpcuser", "clouduser", "hpcuser", valid="20300101:20300102")
+def test_certificate_has_the_given_names_and_validity(settings):
+    folder = files.state_folder(settings)
+    files.prepare(settings, folder)
+    keys.sign(folder, "hpcuser", "clouduser", "hpcuser", valid="20300101:20300102")
     argv = ["ssh-keygen", "-L", "-f", str(folder / "etc" / "ssh" / "id-cert.pub")]
     text = subprocess.run(argv, capture_output=True, text=True).stdout
     assert "from 2030-01-01T00:00:00 to 2030-01-02T00:00:00" in text
     assert text.split("Principals:")[1].split("Critical")[0].split() == ["hpcuser", "clouduser"]
+
+
+def test_daemon_folders_are_closed_to_other_users(settings):
+    folder = files.state_folder(settings)
+    files.prepare(settings, folder)
+    closed = ("log", "etc/secrets", "state/mlflow", "state/redis", "state/prometheus")
+    assert {mode(folder / name) for name in closed} == {0o700}
+    assert mode(folder) & 0o066 == 0
+
+
+def test_state_folder_created_by_somebody_else_in_between_is_refused(settings, monkeypatch):
+    """The folder is looked at after it was created, so an earlier look cannot be outrun."""
+    settings.sandbox_dir.mkdir()
+    monkeypatch.setattr(files.Path, "exists", lambda path: False)
+    monkeypatch.setattr(files.os, "getuid", lambda: 4242)
+    with pytest.raises(UsageError, match="it belongs to"):
+        files.state_folder(settings)
+
+
+def test_prometheus_password_hash_is_bcrypt(settings):
+    import bcrypt
+
+    folder = files.state_folder(settings)
+    values = files.prepare(settings, folder)
+    password, digest = values["PROMETHEUS_PASSWORD"], values["PROMETHEUS_HASH"]
+    assert digest.startswith("$2b$04$")
+    assert bcrypt.checkpw(password.encode(), digest.encode())
+    assert digest in (folder / "etc" / "prometheus_web.yml").read_text()
+
+
+def test_symlink_in_place_of_the_tunnel_users_keys_is_refused(settings, short):
+    """The account of the tunnel keys must not choose which file changes its owner."""
+    folder = files.state_folder(settings)
+    values = files.prepare(settings, folder)
+    victim = short / "victim"
+    victim.write_text("private")
+    victim.chmod(0o600)
+    names = folder / "home" / values["TUNNEL_HOME"] / ".ssh" / "authorized_keys"
+    names.unlink()
+    names.symlink_to(victim)
+    with pytest.raises(UsageError, match=r"\.ssh/authorized_keys cannot be used"):
+        files.prepare(settings, folder)
+    assert (mode(victim), victim.read_text()) == (0o600, "private")
+
+
+def test_software_folder_of_another_user_is_refused(settings, monkeypatch, short):
+    """Its programs are executed: an earlier mkdir by somebody else must not count."""
+    theirs = short / "apps"
+    theirs.mkdir(mode=0o777)
+    theirs.chmod(0o777)
+    monkeypatch.setattr(files, "Path", lambda name: theirs)
+    with pytest.raises(UsageError, match="other users can write to it"):
+        files.apps_folder()

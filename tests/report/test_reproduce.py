@@ -1,7 +1,7 @@
 """What `make reproduce` runs, and what it says where the sandbox cannot be had."""
 
 import pytest
-from kit_sandbox import sandbox
+from kit_sandbox import commands as sandbox
 
 from kit.base import settings
 from kit.base.errors import Busy, UsageError

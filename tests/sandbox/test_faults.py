@@ -1,4 +1,4 @@
-"""What goes wrong with a sandbox, done to it on purpose: each time it says so or mends itself."""
+"""Faults of the sandbox, seeded one by one: each is repaired or reported."""
 
 import json
 import os
@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from kit_sandbox import processes as sandbox_processes
-from kit_sandbox import supervisor as sandbox_supervisor
+from kit_sandbox import processes
+from kit_sandbox.supervisor import control
 from sandbox_command import kit_sandbox
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
@@ -88,7 +88,7 @@ def test_a_killed_service_is_started_again_and_its_data_is_kept(folder):
 
 
 def test_a_stopped_service_is_down_in_status_with_exit_code_three(folder):
-    supervisor = sandbox_supervisor.control(folder)
+    supervisor = control(folder)
     supervisor.stopProcess("prometheus")
     try:
         done = kit_sandbox("status")
@@ -115,7 +115,7 @@ def running(ssh, script):
 
 def test_a_job_outlives_the_controller_that_was_away(folder, ssh):
     _, state = running(ssh, "#!/bin/bash\nwhile [ ! -e over ]; do sleep 0.2; done\nrm over\n")
-    supervisor = sandbox_supervisor.control(folder)
+    supervisor = control(folder)
     supervisor.stopProcess("slurmctld")
     try:
         ssh("touch over; while [ -e over ]; do sleep 0.2; done")
@@ -130,9 +130,9 @@ def test_a_job_outlives_the_controller_that_was_away(folder, ssh):
 def test_after_a_killed_supervisor_there_are_no_double_daemons_and_jobs_go_on(folder, ssh):
     job, state = running(ssh, "#!/bin/bash\nsleep 60\n")
     before = status()
-    (supervisor,) = [s for s in sandbox_processes.supervisors() if s.folder == folder]
+    (supervisor,) = [s for s in processes.supervisors() if s.folder == folder]
     os.kill(supervisor.process.pid, signal.SIGKILL)
-    wait_until(lambda: not supervisor.process.alive, within=5)
+    wait_until(lambda: not processes.is_alive(supervisor.process), within=5)
     done = kit_sandbox("status")
     assert done.returncode == 3, "nobody watches over the services"
     done = kit_sandbox("up")
@@ -141,14 +141,14 @@ def test_after_a_killed_supervisor_there_are_no_double_daemons_and_jobs_go_on(fo
     for name, row in status().items():
         old = before[name]["pid"]
         assert row["pid"] != old
-        assert sandbox_processes.process(old) is None, f"two of {name}"
+        assert processes.live_process(old) is None, f"two of {name}"
     assert ssh(state) == "RUNNING"
     ssh(f"scancel {job}")
 
 
 def test_down_ends_jobs_and_leaves_no_process(folder, ssh, stopped_after_a_job):
     assert of_this_sandbox(folder) == []
-    assert sandbox_processes.process(stopped_after_a_job) is None
+    assert processes.live_process(stopped_after_a_job) is None
     done = kit_sandbox("status")
     assert done.returncode == 3
     assert done.stdout.count(" NO ") >= 16
@@ -160,7 +160,7 @@ def stopped_after_a_job(ssh, request):
     script = "#!/bin/bash\ntrap '' TERM\necho $$ >pid\nwhile :; do sleep 1; done\n"
     job = ssh("rm -f pid; sbatch --parsable -p small -t 2", input=script)
     pid = int(wait_until(lambda: ssh("cat pid 2>/dev/null || :"), within=10))
-    assert sandbox_processes.process(pid)
+    assert processes.live_process(pid)
     begin = time.monotonic()
     request.getfixturevalue("stopped")
     assert time.monotonic() - begin < 10, f"job {job} held it up"
@@ -196,7 +196,7 @@ def test_a_sandbox_elsewhere_starts_cold_is_seen_by_others_and_wiped(stopped):
         refused = kit_sandbox("up")
         assert refused.returncode == 1
         assert f"folder {other}" in refused.stderr
-        assert f"user {sandbox_processes.user_name(os.getuid())}" in refused.stderr
+        assert f"user {processes.user_name(os.getuid())}" in refused.stderr
         begin = time.monotonic()
         done = kit_sandbox("down", "--wipe", env=environ)
         assert done.returncode == 0, done.stderr

@@ -9,8 +9,8 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
+from kit_sandbox import commands
 from kit_sandbox import files as sandbox_files
-from kit_sandbox import sandbox
 from kit_sandbox.services import Service
 from sandbox_command import kit_sandbox
 
@@ -153,7 +153,7 @@ def test_the_table_shows_what_is_down_and_the_sum():
         Service("redis", True, 0.0123, "PONG", "running", 42, 0.0, "127.0.0.1", 6379, 12_000_000),
         Service("rgw", False, 0.0, "not running", "stopped"),
     ]
-    lines = sandbox.render(services).splitlines()
+    lines = commands.table(services).splitlines()
     assert lines[1].split() == (
         ["redis", "yes", lines[1].split()[2], "42", "127.0.0.1:6379", "12", "0.01", "PONG"]
     )

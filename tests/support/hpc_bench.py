@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from idx_files import real_or_stand_in
-from kit_sandbox.files import users
+from kit_sandbox.files import account_names
 from slurm_site import until
 
 from kit.base import settings
@@ -22,7 +22,7 @@ from kit.submitter import env as hpc_env
 from kit.submitter.loop import run_loop as loop
 from kit.submitter.loop import submitter_for
 
-USER = users()[0]
+USER = account_names()[0]
 OURS = r"kit\.ray_main|kit\.ray_driver|raylet/raylet|gcs_server|ssh .*-R"
 
 

@@ -18,7 +18,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from kit_sandbox.files import users
+from kit_sandbox.files import account_names
 from kit_sandbox.supervisor import control
 from private_sshd import PrivateSshd, free_port
 
@@ -107,7 +107,7 @@ class SlurmSite:
     def __init__(self):
         self.settings = settings.load("sandbox")
         self.state = self.settings.sandbox_dir
-        self.user = users()[0]
+        self.user = account_names()[0]
         self.folder = Path(tempfile.mkdtemp(prefix="kit-faults-", dir="/var/tmp"))
         self.folder.chmod(0o755)
         (self.folder / "bin").mkdir()

@@ -1,4 +1,4 @@
-"""The install step of the sandbox: Debian packages, accounts, Python software; what is missing."""
+"""The install step of the sandbox: Debian packages, accounts, Python software."""
 
 import hashlib
 import os
@@ -15,21 +15,23 @@ import click
 
 from kit.base.errors import CommandFailed, UsageError
 from kit.base.settings import ROOT
-from kit_sandbox.files import SOURCE, apps_folder, users
+from kit_sandbox.files import SOURCE, account_names, apps_folder
+from kit_sandbox.folders import check_owner
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 POLICY = Path("/usr/sbin/policy-rc.d")
 POLICY_TEXT = "#!/bin/sh\n# Written by `kit sandbox up` while it installs packages.\nexit 101\n"
 # the links in these are what systemd or a System V init starts at boot
 ENABLED = (Path("/etc/systemd/system"), *(Path(f"/etc/rc{level}.d") for level in "2345"))
+APPS = ("pytorch", "keystone")
 ACCOUNT_MARK = "Cloud-HPC kit sandbox"
-# RFC 5737: an address that is nobody's; on the loopback interface it leads nowhere
-LENT = "192.0.2.1/32"
-TARGET = "/usr/bin/python3"  # other users cannot run a Python that lives in a private home
+# RFC 5737: an address for examples; on the loopback interface it leads nowhere
+LENT_ADDRESS = "192.0.2.1/32"
+PYTHON = "/usr/bin/python3"  # other users cannot run a Python that lives in a private home
 
 
 def missing_packages() -> list[str]:
-    """Name the packages of apt.txt that are not installed."""
+    """List the packages of apt.txt that are not installed."""
     lines = (SOURCE / "apt.txt").read_text().splitlines()
     wanted = [line for line in lines if line and not line.startswith("#")]
     if not shutil.which("dpkg-query"):
@@ -45,12 +47,12 @@ def missing_packages() -> list[str]:
 
 
 def missing_accounts() -> list[str]:
-    """Name the accounts that only root can make; an ordinary user needs none.
+    """List the accounts to create, which only root can; an ordinary user needs none.
 
-    Raises UsageError for an account of that name that is somebody's.
+    Raises UsageError for an account of that name that the sandbox did not create.
     """
     names = []
-    for name in users() if os.getuid() == 0 else ():
+    for name in account_names() if os.getuid() == 0 else ():
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
@@ -66,12 +68,15 @@ def missing_accounts() -> list[str]:
 
 
 def missing_apps() -> list[str]:
-    """Name the Python environments that are absent or made from another list of packages."""
+    """List the Python environments that are absent or were made from another list of packages.
+
+    Raises UsageError for one that somebody else could have written: it would be executed.
+    """
     apps = apps_folder()
-    return [name for name in ("pytorch", "keystone") if _stamp(apps, name) != _wanted(name)]
+    return [name for name in APPS if _stamp(apps, name) != _expected_stamp(name)]
 
 
-def _wanted(name: str) -> str:
+def _expected_stamp(name: str) -> str:
     source = _requirements(name)
     return hashlib.sha256(source.read_bytes()).hexdigest() if source.exists() else ""
 
@@ -81,14 +86,17 @@ def _requirements(name: str) -> Path:
 
 
 def _stamp(apps: Path, name: str) -> str:
+    if os.path.lexists(apps / name):
+        step = f"remove {apps / name}, then start the sandbox again"
+        check_owner(apps / name, apps.lstat().st_uid, step)
     stamp = apps / name / ".complete"
     return stamp.read_text() if stamp.exists() else ""
 
 
-def install(say: Say) -> None:
-    """Install what is missing, after asking (not under CI or with KIT_SANDBOX_INSTALL=yes).
+def install(report: Report) -> None:
+    """Install what is missing, after asking (unless CI or KIT_SANDBOX_INSTALL=yes is set).
 
-    Raises UsageError when packages are missing and this is not root.
+    Raises UsageError if packages are missing and this is not root.
     """
     packages, accounts, apps = missing_packages(), missing_accounts(), missing_apps()
     if packages and os.getuid() != 0:
@@ -100,44 +108,44 @@ def install(say: Say) -> None:
     if packages or accounts:
         _ask(packages, accounts)
     if packages:
-        say(f"installing {len(packages)} Debian packages: {' '.join(packages)}")
+        report(f"installing {len(packages)} Debian packages: {' '.join(packages)}")
         _packages(packages)
     for name in accounts:
-        say(f"making the account {name}")
+        report(f"creating the account {name}")
         _call(["useradd", "--no-create-home", "--shell", "/bin/bash", "-c", ACCOUNT_MARK, name])
         _call(["usermod", "-p", "*", name])  # sshd without PAM refuses a locked account
     for name in apps:
-        say(f"installing the Python packages of {name} into {apps_folder() / name} …")
+        report(f"installing the Python packages of {name} into {apps_folder() / name} …")
         _environment(name)
 
 
 def account_uids() -> list[int]:
-    """The uids of the sandbox's own accounts; none for an ordinary user, whose own they are."""
-    return [pwd.getpwnam(name).pw_uid for name in users()] if os.getuid() == 0 else []
+    """List the uids of the sandbox's own accounts; an ordinary user has none."""
+    return [pwd.getpwnam(name).pw_uid for name in account_names()] if os.getuid() == 0 else []
 
 
 def adopt_homes(folder: Path) -> None:
-    """Let the accounts' homes be below this state folder (root only)."""
-    for name in users() if os.getuid() == 0 else ():
+    """Move the accounts' homes below this state folder (root only)."""
+    for name in account_names() if os.getuid() == 0 else ():
         home = str(folder / "home" / name)
         if pwd.getpwnam(name).pw_dir != home:
             _call(["usermod", "-d", home, name])
 
 
-def lend_address(folder: Path, say: Say) -> None:
-    """Give a machine that is off every network an address, so that Slurm can look up its own.
+def lend_address(folder: Path, report: Report) -> None:
+    """Add an address to a machine without a network, so that Slurm can look up its own.
 
-    Slurm 22.05 asks with AI_ADDRCONFIG, and getaddrinfo(3) then answers nothing while loopback
-    addresses are all there are. Raises UsageError when that needs root.
+    Slurm 22.05 asks with AI_ADDRCONFIG, and getaddrinfo(3) then returns nothing while there are
+    loopback addresses only. Raises UsageError if that needs root.
     """
     try:
         socket.getaddrinfo("127.0.0.1", 1, socket.AF_INET, flags=socket.AI_ADDRCONFIG)
     except socket.gaierror as err:
-        argv = ["ip", "address", "add", LENT, "dev", "lo"]
+        argv = ["ip", "address", "add", LENT_ADDRESS, "dev", "lo"]
         if os.getuid() != 0:
-            tried = "Slurm finds no host by its address while this machine is off every network"
+            tried = "Slurm finds no host by its address on a machine without a network"
             raise UsageError(tried, str(err), f"sudo {' '.join(argv)}") from err
-        say(f"off every network: {LENT} is added to the loopback interface until `down`")
+        report(f"no network: {LENT_ADDRESS} is added to the loopback interface until `down`")
         (folder / "run" / "lent-address").touch()
         _call(argv)
 
@@ -147,7 +155,7 @@ def take_back_address(folder: Path) -> None:
     mark = folder / "run" / "lent-address"
     if mark.exists():
         # it may be gone: the machine was restarted since
-        subprocess.run(["ip", "address", "del", LENT, "dev", "lo"], capture_output=True)
+        subprocess.run(["ip", "address", "del", LENT_ADDRESS, "dev", "lo"], capture_output=True)
         mark.unlink()
 
 
@@ -172,7 +180,7 @@ def _call(argv: list[str]) -> None:
 
 
 def _packages(names: list[str]) -> None:
-    """Run apt-get; no daemon is started and no unit stays enabled that was not there before."""
+    """Run apt-get; no daemon is started, and no unit stays enabled that was not before."""
     apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=150"]
     before = _boot_links()
     with no_daemon_starts(POLICY):
@@ -190,7 +198,7 @@ def _boot_links() -> set[Path]:
 
 @contextmanager
 def no_daemon_starts(policy: Path) -> Iterator[None]:
-    """Forbid daemon starts by packages for a while; a policy that was there is left alone."""
+    """Forbid daemon starts by packages in a block; an existing policy is left alone."""
     if policy.exists():
         yield
         return
@@ -204,15 +212,14 @@ def no_daemon_starts(policy: Path) -> Iterator[None]:
 
 
 def _environment(name: str) -> None:
-    """Make a venv with exactly the packages of a list; an unfinished one is made anew."""
-    apps = apps_folder()
-    apps.mkdir(mode=0o755, exist_ok=True)
-    target = apps / name
+    """Create a venv with exactly the packages of a list; an unfinished one is created again."""
+    target = apps_folder() / name
     shutil.rmtree(target, ignore_errors=True)
-    _call([TARGET, "-m", "venv", str(target)])
+    _call([PYTHON, "-m", "venv", str(target)])
     pip = [str(target / "bin" / "python"), "-m", "pip", "install", "-q"]
     pip += ["--disable-pip-version-check", "--no-deps", "-r", str(_requirements(name))]
     if name == "pytorch":
         pip += ["-c", str(ROOT / "requirements.lock")]
     _call(pip)
-    (target / ".complete").write_text(_wanted(name))
+    target.chmod(0o755)
+    (target / ".complete").write_text(_expected_stamp(name))

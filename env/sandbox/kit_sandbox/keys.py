@@ -1,4 +1,7 @@
-"""Keys and certificates of a sandbox: ssh, its user CA, TLS, munge; made once, modes always."""
+"""Keys and certificates of a sandbox: ssh, its user CA, TLS, munge.
+
+They are created once; their modes are set at every start.
+"""
 
 import os
 import secrets
@@ -8,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kit.base.errors import CommandFailed
+from kit_sandbox.folders import give
 
 CERTIFICATE_HOURS = 24  # as long as a centre's certificate lives
 
 
-def private(path: Path, text: str | bytes) -> None:
-    """Write a file that only its owner reads, by rename."""
+def write_private(path: Path, text: str | bytes) -> None:
+    """Write a file that only its owner can read, by rename."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     data = text.encode() if isinstance(text, str) else text
@@ -22,15 +26,15 @@ def private(path: Path, text: str | bytes) -> None:
     new.replace(path)
 
 
-def make(folder: Path, values: Mapping[str, str]) -> None:
-    """Make what is missing below `folder` and put right the modes of what is there.
+def create(folder: Path, values: Mapping[str, str]) -> None:
+    """Create what is missing below `folder` and set the modes of what is there.
 
     `values` are the variables of the sandbox. Raises CommandFailed with what ssh-keygen or
     openssl said.
     """
     etc = folder / "etc"
     if not (etc / "munge.key").exists():
-        private(etc / "munge.key", secrets.token_bytes(1024))
+        write_private(etc / "munge.key", secrets.token_bytes(1024))
     (etc / "munge.key").chmod(0o600)  # munged refuses to start when others may read it
     for name in ("id", "user_ca", "login_host", "cloud_host"):
         if not (etc / "ssh" / name).exists():
@@ -80,35 +84,38 @@ def _known_hosts(etc: Path, values: Mapping[str, str]) -> None:
 
 
 def _homes(folder: Path, values: Mapping[str, str]) -> None:
-    """Make the homes of the sandbox's own accounts and the project folders."""
+    """Create the homes of the sandbox's own accounts and the project folders."""
     hpc, cloud, tunnel = (values[key] for key in ("HPC_USER", "CLOUD_USER", "TUNNEL_USER"))
-    owners = {folder / "home" / hpc: hpc, folder / "home" / cloud: cloud}
-    owners[folder / "home" / values["TUNNEL_HOME"]] = tunnel
+    home = f"home/{values['TUNNEL_HOME']}"
+    give(folder, f"home/{hpc}", hpc, 0o700)
+    give(folder, f"home/{cloud}", cloud, 0o700)
+    give(folder, home, tunnel, 0o755)
     # the keys of the tunnel user are written by the VM's administrator and read by sshd
-    owners[folder / "home" / values["TUNNEL_HOME"] / ".ssh"] = cloud
+    give(folder, f"{home}/.ssh", cloud, 0o755)
+    give(folder, f"{home}/.ssh/authorized_keys", cloud, 0o644, file=True)
     for project in values["PROJECTS"].split():
-        owners[folder / "projappl" / project] = hpc
-    for path, owner in owners.items():
-        path.mkdir(parents=True, exist_ok=True)
-        if os.getuid() == 0:
-            shutil.chown(path, owner, owner)
-        path.chmod(0o755 if path.name in (".ssh", values["TUNNEL_HOME"]) else 0o700)
-    keys = folder / "home" / values["TUNNEL_HOME"] / ".ssh" / "authorized_keys"
-    keys.touch()
-    if os.getuid() == 0:
-        shutil.chown(keys, cloud, cloud)
+        give(folder, f"projappl/{project}", hpc, 0o700)
 
 
 def _tls(etc: Path) -> None:
-    """Make a CA and, signed by it, the certificate of the object store."""
+    """Create a CA and, signed by it, the certificate of the object store."""
     if (etc / "rgw.crt").exists():
         return
     new_key = ("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
     _call(
-        *new_key, "-x509", "-days", "3650", "-subj", "/CN=Cloud-HPC kit sandbox CA", *usage,
-        "-keyout", etc / "ca.key", "-out", etc / "ca.crt",
-    )  # fmt: skip
+        *new_key,
+        "-x509",
+        "-days",
+        "3650",
+        "-subj",
+        "/CN=Cloud-HPC kit sandbox CA",
+        *usage,
+        "-keyout",
+        etc / "ca.key",
+        "-out",
+        etc / "ca.crt",
+    )
     _call(*new_key, "-subj", "/CN=localhost", "-keyout", etc / "rgw.key", "-out", etc / "rgw.csr")
     extensions = etc / "rgw.ext"
     extensions.write_text(
@@ -117,9 +124,23 @@ def _tls(etc: Path) -> None:
     )
     signed = etc / "rgw.crt.new"
     _call(
-        "openssl", "x509", "-req", "-in", etc / "rgw.csr", "-days", "3650", "-extfile", extensions,
-        "-CA", etc / "ca.crt", "-CAkey", etc / "ca.key", "-CAcreateserial", "-out", signed,
-    )  # fmt: skip
+        "openssl",
+        "x509",
+        "-req",
+        "-in",
+        etc / "rgw.csr",
+        "-days",
+        "3650",
+        "-extfile",
+        extensions,
+        "-CA",
+        etc / "ca.crt",
+        "-CAkey",
+        etc / "ca.key",
+        "-CAcreateserial",
+        "-out",
+        signed,
+    )
     for key in (etc / "ca.key", etc / "rgw.key"):
         key.chmod(0o600)
     signed.replace(etc / "rgw.crt")

@@ -1,8 +1,8 @@
 """The one process above all services of a sandbox: supervisord as a subreaper.
 
-Orphans (a batch job's processes, ssh connections) come to it and not to pid 1, so that `down`
-finds every process and nobody leaves zombies behind. Run as `python -m kit_sandbox.supervisor
---configuration FILE`; it never forks into the background itself.
+Orphans (a batch job's processes, ssh connections) become its children and not those of pid 1, so
+that `down` finds every process and no zombies stay. Run as `python -m kit_sandbox.supervisor
+--configuration FILE`; it never goes into the background itself.
 """
 
 import ctypes
@@ -17,13 +17,13 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def main() -> None:
-    """Become supervisord."""
+    """Run supervisord in this process."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     from supervisor import supervisord
 
-    os.umask(0o022)
+    os.umask(0o077)  # `svc` opens what other accounts need
     supervisord.main(sys.argv[1:])
 
 
@@ -61,16 +61,18 @@ stdout_logfile_backups=1
 
 
 def config(values: Mapping[str, str], programs: Sequence[str]) -> str:
-    """Write supervisord.conf: all programs start at once, each waits for what it needs."""
+    """Return supervisord.conf: all programs start at once, each waits for what it needs."""
     parts = [HEAD.format(**values)]
     for number, name in enumerate(programs):
-        wait = 1 if name.startswith("slurmd-") else 5  # slurmd waits for its jobs, killed or not
+        wait = (
+            1 if name.startswith("slurmd-") else 5
+        )  # slurmd waits for its jobs, also for killed ones
         parts.append(PROGRAM.format(name=name, priority=10 * (number + 1), wait=wait, **values))
     return "".join(parts)
 
 
 def control(folder: Path) -> Any:
-    """Give supervisord's XML-RPC interface (http://supervisord.org/api.html) of this sandbox."""
+    """Return supervisord's XML-RPC interface (http://supervisord.org/api.html) of a sandbox."""
     from supervisor.xmlrpc import SupervisorTransport
 
     transport = SupervisorTransport(None, None, f"unix://{folder}/run/supervisor.sock")

@@ -1,0 +1,262 @@
+"""`kit sandbox`: start, stop and show the services on this machine."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import psutil
+from tabulate import tabulate
+
+from kit.base.errors import Busy
+from kit.base.ports import port_holders
+from kit.base.settings import Settings, load
+from kit_sandbox import files, install, keys, processes, services
+from kit_sandbox.files import PLACES, PROGRAMS
+from kit_sandbox.services import Report, Service
+
+
+def up(settings: Settings, report: Report) -> None:
+    """Start every service and wait until each health check passes; safe to call again.
+
+    Raises UsageError (something to install, a folder that cannot be used), Busy (a port is
+    taken, another sandbox runs) and KitError if a service does not become healthy.
+    """
+    folder = files.state_folder(settings)
+    _refuse_other_sandbox(folder)
+    with _exclusive(folder):
+        if services.supervisor(folder) is None:
+            _end_leftovers(folder, report)
+            _refuse_taken_ports(settings)
+            install.install(report)
+            install.adopt_homes(folder)
+            files.prepare(settings, folder)
+            install.lend_address(folder, report)
+            services.start(folder)
+        else:
+            services.refuse_other_version(folder)
+            services.start_stopped(folder, report)
+        keys.sign(folder, *files.account_names()[:2])
+        services.wait(folder, report)
+
+
+def down(settings: Settings, wipe: bool, report: Report) -> None:
+    """Cancel the jobs, stop every process; with `wipe` remove the state folder as well."""
+    folder = settings.sandbox_dir.absolute()
+    if not (folder / files.MARKER).exists():
+        report(f"there is no sandbox in {folder}")
+        return
+    folder = files.state_folder(settings)
+    with _exclusive(folder):
+        supervisor = services.supervisor(folder)
+        if supervisor is not None:
+            _cancel_jobs(folder, report)
+            below = processes.descendants(supervisor)
+            # jobs that are still there: slurmd would wait for them
+            processes.end(services.orphans(folder, supervisor), grace_s=0.5)
+            services.stop_programs(folder, report)
+            processes.end([supervisor], grace_s=5)
+            processes.end(below, grace_s=2)
+        _end_leftovers(folder, report)
+        if os.getuid() == 0:
+            processes.end(processes.owned_by(install.account_uids()), 2)
+            install.take_back_address(folder)
+    if wipe:
+        shutil.rmtree(folder)
+    report(f"down; {'removed' if wipe else 'kept'} {folder}")
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Run one `up` or `down` of this folder at a time; the others wait."""
+    with open(folder / files.MARKER, "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _refuse_other_sandbox(folder: Path) -> None:
+    for other in processes.supervisors():
+        if other.folder != folder:
+            raise Busy(
+                "another sandbox is running on this machine",
+                f"user {other.user}, folder {other.folder}, pid {other.process.pid}",
+                f"use it with KIT_SANDBOX_DIR={other.folder}, or stop it: kit sandbox down",
+            )
+
+
+def _refuse_taken_ports(settings: Settings) -> None:
+    places = {files.place_of(settings, name): (program, name) for program, name in PLACES.items()}
+    for (address, port), holder in port_holders(places).items():
+        program, name = places[address, port]
+        raise Busy(
+            f"port {port} on {address}, which {program} needs, is taken",
+            f"by {holder}",
+            f"stop that, or change {name}'s port in env/sites/{settings.profile}.toml",
+        )
+
+
+def _end_leftovers(folder: Path, report: Report) -> None:
+    """End the daemons that a killed supervisor left; running jobs are left to the next slurmd."""
+    left: list[psutil.Process] = []
+    for record in (folder / "run" / "pids").glob("*"):
+        words = record.read_text().split()
+        process = processes.live_process(int(words[0])) if len(words) == 2 else None
+        if process and processes.start_ticks(process) == int(words[1]):
+            left += [process, *processes.descendants(process)]
+        record.unlink()
+    if left:
+        report(f"ending {len(left)} processes that a killed supervisor left behind")
+        processes.end(left)
+
+
+def _cancel_jobs(folder: Path, report: Report) -> None:
+    """Cancel all jobs and wait a few seconds for them to end."""
+    environ = services.environment(folder)
+    environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
+    user = f"--user={files.account_names()[0]}"
+    try:
+        subprocess.run(["scancel", user], env=environ, capture_output=True, timeout=3)
+        for _ in range(12):
+            queue = subprocess.run(["squeue", "-h"], env=environ, capture_output=True, timeout=3)
+            if not queue.stdout.strip():
+                return
+            time.sleep(0.2)
+        report("some jobs did not end in time; their processes are killed")
+    except subprocess.TimeoutExpired:
+        report("slurmctld does not answer; the jobs' processes are killed")
+
+
+@click.group()
+def group() -> None:
+    """Start and stop the local services.
+
+    They are Allas, a Slurm site, a cloud VM, MLflow, Redis, Prometheus and the kit's own services,
+    started from the checkout that this command is called from.
+
+    \b
+    Example:
+    kit sandbox up
+    """
+
+
+@group.command("up")
+@click.option("--profile", help="The profile with their addresses (default: sandbox).")
+def up_command(profile: str | None) -> None:
+    """Start all services.
+
+    The command returns when each of them passes its health check.
+
+    \b
+    Example:
+    kit sandbox up
+    """
+    settings = load(profile or "sandbox")
+    begin = time.monotonic()
+    up(settings, _report)
+    _report(f"the sandbox is up ({time.monotonic() - begin:.1f} s) in {settings.sandbox_dir}")
+
+
+@group.command("down")
+@click.option("--wipe", is_flag=True, help="Also remove its files (default: keep them).")
+def down_command(wipe: bool) -> None:
+    """Cancel all jobs and stop all services.
+
+    \b
+    Example:
+    kit sandbox down --wipe
+    """
+    down(load("sandbox"), wipe, _report)
+
+
+@group.command("install")
+def install_command() -> None:
+    """Install what is missing, start nothing.
+
+    \b
+    Example:
+    sudo KIT_SANDBOX_INSTALL=yes kit sandbox install
+    """
+    install.install(_report)
+
+
+@group.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: services, hpc, files.")
+@click.pass_context
+def status_command(ctx: click.Context, as_json: bool) -> None:
+    """Check each service.
+
+    Exit code 3 when one is down.
+
+    \b
+    Example:
+    kit sandbox status --json
+    """
+    settings = load("sandbox")
+    services.refuse_other_version(settings.sandbox_dir)
+    rows = services.status(settings)
+    if as_json:
+        site = asdict(settings.hpc) if settings.hpc else {}
+        document = {"services": [asdict(row) for row in rows], "hpc": site}
+        click.echo(json.dumps(document | {"files": services.files(settings.sandbox_dir)}))
+    else:
+        click.echo(table(rows))
+    ctx.exit(0 if all(row.up for row in rows) else 3)
+
+
+@group.command("logs")
+@click.argument("name", type=click.Choice(PROGRAMS))
+@click.option(
+    "-n", "lines", default=40, type=click.IntRange(1), show_default=True, help="Number of lines."
+)
+def logs_command(name: str, lines: int) -> None:
+    """Show the end of a service's logs.
+
+    These are its output and its own log file.
+
+    \b
+    Example:
+    kit sandbox logs mlflow -n 100
+    """
+    for path, text in logs(load("sandbox"), name, lines):
+        click.echo(f"== {path}\n{text}")
+
+
+def table(rows: list[Service]) -> str:
+    """Return the services as a table; memory in MB (10^6 bytes)."""
+    header = ("service", "up", "since", "pid", "address", "MB", "check s", "answer")
+    cells = [_cells(row) for row in rows]
+    text = tabulate(cells, header, tablefmt="plain", disable_numparse=True)
+    return f"{text}\n{sum(row.rss for row in rows) / 1e6:.0f} MB resident in all"
+
+
+def _cells(row: Service) -> tuple[str, ...]:
+    return (
+        row.name,
+        "yes" if row.up else "NO",
+        time.strftime("%H:%M:%S", time.localtime(row.since)) if row.since else "-",
+        str(row.pid or "-"),
+        f"{row.address}:{row.port}" if row.port else "-",
+        f"{row.rss / 1e6:.0f}",
+        f"{row.health_s:.2f}",
+        row.answer,
+    )
+
+
+def logs(settings: Settings, name: str, lines: int = 40) -> Iterator[tuple[Path, str]]:
+    """Yield the last lines of each file that a service writes: (path, text)."""
+    folder = settings.sandbox_dir / "log"
+    for path in (folder / f"{name}.out", folder / f"{name.replace('slurmd-', 'slurmd.')}.log"):
+        if path.exists():
+            text = path.read_text(errors="replace")
+            yield path, "\n".join(text.splitlines()[-lines:])
+
+
+def _report(text: str) -> None:
+    click.echo(f"kit sandbox: {text}", err=True)
