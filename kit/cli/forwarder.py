@@ -1,125 +1,159 @@
-"""The commands of the forwarder: `kit forwarder [face|worker|flower]`."""
+"""The commands of the forwarder: `kit forwarder [api|worker|flower]`."""
 
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-PROFILE = click.option("--profile", help="The site profile (default: KIT_PROFILE, else sandbox).")
-ADDRESS = click.option("--address", default="127.0.0.1", help="Where it listens.",
-                       show_default=True)  # fmt: skip
-
-Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+from kit.cli.options import address_option, port_option, profile_option, warn_renamed
 
 
-def _port(default: int, name: str = "--port") -> Option:
-    return click.option(name, default=default, type=click.IntRange(1, 65535), show_default=True)
+class ForwarderGroup(click.Group):
+    """The group of the forwarder; it accepts the old name of `kit forwarder api`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is called, by its present or its old name."""
+        if args and args[0] == "face":
+            warn_renamed("kit forwarder face", "kit forwarder api")
+            args = ["api", *args[1:]]
+        return super().resolve_command(ctx, args)
 
 
-@click.group("forwarder", invoke_without_command=True)
-@PROFILE
-@click.option("--once", is_flag=True, help="Do one pass, print the gauges and end.")
-@ADDRESS
-@_port(6502)
-@_port(6500, "--face-port")
+@click.group("forwarder", cls=ForwarderGroup, invoke_without_command=True)
+@profile_option
+@click.option("--once", is_flag=True, help="Do one pass, print the gauges and exit.")
+@address_option
+@port_option(6502)
+@port_option(6500, "--api-port", "--face-port")
 @click.pass_context
 def forwarder_group(
-    ctx: click.Context, profile: str | None, once: bool, address: str, port: int, face_port: int
+    ctx: click.Context, profile: str | None, once: bool, address: str, port: int, api_port: int
 ) -> None:
-    """Be the forwarder of a profile: show what runs left as gauges; with a list of people
-    (KIT_FORWARDER_PEOPLE) also take their requests. Needs no Redis."""
+    """Run the metrics and request service.
+
+    Collects what runs left in the object store into Prometheus gauges and serves them. With a
+    list of people (KIT_FORWARDER_PEOPLE) it also serves the HTTP API that accepts run requests.
+
+    \b
+    Example:
+      kit forwarder --profile sandbox --once
+    """
     if ctx.invoked_subcommand:
         return
-    from kit.forwarder import collect as forwarder
+    from kit.forwarder import collect
 
-    loaded, known, ours = _opened(profile)
+    settings, people, forwarder = _open(profile)
     if once:
-        for problem in ours.once():
+        for problem in forwarder.once():
             click.echo(f"kit: left out: {problem}", err=True)
-        click.echo(ours.text, nl=False)
+        click.echo(forwarder.text, nl=False)
         return
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_gauges(loaded, ours, address, port))
-        if known:
-            stack.enter_context(_face(known, address, face_port))
-        forwarder.run(ours)
+        stack.enter_context(_serve_gauges(settings, forwarder, address, port))
+        if people:
+            stack.enter_context(_serve_api(people, address, api_port))
+        collect.run(forwarder)
 
 
-@forwarder_group.command("face")
-@PROFILE
-@ADDRESS
-@_port(6500)
-def face_command(profile: str | None, address: str, port: int) -> None:
-    """Take the requests of the people in KIT_FORWARDER_PEOPLE, show them their runs."""
-    from kit.base import settings
+@forwarder_group.command("api")
+@profile_option
+@address_option
+@port_option(6500)
+def api_command(profile: str | None, address: str, port: int) -> None:
+    """Serve the HTTP API for run requests.
+
+    Accepts requests of the people in KIT_FORWARDER_PEOPLE and shows them their runs.
+
+    \b
+    Example:
+      kit forwarder api --profile sandbox
+    """
     from kit.base.errors import UsageError
+    from kit.base.settings import load
     from kit.forwarder import people as forwarder_people
 
-    known = forwarder_people.people_of(settings.load(profile))
-    if not known:
-        step = "name them in a file of mode 600, and that with KIT_FORWARDER_PEOPLE"
-        raise UsageError("nobody may ask", "there are no people", step)
-    with _face(known, address, port):
+    people = forwarder_people.people_of(load(profile))
+    if not people:
+        raise UsageError(
+            "serve the HTTP API",
+            "there is nobody who may use it",
+            "list the people in a file of mode 600 and name it in KIT_FORWARDER_PEOPLE",
+        )
+    with _serve_api(people, address, port):
         threading.Event().wait()
 
 
 @forwarder_group.command("worker")
-@PROFILE
-@ADDRESS
-@_port(6502)
+@profile_option
+@address_option
+@port_option(6502)
 @click.pass_context
 def worker_command(ctx: click.Context, profile: str | None, address: str, port: int) -> None:
-    """Do the pass on a schedule as a Celery worker (KIT_FORWARDER_REDIS); serve the gauges."""
-    from kit.forwarder import schedule as forwarder_schedule
+    """Collect gauges on a schedule.
+
+    Runs as a Celery worker on the Redis of KIT_FORWARDER_REDIS and serves the gauges.
+
+    \b
+    Example:
+      kit forwarder worker --profile sandbox
+    """
+    from kit.forwarder import schedule
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-    url = forwarder_schedule.redis_url()
-    loaded, _, ours = _opened(profile)
-    ours.attempt()  # so that the first scrape finds what was there before a restart
-    with _gauges(loaded, ours, address, port):
-        ctx.exit(forwarder_schedule.work(url, ours))
+    url = schedule.redis_url()
+    settings, _, forwarder = _open(profile)
+    forwarder.attempt()  # so that the first scrape has what was there before a restart
+    with _serve_gauges(settings, forwarder, address, port):
+        ctx.exit(schedule.work(url, forwarder))
 
 
 @forwarder_group.command("flower")
-@ADDRESS
-@_port(6501)
+@address_option
+@port_option(6501)
 def flower_command(address: str, port: int) -> None:
-    """Serve Flower, which shows the schedule, to whoever has the login in KIT_FLOWER_LOGIN."""
-    from kit.forwarder import schedule as forwarder_schedule
+    """Serve Flower, the page of the schedule.
 
-    url = forwarder_schedule.redis_url()
-    login = forwarder_schedule.secret_of("KIT_FLOWER_LOGIN", "USER:PASSWORD")
+    Needs the Redis of KIT_FORWARDER_REDIS and the login of KIT_FLOWER_LOGIN.
+
+    \b
+    Example:
+      kit forwarder flower --port 6501
+    """
+    from kit.forwarder import schedule
+
+    url = schedule.redis_url()
+    login = schedule.secret_of("KIT_FLOWER_LOGIN", "USER:PASSWORD")
     click.echo(f"flower: http://{address}:{port}/", err=True)
-    forwarder_schedule.watch(url, login, address, port)
+    schedule.watch(url, login, address, port)
 
 
-def _opened(profile: str | None) -> Any:
-    """Load the profile; give it, who may ask, and its forwarder."""
-    from kit.base import settings
-    from kit.forwarder import collect as forwarder
+def _open(profile: str | None) -> Any:
+    """Load a profile; return the settings, the people who may ask, and the forwarder."""
+    from kit.base.settings import load
+    from kit.forwarder import collect
     from kit.forwarder import people as forwarder_people
 
-    loaded = settings.load(profile)
-    known = forwarder_people.people_of(loaded)
-    names = sorted(each.name for each in known.values())
-    return loaded, known, forwarder.forwarder_for(loaded, names)
+    settings = load(profile)
+    people = forwarder_people.people_of(settings)
+    names = sorted(person.name for person in people.values())
+    return settings, people, collect.forwarder_for(settings, names)
 
 
-def _gauges(loaded: Any, ours: Any, address: str, port: int) -> Any:
+def _serve_gauges(settings: Any, forwarder: Any, address: str, port: int) -> Any:
     from kit.forwarder import services
 
-    app = services.metrics_api(ours, services.api_token(loaded))
-    token = services.api_token_path(loaded)
+    app = services.metrics_api(forwarder, services.api_token(settings))
+    token = services.api_token_path(settings)
     click.echo(f"gauges: http://{address}:{port}/metrics, token in {token}", err=True)
     return services.serve(app, address, port)
 
 
-def _face(known: Any, address: str, port: int) -> Any:
-    from kit.forwarder import api as forwarder_face
-    from kit.forwarder import services
+def _serve_api(people: Any, address: str, port: int) -> Any:
+    from kit.forwarder import api, services
 
-    click.echo(f"face: http://{address}:{port}/docs", err=True)
-    return services.serve(forwarder_face.forwarder_api(known), address, port)
+    click.echo(f"API: http://{address}:{port}/docs", err=True)
+    return services.serve(api.forwarder_api(people), address, port)

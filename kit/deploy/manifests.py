@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-import click
-
-from kit.base.errors import CommandFailed, DataError, KitError, UsageError
-from kit.base.secret import NAMES, read_login, read_private
-from kit.base.settings import ROOT, load
+from kit.base.errors import CommandFailed, DataError, UsageError
+from kit.base.secret import read_private
+from kit.base.settings import ROOT
 
 FOLDER = ROOT / "env" / "platform"
 SOURCE = "https://github.com/OSS-MLOPS-PLATFORM/oss-mlops-platform"
@@ -210,37 +208,3 @@ def _run(argv: list[str]) -> str:
         lines = [line for line in done.stderr.splitlines() if not line.startswith("# Warning")]
         raise CommandFailed(argv, done.returncode, "", "\n".join(lines))
     return done.stdout
-
-
-@click.group("platform")
-def group() -> None:
-    """Make the platform's manifests: upstream's source, passwords, overlays."""
-
-
-@group.command("source")
-def source_command() -> None:
-    """Fetch upstream at the pinned commit, or link KIT_PLATFORM_SOURCE into env/platform."""
-    click.echo(
-        f"upstream at {COMMIT[:12]}: {get_source(os.environ.get('KIT_PLATFORM_SOURCE', ''))}"
-    )
-
-
-@group.command("secrets")
-@click.option("--profile", help="The profile whose store the platform uses.")
-@click.option("--user", default="me", help="Who may ask the forwarder.", show_default=True)
-def secrets_command(profile: str | None, user: str) -> None:
-    """Write the passwords that are missing into env/platform/secrets, mode 600; check all."""
-    login = read_login(load(profile))
-    values = (login.username, login.password.reveal(), login.domain, login.project)
-    if any("'" in value or "\n" in value for value in values):
-        raise KitError("write the store's login", "a quote in it", "write store.env by hand")
-    text = "".join(f"{name}='{value}'\n" for name, value in zip(NAMES, values, strict=True))
-    for path in write_secrets(FOLDER / "secrets", text, user):
-        click.echo(f"{path}: in order")
-
-
-@group.command("build")
-@click.argument("name", type=click.Choice(ENVIRONMENTS), metavar="ENVIRONMENT")
-def build_command(name: str) -> None:
-    """Print the manifests of an environment, to be piped into `kubectl apply -f -`."""
-    click.echo(build(name))

@@ -155,5 +155,5 @@ def refuse_taken(rows: Sequence[Forward]) -> None:
         if (row.bind, row.port) in held
     ]
     if taken:
-        step = "end that program, or listen elsewhere: kit forward --bind 127.0.0.2"
+        step = "end that program, or listen elsewhere: kit port-forward --bind 127.0.0.2"
         raise Busy(f"{len(taken)} port(s) on {rows[0].bind} are taken", "; ".join(taken), step)

@@ -2,15 +2,11 @@
 
 import shlex
 from decimal import Decimal
-from pathlib import Path
-
-import click
 
 from kit.base.errors import UsageError
 from kit.base.settings import Settings
 from kit.billing import rates as billing
 
-PROFILE = click.option("--profile", help="The site profile (default: KIT_PROFILE, else sandbox).")
 NAME = "kit-platform"
 GROUP = "kit-ssh"
 KEY = "local-cpouta"
@@ -75,45 +71,3 @@ def _price(loaded: Settings, key: str) -> str:
     rate = billing.rate_of(loaded, key)
     value = billing.number(loaded, key, "rate", rate.rate)
     return f"{value:.2f} {rate.kind} {rate.unit} an hour ({rate.source}, {rate.checked})"
-
-
-@click.group("vm")
-def group() -> None:
-    """Plan the cloud VM of a profile and set it up."""
-
-
-@group.command("plan")
-@PROFILE
-def plan_command(profile: str | None) -> None:
-    """Print the OpenStack commands that make the VM, with their price; nothing is done."""
-    from kit.base import settings
-
-    click.echo(text(settings.load(profile)))
-
-
-@group.command("cloud-init")
-@click.argument("key", type=click.Path(path_type=Path), metavar="KEY.pub")
-def cloud_init_command(key: Path) -> None:
-    """Print the user data of a new VM (openstack server create --user-data FILE)."""
-    from kit.deploy import vm_setup
-
-    click.echo(vm_setup.cloud_init(vm_setup.public_key(key)), nl=False)
-
-
-@group.command("bootstrap")
-@PROFILE
-@click.option("--dry-run", is_flag=True, help="Only say what is in order and what is not.")
-def bootstrap_command(profile: str | None, dry_run: bool) -> None:
-    """Set up the VM over ssh, step by step; what is in order is left alone. Run it again freely."""
-    from kit.base import settings
-    from kit.base.ssh import SSHHost
-    from kit.deploy import vm_setup
-
-    loaded = settings.load(profile)
-    if loaded.cloud is None or not loaded.cloud.ssh_host:
-        got, step = "no cloud.ssh_host", "use a profile with a cloud"
-        raise UsageError(f"set up the VM of {loaded.profile}", got, step)
-    host = SSHHost(loaded.cloud.ssh_host, loaded.hpc.ssh_config if loaded.hpc else "")
-    left = vm_setup.bootstrap(host, click.echo, dry_run)
-    if left:
-        click.echo(f"not in order: {', '.join(left)}; nothing was changed")

@@ -22,10 +22,10 @@ from kit.base.errors import KitError, NoSuchBucket, Unreachable, UsageError
 from kit.base.files import Json
 from kit.base.secret import Secret, read_private
 from kit.base.settings import Settings
-from kit.cli import watch
 from kit.forwarder.collect import Forwarder
 from kit.forwarder.gauges import CONTENT_TYPE
 from kit.runs.requests import RUN, RunState, Standing, token
+from kit.runs.stored_log import write_stored_log
 from kit.submitter.submitter import Submitter
 
 PORT = 6600
@@ -140,7 +140,7 @@ def submitter_api(submitter: Submitter, expected: Secret) -> FastAPI:
         number, finished = standing.number, standing.state.finished
         if finished:
             pieces: list[bytes] = []
-            watch.kept(submitter, standing, pieces.append)
+            write_stored_log(submitter.jobs, submitter.data, standing, pieces.append)
             content = b"".join(pieces)
             chunk, end = content[offset:], len(content)
         elif standing.state is RunState.REQUESTED:

@@ -144,5 +144,5 @@ def _credentials(loaded: Settings, now: float) -> str:
         lines.append(f"{row.what}: until {until}; to the job's end: {held_against(row, end)}")
     if loaded.store is not None and loaded.store.auth_url:
         lines.append("Keystone token: obtained when the run starts, renewed by itself")
-    lines.append("time in the queue comes on top: kit token, kit doctor")
+    lines.append("time in the queue comes on top: kit credentials, kit doctor")
     return "\n".join(lines)

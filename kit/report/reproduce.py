@@ -8,8 +8,6 @@ says what was left out and how to get it.
 import os
 from collections.abc import Callable
 
-from kit_sandbox import commands as sandbox
-
 from kit.base.errors import KitError, UsageError
 from kit.base.files import Json
 from kit.base.settings import Settings
@@ -30,9 +28,9 @@ ORDER: tuple[tuple[str, dict[str, object], bool], ...] = (
 )
 
 
-def reproduce(settings: Settings, say: Say) -> int:
-    """Run everything; give the exit code: 1 in CI when something had to be left out."""
-    reason = _sandbox(settings, say)
+def reproduce(settings: Settings, say: Say, start_sandbox: Callable[[], object]) -> int:
+    """Run everything; return the exit code: 1 in CI when something had to be left out."""
+    reason = _sandbox(settings, say, start_sandbox)
     left_out = []
     for name, values, needs_sandbox in ORDER:
         told = ", ".join([name, *(f"{key} = {value}" for key, value in values.items())])
@@ -68,13 +66,13 @@ def repeated(settings: Settings, record: Json) -> str:
     return "\n".join([table, *comparison.noise(found)])
 
 
-def _sandbox(settings: Settings, say: Say) -> KitError | None:
-    """Bring the sandbox up; give the reason when its packages are missing."""
+def _sandbox(settings: Settings, say: Say, start_sandbox: Callable[[], object]) -> KitError | None:
+    """Start the sandbox; return the reason when its packages are missing."""
     if settings.profile != "sandbox":
         return None
-    say("bringing the sandbox up …")
+    say("starting the sandbox …")
     try:
-        sandbox.up(settings, say)
+        start_sandbox()
     except UsageError as err:
         return err
     return None

@@ -103,7 +103,9 @@ def refused(tried: str, bucket: str, status: int, text: str) -> KitError:
             "names are global: change [store] bucket_prefix or ice_id in the profile",
         )
     if status in (401, 403):
-        step = "kit token; is the bucket another project's, or was the EC2 key deleted just now?"
+        step = (
+            "kit credentials; is the bucket another project's, or was the EC2 key deleted just now?"
+        )
         return CredentialRefused(f"{tried}: not allowed", got, step)
     if status == 409:
         return KitError(f"{tried}: it is not empty, or being changed", got, "empty it first")

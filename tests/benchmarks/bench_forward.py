@@ -17,7 +17,7 @@ from kit.base import settings
 from kit.deploy import port_forward as forward
 
 HERE, ROUNDS = "127.0.0.4", 5
-COMMAND = [sys.executable, "-m", "kit", "forward", "--profile", "sandbox", "--bind", HERE]
+COMMAND = [sys.executable, "-m", "kit", "port-forward", "--profile", "sandbox", "--bind", HERE]
 
 
 def answers(port: int) -> bool:

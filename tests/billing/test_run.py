@@ -15,7 +15,7 @@ from kit.base.settings import ROOT
 from kit.billing import rates as billing
 from kit.billing import run as run_bill
 from kit.billing import tables as bill_tables
-from kit.cli import results as result_commands
+from kit.cli.report import bill_command
 from kit.runs import history as runs
 
 RUN = "cloud-hpc-0123456789ab-1"
@@ -208,13 +208,13 @@ def test_a_run_that_cannot_be_priced_is_kept_with_the_reason(loaded):
 
 
 def invoke(*arguments):
-    done = CliRunner().invoke(result_commands.bill_command, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(bill_command, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     return done.output
 
 
 def test_the_command_lists_runs_and_shows_one(loaded):
-    assert invoke().splitlines()[0].split() == ["run", "CPU", "BU", "Cloud", "BU", "Storage", "BU"]
+    assert invoke().splitlines()[0].split() == "RUN CPU BU CLOUD BU STORAGE BU".split()
     shown = invoke(RUN)
     for text in ("job 5: small", "1.5 GiB-h", "mahti-2024 (closed)", "Together", "CPU efficiency"):
         assert text in shown, text

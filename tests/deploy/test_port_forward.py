@@ -25,7 +25,7 @@ from kit.base.errors import UsageError
 from kit.base.profiles import Port
 from kit.deploy import port_forward as forward
 
-KIT = [sys.executable, "-m", "kit", "forward"]
+KIT = [sys.executable, "-m", "kit", "port-forward"]
 HERE = "127.0.0.3"  # the forwards listen here; the VM's loopback is 127.0.0.1
 
 
@@ -247,7 +247,7 @@ def test_a_taken_port_is_named_with_its_holder(cluster, started):
         assert done.process.wait(15) == 1
     said = done.err.read_text()
     assert f"{port} (Grafana) by pid {os.getpid()} (" in said
-    assert "kit forward --bind" in said
+    assert "kit port-forward --bind" in said
     assert done.out.read_text() == ""
     elsewhere = started("--profile", "vm", "--bind", "127.0.0.4", KIT_SITES_DIR=str(folder))
     elsewhere.ready()

@@ -12,7 +12,8 @@ from private_sshd import PrivateSshd, keygen
 from tools_venv import TOOLS, tools
 
 from kit.base.errors import CommandFailed, UsageError
-from kit.deploy import vm, vm_setup
+from kit.cli.deploy import vm_group
+from kit.deploy import vm_setup
 
 SCRIPT = vm_setup.FOLDER / "setup.sh"
 STEPS = ["packages", "upgrades", "tools", "tunnel-user", "sshd", "registry", "cluster"]
@@ -153,14 +154,14 @@ def test_the_dry_run_over_a_real_sshd(tmp_path):
 
 @pytest.mark.sandbox
 def test_the_dry_run_on_the_sandbox_s_vm(sandbox):
-    done = CliRunner().invoke(vm.group, ["bootstrap", "--profile", "sandbox", "--dry-run"])
+    done = CliRunner().invoke(vm_group, ["bootstrap", "--profile", "sandbox", "--dry-run"])
     assert done.exit_code == 0, done.output
     assert [line.partition(":")[0] for line in done.output.splitlines()][:7] == STEPS
     assert "nothing was changed" in done.output
 
 
 def test_user_data_holds_the_key_and_the_script(key):
-    done = CliRunner().invoke(vm.group, ["cloud-init", str(key)])
+    done = CliRunner().invoke(vm_group, ["cloud-init", str(key)])
     assert done.output.startswith("#cloud-config\n")
     data = yaml.safe_load(done.output)
     assert data["ssh_authorized_keys"] == [key.read_text().strip()]

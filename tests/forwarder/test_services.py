@@ -14,7 +14,7 @@ from submitter_world import RUN, World
 from kit.base import settings
 from kit.base.errors import StoreUnavailable, UsageError
 from kit.base.secret import Secret
-from kit.cli.commands import submitter_group
+from kit.cli.submitter import submitter_group
 from kit.forwarder import services
 from kit.runs.requests import RunState
 

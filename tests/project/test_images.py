@@ -83,7 +83,7 @@ def face_bytes(python, folder):
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "KIT_CACHE_DIR": str(folder / "cache")}
     environ |= {"KIT_SITES_DIR": str(folder), "KIT_FORWARDER_PEOPLE": str(people)}
     port = free_port()
-    argv = [python, "-m", "kit", "forwarder", "face", "--profile", "own", "--port", str(port)]
+    argv = [python, "-m", "kit", "forwarder", "api", "--profile", "own", "--port", str(port)]
     with subprocess.Popen(argv, env=environ) as process:
         try:
             for _ in range(120):

@@ -11,8 +11,8 @@ from kit.base import files as records
 from kit.base import settings
 from kit.base.errors import Unreachable, UsageError
 from kit.base.ssh import SSHHost
-from kit.cli import results as result_commands
 from kit.cli.main import cli
+from kit.cli.report import report_command
 from kit.report import comparison
 from kit.report import page as report_page
 from kit.report import table as report
@@ -179,7 +179,7 @@ def test_pictures_are_svg_and_pdf_and_the_same_each_time(loaded, tmp_path):
 
 
 def invoke(*arguments):
-    done = CliRunner().invoke(result_commands.report_command, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(report_command, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     return done.output
 
@@ -223,7 +223,10 @@ def test_a_budget_counts_also_where_the_site_cannot_be_asked_what_is_left(loaded
     asked = CliRunner().invoke(
         cli, ["run", "cloud-hpc", "--budget", "1000"], catch_exceptions=False
     )
-    assert (asked.exit_code, "has left is not known: reach hpc" in asked.stderr) == (0, True)
+    assert (asked.exit_code, "left in the project are not known: reach hpc" in asked.stderr) == (
+        0,
+        True,
+    )
     with pytest.raises(UsageError, match="0.0001 are allowed"):
         CliRunner().invoke(cli, ["run", "cloud-hpc", "--budget", "0.0001"], catch_exceptions=False)
 

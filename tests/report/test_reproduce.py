@@ -1,8 +1,6 @@
 """What `make reproduce` runs, and what it says where the sandbox cannot be had."""
 
 import pytest
-from kit_sandbox import commands as sandbox
-
 from kit.base import settings
 from kit.base.errors import Busy, UsageError
 from kit.report import reproduce
@@ -19,12 +17,11 @@ def ran(tmp_path, monkeypatch):
     monkeypatch.setattr(
         notebooks, "run", lambda _settings, name, values: names.append((name, values))
     )
-    monkeypatch.setattr(sandbox, "up", lambda _settings, _say: None)
     return names
 
 
-def run(said):
-    return reproduce.reproduce(settings.load("sandbox"), said.append)
+def run(said, start_sandbox=lambda: None):
+    return reproduce.reproduce(settings.load("sandbox"), said.append, start_sandbox)
 
 
 def test_every_notebook_is_run_in_order_and_table_and_certificate_end_it(ran, monkeypatch):
@@ -49,25 +46,23 @@ def test_every_notebook_is_run_in_order_and_table_and_certificate_end_it(ran, mo
 def test_without_the_sandboxs_packages_the_rest_runs_and_the_command_is_named(
     ran, monkeypatch, ci, code
 ):
-    def missing(_settings, _say):
+    def missing():
         raise NEEDS
 
-    monkeypatch.setattr(sandbox, "up", missing)
     monkeypatch.setenv("CI", ci)
     said = []
-    assert run(said) == code
+    assert run(said, missing) == code
     assert [name for name, _ in ran] == ["local", "Notebook_Size_Comparison", "report"]
     assert "Not run: cloud; cloud-hpc, configured = False; cloud-hpc, configured = T" in said[-1]
     assert "sudo kit sandbox install" in said[-1]
 
 
-def test_another_fault_of_the_sandbox_is_not_taken_for_missing_packages(ran, monkeypatch):
-    def broken(_settings, _say):
+def test_another_fault_of_the_sandbox_is_not_taken_for_missing_packages(ran):
+    def broken():
         raise Busy("port 5000 is taken")
 
-    monkeypatch.setattr(sandbox, "up", broken)
     with pytest.raises(Busy, match="port 5000"):
-        run([])
+        run([], broken)
     assert ran == []
 
 

@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 from kit.base.errors import CommandFailed, DataError, UsageError
 from kit.base.host import LocalHost
 from kit.base.profiles import Hpc
-from kit.cli import watch
-from kit.cli.commands import envs_group
+from kit.cli import runs as runs_commands
+from kit.cli.site import envs_group
 from kit.submitter import env as hpc_env
 
 TOKEN = "0123456789ab"
@@ -173,12 +173,12 @@ def test_the_commands_list_and_remove_and_leave_what_is_open(site, monkeypatch):
     jobs = SimpleNamespace(open_tokens=lambda: ["aaaaaaaaaaaa"])
     slurm = SimpleNamespace(host=LocalHost(), hpc=site)
     opened = SimpleNamespace(jobs=jobs, slurm=slurm)
-    monkeypatch.setattr(watch, "opened", lambda *_: opened)
+    monkeypatch.setattr(runs_commands, "open_site", lambda *_: opened)
 
     def kit(*words):
         return CliRunner().invoke(envs_group, words)
 
-    lines = kit("ls").output.splitlines()
+    lines = kit("ls").output.splitlines()[1:]
     assert sorted(line.split()[0] for line in lines) == sorted([published, own, left])
     assert [line.endswith("published") for line in lines].count(True) == 1
     assert len(json.loads(kit("ls", "--json").output)) == 3

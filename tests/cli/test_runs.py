@@ -1,4 +1,4 @@
-"""`kit jobs`, `kit logs`, `kit cancel`: what they show and do, with and without contact."""
+"""`kit runs`, `kit logs`, `kit cancel`: what they show and do, with and without contact."""
 
 import json
 import secrets
@@ -15,7 +15,7 @@ from submitter_world import RUN, World
 
 from kit.base import settings
 from kit.base.errors import CommandFailed, StoreUnavailable, Unreachable
-from kit.cli import watch
+from kit.cli import runs
 from kit.cli.main import cli
 from kit.runs.requests import Jobs, Request, RunState, token
 from kit.slurm.script import JobSpec
@@ -59,11 +59,11 @@ def log_of(world, content):
     world.files[name] = world.files.get(name, b"") + content
 
 
-# -- jobs --------------------------------------------------------------------------------------
+# -- runs --------------------------------------------------------------------------------------
 
 
 def test_no_runs_are_an_empty_list(world):
-    assert watch.look(world.submitter()) == []
+    assert runs.list_runs(world.submitter()) == []
 
 
 def test_all_live_runs_are_asked_about_in_one_query(world):
@@ -73,7 +73,7 @@ def test_all_live_runs_are_asked_about_in_one_query(world):
     done = "cloud-hpc-0123456789ab-3"
     world.jobs.write(done, "result", {"job": {"id": "7", "state": "COMPLETED"}})
     asked = len(submitter.slurm.host.calls)
-    rows = watch.look(submitter)
+    rows = runs.list_runs(submitter)
     assert [(row.run, row.state, row.slurm) for row in rows] == [
         (RUN, "SUBMITTED", "RUNNING"),
         (OTHER, "SUBMITTED", "UNKNOWN"),
@@ -81,7 +81,7 @@ def test_all_live_runs_are_asked_about_in_one_query(world):
     ]
     assert [row.known for row in rows] == [True, False, True]
     assert len(submitter.slurm.host.calls) - asked == 1
-    (alone,) = watch.look(submitter, done)
+    (alone,) = runs.list_runs(submitter, done)
     assert (alone.job, alone.slurm) == ("7", "COMPLETED")
 
 
@@ -89,18 +89,18 @@ def test_without_contact_a_run_is_unknown_and_was_last_seen(world):
     submitter = running(world)
     world.site.now += 40
     break_contact(submitter)
-    (row,) = watch.look(submitter)
+    (row,) = runs.list_runs(submitter)
     assert (row.state, row.slurm, row.known) == ("SUBMITTED", "UNKNOWN", False)
     assert "connection refused" in row.why
     assert "last seen 40 s ago" in row.why
     world.jobs.store.delete(f"runs/{RUN}/progress.json")
-    assert "never seen" in watch.look(submitter)[0].why
+    assert "never seen" in runs.list_runs(submitter)[0].why
 
 
 def test_a_scheduler_that_does_not_answer_is_no_state(world):
     submitter = running(world)
     world.site.controller = False
-    (row,) = watch.look(submitter)
+    (row,) = runs.list_runs(submitter)
     assert (row.slurm, row.known) == ("UNKNOWN", False)
     assert "the scheduler does not answer" in row.why
 
@@ -108,7 +108,7 @@ def test_a_scheduler_that_does_not_answer_is_no_state(world):
 def test_a_failed_run_says_why(world):
     world.ask()
     world.until_finished(end="FAILED", code=3)
-    (row,) = watch.look(world.submitter(), RUN)
+    (row,) = runs.list_runs(world.submitter(), RUN)
     assert (row.state, row.slurm) == ("ENDED", "FAILED")
     assert row.why == world.jobs.read(RUN, "try-1/ended")["why"]
 
@@ -119,7 +119,7 @@ def test_a_failed_run_says_why(world):
 def followed(world, submitter, on_sleep):
     written, said = [], []
     submitter.slurm.sleep = on_sleep
-    well = watch.follow(submitter, RUN, written.append, said.append)
+    well = runs.follow_log(submitter, RUN, written.append, said.append)
     return well, b"".join(written), said
 
 
@@ -195,7 +195,7 @@ def test_no_contact_at_the_start_or_for_long_is_an_error_of_code_3(world, second
 
 def test_a_cancel_ends_the_job_without_a_submitter(world):
     submitter, said = running(world), []
-    assert watch.cancel(submitter, RUN, said.append).state is RunState.CANCELLED
+    assert runs.cancel_run(submitter, RUN, said.append).state is RunState.CANCELLED
     assert world.live() == []
     assert world.site.commits == []
     assert said == [f"{RUN} CANCELLED: it was cancelled"]
@@ -204,7 +204,7 @@ def test_a_cancel_ends_the_job_without_a_submitter(world):
 def test_a_run_that_was_not_submitted_can_never_be(world):
     world.ask()
     said = []
-    assert watch.cancel(world.submitter(), RUN, said.append).state is RunState.CANCELLED
+    assert runs.cancel_run(world.submitter(), RUN, said.append).state is RunState.CANCELLED
     world.submitter().once()
     assert world.site.jobs == []
 
@@ -213,7 +213,7 @@ def test_what_had_finished_before_stays(world):
     world.ask()
     world.until_finished()
     said = []
-    assert watch.cancel(world.submitter(), RUN, said.append).state is RunState.DONE
+    assert runs.cancel_run(world.submitter(), RUN, said.append).state is RunState.DONE
     assert "finished before the cancel" in said[0]
     assert world.jobs.read(RUN, "cancel") is None
 
@@ -221,15 +221,15 @@ def test_what_had_finished_before_stays(world):
 def test_a_result_that_was_committed_but_not_published_is_the_result(world):
     submitter = running(world)
     world.play()
-    assert watch.cancel(submitter, RUN, lambda _: None).state is RunState.DONE
+    assert runs.cancel_run(submitter, RUN, lambda _: None).state is RunState.DONE
 
 
 def test_a_cancel_without_contact_is_kept_and_done_later(world):
     submitter, said = running(world), []
     break_contact(submitter)
     with pytest.raises(Unreachable):
-        watch.cancel(submitter, RUN, said.append)
-    assert "kept in the store" in said[0]
+        runs.cancel_run(submitter, RUN, said.append)
+    assert "is stored" in said[0]
     assert world.until_finished().state is RunState.CANCELLED
     assert world.site.commits == []
 
@@ -238,7 +238,7 @@ def test_a_scheduler_that_does_not_take_the_cancel_is_an_error_and_the_wish_is_k
     submitter = running(world)
     world.site.controller = False
     with pytest.raises(CommandFailed, match="scancel"):
-        watch.cancel(submitter, RUN, lambda _: None)
+        runs.cancel_run(submitter, RUN, lambda _: None)
     assert world.jobs.standing(RUN).state is RunState.CANCELLING
 
 
@@ -246,8 +246,8 @@ def test_a_job_that_takes_long_to_end_is_not_waited_for_for_ever(world, monkeypa
     submitter, said = running(world), []
     monkeypatch.setattr(world.site, "end", lambda *_: None)
     submitter.slurm.sleep = lambda _: setattr(world.site, "now", world.site.now + 7)
-    assert watch.cancel(submitter, RUN, said.append).state is RunState.CANCELLING
-    assert said[-1].endswith(f"kit jobs {RUN}")
+    assert runs.cancel_run(submitter, RUN, said.append).state is RunState.CANCELLING
+    assert said[-1].endswith(f"kit runs {RUN}")
 
 
 # -- the commands ------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def call(*words):
     return done.return_value, done.output
 
 
-@pytest.mark.parametrize("command", ["logs", "cancel", "jobs"])
+@pytest.mark.parametrize("command", ["logs", "cancel", "runs"])
 def test_what_cannot_be_asked_ends_with_2_and_the_next_step(command, tmp_path, monkeypatch):
     make_site(tmp_path, monkeypatch)
     sites = tmp_path / "sites"
@@ -272,9 +272,9 @@ def test_what_cannot_be_asked_ends_with_2_and_the_next_step(command, tmp_path, m
     (sites / "closed.toml").write_text(text + HPC)
     (tmp_path / "results" / "other" / "runs" / OTHER).mkdir(parents=True)
     for run, profile, words in [
-        ("x", "site", "no id of a cloud-hpc run"),
+        ("x", "site", "is not the id of a cloud-hpc run"),
         ("local-0123456789ab-1", "site", "other targets have no job"),
-        ("../../etc", "site", "no id"),
+        ("../../etc", "site", "is not the id"),
         (RUN, "site", f"no request of {RUN}"),
         (OTHER, "site", "--profile other"),
         (RUN, "closed", "closed in 2026"),
@@ -293,14 +293,15 @@ def test_the_commands_end_with_3_without_contact_and_say_when_it_was_seen(tmp_pa
     jobs = Jobs(open_store(loaded, bucket_name(loaded, "submitter")))
     jobs.store.ensure_bucket()
     jobs.ask(Request(RUN, "0" * 64))
-    assert call("jobs")[0] == 0
+    assert call("runs")[0] == 0
     jobs.write(RUN, "try-1/submitted", {"token": token(RUN, 1)})
     jobs.write(RUN, "progress", {"seen": time.time() - 40, "state": "RUNNING", "job": "17"})
-    code, said = call("jobs")
+    code, said = call("runs")
     assert code == 3
-    assert "job 17 UNKNOWN" in said
-    assert "last seen 4" in said
-    code, said = call("jobs", RUN, "--json")
+    assert "17 UNKNOWN" in said
+    assert "last seen 4" in " ".join(said.split())
+    assert max(map(len, said.splitlines())) <= 100
+    code, said = call("runs", RUN, "--json")
     (row,) = json.loads(said)
     assert (code, row["state"], row["slurm"], row["known"]) == (3, "SUBMITTED", "UNKNOWN", False)
     assert call("logs", RUN)[0] == 3
@@ -317,7 +318,7 @@ def test_a_store_that_is_away_ends_with_3(tmp_path, monkeypatch):
         raise StoreUnavailable("list runs/", "no answer", "ask again")
 
     monkeypatch.setattr(Jobs, "standings", away)
-    assert call("jobs")[0] == 3
+    assert call("runs")[0] == 3
 
 
 # -- the sandbox -------------------------------------------------------------------------------
@@ -383,7 +384,7 @@ def test_a_job_on_slurm_is_listed_followed_left_alone_by_ctrl_c_and_ended(tickin
     assert lines == [f"tick {n}\n" for n in range(1, 7)]
     assert looking.returncode == 130
     assert f"kit cancel {ticking}" in said
-    listed = kit("jobs", ticking, "--json")
+    listed = kit("runs", ticking, "--json")
     (row,) = json.loads(listed.stdout)
     assert (listed.returncode, row["state"], row["slurm"]) == (0, "SUBMITTED", "RUNNING")
     ended = kit("cancel", ticking)
@@ -391,4 +392,4 @@ def test_a_job_on_slurm_is_listed_followed_left_alone_by_ctrl_c_and_ended(tickin
     shown = kit("logs", ticking)
     assert shown.returncode == 1
     assert "tick 6\n" in shown.stdout
-    assert json.loads(kit("jobs", ticking, "--json").stdout)[0]["slurm"] == "CANCELLED"
+    assert json.loads(kit("runs", ticking, "--json").stdout)[0]["slurm"] == "CANCELLED"

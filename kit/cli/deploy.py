@@ -1,0 +1,202 @@
+"""Commands about the platform and its VM: `kit platform`, `kit port-forward`, `kit vm`."""
+
+import os
+from pathlib import Path
+
+import click
+
+from kit.base.errors import KitError, UsageError
+from kit.cli.options import profile_option
+
+
+@click.command("port-forward")
+@profile_option
+@click.option(
+    "--bind", default="", metavar="IP", help="Address to listen at.  [default: the profile's]"
+)
+@click.option(
+    "--print",
+    "only_print",
+    is_flag=True,
+    help="Print plain ssh and kubectl commands and exit.  [default: no]",
+)
+def port_forward_command(profile: str | None, bind: str, only_print: bool) -> None:
+    """Forward the platform's ports to localhost.
+
+    Opens one ssh connection to the VM and forwards every service of the profile, until Ctrl-C.
+
+    \b
+    Example:
+      kit port-forward --profile roihu --print
+    """
+    import signal
+    import threading
+
+    from kit.base.settings import load
+    from kit.deploy import connection, port_forward
+
+    settings = load(profile)
+    rows = port_forward.forwards(settings, bind)
+    host = port_forward.vm_of(settings, rows)
+    if only_print:
+        click.echo(port_forward.plain(host, rows))
+        return
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # the ssh process below is ended in any case
+        signal.signal(number, lambda *_: stop.set())
+    connection.run(
+        connection.Connection(host, rows),
+        lambda line: click.echo(f"kit port-forward: {line}", err=True),
+        click.echo,
+        stop,
+    )
+
+
+@click.group("platform")
+def platform_group() -> None:
+    """Build the Kubernetes manifests.
+
+    Fetches the upstream platform, writes its passwords and builds the kit's overlays.
+
+    \b
+    Example:
+      kit platform build kubeflow-monitoring
+    """
+
+
+@platform_group.command("source")
+def source_command() -> None:
+    """Fetch the upstream platform.
+
+    Clones the pinned commit into env/platform/upstream, or links the checkout that
+    KIT_PLATFORM_SOURCE names.
+
+    \b
+    Example:
+      kit platform source
+    """
+    from kit.deploy import manifests
+
+    folder = manifests.get_source(os.environ.get("KIT_PLATFORM_SOURCE", ""))
+    click.echo(f"upstream at {manifests.COMMIT[:12]}: {folder}")
+
+
+@platform_group.command("secrets")
+@profile_option
+@click.option(
+    "--user",
+    default="me",
+    show_default=True,
+    metavar="NAME",
+    help="Person who may send requests to the forwarder.",
+)
+def secrets_command(profile: str | None, user: str) -> None:
+    """Write the platform's passwords.
+
+    Writes the missing files of env/platform/secrets with mode 600 and checks all of them.
+
+    \b
+    Example:
+      kit platform secrets --profile roihu
+    """
+    from kit.base.secret import NAMES, read_login
+    from kit.base.settings import load
+    from kit.deploy import manifests
+
+    login = read_login(load(profile))
+    values = (login.username, login.password.reveal(), login.domain, login.project)
+    if any("'" in value or "\n" in value for value in values):
+        raise KitError("write the store's login", "a quote in it", "write store.env by hand")
+    text = "".join(f"{name}='{value}'\n" for name, value in zip(NAMES, values, strict=True))
+    for path in manifests.write_secrets(manifests.FOLDER / "secrets", text, user):
+        click.echo(f"{path}: in order")
+
+
+@platform_group.command("build")
+@click.argument("name", metavar="ENVIRONMENT")
+def build_command(name: str) -> None:
+    """Print the manifests of an environment.
+
+    The output is meant for `kubectl apply --server-side -f -`.
+
+    \b
+    Example:
+      kit platform build kubeflow-monitoring
+    """
+    from kit.deploy import manifests
+
+    if name not in manifests.ENVIRONMENTS:
+        step = f"use one of: {', '.join(manifests.ENVIRONMENTS)}"
+        raise UsageError(f"build the manifests of {name!r}", "no such environment", step)
+    click.echo(manifests.build(name))
+
+
+@click.group("vm")
+def vm_group() -> None:
+    """Plan and set up the cloud VM.
+
+    \b
+    Example:
+      kit vm plan --profile roihu
+    """
+
+
+@vm_group.command("plan")
+@profile_option
+def vm_plan_command(profile: str | None) -> None:
+    """Print the commands that create the VM.
+
+    Prints OpenStack commands with their price. Nothing is executed.
+
+    \b
+    Example:
+      kit vm plan --profile roihu
+    """
+    from kit.base.settings import load
+    from kit.deploy import vm
+
+    click.echo(vm.text(load(profile)))
+
+
+@vm_group.command("cloud-init")
+@click.argument("key", type=click.Path(path_type=Path), metavar="KEY.pub")
+def cloud_init_command(key: Path) -> None:
+    """Print the user data of a new VM.
+
+    The output is the file of `openstack server create --user-data FILE`.
+
+    \b
+    Example:
+      kit vm cloud-init key.pub
+    """
+    from kit.deploy import vm_setup
+
+    click.echo(vm_setup.cloud_init(vm_setup.public_key(key)), nl=False)
+
+
+@vm_group.command("bootstrap")
+@profile_option
+@click.option(
+    "--dry-run", is_flag=True, help="Only report what is in order and what is not.  [default: no]"
+)
+def bootstrap_command(profile: str | None, dry_run: bool) -> None:
+    """Set up the VM over ssh.
+
+    Works step by step and leaves alone what is in order; it may be run again at any time.
+
+    \b
+    Example:
+      kit vm bootstrap --profile roihu --dry-run
+    """
+    from kit.base.settings import load
+    from kit.base.ssh import SSHHost
+    from kit.deploy import vm_setup
+
+    settings = load(profile)
+    if settings.cloud is None or not settings.cloud.ssh_host:
+        got, step = "no cloud.ssh_host", "use a profile with a cloud"
+        raise UsageError(f"set up the VM of {settings.profile}", got, step)
+    host = SSHHost(settings.cloud.ssh_host, settings.hpc.ssh_config if settings.hpc else "")
+    missing = vm_setup.bootstrap(host, click.echo, dry_run)
+    if missing:
+        click.echo(f"not in order: {', '.join(missing)}; nothing was changed")

@@ -1,0 +1,71 @@
+"""Options and output that several commands share."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+WIDTH = 100  # columns of a terminal that every table fits
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+TARGETS = click.Choice(["local", "cloud", "cloud-hpc"])
+profile_option = click.option(
+    "--profile", metavar="NAME", help="Site profile.  [default: KIT_PROFILE, else sandbox]"
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON.  [default: a table]"
+)
+address_option = click.option(
+    "--address",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="IP",
+    help="Address to listen at.",
+)
+
+
+def port_option(default: int, name: str = "--port", *old: str) -> Decorator:
+    """Return the option of a port to listen at; `old` names are accepted too."""
+    key = name.removeprefix("--").replace("-", "_")
+    return click.option(
+        name,
+        *old,
+        key,
+        default=default,
+        type=click.IntRange(1, 65535),
+        show_default=True,
+        help="Port to listen at.",
+    )
+
+
+def echo_json(value: object) -> None:
+    """Print a value as one JSON document; dataclasses as objects, times as text."""
+    click.echo(json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> object:
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else str(value)
+
+
+def echo_table(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows as a table with a header; the last column is wrapped to fit WIDTH columns."""
+    if not rows:
+        return
+    from tabulate import tabulate
+
+    names = list(rows[0])
+    widths = [max(len(name) + 2, *(len(row[name]) for row in rows)) for name in names]
+    room = max(24, WIDTH - sum(widths[:-1]) - 2 * (len(names) - 1))
+    lines = [list(row.values()) for row in rows]
+    limits = [*(None for _ in names[:-1]), room]
+    headers = [name.upper() for name in names]
+    click.echo(
+        tabulate(lines, headers, "plain", maxcolwidths=limits, disable_numparse=True)  # type: ignore[arg-type]
+    )
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Print on stderr that an old name is accepted for one release, and the new one."""
+    click.echo(f"kit: `{old}` is now `{new}`; the old name goes with the next release", err=True)

@@ -1,0 +1,141 @@
+"""Commands about finished runs: `kit bill`, `kit report`, `kit export`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kit.cli.options import echo_json, echo_table, json_option, profile_option
+
+if TYPE_CHECKING:
+    from kit.base.files import Json
+    from kit.base.settings import Settings
+
+FORMS = ("table", "md", "html", "csv", "tex")
+
+
+@click.command("bill")
+@click.argument("run", required=False)
+@profile_option
+@json_option
+def bill_command(run: str | None, profile: str | None, as_json: bool) -> None:
+    """Show what runs cost.
+
+    Lists the billing units of each finished run, or the bill of RUN line by line, the same job
+    on other sites, and what would have saved most. Kinds of units are separate budgets.
+
+    \b
+    Example:
+      kit bill --profile sandbox
+    """
+    from kit.base.settings import load
+    from kit.billing import run as run_bill
+    from kit.billing import tables
+
+    settings = load(profile)
+    if run is None:
+        _list_bills(settings, as_json)
+        return
+    record = find_run(settings, run)
+    bill, job = run_bill.of_run(settings, record), tables.used(settings, record)
+    offers = tables.offers(job) if job else []
+    advice = tables.advice(settings, record)
+    if as_json:
+        echo_json({"run": run, **bill.as_json(), "elsewhere": offers, "advice": advice})
+        return
+    echo_table(tables.rows(bill.lines))
+    click.echo("\n".join(["", *tables.summary(bill)] if bill.lines else tables.summary(bill)))
+    if offers:
+        click.echo("\nThe same job elsewhere:")
+        echo_table(offers)
+    if advice:
+        click.echo("\n" + "\n".join(advice))
+
+
+def _list_bills(settings: "Settings", as_json: bool) -> None:
+    from kit.billing import tables
+
+    rows, problems = tables.of_all(settings)
+    if as_json:
+        echo_json(rows)
+    elif not rows:
+        click.echo("no finished run")
+    else:
+        kinds = [name for name in rows[0] if name != "run"]
+        echo_table(rows if kinds else [row | {"billing units": "none"} for row in rows])
+    for problem in problems:
+        click.echo(f"note: {problem}", err=True)
+
+
+@click.command("report")
+@profile_option
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(FORMS),
+    help="Format of the report.",
+)
+@click.option(
+    "--pictures",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Folder to write the pictures to, as SVG and PDF.  [default: none]",
+)
+def report_command(profile: str | None, form: str, pictures: Path | None) -> None:
+    """Compare runs with the article.
+
+    Prints the article's table with the new runs beside it, whether the differences are more
+    than noise, and what the runs cost.
+
+    \b
+    Example:
+      kit report --format md
+    """
+    from kit.base.settings import load
+    from kit.report import page
+
+    settings = load(profile)
+    text, problems = page.text(settings, form)
+    click.echo(text)
+    for path in page.save_pictures(settings, pictures) if pictures else []:
+        click.echo(f"wrote {path}", err=True)
+    for problem in problems:
+        click.echo(f"note: {problem}", err=True)
+
+
+@click.command("export")
+@click.argument("run")
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@profile_option
+def export_command(run: str, folder: Path | None, profile: str | None) -> None:
+    """Export a run as an RO-Crate.
+
+    Writes RUN as a Workflow Run RO-Crate into the new folder FOLDER (default: RUN-crate in the
+    working folder). A run whose files hold a secret is refused.
+
+    \b
+    Example:
+      kit export local-0123456789ab-1 crate
+    """
+    from kit.base.settings import load
+    from kit.report import crate
+
+    settings = load(profile)
+    record = find_run(settings, run)
+    click.echo(crate.export(settings, record, (folder or Path(f"{run}-crate")).absolute()))
+
+
+def find_run(settings: "Settings", run: str) -> "Json":
+    """Find a finished run in the history. Raises UsageError that lists the newest ones."""
+    from kit.base import files
+    from kit.base.errors import UsageError
+
+    history, _ = files.read_history(settings.profile_dir / "history.jsonl")
+    for record in reversed(history):
+        if record["run"] == run:
+            return record
+    newest = ", ".join(str(record["run"]) for record in history[-3:])
+    step = f"the newest runs are {newest}; kit bill lists all" if newest else "kit run local"
+    raise UsageError(f"profile {settings.profile} has no finished run {run!r}", next_step=step)

@@ -1,0 +1,190 @@
+"""Commands that run the experiment: `kit run`, `kit plan`, `kit reproduce`, `kit sync`."""
+
+import re
+import time
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import click
+
+from kit.base.errors import CredentialRefused, KitError, Unreachable, UsageError
+from kit.cli.options import TARGETS, echo_json, json_option, profile_option
+
+
+class BillingUnits(click.ParamType):
+    """A number of billing units: finite, not negative."""
+
+    name = "BU"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Decimal:
+        """Return the number; a value that is not one is wrong usage of this option."""
+        try:
+            number = Decimal(value)
+        except InvalidOperation:
+            number = Decimal("nan")
+        if not number.is_finite() or number < 0:
+            self.fail(f"{value!r} is not a number of billing units, such as 20.5", param, ctx)
+        return number
+
+
+class RunCommand(click.Command):
+    """A command that accepts `-p name=value` beside `-p name value`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Split the value of each `-p` at its first equals sign, then parse as usual."""
+        words: list[str] = []
+        for word in args:
+            pair = re.fullmatch(r"([A-Za-z_]\w*)=(.*)", word, re.DOTALL)
+            split = bool(words) and words[-1] in ("-p", "--parameter") and pair
+            words += pair.groups() if split and pair else [word]
+        return super().parse_args(ctx, words)
+
+
+@click.command("run", cls=RunCommand)
+@click.argument("target", type=TARGETS)
+@click.option(
+    "-p",
+    "--parameter",
+    "pairs",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUE",
+    help="Parameter of the notebook, also as NAME=VALUE.  [default: the notebook's]",
+)
+@profile_option
+@click.option("--fresh", is_flag=True, help="Start a new run.  [default: resume an unfinished run]")
+@click.option(
+    "--repeat",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of runs to execute, one after another.",
+)
+@click.option(
+    "--budget",
+    type=BillingUnits(),
+    metavar="BU",
+    help="Refuse a run that may cost more.  [default: the profile's budget]",
+)
+def run_command(
+    target: str,
+    pairs: tuple[tuple[str, str], ...],
+    profile: str | None,
+    fresh: bool,
+    repeat: int,
+    budget: Decimal | None,
+) -> None:
+    """Run a target's notebook.
+
+    Executes the notebook of TARGET with papermill and writes the results below
+    results/PROFILE/. An interrupted run resumes when the same command is called again.
+
+    \b
+    Example:
+      kit run local -p epochs 1
+    """
+    from kit.base.settings import load
+    from kit.billing import run as run_bill
+    from kit.report import reproduce
+    from kit.runs import notebooks
+
+    if "profile" in dict(pairs):
+        raise UsageError("-p profile is not accepted", next_step="use --profile NAME")
+    settings = load(profile)
+    limit = "" if budget is None else str(budget)
+    run_bill.refuse_over(settings, target, limit)
+    try:
+        run_bill.afford(settings, None, target, limit)
+    except (Unreachable, CredentialRefused) as err:
+        click.echo(f"note: the units left in the project are not known: {err}", err=True)
+    values = notebooks.parse(pairs) | ({"fresh": True} if fresh else {})
+    record = None
+    for number in range(1, repeat + 1):
+        text = f"kit run {target}: run {number} of {repeat}, profile {settings.profile}"
+        click.echo(text, err=True)
+        record = notebooks.run(settings, target, values)
+        click.echo(reproduce.summary(record))
+        if record:
+            click.echo(f"  files: {settings.profile_dir / 'runs' / record['run']}")
+    if repeat > 1 and record:
+        click.echo(reproduce.repeated(settings, record))
+
+
+@click.command("plan")
+@click.argument("target", type=TARGETS)
+@profile_option
+def plan_command(target: str, profile: str | None) -> None:
+    """Show what a run would do and cost.
+
+    Prints the steps of TARGET, the batch script, an upper estimate of the cost and whether the
+    credentials last. Nothing is started or changed.
+
+    \b
+    Example:
+      kit plan cloud-hpc --profile roihu
+    """
+    from kit.base.settings import load
+    from kit.notebook import plan
+
+    for title, text in plan.sections(load(profile), target, time.time()):
+        click.echo(f"# {title}\n\n{text}\n")
+
+
+@click.command("reproduce")
+@profile_option
+@click.pass_context
+def reproduce_command(ctx: click.Context, profile: str | None) -> None:
+    """Run all notebooks and print the table.
+
+    Starts the sandbox where the profile needs it, runs every notebook, prints the article's
+    table with the new runs beside it and writes the reproduction report.
+
+    \b
+    Example:
+      kit reproduce
+    """
+    from kit.base.settings import load
+    from kit.cli.main import cli
+    from kit.report import reproduce
+
+    def start_sandbox() -> None:
+        command = cli.get_command(ctx, "sandbox")
+        if command is None:
+            raise UsageError("the sandbox is not installed", next_step="make setup")
+        command.main(["up"], standalone_mode=False)
+
+    ctx.exit(reproduce.reproduce(load(profile), click.echo, start_sandbox))
+
+
+@click.command("sync")
+@profile_option
+@json_option
+def sync_command(profile: str | None, as_json: bool) -> None:
+    """Send waiting runs to MLflow.
+
+    A run that could not be logged because its MLflow server was away waits on disk. Repeating
+    the command is harmless: a run is logged once.
+
+    \b
+    Example:
+      kit sync --profile sandbox
+    """
+    from kit.base.settings import load
+    from kit.tracking import delivery as tracking
+
+    results, away = [], []
+    for place in tracking.destinations(load(profile)):
+        try:
+            results += place.sync()
+        except KitError as err:  # the other destinations can still be served
+            away.append(err)
+    if as_json:
+        echo_json(results)
+    for result in [] if as_json else results:
+        click.echo(f"{result.run_id}: {result.state} {result.link or result.reason}")
+    click.echo(f"{len(results)} run(s) sent or checked", err=True)
+    if away:
+        raise away[0]

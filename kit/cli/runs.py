@@ -1,0 +1,285 @@
+"""Commands about runs on a Slurm site: `kit runs`, `kit logs`, `kit cancel`.
+
+The state of a run depends on which of its objects exist; the state of its job is asked of
+Slurm, for all live jobs in one query. Without contact nothing changes but "last seen".
+"""
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from kit.base.errors import (
+    CredentialRefused,
+    HostKeyRefused,
+    KitError,
+    NoSuchBucket,
+    Unreachable,
+    UsageError,
+)
+from kit.cli.options import echo_json, echo_table, json_option, profile_option
+from kit.runs.requests import RUN, RunState, Standing, token
+from kit.runs.stored_log import write_stored_log
+
+if TYPE_CHECKING:
+    from kit.slurm.status import JobStatus
+    from kit.submitter.submitter import Submitter
+
+ON_SITE = RunState.SUBMITTED, RunState.CANCELLING
+CONTACT_PATIENCE_S = 120.0  # `kit logs` waits as long for contact to come back
+CANCEL_WAIT_S = 60.0  # a job that is cancelled may take 32 s to end
+EXIT_UNKNOWN = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: its state, the number of its attempt, its job's id and state on the site."""
+
+    run: str
+    state: str
+    number: int
+    job: str
+    slurm: str
+    why: str
+    known: bool = True
+
+
+@click.command("runs")
+@click.argument("run", required=False)
+@profile_option
+@json_option
+@click.pass_context
+def runs_command(ctx: click.Context, run: str | None, profile: str | None, as_json: bool) -> None:
+    """List runs and their state.
+
+    Lists all cloud-hpc runs of the profile's site, or RUN alone, unfinished ones first. The
+    exit code is 3 when the state of a run is not known.
+
+    \b
+    Example:
+      kit runs --profile sandbox
+    """
+    rows = list_runs(open_site(profile, run), run or "")
+    if as_json:
+        echo_json(rows)
+    else:
+        echo_table([_cells(row) for row in rows])
+    if not rows:
+        click.echo("no runs on this site yet: kit run cloud-hpc", err=True)
+    ctx.exit(0 if all(row.known for row in rows) else EXIT_UNKNOWN)
+
+
+@click.command("logs")
+@click.argument("run")
+@profile_option
+@click.pass_context
+def logs_command(ctx: click.Context, run: str, profile: str | None) -> None:
+    """Follow the log of a run's job.
+
+    Prints the log of RUN's job as it grows, to its end. Ctrl-C leaves the job alone. The exit
+    code is 1 when the run failed, 3 when there is no contact.
+
+    \b
+    Example:
+      kit logs cloud-hpc-0123456789ab-1
+    """
+    try:
+        submitter = open_site(profile, run)
+        succeeded = follow_log(submitter, run, _write, lambda text: click.echo(text, err=True))
+    except KeyboardInterrupt:
+        click.echo(
+            f"kit: stopped following; the job keeps running. Follow again: kit logs {run}; "
+            f"end the job: kit cancel {run}",
+            err=True,
+        )
+        ctx.exit(130)
+    ctx.exit(0 if succeeded else 1)
+
+
+@click.command("cancel")
+@click.argument("run")
+@profile_option
+def cancel_command(run: str, profile: str | None) -> None:
+    """Cancel a run and its Slurm job.
+
+    Nothing of RUN is published afterwards. A run that had already finished keeps its result.
+
+    \b
+    Example:
+      kit cancel cloud-hpc-0123456789ab-1
+    """
+    cancel_run(open_site(profile, run), run, click.echo)
+
+
+def _write(chunk: bytes) -> None:
+    sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+
+
+def _cells(row: Row) -> dict[str, str]:
+    job = f"{row.job or '?'} {row.slurm}".strip() if row.job or row.slurm else "-"
+    return {
+        "run": row.run,
+        "state": row.state,
+        "attempt": str(row.number),
+        "job": job,
+        "why": row.why,
+    }
+
+
+def list_runs(submitter: "Submitter", run: str = "") -> list[Row]:
+    """List runs, unfinished ones first: one listing and one query of the site for all of them."""
+    if run:
+        statuses = [submitter.jobs.standing(run)]
+    else:
+        statuses = []
+        with contextlib.suppress(NoSuchBucket):  # nothing was requested yet
+            statuses = list(submitter.jobs.standings().values())
+    live = {token(each.run, each.number): each for each in statuses if each.state in ON_SITE}
+    job_statuses, reason = dict[str, "JobStatus"](), ""
+    try:
+        job_statuses = submitter.slurm.status(list(live))
+    except KitError as err:
+        reason = " · ".join(part for part in (err.tried, err.got, err.next_step) if part)
+    rows = [
+        _live_row(submitter, status, job_statuses.get(name), reason)
+        for name, status in live.items()
+    ]
+    rows += [_row(submitter, each, bool(run)) for each in statuses if each.state not in ON_SITE]
+    return sorted(rows, key=lambda row: (RunState[row.state].finished, row.run))
+
+
+def _live_row(
+    submitter: "Submitter", status: Standing, job: "JobStatus | None", reason: str
+) -> Row:
+    """Return the row of a run on the site; without an answer, when it was last seen."""
+    run, state, number = status.run, status.state.name, status.number
+    if job and job.seen:
+        return Row(run, state, number, job.job_id, job.state.name, job.why)
+    progress = submitter.jobs.read(run, "progress") or {}
+    reason = job.why if job else reason
+    age = submitter.slurm.clock() - progress["seen"] if "seen" in progress else None
+    why = f"{reason} (" + ("never seen)" if age is None else f"last seen {age:.0f} s ago)")
+    job_id = job.job_id if job else str(progress.get("job") or "")
+    return Row(run, state, number, job_id, "UNKNOWN", why, known=False)
+
+
+def _row(submitter: "Submitter", status: Standing, in_full: bool) -> Row:
+    """Return the row of a run that is not on the site; `in_full` reads what it ended with."""
+    run, state, number = status.run, status.state, status.number
+    names = {RunState.DONE: "result", RunState.REFUSED: "refused"}
+    name = names.get(state, f"try-{number}/ended")
+    ended = (submitter.jobs.read(run, name) if in_full else None) or {}
+    job = ended.get("job") or {}
+    why = " ".join(str(ended.get("why") or state.when).split())
+    return Row(run, state.name, number, str(job.get("id", "")), str(job.get("state", "")), why)
+
+
+def follow_log(
+    submitter: "Submitter",
+    run: str,
+    write: Callable[[bytes], object],
+    report: Callable[[str], None],
+) -> bool:
+    """Write the log of a run's job as it grows, to its end; return whether the run succeeded.
+
+    Waits for a job that is not submitted yet, and for contact that is lost on the way. Raises
+    Unreachable when there is no contact at the start, or not for CONTACT_PATIENCE_S.
+    """
+    slurm, seen, reported, offset, number = submitter.slurm, 0.0, "", 0, 0
+    while True:
+        text = ""
+        try:
+            status = submitter.jobs.standing(run)
+            offset, number = (offset if status.number == number else 0), status.number
+            if status.state.finished and not offset:
+                return write_stored_log(submitter.jobs, submitter.data, status, write)
+            if status.state is RunState.REQUESTED:
+                text = f"attempt {number} is not submitted yet: a submitter must be running"
+            else:
+                name = token(run, number)
+                job = slurm.status([name])[name]  # before the log: then the log is whole
+                offset = _write_from(submitter, name, offset, write)
+                if job.done:
+                    report(f"job {job.job_id}: {job.state.name}, {job.why}")
+                    return job.succeeded
+                text = "" if offset else f"job {job.job_id} {job.state.name}: {job.why}"
+            seen = slurm.clock()
+        except HostKeyRefused:
+            raise
+        except (Unreachable, CredentialRefused) as err:
+            if slurm.clock() - seen > CONTACT_PATIENCE_S:
+                raise
+            text = f"no contact, asking again: {err.got or err.tried}"
+        if text and text != reported:
+            report(text)
+        reported = text or reported
+        slurm.sleep(slurm.hpc.poll_floor_s)
+
+
+def _write_from(
+    submitter: "Submitter", name: str, offset: int, write: Callable[[bytes], object]
+) -> int:
+    """Write what a job's log has after `offset` bytes; return the log's length."""
+    while True:
+        chunk, offset = submitter.slurm.logs(name, offset)
+        if not chunk:
+            return offset
+        write(chunk)
+
+
+def cancel_run(submitter: "Submitter", run: str, report: Callable[[str], None]) -> Standing:
+    """Cancel a run and wait, at most CANCEL_WAIT_S, until its job has left the nodes.
+
+    Raises Unreachable and CommandFailed when the site did not accept the cancel; the request to
+    cancel is stored and the submitter carries it out later.
+    """
+    before = submitter.jobs.standing(run)
+    if before.state.finished:
+        report(f"{run} had finished before the cancel: {before.state.when}")
+        return before
+    slurm, start = submitter.slurm, submitter.slurm.clock()
+    try:
+        after = submitter.cancel(run)
+        while not after.state.finished and slurm.clock() - start < CANCEL_WAIT_S:
+            slurm.sleep(slurm.hpc.poll_floor_s)
+            after = submitter.cancel(run)
+    except KitError:
+        report("the request to cancel is stored: the submitter carries it out")
+        raise
+    report(f"{run} {after.state.name}: {after.state.when}")
+    if not after.state.finished:
+        report(f"its result can no longer be published; its job is still ending: kit runs {run}")
+    return after
+
+
+def open_site(profile: str | None, run: str | None = None) -> "Submitter":
+    """Open the runs and the site of a profile.
+
+    Raises UsageError for a profile without a site, a closed one, and a run that it does not have.
+    """
+    from kit.base.settings import load
+    from kit.notebook import plan
+    from kit.submitter.loop import submitter_for
+
+    settings = load(profile)
+    plan.site_of(settings)
+    if run is not None and not re.fullmatch(RUN, run):
+        step = "`kit runs` lists the ids; runs of other targets have no job on a site"
+        raise UsageError(f"{run[:80]!r} is not the id of a cloud-hpc run", next_step=step)
+    submitter = submitter_for(settings)
+    if run is None:
+        return submitter
+    state = RunState.UNKNOWN
+    with contextlib.suppress(NoSuchBucket):
+        state = submitter.jobs.standing(run).state
+    if state is RunState.UNKNOWN:
+        paths = settings.results_dir.glob(f"*/runs/{run}")
+        others = [path.parents[1].name for path in paths if path.parents[1] != settings.profile_dir]
+        step = f"it is a run of --profile {others[0]}" if others else "`kit runs` lists the ids"
+        raise UsageError(f"profile {settings.profile} has no request of {run}", next_step=step)
+    return submitter

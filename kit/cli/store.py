@@ -1,0 +1,174 @@
+"""Commands about the object store and its credentials: `kit store`, `kit credentials`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kit.base.errors import UsageError
+from kit.cli.options import echo_json, echo_table, json_option, profile_option
+
+if TYPE_CHECKING:
+    from kit.store.objects import ObjectStore
+
+
+@click.command("credentials")
+@profile_option
+@json_option
+@click.pass_context
+def credentials_command(ctx: click.Context, profile: str | None, as_json: bool) -> None:
+    """Show credentials and when they expire.
+
+    Lists the login, tokens, keys and certificates that the profile needs, and how each is
+    renewed. The exit code is 1 when one of them is missing or has expired.
+
+    \b
+    Example:
+      kit credentials --profile roihu
+    """
+    from kit.base.settings import load
+    from kit.store import keystone
+
+    rows = keystone.clock(load(profile))
+    if as_json:
+        echo_json(rows)
+    else:
+        texts = [keystone.texts(row) for row in rows]
+        echo_table(
+            [
+                {
+                    "credential": text["what"],
+                    "expires": text["valid until"],
+                    "left": text["left"],
+                    "how to renew": text["renewed"],
+                }
+                for text in texts
+            ]
+        )
+        for text in texts:
+            if text["problem"]:
+                click.echo(f"problem with {text['what']}: {text['problem']}")
+    ctx.exit(1 if any(row.problem for row in rows) else 0)
+
+
+@click.group("store")
+@profile_option
+@click.option("--bucket", metavar="NAME", help="Bucket.  [default: the profile's pipeline bucket]")
+@click.pass_context
+def store_group(ctx: click.Context, profile: str | None, bucket: str | None) -> None:
+    """List, upload and download objects.
+
+    Works on the object store of the profile. Every transfer is checked by SHA-256.
+
+    \b
+    Example:
+      kit store --profile sandbox ls runs/
+    """
+    from kit.base.settings import load
+    from kit.store import opening
+
+    settings = load(profile)
+    name = bucket or opening.bucket_name(settings, "pipeline")
+    ctx.obj = opening.open_store(settings, name)
+
+
+@store_group.command("ls")
+@click.argument("prefix", default="")
+@json_option
+@click.pass_obj
+def store_ls(bucket: "ObjectStore", prefix: str, as_json: bool) -> None:
+    """List objects.
+
+    Shows size, time of the last change (UTC) and key of each object whose key begins with
+    PREFIX.
+
+    \b
+    Example:
+      kit store ls data/
+    """
+    rows = bucket.list(prefix)
+    if as_json:
+        echo_json([vars(row) for row in rows])
+        return
+    echo_table(
+        [
+            {
+                "bytes": f"{row.size:>13,}",
+                "modified (utc)": f"{row.modified:%Y-%m-%d %H:%M:%S}",
+                "key": row.key,
+            }
+            for row in rows
+        ]
+    )
+
+
+@store_group.command("put")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("key", required=False)
+@click.pass_obj
+def store_put(bucket: "ObjectStore", file: Path, key: str | None) -> None:
+    """Upload a file.
+
+    Uploads FILE under KEY (default: the file's name). The bucket is created when it is missing.
+
+    \b
+    Example:
+      kit store put README.md notes/README.md
+    """
+    from kit.store.opening import bar
+
+    bucket.ensure_bucket()
+    with bar(file.name, file.stat().st_size) as progress:
+        info = bucket.put(key or file.name, file, progress=progress)
+    click.echo(f"{info.key}: {info.size:,} bytes, sha256 {info.sha256}")
+
+
+@store_group.command("get")
+@click.argument("key")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_obj
+def store_get(bucket: "ObjectStore", key: str, file: Path) -> None:
+    """Download an object to a file.
+
+    Writes the object KEY to FILE, whole and checked or not at all. An existing regular file is
+    replaced; anything else of that name is refused.
+
+    \b
+    Example:
+      kit store get notes/README.md copy.md
+    """
+    from kit.store.opening import bar
+
+    refuse_target(file, key)
+    with bar(key, bucket.stat(key).size) as progress:
+        info = bucket.get_file(key, file, progress=progress)
+    click.echo(f"{file}: {info.size:,} bytes, sha256 {info.sha256}")
+
+
+def refuse_target(file: Path, key: str) -> None:
+    """Raise UsageError unless a download may be written to `file`: new, or a regular file."""
+    tried = f"download {key} to {file}"
+    if file.is_symlink():
+        raise UsageError(tried, f"{file} is a symlink", "name a regular file")
+    if file.is_dir():
+        name = file / Path(key).name
+        raise UsageError(tried, f"{file} is a folder", f"name a file, such as {name}")
+    if file.exists() and not file.is_file():
+        raise UsageError(tried, f"{file} is not a regular file", "name a regular file")
+
+
+@store_group.command("rm")
+@click.argument("keys", nargs=-1, required=True)
+@click.pass_obj
+def store_rm(bucket: "ObjectStore", keys: tuple[str, ...]) -> None:
+    """Remove objects.
+
+    Removes the objects KEYS. There is no way to get them back.
+
+    \b
+    Example:
+      kit store rm notes/README.md
+    """
+    for key in keys:
+        bucket.delete(key)
+        click.echo(f"removed {key}")
