@@ -214,7 +214,7 @@ def invoke(*arguments):
 
 
 def test_the_command_lists_runs_and_shows_one(loaded):
-    assert invoke().splitlines()[0].split() == "RUN CPU BU CLOUD BU STORAGE BU".split()
+    assert invoke().splitlines()[0].split() == ["RUN", "CPU", "BU", "CLOUD", "BU", "STORAGE", "BU"]
     shown = invoke(RUN)
     for text in ("job 5: small", "1.5 GiB-h", "mahti-2024 (closed)", "Together", "CPU efficiency"):
         assert text in shown, text

@@ -1,6 +1,7 @@
 """What `make reproduce` runs, and what it says where the sandbox cannot be had."""
 
 import pytest
+
 from kit.base import settings
 from kit.base.errors import Busy, UsageError
 from kit.report import reproduce
