@@ -61,9 +61,7 @@ def echo_table(rows: Sequence[Mapping[str, str]]) -> None:
     lines = [list(row.values()) for row in rows]
     limits = [*(None for _ in names[:-1]), room]
     headers = [name.upper() for name in names]
-    click.echo(
-        tabulate(lines, headers, "plain", maxcolwidths=limits, disable_numparse=True)  # type: ignore[arg-type]
-    )
+    click.echo(tabulate(lines, headers, "plain", maxcolwidths=limits, disable_numparse=True))
 
 
 def warn_renamed(old: str, new: str) -> None:

@@ -11,7 +11,7 @@ from kit.base.errors import CredentialRefused, KitError, Unreachable, UsageError
 from kit.cli.options import TARGETS, echo_json, json_option, profile_option
 
 
-class BillingUnits(click.ParamType):
+class BillingUnits(click.ParamType[Decimal]):
     """A number of billing units: finite, not negative."""
 
     name = "BU"
