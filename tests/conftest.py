@@ -8,7 +8,7 @@ from kit_sandbox import services as sandbox_services
 from kit_sandbox.supervisor import control
 from sandbox_command import kit_sandbox
 
-from kit.base import settings
+from kit.base.settings import load
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def sandbox():
 @contextlib.contextmanager
 def stopped(*names):
     """Have programs of the sandbox stopped by its supervisor for the time of a block."""
-    folder = settings.load("sandbox").sandbox_dir
+    folder = load("sandbox").sandbox_dir
     for name in names:
         control(folder).stopProcess(name)
     try:

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import secrets
 import subprocess
 import tempfile
 import time
@@ -20,6 +21,7 @@ from typing import Any
 
 from kit.base.errors import DataError
 
+ROOT = Path(__file__).resolve().parents[2]  # the checkout
 SCHEMA = 1
 MODEL_NAME = "Convolutional-neural-network-classifier"
 PACKAGES = ("kit", "torch", "torchmetrics", "numpy", "mlflow", "ray", "kfp")
@@ -98,6 +100,24 @@ def _unwritable(path: Path, err: OSError) -> DataError:
     return DataError(f"cannot write {path}", err.strerror or str(err), step)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a name to write to; it becomes `path` when the block ends without an error.
+
+    Raises DataError if the folder is not writable or the disk is full.
+    """
+    new = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield new
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+    except OSError as err:
+        raise _unwritable(path, err) from err
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
     write_text(path, dumps(value))
@@ -111,6 +131,17 @@ def read_json(path: Path) -> Any:
         raise DataError(f"cannot read {path}", err.strerror or str(err)) from err
     except ValueError as err:
         raise DataError(f"{path} is not JSON", str(err), "remove it and run again") from err
+
+
+def parse(content: bytes | str, name: str) -> Json:
+    """Parse a JSON document of the kit, which has the current `schema`. Raises DataError."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as err:
+        raise DataError(f"read {name}", "it is not a JSON document", "remove it") from err
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise DataError(f"read {name}", f"it has not the schema {SCHEMA}", "remove it")
+    return document
 
 
 def append_history(path: Path, record: Json) -> None:
@@ -150,9 +181,12 @@ def read_history(path: Path) -> tuple[list[Json], list[str]]:
     return records, problems
 
 
-def sha256_of(content: bytes) -> str:
-    """Give the hex SHA-256 of some bytes."""
-    return hashlib.sha256(content).hexdigest()
+def sha256_of(source: bytes | Path) -> str:
+    """Return the hex SHA-256 of some bytes or of a file."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def code_hash() -> str:

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import hashlib
 import os
 import subprocess
 import tempfile
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from kit.base.errors import CommandFailed, DataError, Unreachable
+from kit.base.files import sha256_of
 
-Source = bytes | Path
+Stdin = bytes | Path
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Host(Protocol):
     def run(
         self,
         argv: Sequence[str],
-        input: Source = b"",
+        input: Stdin = b"",
         timeout: float = 60,
         check: bool = True,
         repeat: bool = False,
@@ -50,7 +50,7 @@ class Host(Protocol):
         CredentialRefused or CredentialExpired when the login was not accepted.
         """
 
-    def put(self, source: Source, target: str, mode: int = 0o600) -> None:
+    def put(self, source: Stdin, target: str, mode: int = 0o600) -> None:
         """Write a file: whole by rename, hash checked, never open to others before `mode`."""
 
     def get(self, source: str, target: Path) -> None:
@@ -81,42 +81,42 @@ class LocalHost:
     def run(
         self,
         argv: Sequence[str],
-        input: Source = b"",
+        input: Stdin = b"",
         timeout: float = 60,
         check: bool = True,
         repeat: bool = False,
     ) -> Completed:
         """See `Host.run`."""
         code, out, err, seconds = self._call(argv, input, timeout)
-        return completed(argv, code, out, err, seconds, check)
+        return as_completed(argv, code, out, err, seconds, check)
 
-    def put(self, source: Source, target: str, mode: int = 0o600) -> None:
+    def put(self, source: Stdin, target: str, mode: int = 0o600) -> None:
         """See `Host.put`."""
-        argv = ["sh", "-c", PUT, "sh", target, f"{mode:o}", digest(source)]
-        written(target, self.run(argv, source, 600, check=False))
+        argv = ["sh", "-c", PUT, "sh", target, f"{mode:o}", sha256_of(source)]
+        check_upload(target, self.run(argv, source, 600, check=False))
 
     def get(self, source: str, target: Path) -> None:
         """See `Host.get`."""
         argv = ["sh", "-c", GET, "sh", source]
         code, out, err, seconds = self._call(argv, b"", 600)
-        completed(argv, code, b"", err, seconds, check=True)
-        store(source, out, target)
+        as_completed(argv, code, b"", err, seconds, check=True)
+        save_download(source, out, target)
 
     def valid_until(self) -> float | None:
         """See `Host.valid_until`: nothing ends here."""
         return None
 
     def _call(
-        self, argv: Sequence[str], input: Source, timeout: float
+        self, argv: Sequence[str], input: Stdin, timeout: float
     ) -> tuple[int, bytes, bytes, float]:
         try:
-            return call([*self.prefix, *argv], input, timeout)
+            return run_process([*self.prefix, *argv], input, timeout)
         except FileNotFoundError as err:
             return 127, b"", str(err).encode(), 0.0
 
 
-def call(
-    argv: Sequence[str], input: Source, timeout: float, errors: IO[bytes] | None = None
+def run_process(
+    argv: Sequence[str], input: Stdin, timeout: float, errors: IO[bytes] | None = None
 ) -> tuple[int, bytes, bytes, float]:
     """Run a program here: exit code, stdout, stderr, seconds.
 
@@ -144,7 +144,7 @@ def call(
     return done.returncode, done.stdout or b"", done.stderr or b"", time.monotonic() - begun
 
 
-def completed(
+def as_completed(
     argv: Sequence[str], code: int, out: bytes, err: bytes, seconds: float, check: bool
 ) -> Completed:
     """Make the answer of `Host.run`; raises CommandFailed when `check` and `code` is not 0."""
@@ -155,7 +155,7 @@ def completed(
     return done
 
 
-def written(target: str, done: Completed) -> None:
+def check_upload(target: str, done: Completed) -> None:
     """Raise CommandFailed when `PUT` could not write the file, with the folder that it is of."""
     if done.code != 0:
         said = done.err.strip() or "the file did not arrive whole"
@@ -164,18 +164,10 @@ def written(target: str, done: Completed) -> None:
         raise CommandFailed(["write", target], done.code, done.out, got, step)
 
 
-def digest(source: Source) -> str:
-    """Give the SHA-256 of a file or of bytes, in hex."""
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    with open(source, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def store(name: str, answer: bytes, target: Path) -> None:
+def save_download(name: str, answer: bytes, target: Path) -> None:
     """Write what `GET` printed, whole by rename. Raises DataError when the hash does not fit."""
     line, _, content = answer.partition(b"\n")
-    if line.decode() != f"{digest(content)}  -":
+    if line.decode() != f"{sha256_of(content)}  -":
         raise DataError(f"fetch {name}", "it changed while it was read", "fetch it again")
     handle, path = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     with os.fdopen(handle, "wb") as file:

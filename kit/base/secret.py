@@ -6,13 +6,16 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from kit.base.errors import UsageError
+from kit.base.files import ROOT
 from kit.base.host import LocalHost
-from kit.base.settings import ROOT, Settings
 
-NAMES = ("CSC_USERNAME", "CSC_PASSWORD", "CSC_USER_DOMAIN_NAME", "CSC_PROJECT_NAME")
+if TYPE_CHECKING:
+    from kit.base.settings import Settings
+
+LOGIN_NAMES = ("CSC_USERNAME", "CSC_PASSWORD", "CSC_USER_DOMAIN_NAME", "CSC_PROJECT_NAME")
 
 
 class SecretTracked(UsageError):
@@ -91,7 +94,7 @@ def read_private(path: Path, tried: str, step: str, encoding: str = "ascii") -> 
 
 
 def read_login(
-    settings: Settings, environ: Mapping[str, str] = os.environ, home: Path | None = None
+    settings: "Settings", environ: Mapping[str, str] = os.environ, home: Path | None = None
 ) -> Login:
     """Read the login: KIT_ENV_FILE or the profile's file, the environment, ~/.ssh/.env, .env.
 
@@ -99,12 +102,12 @@ def read_login(
     lacks a name, cannot be parsed or is tracked by git; the message never says what stands there.
     """
     given = settings.env_file
-    if given is not None and (given.exists() or not all(environ.get(name) for name in NAMES)):
+    if given is not None and (given.exists() or not all(environ.get(name) for name in LOGIN_NAMES)):
         hint = (
             "kit sandbox up" if settings.profile == "sandbox" else "write it, or set KIT_ENV_FILE"
         )
         return _login(_parsed(given, hint), str(given))
-    if all(environ.get(name) for name in NAMES):
+    if all(environ.get(name) for name in LOGIN_NAMES):
         return _login(environ, "the environment")
     places = [(home or Path.home()) / ".ssh" / ".env", ROOT / ".env"]
     for place in places:
@@ -113,7 +116,7 @@ def read_login(
     raise UsageError(
         f"there is no login for the object store of {settings.profile}",
         f"looked for {', '.join(str(place) for place in places)}",
-        f"write one of these files with the lines {', '.join(f'{name}=…' for name in NAMES)},"
+        f"write one of these files with the lines {', '.join(f'{name}=…' for name in LOGIN_NAMES)},"
         " mode 600; or name another one with KIT_ENV_FILE",
     )
 
@@ -141,11 +144,11 @@ def _parsed(path: Path, hint: str) -> dict[str, str]:
 
 
 def _login(values: Mapping[str, str], source: str) -> Login:
-    missing = [name for name in NAMES if not values.get(name)]
+    missing = [name for name in LOGIN_NAMES if not values.get(name)]
     if missing:
         raise UsageError(
             f"{source} lacks {', '.join(missing)}",
-            next_step=f"the login needs the four names {', '.join(NAMES)}",
+            next_step=f"the login needs the four names {', '.join(LOGIN_NAMES)}",
         )
-    name, password, domain, project = (values[key] for key in NAMES)
+    name, password, domain, project = (values[key] for key in LOGIN_NAMES)
     return Login(name, Secret(password), domain, project, source)

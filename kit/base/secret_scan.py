@@ -3,9 +3,13 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kit.base.errors import KitError
-from kit.base.settings import ROOT, Settings
+from kit.base.files import ROOT
+
+if TYPE_CHECKING:
+    from kit.base.settings import Settings
 
 SHAPES = {
     "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
@@ -23,7 +27,7 @@ class SecretFound(KitError):
     """A file holds a secret: it is not kept and not handed on."""
 
 
-def known(settings: Settings) -> dict[str, bytes]:
+def known_secrets(settings: "Settings") -> dict[str, bytes]:
     """Read the secrets of the profile's files: name -> value, those of eight letters or more."""
     files = [settings.env_file, Path.home() / ".ssh" / ".env", ROOT / ".env"]
     if settings.cloud is not None:
@@ -38,17 +42,17 @@ def known(settings: Settings) -> dict[str, bytes]:
     return found
 
 
-def find(content: bytes, values: dict[str, bytes]) -> list[str]:
+def find_secrets(content: bytes, values: dict[str, bytes]) -> list[str]:
     """Name what secrets some bytes hold, never showing one."""
     shapes = [name for name, shape in SHAPES.items() if re.search(shape, content)]
     return [name for name, value in values.items() if value in content] + shapes
 
 
-def refuse(settings: Settings, paths: Iterable[Path]) -> None:
+def refuse_secrets(settings: "Settings", paths: Iterable[Path]) -> None:
     """Raise SecretFound that names the file and the kind of the first secret in these files."""
-    values = known(settings)
+    values = known_secrets(settings)
     for path in paths:
-        found = find(path.read_bytes(), values)
+        found = find_secrets(path.read_bytes(), values)
         if found:
             step = "take it out of the cell or log that shows it, change that secret, run again"
             raise SecretFound(f"keep {path.name}", f"it holds {', '.join(found)}", step)

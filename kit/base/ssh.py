@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kit.base.errors import (
     CredentialExpired,
@@ -25,7 +26,20 @@ from kit.base.errors import (
     Unreachable,
     UsageError,
 )
-from kit.base.host import GET, PUT, Completed, Source, call, completed, digest, store, written
+from kit.base.files import sha256_of
+from kit.base.host import (
+    GET,
+    PUT,
+    Completed,
+    Stdin,
+    as_completed,
+    check_upload,
+    run_process,
+    save_download,
+)
+
+if TYPE_CHECKING:
+    from kit.base.settings import Settings
 
 RENEWABLE_S = 600.0  # clocks may differ: a certificate that ended just now is tried all the same
 
@@ -64,26 +78,26 @@ class SSHHost:
     def run(
         self,
         argv: Sequence[str],
-        input: Source = b"",
+        input: Stdin = b"",
         timeout: float = 60,
         check: bool = True,
         repeat: bool = False,
     ) -> Completed:
         """See `Host.run`. A master that died unseen is noticed once: then `repeat` runs again."""
         code, out, err, seconds = self._framed(argv, input, timeout, repeat)
-        return completed(argv, code, out, err, seconds, check)
+        return as_completed(argv, code, out, err, seconds, check)
 
-    def put(self, source: Source, target: str, mode: int = 0o600) -> None:
+    def put(self, source: Stdin, target: str, mode: int = 0o600) -> None:
         """See `Host.put`."""
-        argv = ["sh", "-c", PUT, "sh", target, f"{mode:o}", digest(source)]
-        written(target, self.run(argv, source, 600, check=False, repeat=True))
+        argv = ["sh", "-c", PUT, "sh", target, f"{mode:o}", sha256_of(source)]
+        check_upload(target, self.run(argv, source, 600, check=False, repeat=True))
 
     def get(self, source: str, target: Path) -> None:
         """See `Host.get`."""
         argv = ["sh", "-c", GET, "sh", source]
         code, out, err, seconds = self._framed(argv, b"", 600, repeat=True)
-        completed(argv, code, b"", err, seconds, check=True)
-        store(source, out, target)
+        as_completed(argv, code, b"", err, seconds, check=True)
+        save_download(source, out, target)
 
     def valid_until(self) -> float | None:
         """See `Host.valid_until`: the latest end of the certificates that ssh would offer."""
@@ -98,11 +112,11 @@ class SSHHost:
 
     def settings(self) -> str:
         """Give what ssh would do, as `ssh -G` says it: a lower-case name and a value a line."""
-        return call(self._command("-G"), b"", 20)[1].decode()
+        return run_process(self._command("-G"), b"", 20)[1].decode()
 
     def close(self) -> None:
         """End the connection; the next command opens a new one."""
-        call(self._command("-O", "exit"), b"", 20)
+        run_process(self._command("-O", "exit"), b"", 20)
 
     def _end(self, path: Path) -> float | None:
         """When one certificate ends; read again only when the file is another one."""
@@ -127,7 +141,7 @@ class SSHHost:
         return ["ssh", *config, *user, *settings, "-T", *options, self.name]
 
     def _framed(
-        self, argv: Sequence[str], input: Source, timeout: float, repeat: bool
+        self, argv: Sequence[str], input: Stdin, timeout: float, repeat: bool
     ) -> tuple[int, bytes, bytes, float]:
         """Run between two marker lines, so that no banner and no profile is taken for output.
 
@@ -140,7 +154,7 @@ class SSHHost:
         )
         remote = "exec " + shlex.join(["sh", "-c", frame, mark, *argv])
         self._open()
-        code, raw, err, seconds = call([*self._command(), remote], input, timeout)
+        code, raw, err, seconds = run_process([*self._command(), remote], input, timeout)
         _, begun, rest = raw.partition(mark.encode() + b"\n")
         out, _, end = rest.rpartition(f"\n{mark} ".encode())
         if match := re.match(rb"\d+", end):
@@ -161,7 +175,7 @@ class SSHHost:
                 raise self.failure(255, "Permission denied: not tried")
             with tempfile.TemporaryFile() as errors:  # an older ssh keeps stderr open for ever
                 command = self._command("-M", "-N", "-f")
-                code = call(command, b"", self.connect_timeout_s + 15, errors)[0]
+                code = run_process(command, b"", self.connect_timeout_s + 15, errors)[0]
                 errors.seek(0)
                 err = errors.read().decode(errors="replace").strip()
             if code != 0:
@@ -199,6 +213,28 @@ def private_folder(folder: Path) -> None:
 
 def certificate_end(path: Path) -> float | None:
     """Read when an ssh certificate ends, by `ssh-keygen -L`; None for none and for `forever`."""
-    said = call(["ssh-keygen", "-L", "-f", str(path)], b"", 20)[1].decode(errors="replace")
+    said = run_process(["ssh-keygen", "-L", "-f", str(path)], b"", 20)[1].decode(errors="replace")
     match = re.search(r"^\s+Valid: from \S+ to (\S+)$", said, re.M)
     return datetime.fromisoformat(match[1]).timestamp() if match else None
+
+
+def site_host(settings: "Settings", **options: Any) -> SSHHost:
+    """Return the login node of a profile, not connected yet. Raises UsageError without [hpc]."""
+    hpc = settings.hpc_section()
+    return SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint, **options)
+
+
+def vm_host(settings: "Settings", **options: Any) -> SSHHost:
+    """Return the cloud VM of a profile, not connected yet; its Host is in the site's ssh config.
+
+    Raises UsageError if the profile names no VM.
+    """
+    cloud = settings.cloud_section()
+    if not cloud.ssh_host:
+        raise UsageError(
+            "this profile names no cloud VM",
+            f"[cloud] ssh_host is empty in profile {settings.profile}",
+            "set it to a Host of your ssh config, or use another profile (--profile)",
+        )
+    config = settings.hpc.ssh_config if settings.hpc else ""
+    return SSHHost(cloud.ssh_host, config, **options)

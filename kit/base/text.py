@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 Rows = Sequence[Mapping[str, str]]
 
 
-def text(rows: Rows) -> str:
+def to_text(rows: Rows) -> str:
     """Give an aligned table; columns that are empty in every row are left out."""
     return "\n".join("  ".join(cells).rstrip() for cells in _aligned(_kept(rows)))
 
 
-def markdown(rows: Rows) -> str:
+def to_markdown(rows: Rows) -> str:
     """Give a Markdown table, the first column to the left and the others to the right."""
     head, rule, *body = _aligned([{k: v.replace("|", "\\|") for k, v in r.items()} for r in rows])
     rule = [rule[0], *(cell[:-1] + ":" for cell in rule[1:])]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *body])
 
 
-def comma(rows: Rows) -> str:
+def to_csv(rows: Rows) -> str:
     """Give CSV (RFC 4180, line feeds)."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
@@ -32,7 +32,7 @@ LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash
                       "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"})  # fmt: skip
 
 
-def latex(rows: Rows) -> str:
+def to_latex(rows: Rows) -> str:
     """Give a LaTeX table for the package booktabs."""
     lines = [[cell.translate(LATEX) for cell in line] for line in _lines(rows)]
     body = [f"{' & '.join(line)} \\\\" for line in lines]

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any
 
-from kit.base.errors import DataError, UsageError
-from kit.base.profiles import Rate
-from kit.base.settings import Settings
+from kit.base import DataError, UsageError
+from kit.base.settings import Rate, Settings
 from kit.slurm.resources import Load, used
 from kit.slurm.usage import Usage
 

@@ -7,12 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from kit.base import files as records
-from kit.base.errors import DataError, KitError, UsageError
-from kit.base.files import Json
-from kit.base.host import Host
+from kit.base import DataError, Host, Json, KitError, SSHHost, UsageError, read_history
 from kit.base.settings import Settings
-from kit.base.ssh import SSHHost
 from kit.billing import rates as billing
 from kit.billing.rates import Bill, Line, money
 from kit.runs.history import Run
@@ -149,7 +145,7 @@ def afford(
 
 def find(loaded: Settings, run_id: str) -> Json:
     """Find a run of the history. Raises UsageError that names the newest ones."""
-    history, _ = records.read_history(loaded.profile_dir / "history.jsonl")
+    history, _ = read_history(loaded.profile_dir / "history.jsonl")
     for run in reversed(history):
         if run["run"] == run_id:
             return run

@@ -5,12 +5,8 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from kit.base import files as records
-from kit.base import settings
-from kit.base import text as tables
-from kit.base.errors import KitError, UsageError
-from kit.base.files import Json
-from kit.base.settings import Settings
+from kit.base import Json, KitError, UsageError, read_history, to_text
+from kit.base.settings import Settings, load, profile_names
 from kit.billing import rates as billing
 from kit.billing import waste
 from kit.billing.rates import Bill, Line, money
@@ -26,7 +22,7 @@ NO_JOB = "its sacct.txt is missing: the job is not in this bill"
 
 def of_all(loaded: Settings) -> tuple[list[dict[str, str]], list[str]]:
     """Give one row a finished run with its units by kind, and what could not be read."""
-    history, problems = records.read_history(loaded.profile_dir / "history.jsonl")
+    history, problems = read_history(loaded.profile_dir / "history.jsonl")
     bills: list[tuple[Json, dict[str, Decimal]]] = []
     for run in history:
         try:
@@ -82,17 +78,17 @@ def summary(bill: Bill) -> list[str]:
 def estimate_text(loaded: Settings, target: str) -> str:
     """Say what a run may cost at most, with the source of each rate."""
     bill = estimate(loaded, target)
-    return "\n\n".join([tables.text(rows(bill.lines)), *summary(bill)]).strip()
+    return "\n\n".join([to_text(rows(bill.lines)), *summary(bill)]).strip()
 
 
 def show_estimate(profile: str, target: str) -> "pandas.DataFrame":
     """Say in a notebook what a run may cost at most."""
-    return frame(estimate(settings.load(profile), target))
+    return frame(estimate(load(profile), target))
 
 
 def show_bill(profile: str, run: Json) -> "pandas.DataFrame":
     """Show a finished run's bill in a notebook; `attrs["summary"]` has the sums and the waste."""
-    loaded = settings.load(profile)
+    loaded = load(profile)
     table = frame(of_run(loaded, run))
     table.attrs["summary"] = "\n".join([table.attrs["summary"], *advice(loaded, run)])
     return table
@@ -102,7 +98,7 @@ def show_elsewhere(profile: str, run: Json) -> "pandas.DataFrame":
     """Price the job of a finished run on every site that could hold it."""
     import pandas
 
-    job = used(settings.load(profile), run)
+    job = used(load(profile), run)
     return pandas.DataFrame(offers(job)).set_index("site") if job else pandas.DataFrame()
 
 
@@ -136,9 +132,9 @@ def used(loaded: Settings, run: Json) -> waste.Used | None:
 def sites() -> list[Settings]:
     """Load every site that has partitions and prices; aliases and unfinished profiles left out."""
     named: dict[str, Settings] = {}
-    for name in settings.profile_names():
+    for name in profile_names():
         with contextlib.suppress(UsageError):  # a profile that nobody has filled in yet
-            loaded = settings.load(name)
+            loaded = load(name)
             named[loaded.profile] = loaded
     return [each for each in named.values() if each.partitions]
 

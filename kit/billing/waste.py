@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 
-from kit.base.profiles import Partition
-from kit.base.settings import Settings
+from kit.base.settings import Partition, Settings
 from kit.billing import rates as billing
 from kit.billing.rates import Line, money
 from kit.slurm.resources import Load

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from kit.base.errors import KitError, UsageError
+from kit.base import KitError, UsageError
 from kit.cli.options import profile_option
 
 
@@ -99,7 +99,7 @@ def secrets_command(profile: str | None, user: str) -> None:
     Example:
       kit platform secrets --profile roihu
     """
-    from kit.base.secret import NAMES, read_login
+    from kit.base import NAMES, read_login
     from kit.base.settings import load
     from kit.deploy import manifests
 
@@ -188,8 +188,8 @@ def bootstrap_command(profile: str | None, dry_run: bool) -> None:
     Example:
       kit vm bootstrap --profile roihu --dry-run
     """
+    from kit.base import SSHHost
     from kit.base.settings import load
-    from kit.base.ssh import SSHHost
     from kit.deploy import vm_setup
 
     settings = load(profile)

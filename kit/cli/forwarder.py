@@ -72,7 +72,7 @@ def api_command(profile: str | None, address: str, port: int) -> None:
     Example:
       kit forwarder api --profile sandbox
     """
-    from kit.base.errors import UsageError
+    from kit.base import UsageError
     from kit.base.settings import load
     from kit.forwarder import people as forwarder_people
 

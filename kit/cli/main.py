@@ -7,7 +7,7 @@ from typing import ClassVar
 import click
 
 from kit import __version__
-from kit.base.errors import KitError
+from kit.base import KitError
 from kit.cli.options import warn_renamed
 
 INTERRUPTED = 130

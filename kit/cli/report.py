@@ -8,7 +8,7 @@ import click
 from kit.cli.options import echo_json, echo_table, json_option, profile_option
 
 if TYPE_CHECKING:
-    from kit.base.files import Json
+    from kit.base import Json
     from kit.base.settings import Settings
 
 FORMS = ("table", "md", "html", "csv", "tex")
@@ -129,10 +129,9 @@ def export_command(run: str, folder: Path | None, profile: str | None) -> None:
 
 def find_run(settings: "Settings", run: str) -> "Json":
     """Find a finished run in the history. Raises UsageError that lists the newest ones."""
-    from kit.base import files
-    from kit.base.errors import UsageError
+    from kit.base import UsageError, read_history
 
-    history, _ = files.read_history(settings.profile_dir / "history.jsonl")
+    history, _ = read_history(settings.profile_dir / "history.jsonl")
     for record in reversed(history):
         if record["run"] == run:
             return record

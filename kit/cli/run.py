@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kit.base.errors import CredentialRefused, KitError, Unreachable, UsageError
+from kit.base import CredentialRefused, KitError, Unreachable, UsageError
 from kit.cli.options import TARGETS, echo_json, json_option, profile_option
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kit.base.errors import (
+from kit.base import (
     CredentialRefused,
     HostKeyRefused,
     KitError,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kit.base.errors import UsageError
+from kit.base import UsageError
 from kit.cli.options import echo_json, echo_table, json_option, profile_option
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from kit.base.errors import HostKeyRefused, KitError
-from kit.base.ssh import SSHHost, private_folder
+from kit.base import HostKeyRefused, KitError, SSHHost, private_folder
 from kit.deploy.port_forward import Forward, refuse_taken, text
 
 # kubectl lives as long as its stdin: an ssh connection that ends leaves nothing on the VM.

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-from kit.base.errors import CommandFailed, DataError, UsageError
-from kit.base.secret import read_private
-from kit.base.settings import ROOT
+from kit.base import ROOT, CommandFailed, DataError, UsageError, read_private
 
 FOLDER = ROOT / "env" / "platform"
 SOURCE = "https://github.com/OSS-MLOPS-PLATFORM/oss-mlops-platform"

@@ -9,12 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from kit.base import text as tables
-from kit.base.errors import Busy, UsageError
+from kit.base import Busy, SSHHost, UsageError, to_text
 from kit.base.ports import port_holders
-from kit.base.profiles import Port
-from kit.base.settings import Settings
-from kit.base.ssh import SSHHost
+from kit.base.settings import Port, Settings
 
 TITLES = {
     "dashboard": "Kubeflow dashboard",
@@ -113,7 +110,7 @@ def _refuse_wrong(profile: str, ports: Mapping[str, Port]) -> None:
 
 def text(rows: Sequence[Forward]) -> str:
     """Show them as a table: what, where, as whom, what shows the password."""
-    return tables.text(
+    return to_text(
         [
             {
                 "what": each.title,

@@ -3,7 +3,7 @@
 import shlex
 from decimal import Decimal
 
-from kit.base.errors import UsageError
+from kit.base import UsageError
 from kit.base.settings import Settings
 from kit.billing import rates as billing
 

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from string import Template
 
-from kit.base.errors import CommandFailed, UsageError
-from kit.base.host import Host
-from kit.base.settings import ROOT
+from kit.base import ROOT, CommandFailed, Host, UsageError
 
 FOLDER = ROOT / "env" / "vm"
 REMOTE = ".cache/kit/vm-setup"  # in the home of the user there: nobody else can have put it

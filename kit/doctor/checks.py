@@ -8,9 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from kit.base import settings
-from kit.base.errors import KitError
-from kit.base.settings import Settings
+from kit.base import KitError
+from kit.base.settings import Settings, load
 from kit.doctor import hpc as doctor_site
 from kit.doctor import link_race
 from kit.doctor import store as doctor_store
@@ -26,7 +25,7 @@ RACE_LIMIT_S = 180.0
 def examine(profile: str | None, race: bool = False) -> list[Finding]:
     """Run every check of a profile; a profile that cannot be read is the only finding."""
     try:
-        loaded = settings.load(profile)
+        loaded = load(profile)
     except KitError as err:
         words = {"there is no profile": "profile-unknown", "not filled in": "profile-unfilled"}
         named = [diagnosis for text, diagnosis in words.items() if text in err.tried]
@@ -95,4 +94,4 @@ def fix(profile: str | None, diagnosis: str, say: Callable[[str], None]) -> None
 
     Raises KitError when it is not there, or a command fails.
     """
-    doctor_vm.fix(Ground(settings.load(profile)), diagnosis, say)
+    doctor_vm.fix(Ground(load(profile)), diagnosis, say)

@@ -6,12 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from kit.base.errors import KitError, UsageError
-from kit.base.host import Host
-from kit.base.profiles import Cloud, Hpc
-from kit.base.secret import Login, read_login
-from kit.base.settings import Settings
-from kit.base.ssh import SSHHost
+from kit.base import Host, KitError, Login, SSHHost, UsageError, read_login
+from kit.base.settings import Cloud, Hpc, Settings
 from kit.doctor import keys as doctor_keys
 from kit.doctor.findings import Known, Skipped
 from kit.store import keystone as credentials

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kit.base.errors import KitError
+from kit.base import KitError
 
 Known = Mapping[Any, str]  # class of an error -> the diagnosis that it is
 

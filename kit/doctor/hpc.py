@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from kit.base.errors import (
+from kit.base import (
     CommandFailed,
     CredentialExpired,
     CredentialRefused,

@@ -5,8 +5,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from kit.base.host import Host, LocalHost, call
-from kit.base.ssh import SSHHost
+from kit.base import Host, LocalHost, SSHHost, run_process
 from kit.doctor.findings import Found
 
 
@@ -23,7 +22,7 @@ def ssh_settings(host: SSHHost) -> dict[str, list[str]]:
     """
     here()
     config = ["-F", host.config] if host.config else []
-    code, out, err, _ = call(["ssh", *config, "-G", host.name], b"", 20)
+    code, out, err, _ = run_process(["ssh", *config, "-G", host.name], b"", 20)
     if code:
         raise Found("ssh-settings", err.decode(errors="replace").strip()[-300:])
     found: dict[str, list[str]] = {}
@@ -67,7 +66,7 @@ def _through_master(host: SSHHost, *words: str) -> tuple[int, str, str]:
     """Ask the open connection of a host for something: exit code, stdout, stderr."""
     config = ["-F", host.config] if host.config else []
     options = ["-o", f"ControlPath={host.socket}", "-o", "BatchMode=yes"]
-    code, out, err, _ = call(["ssh", *config, *options, *words, host.name], b"", 10)
+    code, out, err, _ = run_process(["ssh", *config, *options, *words, host.name], b"", 10)
     return code, out.decode(errors="replace").strip(), err.decode(errors="replace").strip()
 
 

@@ -9,7 +9,7 @@ import re
 import secrets
 from dataclasses import dataclass, replace
 
-from kit.base.errors import DataError, KitError
+from kit.base import DataError, KitError
 from kit.slurm.client import Slurm
 from kit.slurm.script import JobSpec
 

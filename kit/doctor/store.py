@@ -10,16 +10,16 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from kit.base.errors import (
+from kit.base import (
     BucketTaken,
     CredentialRefused,
     KitError,
+    SecretTracked,
     StoreUnavailable,
     Unreachable,
     UsageError,
 )
 from kit.base.ports import port_holders
-from kit.base.secret import SecretTracked
 from kit.base.settings import Settings
 from kit.billing import run as run_bill
 from kit.deploy import port_forward as forward

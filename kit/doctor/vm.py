@@ -8,8 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from kit.base.errors import CommandFailed, CredentialRefused, Unreachable, UsageError
-from kit.base.host import Host
+from kit.base import CommandFailed, CredentialRefused, Host, Unreachable, UsageError
 from kit.base.settings import Settings
 from kit.doctor import keys as doctor_keys
 from kit.doctor.context import Check, Ground

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kit.base.errors import KitError, UsageError
+from kit.base import KitError, UsageError
 
 
 class GatesNotPassed(KitError):

@@ -19,8 +19,7 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kit.base.errors import Busy, KitError, NoSuchObject, Unreachable, UsageError
-from kit.base.files import Json
+from kit.base import Busy, Json, KitError, NoSuchObject, Unreachable, UsageError
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.forwarder import docs as forwarder_docs
 from kit.forwarder.people import Person

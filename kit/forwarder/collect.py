@@ -14,8 +14,16 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from kit.base.errors import DataError, KitError, NoSuchBucket, NoSuchObject, UsageError
-from kit.base.files import SCHEMA, Json, dumps
+from kit.base import (
+    SCHEMA,
+    DataError,
+    Json,
+    KitError,
+    NoSuchBucket,
+    NoSuchObject,
+    UsageError,
+    dumps,
+)
 from kit.base.settings import Settings
 from kit.billing import run as run_bill
 from kit.forwarder import gauges, tunnels

@@ -7,7 +7,7 @@ would give their token; inside a network of its own it stays blank.
 from collections.abc import Iterator, Mapping
 from html import escape
 
-from kit.base.files import Json
+from kit.base import Json
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;

@@ -14,8 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from kit.base.errors import DataError
-from kit.base.files import Json
+from kit.base import DataError, Json
 from kit.slurm.values import seconds, size, when
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST  # of what `exposition` gives

@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.base.errors import Busy, NoSuchBucket, NoSuchObject, UsageError
-from kit.base.files import Json
-from kit.base.secret import read_private
+from kit.base import Busy, Json, NoSuchBucket, NoSuchObject, UsageError, read_private
 from kit.base.settings import Settings
 from kit.forwarder.collect import Buckets, buckets_of
 from kit.forwarder.tunnels import Tunnel, live_tunnels

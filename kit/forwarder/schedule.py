@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 from celery import Celery
 from celery.beat import EmbeddedService, ScheduleEntry, Scheduler
 
-from kit.base.errors import CredentialRefused, KitError, Unreachable, UsageError
-from kit.base.secret import Secret, read_private
+from kit.base import CredentialRefused, KitError, Secret, Unreachable, UsageError, read_private
 from kit.forwarder.collect import PASS_S, Forwarder
 
 FLOWER_PORT = 6501

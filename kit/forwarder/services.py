@@ -18,9 +18,7 @@ from fastapi import Path as InPath
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
-from kit.base.errors import KitError, NoSuchBucket, Unreachable, UsageError
-from kit.base.files import Json
-from kit.base.secret import Secret, read_private
+from kit.base import Json, KitError, NoSuchBucket, Secret, Unreachable, UsageError, read_private
 from kit.base.settings import Settings
 from kit.forwarder.collect import Forwarder
 from kit.forwarder.gauges import CONTENT_TYPE

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from kit.base.errors import KitError, Unreachable
-from kit.base.files import Json
+from kit.base import Json, KitError, Unreachable
 from kit.base.settings import Settings
 from kit.runs.requests import Jobs, RunState, Standing, token
 from kit.submitter.tunnel_key import PORTS

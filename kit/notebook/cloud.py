@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kit.base import settings
-from kit.base.files import Json
+from kit.base import Json
+from kit.base.settings import load
 from kit.billing import rates as billing
 from kit.billing import run as run_bill
 from kit.experiments.fashion_mnist import data as fashion_mnist
@@ -79,7 +79,7 @@ def start_cloud(
     `runner` is where the pipeline runs, "" for what the profile says.
     Raises UsageError, DataError, Busy as `experiment.start_local` does.
     """
-    loaded = cloud_run.with_runner(settings.load(profile), runner)
+    loaded = cloud_run.with_runner(load(profile), runner)
     run_bill.refuse_over(loaded, "cloud")
     chosen, least = Parameters(**values), Gates(*gates)
     parameters = {**chosen.model_dump(), "gates": list(gates), "strict": strict}

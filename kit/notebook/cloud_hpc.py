@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kit.base import settings as profiles
-from kit.base.errors import UsageError
-from kit.base.files import Json
+from kit.base import Json, UsageError
+from kit.base.settings import load
 from kit.billing import run as run_bill
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist.parameters import Parameters
@@ -103,7 +102,7 @@ def start_cloud_hpc(
     A run that was broken off by a failed try is let work once more. `tunnel`: reverse, none, or
     None for the profile's. Raises as `start_cloud`.
     """
-    loaded = profiles.load(profile)
+    loaded = load(profile)
     if loaded.hpc is None or loaded.site.closed:
         got = loaded.site.closed or "it has no section [hpc]"
         raise UsageError(f"train on the site of {profile}", got, "use another profile")

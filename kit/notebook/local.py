@@ -8,10 +8,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from kit.base import files as records
-from kit.base import settings
-from kit.base.errors import UsageError
-from kit.base.files import Json, Timeline
+from kit.base import ROOT, Json, Timeline, UsageError, git_state, time_record
+from kit.base.settings import Settings, load
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
@@ -68,13 +66,13 @@ def start_local(profile: str, fresh: bool, **hyperparameters: Any) -> Local:
     `hyperparameters` are the fields of `Parameters`. Raises UsageError for a
     value that cannot be, DataError for damaged data, Busy when the run is being executed.
     """
-    loaded = settings.load(profile)
+    loaded = load(profile)
     chosen = Parameters(**hyperparameters)
     return Local(*begin(loaded, "local", chosen.model_dump(), fresh), chosen)
 
 
 def begin(
-    loaded: settings.Settings, target: str, parameters: Json, fresh: bool
+    loaded: Settings, target: str, parameters: Json, fresh: bool
 ) -> tuple[runs.Run, fashion_mnist.Dataset]:
     """Read the data and start a run of a target, or go on with a broken-off one."""
     timeline = Timeline()
@@ -97,9 +95,7 @@ def data_facts(data: fashion_mnist.Dataset) -> Json:
     return {**facts, "files": dict(data.files), "warning": data.warning}
 
 
-def credentials_table(
-    loaded: settings.Settings, job_end: float | None = None
-) -> "pandas.DataFrame":
+def credentials_table(loaded: Settings, job_end: float | None = None) -> "pandas.DataFrame":
     """Obtain the profile's credentials; say what is valid until when, never the secrets.
 
     With `job_end` (seconds since 1970) each is held against it.
@@ -174,15 +170,13 @@ def finish(work: Local) -> Json:
     if work.trained is None or work.evaluation is None:
         raise too_early("train and evaluate")
     run, trained, performance = work.run, work.trained, work.evaluation.performance
-    time_record = records.time_record(
-        "local-model-training", trained.start, trained.end, trained.seconds
-    )
+    seconds = time_record("local-model-training", trained.start, trained.end, trained.seconds)
     with run.timeline.span("records"):
-        run.save("local_metrics.json", {"performance": performance, "time": time_record})
+        run.save("local_metrics.json", {"performance": performance, "time": seconds})
         run.save("losses.json", trained.losses)
         training.save_model(trained.model, run.folder / "model.safetensors")
-        logged = _log(work, time_record, performance)
-    figures = {"training_s": time_record["total-seconds"], "accuracy": performance["accuracy"]}
+        logged = _log(work, seconds, performance)
+    figures = {"training_s": seconds["total-seconds"], "accuracy": performance["accuracy"]}
     figures |= {"cloud_bu": 0.0, "total_bu": 0.0}
     facts = {"data": data_facts(work.data), "figures": figures, "performance": performance}
     return run.finish({PUBLISHED: "local_metrics.json"}, {**facts, "tracking": asdict(logged)})
@@ -192,7 +186,7 @@ def _log(work: Local, time_record: Json, performance: Json) -> tracking.Logged:
     """Log the run to MLflow: embedded SQLite, or the server that MLFLOW_TRACKING_URI names."""
     run, losses = work.run, work.trained.losses if work.trained else []
     end_ms = int(time_record["end-time"] * 1000)
-    git = records.git_state(settings.ROOT)["commit"]
+    git = git_state(ROOT)["commit"]
     tags = {"kit.run_id": run.id, "kit.target": "local", "kit.profile": run.settings.profile}
     metrics = runlog.performance_metrics(performance, fashion_mnist.LABELS, end_ms)
     seconds = ("training-seconds", time_record["total-seconds"], 0, end_ms)
@@ -217,7 +211,7 @@ def compare(work: Local) -> "pandas.DataFrame":
     return beside_article(work.run.settings, "local", "article local")
 
 
-def beside_article(loaded: settings.Settings, target: str, published: str) -> "pandas.DataFrame":
+def beside_article(loaded: Settings, target: str, published: str) -> "pandas.DataFrame":
     """Put the newest runs of a target beside a column of the article; empty rows left out."""
     import pandas
 

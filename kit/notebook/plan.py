@@ -8,9 +8,8 @@ import dataclasses
 import shlex
 from dataclasses import dataclass
 
-from kit.base.errors import UsageError
-from kit.base.profiles import Hpc
-from kit.base.settings import Settings
+from kit.base import UsageError
+from kit.base.settings import Hpc, Settings
 from kit.billing import tables as bill_tables
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.requests import Request

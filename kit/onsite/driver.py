@@ -16,9 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kit.base import files as records
-from kit.base.errors import DataError
-from kit.base.files import Json, Timeline
+from kit.base import DataError, Json, Timeline, host_facts, time_record, versions, write_json
 from kit.experiments.fashion_mnist.data import Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 
@@ -50,21 +48,21 @@ def work(task: Json, folder: Path) -> None:
     with timeline.span("evaluation"):
         result = training.evaluate(trained.model, data, hp)
         np.save(folder / "predictions.npy", result.predictions, allow_pickle=False)
-    records.write_json(folder / "losses.json", trained.losses)
+    write_json(folder / "losses.json", trained.losses)
     confusion = result.confusion.tolist()
     metrics = {"performance": result.performance, "confusion": confusion}
-    records.write_json(folder / "metrics.json", metrics)
+    write_json(folder / "metrics.json", metrics)
     times = {
-        "training": records.time_record(
+        "training": time_record(
             "remote-model-training", trained.start, trained.end, trained.seconds
         ),
         "workers": workers,
         "epochs_resumed": trained.epochs_resumed,
         "spans": timeline.seconds(),
-        "host": records.host_facts() | {"node": os.environ.get("SLURMD_NODENAME", "")},
-        "versions": dict(records.versions()),
+        "host": host_facts() | {"node": os.environ.get("SLURMD_NODENAME", "")},
+        "versions": dict(versions()),
     }
-    records.write_json(folder / "times.json", times)
+    write_json(folder / "times.json", times)
 
 
 def share(task: Json, vectors: Any, order: Any) -> Any:
@@ -126,7 +124,7 @@ class Reporter:
         """Take the training's progress."""
         if time.monotonic() - self.last >= 1 or now.step == now.steps:
             self.last = time.monotonic()
-            records.write_json(self.path, now._asdict())
+            write_json(self.path, now._asdict())
 
 
 def main() -> int:
@@ -144,7 +142,7 @@ def main() -> int:
         cause = err.cause if isinstance(err, ray.exceptions.RayTaskError) else err
         known = {"cause": "the training failed", "got": str(cause), "next": "", "code": FAILED}
         text = traceback.format_exc()
-        records.write_json(folder / "failure.json", {**known, "traceback": text})
+        write_json(folder / "failure.json", {**known, "traceback": text})
         raise
     return 0
 

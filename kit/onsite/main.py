@@ -15,9 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-from kit.base import files as records
-from kit.base.errors import KitError
-from kit.base.files import SCHEMA, Json
+from kit.base import SCHEMA, Json, KitError, read_json, sha256_of, time_record, write_json
 from kit.onsite import tunnel as ray_tunnel
 from kit.onsite.ray_cluster import NODE_LOST, NOT_STARTED, Cluster, RayFailed, say, tail
 from kit.slurm.values import expand_hosts
@@ -58,7 +56,7 @@ def drive(cluster: Cluster, token: str) -> Json:
             raise RayFailed(code, DRIVER_FAILED, got)
         raise RayFailed(KILLED, f"the driver was killed: its exit code is {code}", got)
     start, end = info.start_time / 1000, info.end_time / 1000
-    return records.time_record("train-fmnist-cnn", start, end)
+    return time_record("train-fmnist-cnn", start, end)
 
 
 def run(task: Json, folder: Path, began: float) -> None:
@@ -80,17 +78,17 @@ def run(task: Json, folder: Path, began: float) -> None:
             job = drive(cluster, task["token"])
     finally:
         cluster.stop()
-    times = records.read_json(folder / "times.json")
+    times = read_json(folder / "times.json")
     spans = {
         "starting Ray": ready - began,
         **times["spans"],
         "ending Ray": time.time() - job["end-time"],
     }
     times |= {"job": job, "spans": spans, "nodes": nodes}
-    records.write_json(folder / "times.json", times)
-    hashes = {name: records.sha256_of((folder / name).read_bytes()) for name in FILES}
+    write_json(folder / "times.json", times)
+    hashes = {name: sha256_of((folder / name).read_bytes()) for name in FILES}
     facts = {"schema": SCHEMA, "run": task["run"], "number": task["number"]}
-    records.write_json(folder / MANIFEST, {**facts, "files": hashes})
+    write_json(folder / MANIFEST, {**facts, "files": hashes})
 
 
 def main() -> int:
@@ -114,7 +112,7 @@ def main() -> int:
 def leave(failure: Path, known: Json, code: int) -> int:
     """Write why the job failed; give its exit code, NOT_WRITABLE when even that cannot be kept."""
     try:
-        records.write_json(failure, {**known, "code": code})
+        write_json(failure, {**known, "code": code})
     except KitError as err:
         say(f"{err}\n{known['cause']}: {known['got']}")
         return NOT_WRITABLE

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kit.base.errors import KitError
+from kit.base import KitError
 
 NOT_STARTED, NODE_LOST, TOLD_TO_END = 90, 92, 94
 READY_S = 120.0

@@ -10,9 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 
-from kit.base import files as records
-from kit.base.errors import KitError
-from kit.base.files import Json
+from kit.base import Json, KitError, write_json
 from kit.onsite.ray_cluster import Cluster, listens, say
 
 KEY, HOSTS, STATE = "tunnel.key", "tunnel.hosts", "tunnel.json"
@@ -92,7 +90,7 @@ class _Tunnel:
             return
         say(f"tunnel: {state}")
         with contextlib.suppress(KitError):  # a full disk costs the line, not the job
-            records.write_json(self.folder / STATE, state)
+            write_json(self.folder / STATE, state)
 
 
 @contextlib.contextmanager

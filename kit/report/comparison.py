@@ -7,7 +7,7 @@ import itertools
 import statistics
 from collections.abc import Iterable, Mapping
 
-from kit.base import files as records
+from kit.base import read_json
 from kit.report import table as report
 from kit.report.table import Column
 
@@ -112,7 +112,7 @@ def timelines(found: Iterable[Column]) -> dict[str, dict[str, float]]:
 def published(name: str) -> dict[str, float]:
     """Give what is known of a published run: run 1 in full, of the others the training alone."""
     if name == "cloud-hpc-1":
-        went: dict[str, float] = records.read_json(report.ARTICLE)["cloud-hpc-1_went_to_s"]
+        went: dict[str, float] = read_json(report.ARTICLE)["cloud-hpc-1_went_to_s"]
         return went
     figures = report.article()[name]
     training = figures["training_s"]

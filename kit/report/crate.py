@@ -10,11 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kit.base import files as records
-from kit.base import secret_scan
-from kit.base.errors import DataError, UsageError
-from kit.base.files import Json
-from kit.base.settings import ROOT, Settings
+from kit.base import ROOT, DataError, Json, UsageError, refuse_secrets, sha256_of
+from kit.base.settings import Settings
 from kit.runs import notebooks
 
 PROFILES = {
@@ -55,7 +52,7 @@ def export(settings: Settings, run: Json, target: Path) -> Path:
     if target.exists():
         raise UsageError(f"export into {target}", "it is there already", "name a new folder")
     files = _files(folder)
-    secret_scan.refuse(settings, files)
+    refuse_secrets(settings, files)
     making = target.with_name(f".{target.name}.part")
     shutil.rmtree(making, ignore_errors=True)
     _crate(run, folder, files).write(making)
@@ -104,7 +101,7 @@ def _crate(run: Json, folder: Path, files: list[Path]) -> Any:
     crate.root_dataset["mentions"] = [action]
     crate.add_file(str(LOCK), properties={
         "name": LOCK.name, "description": "the versions of all packages of the environment",
-        "encodingFormat": "text/plain", "sha256": records.sha256_of(LOCK.read_bytes()),
+        "encodingFormat": "text/plain", "sha256": sha256_of(LOCK.read_bytes()),
     })  # fmt: skip
     return crate
 
@@ -123,7 +120,7 @@ def _workflow(crate: Any, target: str, run: Json) -> Any:
     workflow = crate.add_workflow(
         str(path), f"workflow/{path.name}", main=True, lang=jupyter,
         properties={"name": f"notebook {path.stem}", "version": commit,
-                    "sha256": records.sha256_of(path.read_bytes())},
+                    "sha256": sha256_of(path.read_bytes())},
     )  # fmt: skip
     workflow["license"] = {"@id": "https://spdx.org/licenses/MIT"}
     return workflow
@@ -164,7 +161,7 @@ def _file(crate: Any, path: Path, run: Json) -> Any:
     return crate.add_file(str(path), f"run/{path.name}", properties={
         "name": path.name, "description": about,
         "encodingFormat": kinds.get(path.suffix, "text/plain"),
-        "contentSize": str(path.stat().st_size), "sha256": records.sha256_of(path.read_bytes()),
+        "contentSize": str(path.stat().st_size), "sha256": sha256_of(path.read_bytes()),
     })  # fmt: skip
 
 

@@ -4,10 +4,17 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.base import files as records
-from kit.base.errors import CredentialRefused, DataError, KitError, Unreachable, UsageError
-from kit.base.files import Json
-from kit.base.settings import ROOT, Settings
+from kit.base import (
+    ROOT,
+    CredentialRefused,
+    DataError,
+    Json,
+    KitError,
+    Unreachable,
+    UsageError,
+    read_json,
+)
+from kit.base.settings import Settings
 from kit.report import plots
 
 if TYPE_CHECKING:
@@ -22,7 +29,7 @@ def panels(settings: Settings) -> tuple[dict[str, "Figure"], str]:
     drawn: dict[str, Figure] = {}
     empty = []
     try:
-        for panel in records.read_json(FILE)["panels"]:
+        for panel in read_json(FILE)["panels"]:
             bars = _bars(settings, panel)
             if bars:
                 heights = [h for row in bars.values() for h in row.values() if h > 0]

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.base import files as records
-from kit.base.errors import KitError
+from kit.base import KitError, Rows, write_bytes
 from kit.base.settings import Settings
-from kit.base.text import Rows
 from kit.billing import run as run_bill
 from kit.billing import tables as bill_tables
 from kit.report import comparison, plots
@@ -93,7 +91,7 @@ def save_pictures(settings: Settings, folder: Path) -> list[Path]:
     for name, figure in pictures(settings).items():
         for form in ("svg", "pdf"):
             paths.append(folder / f"{name}.{form}")
-            records.write_bytes(paths[-1], plots.picture(figure, form))
+            write_bytes(paths[-1], plots.picture(figure, form))
     return paths
 
 

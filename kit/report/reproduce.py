@@ -8,8 +8,7 @@ says what was left out and how to get it.
 import os
 from collections.abc import Callable
 
-from kit.base.errors import KitError, UsageError
-from kit.base.files import Json
+from kit.base import Json, KitError, UsageError
 from kit.base.settings import Settings
 from kit.report import comparison
 from kit.report import reproduction as certificate

@@ -5,11 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.base import files as records
-from kit.base import text as tables
-from kit.base.errors import DataError
-from kit.base.files import Json
-from kit.base.settings import ROOT, Settings
+from kit.base import (
+    ROOT,
+    DataError,
+    Json,
+    git_state,
+    host_facts,
+    read_history,
+    read_json,
+    sha256_of,
+    to_text,
+    write_text,
+)
+from kit.base.settings import Settings
 from kit.report import page as report_page
 from kit.report import table as report
 from kit.slurm.usage import PUBLISHED
@@ -100,8 +108,8 @@ def differs(value: Any, shape: Any, where: str = "") -> str:
 def make(settings: Settings) -> list[Row]:
     """Hold each published file of a profile against the article; `""` is a row's colour."""
     manifest_file = settings.profile_dir / "manifest.json"
-    manifest = records.read_json(manifest_file) if manifest_file.exists() else {}
-    history = records.read_history(settings.profile_dir / "history.jsonl")[0]
+    manifest = read_json(manifest_file) if manifest_file.exists() else {}
+    history = read_history(settings.profile_dir / "history.jsonl")[0]
     runs = {run["run"]: run for run in history}
     return [_row(settings, file, manifest.get(file.path, {}), runs) for file in files()]
 
@@ -122,7 +130,7 @@ def _row(settings: Settings, file: File, entry: Json, runs: Mapping[str, Json]) 
     if problem:
         return row("red", problem)
     run = runs.get(entry.get("run", ""), {})
-    value: Any = records.read_json(path) if file.keys else run.get("figures", {}).get(file.figure)
+    value: Any = read_json(path) if file.keys else run.get("figures", {}).get(file.figure)
     for key in file.keys:
         value = value[key]
     if published is None or value is None:
@@ -135,10 +143,10 @@ def _row(settings: Settings, file: File, entry: Json, runs: Mapping[str, Json]) 
 
 def _problem(path: Path, file: File, entry: Json) -> str:
     try:
-        text = differs(records.read_json(path), file.shape)
+        text = differs(read_json(path), file.shape)
     except DataError as err:
         return str(err).splitlines()[0]
-    if not text and entry.get("sha256") != records.sha256_of(path.read_bytes()):
+    if not text and entry.get("sha256") != sha256_of(path.read_bytes()):
         return "changed after its run (manifest.json)"
     return text
 
@@ -174,13 +182,13 @@ def text(rows: list[Row]) -> str:
     """Give the certificate for a terminal: table, rule, count."""
     counts = {c: sum(row[""] == c for row in rows) for c in ("green", "amber", "red")}
     told = ", ".join(f"{count} {colour}" for colour, count in counts.items())
-    return "\n".join(["Reproduction certificate: " + told, "", tables.text(rows), "", *RULE])
+    return "\n".join(["Reproduction certificate: " + told, "", to_text(rows), "", *RULE])
 
 
 def page(settings: Settings, rows: list[Row]) -> str:
     """Give the certificate as one HTML page."""
-    commit = records.git_state(ROOT)["commit"] or "unknown"
-    facts = [(name, str(value)) for name, value in records.host_facts().items()]
+    commit = git_state(ROOT)["commit"] or "unknown"
+    facts = [(name, str(value)) for name, value in host_facts().items()]
     return report_page.document(
         f"Reproduction certificate: profile {settings.profile}",
         [("Each published file beside its new one", report_page.table(rows, words=True)),
@@ -193,5 +201,5 @@ def write(settings: Settings) -> tuple[str, Path]:
     """Write the certificate beside the results; give its text and the page's path."""
     rows = make(settings)
     path = settings.profile_dir / "certificate.html"
-    records.write_text(path, page(settings, rows))
+    write_text(path, page(settings, rows))
     return text(rows), path

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.base.settings import ROOT
+from kit.base import ROOT
 from kit.report import plots
 from kit.report import table as report
 

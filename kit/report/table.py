@@ -13,11 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.base import files as records
-from kit.base import text as tables
-from kit.base.errors import DataError
-from kit.base.files import Json
-from kit.base.settings import ROOT, Settings
+from kit.base import (
+    ROOT,
+    DataError,
+    Json,
+    read_history,
+    read_json,
+    to_csv,
+    to_latex,
+    to_markdown,
+    to_text,
+)
+from kit.base.settings import Settings
 
 ARTICLE = ROOT / "results" / "article" / "figures.json"
 NOTEBOOKS = ROOT / "notebooks"
@@ -34,7 +41,7 @@ ROWS: Mapping[str, tuple[str, int]] = {
     "total BU, as in the article": ("total_bu", 2),
 }
 TARGETS = ("local", "cloud", "cloud-hpc")
-FORMS = {"table": tables.text, "md": tables.markdown, "csv": tables.comma, "tex": tables.latex}
+FORMS = {"table": to_text, "md": to_markdown, "csv": to_csv, "tex": to_latex}
 Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 OFFICIAL_TEST_IMAGES = 10_000
 Table = dict[str, dict[str, str]]  # title of a column -> label of a row -> text
@@ -73,7 +80,7 @@ class Column:
 
 def article() -> dict[str, Json]:
     """Give the published figures: target -> figure -> value."""
-    targets: dict[str, Json] = records.read_json(ARTICLE)["targets"]
+    targets: dict[str, Json] = read_json(ARTICLE)["targets"]
     return targets
 
 
@@ -109,7 +116,7 @@ def test_images(run: Json) -> int:
 
 def columns(settings: Settings) -> tuple[list[Column], list[str]]:
     """Give the article's columns, then the new ones, and what could not be read."""
-    history, problems = records.read_history(settings.profile_dir / "history.jsonl")
+    history, problems = read_history(settings.profile_dir / "history.jsonl")
     whole = []
     for run in history:
         if run.get("target") in TARGETS and isinstance(run.get("parameters"), dict):

@@ -5,9 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kit.base.errors import Busy, CredentialRefused, KitError, NoSuchObject, Unreachable, UsageError
-from kit.base.files import Json
-from kit.base.secret import Secret, read_private
+from kit.base import (
+    Busy,
+    CredentialRefused,
+    Json,
+    KitError,
+    NoSuchObject,
+    Secret,
+    Unreachable,
+    UsageError,
+    read_private,
+)
 from kit.base.settings import Settings
 from kit.runs.requests import Request, RunState, Standing, as_json
 

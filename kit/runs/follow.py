@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from kit.base.errors import KitError, Unreachable
-from kit.base.files import Json
+from kit.base import Json, KitError, Unreachable
 from kit.runs.requests import Jobs, RunState, Standing
 
 POLL_S = 1.0

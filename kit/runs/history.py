@@ -15,10 +15,26 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kit.base import files as records
-from kit.base.errors import Busy, KitError, UsageError
-from kit.base.files import Json, Timeline
-from kit.base.settings import ROOT, Settings
+from kit.base import (
+    ROOT,
+    Busy,
+    Json,
+    KitError,
+    Timeline,
+    UsageError,
+    append_history,
+    code_hash,
+    git_state,
+    host_facts,
+    read_history,
+    read_json,
+    sha256_of,
+    versions,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from kit.base.settings import Settings
 
 TARGETS = ("local", "cloud", "cloud-hpc")
 LOCK_WAIT_S = 60.0
@@ -46,11 +62,11 @@ class Run:
         """Write a JSON file (or text, or bytes) into the run's folder."""
         path = self.folder / name
         if isinstance(value, bytes):
-            records.write_bytes(path, value)
+            write_bytes(path, value)
         elif isinstance(value, str):
-            records.write_text(path, value)
+            write_text(path, value)
         else:
-            records.write_json(path, value)
+            write_json(path, value)
         return path
 
     def finish(self, publish: Mapping[str, str], facts: Json) -> Json:
@@ -68,17 +84,17 @@ class Run:
             "resumed": self.resumed,
             "started": self.started,
             "ended": time.time(),
-            "git": records.git_state(ROOT),
-            "versions": dict(records.versions()),
-            "host": records.host_facts(),
+            "git": git_state(ROOT),
+            "versions": dict(versions()),
+            "host": host_facts(),
             "seconds": self.timeline.seconds(),
             **facts,
         }
         with results_lock(self.settings):
             _publish(self, publish)
             history = self.settings.profile_dir / "history.jsonl"
-            if self.id not in {row["run"] for row in records.read_history(history)[0]}:
-                records.append_history(history, line)
+            if self.id not in {row["run"] for row in read_history(history)[0]}:
+                append_history(history, line)
             self.save("record.json", line)
         self.lock.release(force=True)
         return line
@@ -114,8 +130,8 @@ def start_run(
         start = folder / "run.json"
         if not start.exists():
             first = {"run": folder.name, "started": time.time(), "parameters": parameters}
-            records.write_json(start, first)
-    started = float(records.read_json(start)["started"])
+            write_json(start, first)
+    started = float(read_json(start)["started"])
     return Run(folder.name, target, folder, parameters, unfinished, started, settings, lock)
 
 
@@ -130,16 +146,16 @@ def results_lock(settings: Settings) -> FileLock:
 
 
 def _kind(settings: Settings, target: str, parameters: Json, data_hash: str) -> str:
-    parts = [settings.profile, target, parameters, data_hash, records.code_hash()]
+    parts = [settings.profile, target, parameters, data_hash, code_hash()]
     parts.append(_origin(settings))
-    return records.sha256_of(json.dumps(parts, sort_keys=True).encode())[:12]
+    return sha256_of(json.dumps(parts, sort_keys=True).encode())[:12]
 
 
 def _origin(settings: Settings) -> str:
     """Name these results, at random and once: nobody else's runs have the ids of theirs."""
     path = settings.profile_dir / "origin"
     if not path.exists():
-        records.write_text(path, secrets.token_hex(8) + "\n")
+        write_text(path, secrets.token_hex(8) + "\n")
     return path.read_text()
 
 
@@ -164,9 +180,9 @@ def _publish(run: Run, publish: Mapping[str, str]) -> None:
     """Replace the published files by this run's, then the manifest that names their run."""
     base = run.settings.profile_dir
     manifest_file = base / "manifest.json"
-    manifest = records.read_json(manifest_file) if manifest_file.exists() else {}
+    manifest = read_json(manifest_file) if manifest_file.exists() else {}
     for published, name in publish.items():
         content = (run.folder / name).read_bytes()
-        records.write_bytes(base / published, content)
-        manifest[published] = {"run": run.id, "sha256": records.sha256_of(content)}
-    records.write_json(manifest_file, manifest)
+        write_bytes(base / published, content)
+        manifest[published] = {"run": run.id, "sha256": sha256_of(content)}
+    write_json(manifest_file, manifest)

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from kit.base import files as records
-from kit.base.errors import UsageError
-from kit.base.files import Json
+from kit.base import Json, UsageError, time_file
 from kit.base.settings import Settings
 from kit.experiments.gates import Gates
 from kit.runs import outcome as cloud_run
@@ -27,7 +25,7 @@ def files(outcome: Outcome) -> dict[str, Json]:
     trained = outcome.trained
     return {
         "components": outcome.times(),
-        "training": records.time_file([trained["training"], trained["ray_job"]]),
+        "training": time_file([trained["training"], trained["ray_job"]]),
         "cloud-hpc-metrics": outcome.performance,
         "sacct": trained["slurm"]["sacct"],
         "seff": trained["slurm"]["seff"],

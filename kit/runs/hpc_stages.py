@@ -12,9 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kit.base import files as records
-from kit.base.errors import DataError, KitError
-from kit.base.files import Json, Timeline
+from kit.base import DataError, Json, KitError, Timeline, time_record
 from kit.base.settings import Settings
 from kit.billing.run import job_units
 from kit.experiments.fashion_mnist import data as fashion_mnist
@@ -44,7 +42,7 @@ def preprocess(profile: str, run_id: str, bucket: str, data_hash: str) -> str:
             got = f"here is {data.hash} ({data.source})"
             raise DataError(f"upload the data set {data_hash}", got, "upload it from the notebook")
         log.info("the data set %s", "is uploaded" if fresh else "was there, same hash")
-        times = records.time_record(PREPROCESS, start, time.time())
+        times = time_record(PREPROCESS, start, time.time())
         spans = {"preprocess": times["total-seconds"]}
         return objects.commit(PREPROCESS, {"objects": {}, "time": times, "spans": spans})
 
@@ -99,7 +97,7 @@ def _record(objects: StageStore, result: Json, start: float, request: Request) -
     """Make the record of the training stage from the run's result."""
     times = json.loads(objects.get(result["files"]["times.json"]))
     about = json.loads(objects.store.get(f"data/{request.data_hash}.json"))
-    whole = records.time_record(TRAIN, start, time.time())
+    whole = time_record(TRAIN, start, time.time())
     job_s, queued = float(result["elapsed_s"] or 0), float(result["queued_s"] or 0)
     spans = {"queue": queued, "environment": max(0.0, job_s - sum(times["spans"].values()))}
     rest = whole["total-seconds"] - queued - job_s

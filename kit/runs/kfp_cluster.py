@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kit.base.errors import CredentialRefused, KitError, Unreachable, UsageError
+from kit.base import CredentialRefused, KitError, Unreachable, UsageError
 from kit.runs.kfp_here import OnChange, PipelineFailed, States, ignore
 from kit.runs.kfp_log import DONE, FAILED, PENDING, RUNNING, ComponentState
 

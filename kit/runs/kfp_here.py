@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kit.base.errors import KitError
+from kit.base import KitError
 from kit.runs.kfp_log import ComponentState, LogReader, exception_text, own_traceback
 
 LOG_LINES = 15  # of a failed component's log, shown with the error

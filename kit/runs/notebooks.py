@@ -10,10 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kit.base import errors, secret_scan
-from kit.base import files as records
-from kit.base.errors import KitError, UsageError
-from kit.base.settings import ROOT, Settings
+from kit.base import ROOT, Json, KitError, UsageError, errors, read_json, refuse_secrets
+from kit.base.settings import Settings
 
 NOTEBOOKS = ROOT / "notebooks"
 _RUN_ID = re.compile(r"\brun ((?:local|cloud|cloud-hpc)-[0-9a-f]{12}-\d+)\b")
@@ -57,7 +55,7 @@ def check(notebook: Path, values: Mapping[str, Any]) -> None:
 
 def _defaults(notebook: Path) -> dict[str, Any]:
     """Read the parameters cell: name -> default value."""
-    cells = records.read_json(notebook)["cells"]
+    cells = read_json(notebook)["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise UsageError(f"{notebook} has {len(tagged)} cells tagged `parameters`, not one")
@@ -68,7 +66,7 @@ def _defaults(notebook: Path) -> dict[str, Any]:
     return found
 
 
-def run(settings: Settings, name: str, values: Mapping[str, Any]) -> records.Json | None:
+def run(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None:
     """Execute a notebook; give the record of the run it made (None when it made none).
 
     The executed notebook goes into the run's folder, or to `results/<profile>/<name>.ipynb`.
@@ -85,14 +83,14 @@ def run(settings: Settings, name: str, values: Mapping[str, Any]) -> records.Jso
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         executed = Path(folder) / notebook.name
         failure = _execute(notebook, executed, values)
-        secret_scan.refuse(settings, [executed])
+        refuse_secrets(settings, [executed])
         run_id = _run_id(executed)
         kept = _keep(settings, executed, run_id, failed=failure is not None)
     if failure is not None:
         raise _told(failure, kept)
     if run_id is None:
         return None
-    record: records.Json = records.read_json(kept.parent / "record.json")
+    record: Json = read_json(kept.parent / "record.json")
     return record
 
 
@@ -125,7 +123,7 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, Any]) -> Any:
 
 def _run_id(executed: Path) -> str | None:
     """Find the run that the notebook showed in its outputs."""
-    for cell in records.read_json(executed)["cells"]:
+    for cell in read_json(executed)["cells"]:
         for output in cell.get("outputs", []):
             text = "".join(output.get("data", {}).get("text/plain", output.get("text", "")))
             if found := _RUN_ID.search(text):

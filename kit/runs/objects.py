@@ -18,8 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from kit.base.errors import DataError, KitError, NoSuchObject, ObjectDamaged
-from kit.base.files import SCHEMA, Json, dumps, sha256_of
+from kit.base import (
+    SCHEMA,
+    DataError,
+    Json,
+    KitError,
+    NoSuchObject,
+    ObjectDamaged,
+    dumps,
+    sha256_of,
+)
 from kit.experiments.fashion_mnist.data import SIDE, Dataset
 from kit.store.opening import ObjectStore
 

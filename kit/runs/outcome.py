@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.base import files as records
-from kit.base.errors import UsageError
-from kit.base.files import Json
-from kit.base.settings import ROOT, Settings
+from kit.base import ROOT, Json, UsageError, git_state, time_file, time_record
+from kit.base.settings import Settings
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 from kit.runs.kfp_cluster import access_of, run_on_cluster
@@ -99,8 +97,8 @@ class Outcome:
         """Give the published times: each component, then the pipeline."""
         parts = [stage["time"] for stage in self.stages.values()]
         start = min(self.start, parts[0]["start-time"])
-        whole = records.time_record(self.target.whole, start, self.end, self.pipeline_s)
-        return records.time_file([*parts, whole])
+        whole = time_record(self.target.whole, start, self.end, self.pipeline_s)
+        return time_file([*parts, whole])
 
     def seconds(self) -> dict[str, float]:
         """Say where the seconds went; what no stage accounts for is `starting components`."""
@@ -148,7 +146,7 @@ def arguments_of(
         "hyperparameters": hyperparameters.model_dump(),
         "gates": dataclasses.asdict(gates),
         "strict": strict,
-        "commit": records.git_state(ROOT)["commit"] or "",
+        "commit": git_state(ROOT)["commit"] or "",
         "mlflow_url": f"http://{port.svc}.{port.namespace}:{port.port}" if inside and port else "",
     }
 

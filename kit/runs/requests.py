@@ -21,9 +21,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kit.base import files as records
-from kit.base.errors import DataError, NoSuchBucket, NoSuchObject, UsageError
-from kit.base.files import SCHEMA, Json, dumps
+from kit.base import (
+    SCHEMA,
+    DataError,
+    Json,
+    NoSuchBucket,
+    NoSuchObject,
+    UsageError,
+    dumps,
+    sha256_of,
+)
 from kit.experiments.fashion_mnist.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -176,7 +183,7 @@ def _only(table: Any, known: Iterable[str]) -> Mapping[str, Any]:
 
 def token(run: str, number: int) -> str:
     """Name one try of a run: 12 hex digits."""
-    return records.sha256_of(f"{run} {number}".encode())[:12]
+    return sha256_of(f"{run} {number}".encode())[:12]
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,8 @@ from pathlib import Path
 
 import filelock
 
-from kit.base import files as records
-from kit.base import settings
-from kit.base.errors import DataError
-from kit.base.files import Json, Timeline
-from kit.base.profiles import Cloud
-from kit.base.settings import Settings
+from kit.base import DataError, Json, Timeline, time_record
+from kit.base.settings import Cloud, Settings, load
 from kit.experiments.gates import Gates, GatesNotPassed
 from kit.runs.objects import StageStore
 from kit.store.opening import open_store
@@ -99,7 +95,7 @@ class Evaluation:
             run = run_log(objects.run_id, before, record, losses, work)
             record["mlflow"] = dataclasses.asdict(place.log(run))
         log.info("mlflow: %s %s", record["mlflow"]["state"], record["mlflow"]["reason"])
-        times = records.time_record(self.name, start, time.time())
+        times = time_record(self.name, start, time.time())
         return {**record, "time": times, "spans": timeline.seconds()}
 
 
@@ -125,7 +121,7 @@ def stage(
     waited for), and removed when the stage is done; it stays for the next try when it failed.
     """
     _talk()
-    chosen = settings.load(profile)
+    chosen = load(profile)
     objects = StageStore(open_store(chosen, bucket), run_id)
     work = chosen.cache_dir / "stages" / run_id / name
     work.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kit.base import files as records
-from kit.base.files import Json, Timeline
+from kit.base import Json, Timeline, dumps, host_facts, time_record
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.progress import Progress
@@ -42,7 +41,7 @@ def _train(objects: StageStore, work: Path, data_hash: str, hp: Parameters) -> J
     with timeline.span("training"):
         trained = training.train(data, hp, work / "checkpoint", _say)
         training.save_model(trained.model, model_file)
-    losses = records.dumps(trained.losses).encode()
+    losses = dumps(trained.losses).encode()
     with timeline.span("upload"):
         kept = {
             model_file.name: objects.keep(model_file.name, model_file.read_bytes()),
@@ -52,13 +51,13 @@ def _train(objects: StageStore, work: Path, data_hash: str, hp: Parameters) -> J
         "objects": kept,
         "data": about,
         "hyperparameters": hp.model_dump(),
-        "training": records.time_record(
+        "training": time_record(
             "cloud-model-training", trained.start, trained.end, trained.seconds
         ),
         "epochs_resumed": trained.epochs_resumed,
-        "time": records.time_record(PREPROCESS_TRAIN, start, time.time()),
+        "time": time_record(PREPROCESS_TRAIN, start, time.time()),
         "spans": timeline.seconds(),
-        "host": records.host_facts(),
+        "host": host_facts(),
     }
 
 

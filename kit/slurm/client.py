@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Sequence
 from zoneinfo import ZoneInfo
 
-from kit.base.errors import (
+from kit.base import (
     Busy,
     CommandFailed,
     CredentialRefused,
     DataError,
+    Host,
     HostKeyRefused,
     Unreachable,
     UsageError,
 )
-from kit.base.host import Host
-from kit.base.profiles import Hpc
+from kit.base.settings import Hpc
 from kit.slurm import fence
 from kit.slurm import script as jobspec
 from kit.slurm import status as fate

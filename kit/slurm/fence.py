@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from kit.base.errors import DataError
+from kit.base import DataError
 from kit.slurm.text import QUEUE_FORMAT, SubmitReply, read_reply
 
 TOKEN = re.compile(r"[0-9a-f]{12}")

@@ -4,9 +4,8 @@ from base64 import b64decode
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from kit.base.errors import DataError
-from kit.base.host import Host
-from kit.base.profiles import Hpc
+from kit.base import DataError, Host
+from kit.base.settings import Hpc
 from kit.slurm import fence
 from kit.slurm.text import ACCOUNT_COLUMNS, read_account
 from kit.slurm.usage import Usage, computed_seff, read_seff, read_usage

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-from kit.base.errors import UsageError
-from kit.base.profiles import Hpc
+from kit.base import UsageError
+from kit.base.settings import Hpc
 from kit.slurm.script import JobSpec
 from kit.slurm.usage import Usage
 from kit.slurm.values import seconds, size

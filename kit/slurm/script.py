@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kit.base.errors import UsageError
+from kit.base import UsageError
 from kit.slurm.values import seconds
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kit.base.errors import DataError
+from kit.base import DataError
 from kit.slurm.values import UTC, JobState, expand_hosts, state_of, when
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 
-from kit.base.errors import DataError
+from kit.base import DataError
 from kit.slurm.text import AccountRow
 from kit.slurm.values import JobState, seconds, size
 

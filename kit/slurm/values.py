@@ -11,7 +11,7 @@ import re
 from itertools import product
 from zoneinfo import ZoneInfo
 
-from kit.base.errors import DataError
+from kit.base import DataError
 
 UTC = ZoneInfo("UTC")
 NO_VALUE = ("", "Unknown", "None", "N/A", "(null)", "NONE", "INVALID", "Partition_Limit", "NOT_SET")

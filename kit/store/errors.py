@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from kit.base.errors import (
+from kit.base import (
     BucketTaken,
     CredentialRefused,
     KitError,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from kit.base.errors import KitError, NoSuchBucket, NoSuchObject, UsageError
+from kit.base import KitError, NoSuchBucket, NoSuchObject, UsageError, whole_file
 from kit.store.errors import unavailable
 from kit.store.objects import (
     BLOCK,
@@ -29,7 +29,6 @@ from kit.store.objects import (
     digest,
     measured,
     range_header,
-    whole_file,
 )
 
 OBJECTS = ".objects"

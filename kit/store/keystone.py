@@ -11,10 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from kit.base.errors import CredentialRefused, KitError, StoreUnavailable, Unreachable, UsageError
-from kit.base.secret import NAMES, Login, Secret, read_login
+from kit.base import (
+    LOGIN_NAMES,
+    CredentialRefused,
+    KitError,
+    Login,
+    Secret,
+    SSHHost,
+    StoreUnavailable,
+    Unreachable,
+    UsageError,
+    read_login,
+)
 from kit.base.settings import Settings
-from kit.base.ssh import SSHHost
 
 if TYPE_CHECKING:
     from keystoneauth1.session import Session
@@ -202,7 +211,7 @@ def certificates(settings: Settings, now: float) -> list[Credential]:
 def _store_rows(settings: Settings, now: float) -> list[Credential]:
     """The login, the token and the S3 key; after the first problem there is nothing to ask."""
     rows: list[Credential] = []
-    what, renew = "login", f"write {', '.join(NAMES)} to the .env file"
+    what, renew = "login", f"write {', '.join(LOGIN_NAMES)} to the .env file"
     try:
         keystone = keystone_for(settings)
         source = keystone.login.source

@@ -9,14 +9,13 @@ import hashlib
 import io
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Protocol
 
-from kit.base.errors import DataError, ObjectDamaged, UsageError
+from kit.base import DataError, ObjectDamaged, UsageError
 
 Data = bytes | Path | IO[bytes]
 Report = Callable[[int], object]  # called with the number of bytes just moved
@@ -188,25 +187,6 @@ def compare(key: str, found: str | bytes, wanted: str) -> None:
             f"SHA-256 {sha256}, not {wanted}",
             "remove it and put it again; do not use what was read",
         )
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a name to write to, which becomes `path` when the block ends well.
-
-    Raises DataError when the folder cannot be written or the disk is full.
-    """
-    new = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield new
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
-    except OSError as err:
-        step = "free some space or choose a folder you can write"
-        raise DataError(f"cannot write {path}", str(err), step) from err
 
 
 def range_header(key: str, start: int, end: int | None) -> str | None:

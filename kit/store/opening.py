@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from kit.base.errors import NoSuchObject, UsageError
-from kit.base.secret import read_login
+from kit.base import NoSuchObject, UsageError, read_login
 from kit.base.settings import Settings
 from kit.store.errors import Patience
 from kit.store.folder import DirectoryStore

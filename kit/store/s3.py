@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kit.base.errors import NoSuchBucket
+from kit.base import NoSuchBucket, whole_file
 from kit.store.errors import AGAIN, UNTRUSTED, Patience, persist, refused, unreached
 from kit.store.keystone import Keystone
 from kit.store.objects import (
@@ -22,7 +22,6 @@ from kit.store.objects import (
     digest,
     measured,
     range_header,
-    whole_file,
 )
 
 T = TypeVar("T")

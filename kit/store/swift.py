@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from kit.base.errors import NoSuchBucket, NoSuchObject, ObjectTooLarge
+from kit.base import NoSuchBucket, NoSuchObject, ObjectTooLarge, whole_file
 from kit.store.errors import AGAIN, UNTRUSTED, Patience, persist, refused, unreached
 from kit.store.keystone import Keystone
 from kit.store.links import Links
@@ -23,7 +23,6 @@ from kit.store.objects import (
     digest,
     measured,
     range_header,
-    whole_file,
 )
 
 T = TypeVar("T")

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from kit.base.errors import CommandFailed, DataError
-from kit.base.files import Json, dumps, sha256_of
-from kit.base.host import Host, digest
+from kit.base import CommandFailed, DataError, Host, Json, dumps, sha256_of
 from kit.onsite import tunnel as ray_tunnel
 from kit.runs.objects import StageStore
 from kit.runs.requests import token
@@ -127,8 +125,8 @@ class Collector:
         with tempfile.TemporaryDirectory(prefix="kit-") as folder:
             path = Path(folder) / "file"
             self.slurm.host.get(source, path)
-            if wanted and digest(path) != wanted:
-                raise DataError(f"fetch {source}", f"SHA-256 {digest(path)}", "it was changed")
+            if wanted and sha256_of(path) != wanted:
+                raise DataError(f"fetch {source}", f"SHA-256 {sha256_of(path)}", "it was changed")
             return path.read_bytes()
 
     def _keep(self, name: str, content: bytes) -> Json:

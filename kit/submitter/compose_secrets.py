@@ -12,8 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.base.errors import UsageError
-from kit.base.secret import Secret, read_private
+from kit.base import Secret, UsageError, read_private
 
 # prefix and key -> what it is for, shown with the error when it is wrong or missing
 MEANING = {

@@ -14,11 +14,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.base.errors import DataError, UsageError
-from kit.base.files import sha256_of
-from kit.base.host import Host
-from kit.base.profiles import Hpc
-from kit.base.settings import ROOT
+from kit.base import ROOT, DataError, Host, UsageError, sha256_of
+from kit.base.settings import Hpc
 from kit.slurm.fence import TOKEN
 
 REQUIREMENTS = ROOT / "env" / "hpc" / "requirements.txt"

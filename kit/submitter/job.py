@@ -12,8 +12,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.base.files import Json
-from kit.base.profiles import Hpc
+from kit.base import Json
+from kit.base.settings import Hpc
 from kit.experiments.fashion_mnist.data import Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.onsite.main import KILLED, MANIFEST

@@ -10,10 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kit.base import settings
-from kit.base.errors import KitError, NoSuchBucket, NoSuchObject, UsageError
-from kit.base.settings import Settings
-from kit.base.ssh import SSHHost
+from kit.base import KitError, NoSuchBucket, NoSuchObject, SSHHost, UsageError
+from kit.base.settings import Settings, load
 from kit.runs.requests import Jobs
 from kit.slurm.client import Slurm
 from kit.store.objects import ObjectStore
@@ -106,7 +104,7 @@ def open_submitter(profile: str | None) -> Iterator[tuple[Settings, Submitter]]:
     """Open the submitter of a profile, with the login of KIT_COMPOSE_SECRETS where that is set."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("kit").setLevel(logging.INFO)
-    chosen = settings.load(profile)
+    chosen = load(profile)
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         if (given := os.environ.get("KIT_COMPOSE_SECRETS")) and chosen.hpc:
             config = Path(folder) / "config"

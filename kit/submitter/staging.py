@@ -9,9 +9,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kit.base.errors import CommandFailed, DataError, KitError
-from kit.base.files import Json, sha256_of
-from kit.base.profiles import Hpc
+from kit.base import CommandFailed, DataError, Json, KitError, sha256_of
+from kit.base.settings import Hpc
 from kit.onsite.tunnel import STATE
 from kit.runs.objects import StageStore
 from kit.runs.requests import Request, token

@@ -9,17 +9,16 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from kit.base.errors import (
+from kit.base import (
     CommandFailed,
     DataError,
+    Json,
     KitError,
     NoSuchBucket,
     NoSuchObject,
     UsageError,
 )
-from kit.base.files import Json
-from kit.base.profiles import Hpc
-from kit.base.settings import Settings
+from kit.base.settings import Hpc, Settings
 from kit.billing import run as run_bill
 from kit.runs.objects import StageStore
 from kit.runs.requests import Jobs, RunState, Standing, token

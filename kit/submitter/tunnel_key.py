@@ -11,12 +11,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from kit.base.errors import DataError, UsageError
-from kit.base.files import Json, sha256_of
-from kit.base.host import Host, call
-from kit.base.profiles import Cloud
-from kit.base.settings import Settings
-from kit.base.ssh import SSHHost
+from kit.base import DataError, Host, Json, SSHHost, UsageError, run_process, sha256_of
+from kit.base.settings import Cloud, Settings
 from kit.onsite.tunnel import HOSTS, KEY
 
 PORTS = range(8280, 8290)
@@ -102,7 +98,7 @@ class TunnelKeys:
         lines = ""
         for file in f"{found['userknownhostsfile']} {found['globalknownhostsfile']}".split():
             argv = ["ssh-keygen", "-F", name, "-f", str(Path(file).expanduser())]
-            said = call(argv, b"", ANSWER_S)[1].decode(errors="replace")
+            said = run_process(argv, b"", ANSWER_S)[1].decode(errors="replace")
             said = re.sub(r"^#.*\n", "", said, flags=re.M)
             lines += re.sub(r"^((?:@\S+ )?)\S+", r"\1vm", said, flags=re.M)
         if not lines:
@@ -129,7 +125,7 @@ def _new_key() -> bytes:
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         file = Path(folder) / "key"
         argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(file)]
-        call(argv, b"", ANSWER_S)
+        run_process(argv, b"", ANSWER_S)
         return file.read_bytes()
 
 
@@ -139,7 +135,7 @@ def _public(private: bytes) -> str:
         file = Path(folder) / "key"
         file.touch(mode=0o600)
         file.write_bytes(private)
-        code, said, _, _ = call(["ssh-keygen", "-y", "-f", str(file)], b"", ANSWER_S)
+        code, said, _, _ = run_process(["ssh-keygen", "-y", "-f", str(file)], b"", ANSWER_S)
     words = said.decode(errors="replace").split()[:2]
     if code != 0 or len(words) != 2:
         step = f"remove the file {KEY} from the try's folder"

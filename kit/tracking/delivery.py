@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kit.base.errors import Busy, DataError, KitError, Unreachable, UsageError
+from kit.base import Busy, DataError, KitError, Unreachable, UsageError
 from kit.base.settings import Settings
 from kit.tracking import mlflow_client
 from kit.tracking.runlog import (

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kit.base.errors import CredentialRefused, DataError, Unreachable
+from kit.base import CredentialRefused, DataError, Unreachable
 from kit.tracking.runlog import RunLog
 
 RUN_TAG = "kit.run_id"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kit.base.errors import DataError
+from kit.base import DataError
 
 Point = tuple[str, float, int, int]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 
-from kit.base.files import Json
+from kit.base import Json
 from kit.experiments.fashion_mnist.data import LABELS
 from kit.slurm.values import seconds, when
 from kit.tracking import runlog

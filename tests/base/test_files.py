@@ -7,12 +7,26 @@ import sys
 
 import pytest
 
-from kit.base import files as records
-from kit.base.errors import DataError, KitError
+from kit.base import (
+    DataError,
+    KitError,
+    Timeline,
+    append_history,
+    code_hash,
+    files,
+    git_state,
+    host_facts,
+    read_history,
+    read_json,
+    time_file,
+    time_record,
+    versions,
+    write_json,
+)
 
 
 def test_a_time_record_has_the_published_keys_and_a_total_of_five_digits():
-    record = records.time_record("pipeline", 1723100777.195106, 1723102086.9456024)
+    record = time_record("pipeline", 1723100777.195106, 1723102086.9456024)
     assert record == {
         "name": "pipeline",
         "start-time": 1723100777.195106,
@@ -22,14 +36,14 @@ def test_a_time_record_has_the_published_keys_and_a_total_of_five_digits():
 
 
 def test_a_time_file_numbers_its_records_from_one():
-    assert records.time_file([{"name": "a"}, {"name": "b"}]) == {
+    assert time_file([{"name": "a"}, {"name": "b"}]) == {
         "1": {"name": "a"},
         "2": {"name": "b"},
     }
 
 
 def test_a_timeline_sums_by_name_and_keeps_a_span_that_failed():
-    timeline = records.Timeline()
+    timeline = Timeline()
     with timeline.span("data"):
         pass
     with pytest.raises(ValueError, match="broken"), timeline.span("training"):
@@ -41,11 +55,11 @@ def test_a_timeline_sums_by_name_and_keeps_a_span_that_failed():
 
 
 def test_json_is_written_with_indent_four_and_not_a_number_is_refused(tmp_path):
-    records.write_json(tmp_path / "a.json", {"x": 1})
+    write_json(tmp_path / "a.json", {"x": 1})
     assert (tmp_path / "a.json").read_text() == '{\n    "x": 1\n}'
     with pytest.raises(ValueError, match="not JSON compliant"):
-        records.write_json(tmp_path / "a.json", {"x": float("nan")})
-    assert records.read_json(tmp_path / "a.json") == {"x": 1}
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert read_json(tmp_path / "a.json") == {"x": 1}
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"a": 1', "\x00\x01"])
@@ -53,46 +67,46 @@ def test_a_damaged_json_file_is_named(tmp_path, content):
     path = tmp_path / "damaged.json"
     path.write_text(content)
     with pytest.raises(DataError, match="damaged.json"):
-        records.read_json(path)
+        read_json(path)
 
 
 def test_a_missing_json_file_is_named(tmp_path):
     with pytest.raises(DataError, match="nothing.json"):
-        records.read_json(tmp_path / "nothing.json")
+        read_json(tmp_path / "nothing.json")
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
-    records.write_json(path, {"old": True})
+    write_json(path, {"old": True})
 
     def full(_handle):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(KitError, match="No space left on device") as caught:
-        records.write_json(path, {"new": True})
+        write_json(path, {"new": True})
     assert "KIT_RESULTS_DIR" in caught.value.next_step
-    assert records.read_json(path) == {"old": True}
+    assert read_json(path) == {"old": True}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(KitError, match="cannot write .*file/result.json"):
-        records.write_json(tmp_path / "file" / "result.json", {})
+        write_json(tmp_path / "file" / "result.json", {})
 
 
 def test_kill_9_during_a_write_leaves_the_old_result_whole(tmp_path):
     path = tmp_path / "result.json"
-    records.write_json(path, {"old": True})
+    write_json(path, {"old": True})
     code = (
-        "import os, sys, pathlib; from kit.base import files as records\n"
+        "import os, sys, pathlib; from kit.base import files\n"
         "os.replace = lambda a, b: os.kill(os.getpid(), 9)\n"
-        "records.write_json(pathlib.Path(sys.argv[1]), {'new': True})"
+        "files.write_json(pathlib.Path(sys.argv[1]), {'new': True})"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)])
     assert done.returncode == -9
-    assert records.read_json(path) == {"old": True}
+    assert read_json(path) == {"old": True}
 
 
 def _line(run: str) -> dict[str, object]:
@@ -101,25 +115,25 @@ def _line(run: str) -> dict[str, object]:
 
 def test_history_costs_only_the_line_that_is_damaged(tmp_path):
     path = tmp_path / "history.jsonl"
-    records.append_history(path, _line("a"))
+    append_history(path, _line("a"))
     with path.open("a") as file:
         file.write('{"schema": 1, "run": "cut of')
-    records.append_history(path, _line("b"))
+    append_history(path, _line("b"))
     with path.open("a") as file:
         file.write('[1, 2]\n{"schema": 2, "run": "of the future"}\n{"schema": 1}\n\xff\n')
-    records.append_history(path, _line("c"))
-    found, problems = records.read_history(path)
+    append_history(path, _line("c"))
+    found, problems = read_history(path)
     assert [record["run"] for record in found] == ["a", "b", "c"]
     assert len(problems) == 5
     assert "history.jsonl line 2 is damaged" in problems[0]
 
 
 def test_no_history_is_an_empty_history(tmp_path):
-    assert records.read_history(tmp_path / "history.jsonl") == ([], [])
+    assert read_history(tmp_path / "history.jsonl") == ([], [])
 
 
 def test_the_git_state_of_a_folder_outside_git_is_unknown(tmp_path):
-    assert records.git_state(tmp_path) == {"commit": None, "clean": None}
+    assert git_state(tmp_path) == {"commit": None, "clean": None}
 
 
 def test_the_git_state_tells_a_clean_tree_from_a_changed_one(tmp_path):
@@ -128,24 +142,24 @@ def test_the_git_state_tells_a_clean_tree_from_a_changed_one(tmp_path):
     (tmp_path / "a").write_text("1")
     subprocess.run([*git, "add", "a"], check=True)
     subprocess.run([*git, "commit", "-qm", "one"], check=True)
-    state = records.git_state(tmp_path)
+    state = git_state(tmp_path)
     assert len(state["commit"]) == 40
     assert state["clean"] is True
     (tmp_path / "a").write_text("2")
-    assert records.git_state(tmp_path)["clean"] is False
+    assert git_state(tmp_path)["clean"] is False
 
 
 def test_host_facts_and_versions_can_be_written_as_json():
-    facts = records.host_facts()
+    facts = host_facts()
     assert set(facts) == {"cpu", "cores", "system", "python"}
     assert facts["cores"] >= 1
-    assert records.versions(["kit", "no-such-package"]) == {"kit": "0.1.0"}
+    assert versions(["kit", "no-such-package"]) == {"kit": "0.1.0"}
     json.dumps(facts)
 
 
 def test_the_code_hash_changes_with_the_code(tmp_path, monkeypatch):
-    before = records.code_hash()
-    assert before == records.code_hash()
+    before = code_hash()
+    assert before == code_hash()
     (tmp_path / "a.py").write_text("")
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "base" / "files.py"))
-    assert records.code_hash() != before
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "base" / "files.py"))
+    assert code_hash() != before

@@ -10,17 +10,19 @@ import pytest
 from fake_slurm import FakeHost
 from private_sshd import PrivateSshd, keygen
 
-from kit.base.errors import (
+from kit.base import (
     CommandFailed,
     CredentialExpired,
     CredentialRefused,
     DataError,
     HostKeyRefused,
+    LocalHost,
+    SSHHost,
     Unreachable,
     UsageError,
+    certificate_end,
+    private_folder,
 )
-from kit.base.host import LocalHost
-from kit.base.ssh import SSHHost, certificate_end, private_folder
 
 
 @pytest.fixture(scope="module")

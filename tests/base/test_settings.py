@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.base import profiles, settings
-from kit.base.errors import UsageError
+from kit.base import ROOT, UsageError
+from kit.base.settings import SITES, load, profile_names, read_profile
 
 GOOD = """
 [site]
@@ -35,7 +35,7 @@ CPU = 10
 def read(tmp_path: Path, text: str):
     path = tmp_path / "x.toml"
     path.write_text(text)
-    return profiles.read(path, {"KIT_SANDBOX_DIR": "/tmp/s"})
+    return read_profile(path, {"KIT_SANDBOX_DIR": "/tmp/s"})
 
 
 def test_a_profile_is_read_with_types_defaults_and_names_filled_in(tmp_path):
@@ -76,25 +76,25 @@ def test_a_syntax_error_names_the_line(tmp_path):
 
 def test_an_unknown_profile_names_those_that_exist():
     with pytest.raises(UsageError, match="sandbox"):
-        settings.load("atlantis")
+        load("atlantis")
 
 
 @pytest.mark.parametrize("name", ["../sandbox", "/etc/passwd", ""])
 def test_a_profile_is_a_name_and_no_path(name):
     if name:
         with pytest.raises(UsageError, match="there is no profile"):
-            settings.load(name)
+            load(name)
     else:
-        assert settings.load(name, {}).profile == "sandbox"
+        assert load(name, {}).profile == "sandbox"
 
 
 TO_FILL_IN = ("slurm",)  # profiles that are no good before somebody has
 
 
-@pytest.mark.parametrize("name", settings.profile_names())
+@pytest.mark.parametrize("name", profile_names())
 def test_every_profile_that_is_shipped_can_be_read(name):
     if name not in TO_FILL_IN:
-        assert settings.load(name, {}).site.title
+        assert load(name, {}).site.title
 
 
 SIX = {
@@ -110,19 +110,19 @@ SIX = {
 
 
 def test_an_own_slurm_needs_six_values_each_named_until_it_is_there(tmp_path):
-    path, text = tmp_path / "slurm.toml", (settings.SITES / "slurm.toml").read_text()
+    path, text = tmp_path / "slurm.toml", (SITES / "slurm.toml").read_text()
     assert sum(line.count(' = "<') for line in text.splitlines()) == 6
     environ = {"KIT_SITES_DIR": str(tmp_path)}
     for section, values in SIX.items():
         for key, value in values.items():
             path.write_text(text)
             with pytest.raises(UsageError) as caught:
-                settings.load("slurm", environ)
+                load("slurm", environ)
             assert f"{path}: [{section}] {key} is not filled in" in str(caught.value)
             assert caught.value.next_step
             text = re.sub(f"^{key} = .*$", f"{key} = {value!r}", text, flags=re.MULTILINE)
     path.write_text(text)
-    loaded = settings.load("slurm", environ)
+    loaded = load("slurm", environ)
     assert (loaded.store.kind, loaded.store.url) == ("directory", "/srv/kit")
     assert dataclasses.asdict(loaded.hpc).items() >= SIX["hpc"].items()
     assert (loaded.store.auth_url, loaded.cloud) == ("", None)
@@ -131,11 +131,11 @@ def test_an_own_slurm_needs_six_values_each_named_until_it_is_there(tmp_path):
 def test_a_profile_of_ones_own_is_found_beside_the_shipped_ones(tmp_path):
     (tmp_path / "mine.toml").write_text("[site]\nname = 'mine'\ntitle = 'Mine'\n")
     environ = {"KIT_SITES_DIR": str(tmp_path)}
-    assert settings.load("mine", environ).site.title == "Mine"
-    assert settings.load("sandbox", environ).site.name == "sandbox"
-    assert "mine" in settings.profile_names(tmp_path)
+    assert load("mine", environ).site.title == "Mine"
+    assert load("sandbox", environ).site.name == "sandbox"
+    assert "mine" in profile_names(tmp_path)
     with pytest.raises(UsageError, match="there is no profile 'other'") as caught:
-        settings.load("other", environ)
+        load("other", environ)
     assert "mine" in caught.value.next_step
 
 
@@ -148,7 +148,7 @@ def test_the_variables_win_over_the_defaults(tmp_path):
         "KIT_ENV_FILE": str(tmp_path / "e"),
         "KIT_SANDBOX_DIR": str(tmp_path / "s"),
     }
-    loaded = settings.load(None, environ)
+    loaded = load(None, environ)
     assert loaded.profile_dir == tmp_path / "r" / "sandbox"
     assert (loaded.cache_dir, loaded.data_dir) == (tmp_path / "c", tmp_path / "d")
     assert (loaded.env_file, loaded.sandbox_dir) == (tmp_path / "e", tmp_path / "s")
@@ -158,4 +158,4 @@ def test_results_are_found_from_the_checkout_and_not_from_the_working_directory(
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert settings.load("sandbox", {}).results_dir == settings.ROOT / "results"
+    assert load("sandbox", {}).results_dir == ROOT / "results"

@@ -9,7 +9,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from kit.base import settings
+from kit.base.settings import load
 from kit.experiments.fashion_mnist.data import stand_in
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
@@ -21,7 +21,7 @@ AIM_S, ARTICLE_S = 12.0, 1309.7505 - 1020.58485
 
 
 def main() -> None:
-    loaded = settings.load(sys.argv[1] if len(sys.argv) > 1 else "sandbox")
+    loaded = load(sys.argv[1] if len(sys.argv) > 1 else "sandbox")
     bucket = bucket_name(loaded, "pipeline")
     store = open_store(loaded, bucket)
     store.ensure_bucket()

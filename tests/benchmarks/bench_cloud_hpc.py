@@ -19,8 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from kit.base import settings
-from kit.base.settings import Settings
+from kit.base.settings import Settings, load
 from kit.experiments.fashion_mnist.data import Dataset, stand_in
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
@@ -41,7 +40,7 @@ class Bench:
     """Buckets of its own on a profile's site, with a submitter of theirs."""
 
     def __init__(self, profile: str) -> None:
-        loaded = settings.load(profile)
+        loaded = load(profile)
         store = dataclasses.replace(loaded.store, bucket_prefix=f"b{secrets.token_hex(4)}")
         self.settings = dataclasses.replace(loaded, store=store)
         names = [bucket_name(self.settings, which) for which in ("submitter", "pipeline")]
@@ -170,7 +169,7 @@ def main() -> None:
         reaction(bench, repeats)
         share(bench)
     idle(profile)
-    passes(settings.load(profile))
+    passes(load(profile))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 
-from kit.base import settings
+from kit.base.settings import load
 from kit.deploy import port_forward as forward
 
 HERE, ROUNDS = "127.0.0.4", 5
@@ -59,7 +59,7 @@ def once(ports: list[int]) -> tuple[float, float]:
 
 
 def main() -> None:
-    rows = forward.forwards(settings.load("sandbox"), HERE)
+    rows = forward.forwards(load("sandbox"), HERE)
     ports = [each.port for each in rows if each.name != "ray"]  # there only while a job runs
     times = [once(ports) for _ in range(ROUNDS)]
     print(f"{'kit forward':26}{'median':>10}{'slowest':>10}{'target':>9}")

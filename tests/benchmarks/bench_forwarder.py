@@ -27,8 +27,8 @@ import test_tunnel_faults as tunnel  # noqa: E402 - the folders above
 from sandbox_command import kit_sandbox  # noqa: E402
 from test_collect import Buckets3  # noqa: E402
 
-from kit.base import settings  # noqa: E402
-from kit.base.secret import Secret  # noqa: E402
+from kit.base import Secret  # noqa: E402
+from kit.base.settings import load  # noqa: E402
 from kit.forwarder import services  # noqa: E402
 
 RATE, SECONDS, RUNS, TUNNELS, KILLS = 200, 10, 1000, 3, 5
@@ -36,7 +36,7 @@ RATE, SECONDS, RUNS, TUNNELS, KILLS = 200, 10, 1000, 3, 5
 
 async def _status() -> tuple[list[float], float]:
     """Ask at a steady rate how all runs stand; give the seconds of each answer and of all."""
-    token = settings.load("sandbox").sandbox_dir / "etc" / "secrets" / "face"
+    token = load("sandbox").sandbox_dir / "etc" / "secrets" / "face"
     headers, took = {"Authorization": f"Bearer {token.read_text()}"}, []
     limits = httpx.Limits(max_connections=50)
     async with httpx.AsyncClient(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kit.base import settings
+from kit.base.settings import load
 from kit.billing import run as run_bill
 from kit.report import page as report_page
 
@@ -34,7 +34,7 @@ def row(what: str, work: Callable[[], object], aim: float) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        loaded = settings.load("sandbox", {**os.environ, "KIT_RESULTS_DIR": folder})
+        loaded = load("sandbox", {**os.environ, "KIT_RESULTS_DIR": folder})
         loaded.profile_dir.mkdir(parents=True)
         history = Path(loaded.profile_dir / "history.jsonl")
         for count, aim in ((1_000, 3.0), (10_000, 15.0)):

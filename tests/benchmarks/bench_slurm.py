@@ -21,8 +21,8 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from kit.base import settings
-from kit.base.ssh import SSHHost
+from kit.base import SSHHost
+from kit.base.settings import load
 from kit.slurm.client import Slurm
 from kit.slurm.script import JobSpec
 
@@ -164,7 +164,7 @@ def main():
     parser.add_argument("--json", type=Path)
     parser.add_argument("--without-wait", action="store_true")
     options = parser.parse_args()
-    hpc = settings.load("sandbox").hpc
+    hpc = load("sandbox").hpc
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         os.chmod(folder, 0o755)
         host = Counted(hpc.ssh_host, config=hpc.ssh_config, folder=Path(folder) / "c")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from swiftclient import Connection
 
-from kit.base import settings
+from kit.base.settings import load
 from kit.store.opening import get_many, open_store, put_many
 
 SIZE, ROUNDS = 100_000_000, 5
@@ -26,7 +26,7 @@ GIGABYTE = 1_000_000_000
 
 
 def main() -> None:
-    loaded = settings.load(sys.argv[1] if len(sys.argv) > 1 else "sandbox")
+    loaded = load(sys.argv[1] if len(sys.argv) > 1 else "sandbox")
     stores = {kind: open_store(loaded, f"bench-{uuid.uuid4().hex[:12]}", kind)
               for kind in ("s3", "swift")}  # fmt: skip
     for store in stores.values():
@@ -121,7 +121,7 @@ def memory(profile: str, stores, folder: Path) -> None:
 
 def move(profile: str, kind: str, bucket: str, source: str) -> None:
     """Put and get one large object and print the most memory this process had, in MB."""
-    store = open_store(settings.load(profile), bucket, kind)
+    store = open_store(load(profile), bucket, kind)
     store.put("gigabyte", Path(source))
     store.get_file("gigabyte", Path(source + ".copy"))
     with contextlib.suppress(OSError):

@@ -9,10 +9,8 @@ from pathlib import Path
 import captured
 import pytest
 
-from kit.base import files as records
-from kit.base import settings
-from kit.base.errors import DataError, UsageError
-from kit.base.profiles import Rate
+from kit.base import DataError, UsageError, dumps
+from kit.base.settings import Rate, load
 from kit.billing import rates as billing
 from kit.report import table as report
 from kit.slurm import resources as reserved
@@ -21,7 +19,7 @@ from kit.slurm.resources import Load
 from kit.slurm.script import JobSpec
 from kit.slurm.text import account_row, read_account
 
-ROIHU, LUMI, MAHTI = (settings.load(name, {}) for name in ("roihu", "lumi", "mahti-2024"))
+ROIHU, LUMI, MAHTI = (load(name, {}) for name in ("roihu", "lumi", "mahti-2024"))
 
 
 def load(partition, seconds=3600, nodes=1, cores=1, gib=1, gpus=0, disk=0):
@@ -161,7 +159,7 @@ def test_kinds_are_never_added_up():
     assert sums(lines) == {"CPU BU": "0.75", "Cloud BU": "8.60", "Storage BU": "1.05"}
     shown = billing.Bill(tuple(lines)).as_json()
     assert list(shown) == ["lines", "started_hours", "totals", "seff"]
-    assert records.dumps(shown)
+    assert dumps(shown)
 
 
 # -- what goes wrong
@@ -217,7 +215,7 @@ def test_memory_that_decides_the_price_but_is_not_known_is_an_error():
 
 @pytest.mark.parametrize("name", ["roihu", "lumi", "mahti-2024"])
 def test_every_rate_of_a_site_has_its_source_and_the_date_it_was_checked(name):
-    site = settings.load(name, {})
+    site = load(name, {})
     assert site.hpc.partition in site.rates
     assert set(site.partitions) <= set(site.rates)
     for rate in site.rates.values():
@@ -226,7 +224,7 @@ def test_every_rate_of_a_site_has_its_source_and_the_date_it_was_checked(name):
 
 
 def test_the_closed_site_says_where_to_go_and_answers_to_its_old_name():
-    old = settings.load("mahti", {})
+    old = load("mahti", {})
     assert old.profile == "mahti-2024"
     assert "roihu" in old.site.closed
 

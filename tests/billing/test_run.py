@@ -7,11 +7,8 @@ import pytest
 from click.testing import CliRunner
 from memory_store import MemoryStore
 
-from kit.base import files as records
-from kit.base import settings
-from kit.base.errors import DataError, UsageError
-from kit.base.host import Completed
-from kit.base.settings import ROOT
+from kit.base import ROOT, Completed, DataError, UsageError, append_history, read_json
+from kit.base.settings import load
 from kit.billing import rates as billing
 from kit.billing import run as run_bill
 from kit.billing import tables as bill_tables
@@ -30,7 +27,7 @@ STEP = "5.0||COMPLETED|2|2|2|110|110|1010|900|1800|00:01:30|1048576K|||ray"
 @pytest.fixture
 def loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
-    loaded = settings.load("sandbox")
+    loaded = load("sandbox")
     add(loaded, RUN, sacct=f"{COLUMNS}\n{JOB}\n{STEP}\n")
     return loaded
 
@@ -44,7 +41,7 @@ def add(loaded, run, sacct="", target="cloud-hpc", **more):
             "figures": {"pipeline_s": 1800.0}, "host": {"cores": 2},
             "pipeline": {"training": 450.0, "queue": 1350.0},
             "slurm": {"seff": {"Non-Interactive BUs": "0.56"}}}  # fmt: skip
-    records.append_history(loaded.profile_dir / "history.jsonl", {**line, **more})
+    append_history(loaded.profile_dir / "history.jsonl", {**line, **more})
 
 
 def test_a_run_is_priced_from_its_raw_sacct_text_its_pipelines_time_and_its_bytes(loaded):
@@ -136,13 +133,13 @@ def test_an_unknown_run_names_the_newest_ones(loaded):
     ],
 )
 def test_an_estimate_is_the_most_that_a_run_may_cost(profile, target, wanted):
-    bill = run_bill.estimate(settings.load(profile, {}), target)
+    bill = run_bill.estimate(load(profile, {}), target)
     found = billing.totals(bill.lines)
     assert {kind: str(billing.money(bu)) for kind, bu in found.items()} == wanted
 
 
 def test_a_budget_given_for_the_run_replaces_the_profiles():
-    roihu = settings.load("roihu", {})
+    roihu = load("roihu", {})
     with pytest.raises(UsageError, match=r"may cost 0.56 CPU BU, and 0.5 are allowed"):
         run_bill.refuse_over(roihu, "cloud-hpc", "0.5")
     assert run_bill.refuse_over(roihu, "cloud-hpc", "5").lines
@@ -152,7 +149,7 @@ def test_a_budget_given_for_the_run_replaces_the_profiles():
 @pytest.mark.parametrize("target", ["cloud", "cloud-hpc"])
 def test_a_closed_site_is_refused_before_anything_starts(target):
     with pytest.raises(UsageError, match="use --profile roihu"):
-        run_bill.refuse_over(settings.load("mahti", {}), target)
+        run_bill.refuse_over(load("mahti", {}), target)
 
 
 def test_a_profile_without_rates_has_no_bill_and_refuses_nothing(loaded):
@@ -173,7 +170,7 @@ class Project:
 
 
 def test_a_job_is_refused_over_the_budget_and_over_what_the_project_has_left():
-    roihu = dataclasses.replace(settings.load("roihu", {}), budget={"CPU": "1"})
+    roihu = dataclasses.replace(load("roihu", {}), budget={"CPU": "1"})
     run_bill.afford(roihu, Project(59980))
     bare = dataclasses.replace(roihu, budget={})
     run_bill.afford(bare, None)  # without a budget nobody is asked
@@ -196,7 +193,7 @@ def test_a_finished_run_keeps_its_bill_and_its_figures(loaded):
     assert facts["stored_bytes"] == 5
     assert facts["figures"] == {"pipeline_s": 3600.0, "cloud_bu": 8.6, "total_bu": 8.6}
     assert facts["bill"] == {"Cloud BU": "8.60", "Storage BU": "0.00"}
-    assert records.read_json(run.folder / "bill.json")["totals"] == facts["bill"]
+    assert read_json(run.folder / "bill.json")["totals"] == facts["bill"]
 
 
 def test_a_run_that_cannot_be_priced_is_kept_with_the_reason(loaded):

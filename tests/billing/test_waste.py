@@ -5,13 +5,13 @@ from decimal import Decimal
 
 import pytest
 
-from kit.base import settings
+from kit.base.settings import load
 from kit.billing import rates as billing
 from kit.billing import waste
 from kit.billing.rates import money
 from kit.slurm.resources import Load
 
-SITES = [settings.load(name, {}) for name in ("mahti-2024", "roihu", "lumi", "sandbox")]
+SITES = [load(name, {}) for name in ("mahti-2024", "roihu", "lumi", "sandbox")]
 # The article's job: 417 s on 2 nodes, 2 cores and 20 GiB asked for, 310.966 s of CPU time worked,
 # 2.21 GiB used, 512 hardware threads reserved.
 ARTICLE = waste.Used(

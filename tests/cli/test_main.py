@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from kit import __version__
-from kit.base.errors import CommandFailed, KitError
-from kit.base.settings import ROOT
+from kit.base import ROOT, CommandFailed, KitError
 from kit.cli.main import LazyGroup, cli, main
 
 HEAVY = {

@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from kit.base.files import append_history
+from kit.base import append_history
 from kit.base.settings import load
 from kit.cli.main import cli
 

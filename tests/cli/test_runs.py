@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from cloud_site import make_site
 from submitter_world import RUN, World
 
-from kit.base import settings
-from kit.base.errors import CommandFailed, StoreUnavailable, Unreachable
+from kit.base import CommandFailed, StoreUnavailable, Unreachable
+from kit.base.settings import load
 from kit.cli import runs
 from kit.cli.main import cli
 from kit.runs.requests import Jobs, Request, RunState, token
@@ -329,7 +329,7 @@ TICKS = 'for n in $(seq 60); do echo "tick $n"; sleep 0.5; done'
 @pytest.fixture
 def ticking(sandbox):
     """A run on the sandbox's Slurm whose job writes a line every half second."""
-    submitter = submitter_for(settings.load("sandbox"))
+    submitter = submitter_for(load("sandbox"))
     run = f"cloud-hpc-{secrets.token_hex(6)}-1"
     name, hpc = token(run, 1), submitter.hpc
     submitter.jobs.store.ensure_bucket()

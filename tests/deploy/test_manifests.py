@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 from tools_venv import tools
 
-from kit.base.errors import CommandFailed, DataError, UsageError
+from kit.base import CommandFailed, DataError, UsageError
 from kit.deploy import manifests as platform
 
 LOGIN = "CSC_USERNAME='anna'\nCSC_PASSWORD='planted-store-password'\n"

@@ -20,9 +20,8 @@ from pathlib import Path
 import pytest
 from private_sshd import PrivateSshd, free_port
 
-from kit.base import settings
-from kit.base.errors import UsageError
-from kit.base.profiles import Port
+from kit.base import ROOT, UsageError
+from kit.base.settings import SITES, Port, load
 from kit.deploy import port_forward as forward
 
 KIT = [sys.executable, "-m", "kit", "port-forward"]
@@ -300,7 +299,7 @@ CONTRACT = {
 
 @pytest.mark.parametrize("name", ["roihu", "lumi"])
 def test_a_site_forwards_the_ten_ports_of_the_article(name):
-    rows = forward.forwards(settings.load(name, {}))
+    rows = forward.forwards(load(name, {}))
     assert {r.title: (r.service, r.namespace, r.port, r.target) for r in rows} == CONTRACT
 
 
@@ -310,11 +309,11 @@ def test_the_commands_of_a_site_show_the_passwords_that_were_made(tmp_path):
     (tmp_path / "secrets").mkdir()
     platform.write_secrets(tmp_path / "secrets", "x='y'\n", "me")
     made = (tmp_path / "secrets" / "platform.env").read_text().splitlines()
-    shown = [each.password for each in forward.forwards(settings.load("roihu", {})) if each.user]
+    shown = [each.password for each in forward.forwards(load("roihu", {})) if each.user]
     assert len(shown) == 5
     for command in shown:
         argv = shlex.split(command)
-        assert argv.pop() == str(settings.ROOT / "env/platform/secrets/platform.env")
+        assert argv.pop() == str(ROOT / "env/platform/secrets/platform.env")
         done = subprocess.run(
             [*argv, tmp_path / "secrets" / "platform.env"], capture_output=True, text=True
         )
@@ -337,14 +336,14 @@ def test_the_commands_of_a_site_show_the_passwords_that_were_made(tmp_path):
 )
 def test_an_entry_that_cannot_be_forwarded_is_named(ports, words):
     with pytest.raises(UsageError) as caught:
-        forward.forwards(replace(settings.load("roihu", {}), ports=ports))
+        forward.forwards(replace(load("roihu", {}), ports=ports))
     assert words in str(caught.value)
     assert caught.value.next_step
 
 
 @pytest.mark.parametrize("name", ["mahti-2024", "slurm"])
 def test_a_profile_without_ports_says_so(name, tmp_path):
-    text = (settings.SITES / f"{name}.toml").read_text()
+    text = (SITES / f"{name}.toml").read_text()
     (tmp_path / f"{name}.toml").write_text(re.sub('"<.*>"', '"x"', text))
     argv = [*KIT, "--profile", name]
     environ = os.environ | {"KIT_SITES_DIR": str(tmp_path)}
@@ -360,7 +359,7 @@ def test_the_sandboxs_services_come_by_its_vm_and_again_after_the_connection_was
     running = started("--profile", "sandbox", "--bind", HERE)
     running.ready()
     table = running.out.read_text()
-    rows = {each.name: each for each in forward.forwards(settings.load("sandbox"), HERE)}
+    rows = {each.name: each for each in forward.forwards(load("sandbox"), HERE)}
     assert set(rows) == {"mlflow", "prometheus", "forwarder", "flower", "worker", "ray"}
 
     def healthy():

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from kit.base import settings
-from kit.base.errors import UsageError
+from kit.base import UsageError
+from kit.base.settings import load
 from kit.deploy import vm
 
 # Stands for the OpenStack client: says what it was called with, one word a line.
@@ -27,7 +27,7 @@ def run(text):
 
 
 def test_the_plan_of_roihu_is_what_a_shell_would_call():
-    said = run(vm.text(settings.load("roihu", {})))
+    said = run(vm.text(load("roihu", {})))
     address = "<floating><ip><create><-f><value><-c><floating_ip_address><public>"
     rule = "<security><group><rule><create><--protocol><tcp><--dst-port><22><--remote-ip>"
     assert said.splitlines() == [
@@ -50,7 +50,7 @@ def test_the_plan_of_roihu_is_what_a_shell_would_call():
     [("roihu", "8.40", "8.60"), ("mahti-2024", "8.00", "8.20"), ("sandbox", "8.40", "8.60")],
 )
 def test_each_thing_that_costs_says_its_price_and_where_it_is_from(profile, vm_price, together):
-    text = vm.text(settings.load(profile, {}))
+    text = vm.text(load(profile, {}))
     assert f": {vm_price} Cloud BU an hour (https://docs.csc.fi/cloud/pouta/vm-flavors-" in text
     assert (
         ": 0.20 Cloud BU an hour (https://docs.csc.fi/cloud/pouta/vm-flavors-and-billing/" in text
@@ -59,7 +59,7 @@ def test_each_thing_that_costs_says_its_price_and_where_it_is_from(profile, vm_p
 
 
 def test_a_profile_without_a_cloud_or_a_price_is_refused_with_the_reason():
-    roihu = settings.load("roihu", {})
+    roihu = load("roihu", {})
     with pytest.raises(UsageError, match="no flavor"):
         vm.text(dataclasses.replace(roihu, cloud=None))
     with pytest.raises(UsageError, match=r"rates.vm.*is missing"):

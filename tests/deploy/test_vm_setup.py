@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from private_sshd import PrivateSshd, keygen
 from tools_venv import TOOLS, tools
 
-from kit.base.errors import CommandFailed, UsageError
+from kit.base import CommandFailed, UsageError
 from kit.cli.deploy import vm_group
 from kit.deploy import vm_setup
 
@@ -96,7 +96,7 @@ class Shell:
         assert mode == 0o700
 
     def run(self, argv, input=b"", timeout=60, check=True, repeat=False):
-        from kit.base.host import completed
+        from kit.base import completed
 
         if argv[:2] == ["id", "-u"]:
             return completed(argv, 0, b"1000\n", b"", 0.0, check)

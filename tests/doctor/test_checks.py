@@ -9,14 +9,13 @@ import time
 
 import pytest
 
-from kit.base import settings
-from kit.base.errors import KitError, Unreachable
-from kit.base.profiles import Cloud, Site
+from kit.base import KitError, Unreachable
+from kit.base.settings import Cloud, Site, load
 from kit.doctor import checks as doctor
 from kit.doctor import findings
 from kit.doctor.context import Check, Ground
 
-BARE = dataclasses.replace(settings.load("sandbox"), store=None, hpc=None, cloud=None, ports={})
+BARE = dataclasses.replace(load("sandbox"), store=None, hpc=None, cloud=None, ports={})
 
 
 def look(loaded, **more):
@@ -111,7 +110,7 @@ def test_with_nothing_set_up_it_says_what_is_missing(tmp_path, profile):
 @pytest.fixture
 def loaded(sandbox, monkeypatch):
     monkeypatch.delenv("KIT_ENV_FILE", raising=False)
-    return settings.load("sandbox")
+    return load("sandbox")
 
 
 @pytest.mark.sandbox

@@ -4,10 +4,10 @@ import pytest
 from doctor_bench import Bench
 from doctor_faults import FAULTS, SANDBOX
 
-from kit.base import settings
+from kit.base import ROOT
 from kit.doctor.findings import DIAGNOSES, table
 
-DOCUMENT = settings.ROOT / "docs" / "doctor.md"
+DOCUMENT = ROOT / "docs" / "doctor.md"
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import captured
 import pytest
 from doctor_bench import BARE, Bench
 
-from kit.base.errors import CommandFailed, UsageError
-from kit.base.profiles import Cloud
+from kit.base import CommandFailed, UsageError
+from kit.base.settings import Cloud
 from kit.doctor import vm as doctor_vm
 from kit.doctor.context import Ground
 from kit.doctor.findings import Found

@@ -5,9 +5,8 @@ import subprocess
 
 import pytest
 
-from kit.base.errors import DataError
-from kit.base.host import LocalHost
-from kit.base.profiles import Hpc
+from kit.base import DataError, LocalHost
+from kit.base.settings import Hpc
 from kit.doctor import link_race
 from kit.doctor.link_race import Race, check, race
 from kit.slurm.script import JobSpec

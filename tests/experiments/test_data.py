@@ -11,7 +11,7 @@ import idx_files
 import numpy as np
 import pytest
 
-from kit.base.errors import DataError, Unreachable
+from kit.base import DataError, Unreachable
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist import download
 

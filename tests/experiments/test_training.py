@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kit.base.errors import DataError, UsageError
+from kit.base import DataError, UsageError
 from kit.experiments import progress
 from kit.experiments.fashion_mnist import checkpoint, training
 from kit.experiments.fashion_mnist import data as fashion_mnist

@@ -13,8 +13,8 @@ from allas_site import SHORT, AllasSite
 from cloud_site import IN_CHILD, small_data
 from kit_sandbox.supervisor import control
 
-from kit.base import settings
-from kit.base.errors import StoreUnavailable
+from kit.base import StoreUnavailable, settings
+from kit.base.settings import SITES, load
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 from kit.runs import stage_work, stages
@@ -52,7 +52,7 @@ class Cloud:
 
     def new(self, kind="s3"):
         """A run that was not started: profile, objects, arguments."""
-        loaded = settings.load(kind)
+        loaded = load(kind)
         run = f"cloud-{secrets.token_hex(6)}-1"
         store = self.allas.store("s3")
         objects = StageStore(store, run)
@@ -91,8 +91,8 @@ def cloud(sandbox, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cloud")
     sites = folder / "sites"
     sites.mkdir()
-    text = (settings.SITES / "sandbox.toml").read_text()
-    shutil.copy(settings.SITES / "sandbox.toml", sites)
+    text = (SITES / "sandbox.toml").read_text()
+    shutil.copy(SITES / "sandbox.toml", sites)
     (sites / "s3.toml").write_text(text)
     (sites / "swift.toml").write_text(text.replace('kind = "s3"', 'kind = "swift"'))
     with pytest.MonkeyPatch.context() as patch:

@@ -24,8 +24,8 @@ from kit_sandbox.files import account_names
 from private_sshd import PrivateSshd
 from slurm_site import until
 
-from kit.base import settings
-from kit.base.errors import KitError, Unreachable
+from kit.base import KitError, Unreachable
+from kit.base.settings import SITES, load
 from kit.billing import rates as billing
 from kit.billing.run import usages
 from kit.experiments.fashion_mnist import training
@@ -50,7 +50,7 @@ def place(sandbox):
 
 def profile_of_its_own(**hpc):
     """The sandbox with buckets of one test's own."""
-    profile = settings.load("sandbox")
+    profile = load("sandbox")
     store = dataclasses.replace(profile.store, bucket_prefix=f"t{secrets.token_hex(4)}")
     return dataclasses.replace(profile, store=store, hpc=dataclasses.replace(profile.hpc, **hpc))
 
@@ -78,7 +78,7 @@ def failure_of(bench, run):
 
 
 def admin(*argv, check=True):
-    conf = settings.load("sandbox").sandbox_dir / "etc" / "slurm.conf"
+    conf = load("sandbox").sandbox_dir / "etc" / "slurm.conf"
     subprocess.run(argv, env={**os.environ, "SLURM_CONF": str(conf)}, check=check)
 
 
@@ -134,7 +134,7 @@ print(json.dumps(steps.finish(work)))
 
 
 def test_a_pipeline_killed_mid_training_is_gone_on_with(bench, seen, tmp_path):
-    text = (settings.SITES / "sandbox.toml").read_text().replace('name = "sandbox"', 'name = "f"')
+    text = (SITES / "sandbox.toml").read_text().replace('name = "sandbox"', 'name = "f"')
     prefix = f'[store]\nbucket_prefix = "{bench.profile.store.bucket_prefix}"'
     text = re.sub(r"^forwarder_.*\n", "", text, flags=re.MULTILINE)  # it serves other buckets
     (tmp_path / "faults.toml").write_text(text.replace("[store]", prefix))
@@ -444,7 +444,7 @@ def theirs(place, allas, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sshd")
     for part in (folder, folder.parent, folder.parent.parent):
         part.chmod(0o755)
-    conf = settings.load("sandbox").sandbox_dir / "etc" / "slurm.conf"
+    conf = load("sandbox").sandbox_dir / "etc" / "slurm.conf"
     setenv = f"SLURM_CONF={conf} PATH=/usr/local/bin:/usr/bin:/bin"
     sshd = PrivateSshd(folder / "s", user=user, setenv=setenv).start()
     if user != USER:

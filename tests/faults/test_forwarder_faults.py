@@ -16,7 +16,7 @@ from idx_files import small_data_dir
 from slurm_site import until
 from test_dashboard import queries
 
-from kit.base import settings
+from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.forwarder import gauges
 from kit.report import dashboard
@@ -81,7 +81,7 @@ def test_the_face_takes_a_request_and_its_cancel_from_the_person_with_the_token(
     run = f"cloud-hpc-{secrets.token_hex(6)}-1"
     assert ask("POST", "/runs", {"run": run, "data_hash": "0" * 64})["state"] == "REQUESTED"
     assert ask("POST", f"/runs/{run}/cancel")["state"] == "CANCELLING"
-    submitter = submitter_for(settings.load("sandbox"))
+    submitter = submitter_for(load("sandbox"))
     submitter.once()
     shown = ask("GET", f"/runs/{run}?state=CANCELLING&wait_s=30")
     assert (shown["state"], shown["finished"]) == ("CANCELLED", True)
@@ -100,7 +100,7 @@ def runs(sandbox, tmp_path_factory):
     assert done.returncode == 0, done.stderr[-3000:]
     history = folder / "sandbox" / "history.jsonl"
     good = json.loads(history.read_text().splitlines()[-1])["run"]
-    submitter, gone = submitter_for(settings.load("sandbox")), f"cloud-hpc-{secrets.token_hex(6)}-1"
+    submitter, gone = submitter_for(load("sandbox")), f"cloud-hpc-{secrets.token_hex(6)}-1"
     submitter.jobs.ask(Request(gone, "0" * 64, True, Parameters()))
     submitter.cancel(gone)
     assert submitter.jobs.standing(gone).state is RunState.CANCELLED
@@ -144,7 +144,7 @@ def test_every_query_of_the_dashboard_is_answered(seen, prometheus, title, query
 
 @pytest.mark.slow
 def test_all_panels_of_the_dashboard_are_drawn_from_prometheus(seen):
-    drawn, missing = dashboard.panels(settings.load("sandbox"))
+    drawn, missing = dashboard.panels(load("sandbox"))
     assert missing == ""
     assert len(drawn) == 7
 

@@ -15,7 +15,7 @@ from idx_files import real_or_stand_in
 from notebook_runs import planted
 from slurm_site import until
 
-from kit.base import settings
+from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.client import forwarder_client
 from kit.runs.follow import follow
@@ -41,7 +41,7 @@ def scraped(loaded):
 
 
 def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, seen):
-    loaded, site, data = settings.load("sandbox"), AllasSite(), real_or_stand_in()
+    loaded, site, data = load("sandbox"), AllasSite(), real_or_stand_in()
     submitter, results, said = submitter_for(loaded), [], []
     for store in (submitter.jobs.store, submitter.data):
         store.ensure_bucket()
@@ -73,7 +73,7 @@ def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, 
 
 
 def test_no_secret_is_in_messages_pages_documents_or_logs(sandbox):
-    loaded = settings.load("sandbox")
+    loaded = load("sandbox")
     etc, words = loaded.sandbox_dir / "etc", planted(loaded)
     texts = {}
     client = redis.from_url(dotenv_values(etc / "redis.env")["REDIS_URL"])

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from slurm_site import Relay, until
 
-from kit.base.errors import (
+from kit.base import (
     Busy,
     CommandFailed,
     CredentialRefused,

@@ -13,9 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from allas_site import LONG, SHORT, AllasSite
 
-from kit.base.errors import CredentialRefused, NoSuchObject, StoreUnavailable, Unreachable
-from kit.base.secret import Secret
-from kit.base.settings import ROOT
+from kit.base import (
+    ROOT,
+    CredentialRefused,
+    NoSuchObject,
+    Secret,
+    StoreUnavailable,
+    Unreachable,
+)
 from kit.store.keystone import Ec2Key, keystone_for
 
 pytestmark = pytest.mark.sandbox

@@ -19,15 +19,15 @@ from allas_site import AllasSite
 from hpc_bench import Bench, nothing_runs, processes, ps
 from slurm_site import until
 
-from kit.base import settings
+from kit.base.settings import load
 from kit.onsite.tunnel import KEY, STATE
 from kit.runs.requests import RunState
 from kit.submitter.tunnel_key import PORTS
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
 LONG = 3000  # epochs: it goes on until somebody ends it
-ADDRESS = settings.load("sandbox").cloud.tunnel_address
-KEYS = Path(settings.load("sandbox").cloud.tunnel_keys)
+ADDRESS = load("sandbox").cloud.tunnel_address
+KEYS = Path(load("sandbox").cloud.tunnel_keys)
 TUNNEL_USER = KEYS.parent.parent.name
 
 
@@ -44,7 +44,7 @@ def vm(sandbox):
 
 @contextlib.contextmanager
 def own_bench(**hpc):
-    profile = settings.load("sandbox")
+    profile = load("sandbox")
     store = dataclasses.replace(profile.store, bucket_prefix=f"t{secrets.token_hex(4)}")
     hpc = dataclasses.replace(profile.hpc, **hpc)
     bench = Bench(dataclasses.replace(profile, store=store, hpc=hpc))

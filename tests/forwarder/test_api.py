@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_collect import Buckets3
 from test_gauges import RUN
 
-from kit.base.errors import StoreUnavailable, UsageError
+from kit.base import StoreUnavailable, UsageError
 from kit.forwarder import people as forwarder_people
 from kit.forwarder import services
 from kit.forwarder.api import forwarder_api

@@ -12,9 +12,8 @@ import captured
 import pytest
 from test_gauges import RUN, kept, scraped, values
 
-from kit.base import settings
-from kit.base.errors import NoSuchBucket, StoreUnavailable
-from kit.base.secret import Secret
+from kit.base import NoSuchBucket, Secret, StoreUnavailable
+from kit.base.settings import load
 from kit.forwarder import collect as forwarder
 from kit.forwarder import gauges, services
 from kit.forwarder.collect import Buckets, Forwarder
@@ -34,7 +33,7 @@ class Buckets3:
         self.own = DirectoryStore(OWN, folder)
         self.jobs.ensure_bucket()
         self.data.ensure_bucket()
-        self.settings = settings.load("sandbox", {"KIT_CACHE_DIR": str(folder)})
+        self.settings = load("sandbox", {"KIT_CACHE_DIR": str(folder)})
         self.jobs_name = names[0]
 
     def forwarder(self):

@@ -8,7 +8,7 @@ import captured
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kit.base.errors import DataError
+from kit.base import DataError
 from kit.forwarder import gauges
 from kit.forwarder.gauges import RunSnapshot
 

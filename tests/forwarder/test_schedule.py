@@ -11,9 +11,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from click.testing import CliRunner
 
+from kit.base import CredentialRefused, Secret, Unreachable, UsageError, read_private
 from kit.base import secret as login
-from kit.base.errors import CredentialRefused, Unreachable, UsageError
-from kit.base.secret import Secret, read_private
 from kit.cli.forwarder import forwarder_group
 from kit.forwarder import schedule as forwarder_schedule
 from kit.forwarder.collect import PASS_S

@@ -11,9 +11,8 @@ import pytest
 import yaml
 from submitter_world import RUN, World
 
-from kit.base import settings
-from kit.base.errors import StoreUnavailable, UsageError
-from kit.base.secret import Secret
+from kit.base import ROOT, Secret, StoreUnavailable, UsageError
+from kit.base.settings import load
 from kit.cli.submitter import submitter_group
 from kit.forwarder import services
 from kit.runs.requests import RunState
@@ -133,7 +132,7 @@ def test_a_store_that_is_away_is_told_with_the_next_step(world, ask):
 
 
 def loaded(tmp_path):
-    return settings.load("sandbox", {"KIT_CACHE_DIR": str(tmp_path / "cache")})
+    return load("sandbox", {"KIT_CACHE_DIR": str(tmp_path / "cache")})
 
 
 def test_a_token_is_made_once_for_oneself_alone(tmp_path, monkeypatch):
@@ -200,7 +199,7 @@ def test_a_wrong_secrets_file_ends_the_submitter_at_once_with_a_reason(
 
 
 def test_the_stack_starts_this_command_and_publishes_its_port_to_this_machine_alone():
-    text = (settings.ROOT / "env/submitter/stack.yaml").read_text()
+    text = (ROOT / "env/submitter/stack.yaml").read_text()
     stack = yaml.safe_load(text.replace("${SUBMITTER_PROFILE:?name a profile}", "sandbox"))
     service = stack["services"]["submitter"]
     assert service["command"][0] == "kit"

@@ -8,8 +8,8 @@ from kubernetes import client
 from memory_store import MemoryStore
 from test_collect import Buckets3
 
-from kit.base import settings
-from kit.base.errors import KitError, Unreachable
+from kit.base import KitError, Unreachable
+from kit.base.settings import load
 from kit.forwarder import tunnels
 from kit.forwarder.tunnels import NAMESPACE, Tunnel, TunnelServices
 from kit.runs.requests import Jobs, token
@@ -147,7 +147,7 @@ def jobs():
 
 
 def profile(runner="local", **cloud):
-    loaded = settings.load("sandbox")
+    loaded = load("sandbox")
     return dataclasses.replace(
         loaded, cloud=dataclasses.replace(loaded.cloud, runner=runner, **cloud)
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kit_sandbox import files, keys, supervisor
 
-from kit.base.errors import UsageError
+from kit.base import UsageError
 from kit.base.settings import Settings, load
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "supervisord.conf"

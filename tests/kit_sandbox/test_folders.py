@@ -7,7 +7,7 @@ import stat
 import pytest
 from kit_sandbox.folders import check_owner, give, own_folder
 
-from kit.base.errors import UsageError
+from kit.base import UsageError
 
 
 def mode(path):

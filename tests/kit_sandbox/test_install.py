@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kit_sandbox import install
 
-from kit.base.errors import CommandFailed, UsageError
+from kit.base import CommandFailed, UsageError
 
 APT = """#!/bin/sh
 echo "$(basename "$0") $*" >>{log}

@@ -10,10 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from kit.base import settings
-from kit.base.errors import UsageError
-from kit.base.profiles import Site
-from kit.base.ssh import SSHHost
+from kit.base import ROOT, SSHHost, UsageError
+from kit.base.settings import SITES, Site, load
 from kit.notebook import cloud_hpc as experiment_cloud_hpc
 from kit.notebook import plan
 from kit.runs.requests import Request
@@ -25,7 +23,7 @@ NOW = 1_800_000_000.0
 @pytest.fixture
 def loaded(tmp_path):
     environ = {"KIT_SANDBOX_DIR": str(tmp_path / "nothing"), "KIT_RESULTS_DIR": str(tmp_path)}
-    return settings.load("sandbox", environ)
+    return load("sandbox", environ)
 
 
 def text(loaded, target):
@@ -104,7 +102,7 @@ def test_the_command_prints_it():
 
 @pytest.mark.sandbox
 def test_the_sandboxs_certificate_is_named_with_its_end(sandbox):
-    (shown,) = [s for t, s in plan.sections(settings.load("sandbox"), "cloud-hpc", time.time())
+    (shown,) = [s for t, s in plan.sections(load("sandbox"), "cloud-hpc", time.time())
                 if t == "credentials"]  # fmt: skip
     assert "ssh certificate for hpc: until 20" in shown
     assert shown.count("lasts") == 1
@@ -116,21 +114,21 @@ def test_the_plan_of_a_site_needs_no_account_and_is_the_one_expected(name, monke
     monkeypatch.setattr(SSHHost, "valid_until", lambda _: None)
     environ = {"KIT_RESULTS_DIR": "/results", "KIT_ENV_FILE": "/none"}
     if name == "slurm":  # its six values as somebody may fill them in
-        text = (settings.SITES / "slurm.toml").read_text()
+        text = (SITES / "slurm.toml").read_text()
         for value in ("/store", "login", "project", "long", "/shared/me", "python3.11"):
             text = re.sub(r'"<[^>]+>"', f'"{value}"', text, count=1)
         (tmp_path / "slurm.toml").write_text(text)
         environ["KIT_SITES_DIR"] = str(tmp_path)
-    site = settings.load(name, environ)
+    site = load(name, environ)
     *parts, (_, script) = plan.sections(site, "cloud-hpc", NOW)
     asked = "\n".join(line for line in script.splitlines() if line.startswith("#SBATCH"))
     shown = "\n\n".join(f"# {title}\n\n{body}" for title, body in [*parts, ("asked", asked)])
     shown = shown.replace(f"-u1-{getpass.getuser()},", "-u1-<user>,")
     shown = shown.replace(f"-u1-{getpass.getuser()}\n", "-u1-<user>\n")
-    golden = settings.ROOT / "tests" / "golden" / f"plan-{name}.txt"
+    golden = ROOT / "tests" / "golden" / f"plan-{name}.txt"
     assert shown + "\n" == golden.read_text()
 
 
 def test_the_closed_site_is_refused_with_its_sentence_and_a_pointer():
     with pytest.raises(UsageError, match="use --profile roihu"):
-        plan.sections(settings.load("mahti", {}), "cloud-hpc", NOW)
+        plan.sections(load("mahti", {}), "cloud-hpc", NOW)

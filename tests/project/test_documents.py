@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
-from kit.base.settings import ROOT, SITES
+from kit.base import ROOT
+from kit.base.settings import SITES
 from kit.cli.main import cli
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,7 +16,7 @@ import yaml
 from private_sshd import free_port
 from tools_venv import tools
 
-from kit.base.settings import ROOT
+from kit.base import ROOT
 
 IMAGES = ROOT / "env" / "images"
 STACK = ROOT / "env" / "submitter" / "stack.yaml"

@@ -12,9 +12,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from kit.base import settings
+from kit.base import ROOT
 
-ROOT = settings.ROOT
 LOCK = ROOT / "requirements.lock"
 ENVIRONMENT = ROOT / "environment.yml"
 NAMED = ("jupyterlab", "papermill", "nbformat", "ray", "mlflow", "boto3", "python-swiftclient")

@@ -7,10 +7,8 @@ import xml.etree.ElementTree as ET
 import pytest
 from click.testing import CliRunner
 
-from kit.base import files as records
-from kit.base import settings
-from kit.base.errors import Unreachable, UsageError
-from kit.base.ssh import SSHHost
+from kit.base import SSHHost, Unreachable, UsageError, append_history, read_history
+from kit.base.settings import load
 from kit.cli.main import cli
 from kit.cli.report import report_command
 from kit.report import comparison
@@ -22,7 +20,7 @@ from kit.runs import notebooks
 @pytest.fixture
 def loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
-    return settings.load("sandbox")
+    return load("sandbox")
 
 
 def add(loaded, target, training_s, accuracy=0.5, number=1, **more):
@@ -34,7 +32,7 @@ def add(loaded, target, training_s, accuracy=0.5, number=1, **more):
             "parameters": {"threads": 1, "configured": False}, "figures": figures,
             "data": {"hash": "d", "title": "own files 720 + 180"}, "host": {"cpu": "A CPU"},
             "seconds": {"training": training_s, "data": 1.0, "new word": 2.0}}  # fmt: skip
-    records.append_history(loaded.profile_dir / "history.jsonl", {**line, **more})
+    append_history(loaded.profile_dir / "history.jsonl", {**line, **more})
 
 
 def test_the_interval_is_wilsons():
@@ -205,7 +203,7 @@ def test_repeated_runs_end_with_their_median_spread_and_what_is_noise(loaded, mo
 
     def execute(loaded, target, _values):
         add(loaded, target, next(times))
-        return records.read_history(loaded.profile_dir / "history.jsonl")[0][-1]
+        return read_history(loaded.profile_dir / "history.jsonl")[0][-1]
 
     monkeypatch.setattr(notebooks, "run", execute)
     done = CliRunner().invoke(cli, ["run", "local", "--repeat", "3"], catch_exceptions=False)

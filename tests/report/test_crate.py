@@ -7,15 +7,20 @@ from pathlib import Path
 import pytest
 from tools_venv import tools
 
-from kit.base import files as records
-from kit.base import secret_scan, settings
-from kit.base.errors import DataError, UsageError
-from kit.base.secret_scan import SecretFound
+from kit.base import (
+    ROOT,
+    DataError,
+    SecretFound,
+    UsageError,
+    find_secrets,
+    known_secrets,
+    sha256_of,
+    write_json,
+)
+from kit.base.settings import load
 from kit.report import crate
 from kit.runs import history as runs
 from kit.runs import notebooks
-
-ROOT = settings.ROOT
 
 
 @pytest.fixture
@@ -23,7 +28,7 @@ def loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path / "results"))
     (tmp_path / "env").write_text("CSC_PASSWORD='correct-horse-battery'\nCSC_USERNAME=anna\n")
     monkeypatch.setenv("KIT_ENV_FILE", str(tmp_path / "env"))
-    return settings.load("sandbox")
+    return load("sandbox")
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ def test_every_file_is_there_with_its_hash_and_checkpoints_stay_out(loaded, run,
     assert len(files) >= 6
     for entity in files:
         content = (tmp_path / "out" / entity["@id"]).read_bytes()
-        assert records.sha256_of(content) == entity["sha256"]
+        assert sha256_of(content) == entity["sha256"]
     assert not list((tmp_path / "out").rglob("*.pt"))
     assert not list((tmp_path / "out").rglob(".lock"))
 
@@ -123,12 +128,12 @@ def test_a_run_with_a_secret_is_not_exported_and_nothing_is_left(loaded, run, tm
 
 @pytest.mark.parametrize("text", ["http://127.0.0.1:5000/#/x", "user anna", "Bearer token", ""])
 def test_what_is_no_secret_is_let_through(loaded, text):
-    assert secret_scan.find(text.encode(), secret_scan.known(loaded)) == []
+    assert find_secrets(text.encode(), known_secrets(loaded)) == []
 
 
 def test_an_executed_notebook_that_shows_a_secret_is_not_kept(loaded, tmp_path, monkeypatch):
     def shows(_notebook, executed, _values):
-        records.write_json(executed, {"cells": [{"outputs": [{"text": SECRETS[0]}]}]})
+        write_json(executed, {"cells": [{"outputs": [{"text": SECRETS[0]}]}]})
 
     monkeypatch.setattr(notebooks, "_execute", shows)
     with pytest.raises(SecretFound, match="keep local.ipynb"):

@@ -10,11 +10,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from kit.base import settings
+from kit.base import ROOT
+from kit.base.settings import load
 from kit.forwarder import gauges
 from kit.report import dashboard
 
-FILE = settings.ROOT / "env" / "platform" / "grafana" / "integration-dashboard.json"
+FILE = ROOT / "env" / "platform" / "grafana" / "integration-dashboard.json"
 BOARD = json.loads(FILE.read_text())
 METRICS = {
     gauges.SEFF: {"BiUn", "Nod", "MemUtiByte", "MemEffByte"},
@@ -113,7 +114,7 @@ def prometheus(tmp_path):
     server.answer = lambda query: vector([])
     file = tmp_path / "prometheus.env"
     file.write_text("PROMETHEUS_USERNAME=kit\nPROMETHEUS_PASSWORD=sesame\n")
-    ours = settings.load("sandbox")
+    ours = load("sandbox")
     url = f"http://127.0.0.1:{server.server_port}"
     cloud = dataclasses.replace(ours.cloud, prometheus_url=url, prometheus_env_file=str(file))
     server.profile = dataclasses.replace(ours, cloud=cloud)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kit.base import settings
-from kit.base.errors import Busy, UsageError
+from kit.base import Busy, UsageError
+from kit.base.settings import load
 from kit.report import reproduce
 from kit.runs import notebooks
 
@@ -22,7 +22,7 @@ def ran(tmp_path, monkeypatch):
 
 
 def run(said, start_sandbox=lambda: None):
-    return reproduce.reproduce(settings.load("sandbox"), said.append, start_sandbox)
+    return reproduce.reproduce(load("sandbox"), said.append, start_sandbox)
 
 
 def test_every_notebook_is_run_in_order_and_table_and_certificate_end_it(ran, monkeypatch):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.base import files as records
-from kit.base import settings
+from kit.base import append_history, read_json, sha256_of, write_json
+from kit.base.settings import load
 from kit.report import reproduction as certificate
 
 TIME = {"name": "x", "start-time": 1.0, "end-time": 2.0, "total-seconds": 1555.0}
@@ -19,7 +19,7 @@ NAME = "local/artifacts/local_metrics.json"
 @pytest.fixture
 def loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
-    return settings.load("sandbox")
+    return load("sandbox")
 
 
 def metrics(accuracy, seconds):
@@ -29,15 +29,15 @@ def metrics(accuracy, seconds):
 
 def publish(loaded, content, data=OFFICIAL, target="local", name=NAME, **parameters):
     """Publish a file as a run does: the file, the manifest, a line of the history."""
-    records.write_json(loaded.profile_dir / name, content)
-    sha = records.sha256_of((loaded.profile_dir / name).read_bytes())
+    write_json(loaded.profile_dir / name, content)
+    sha = sha256_of((loaded.profile_dir / name).read_bytes())
     path = loaded.profile_dir / "manifest.json"
-    manifest = records.read_json(path) if path.exists() else {}
-    records.write_json(path, {**manifest, name: {"run": f"{target}-1", "sha256": sha}})
+    manifest = read_json(path) if path.exists() else {}
+    write_json(path, {**manifest, name: {"run": f"{target}-1", "sha256": sha}})
     line = {"run": f"{target}-1", "target": target, "data": data, "host": {"cpu": "A CPU"},
             "parameters": {"epochs": 5, **parameters}, "profile": "sandbox",
             "figures": {"slurm_bu": 0.07}}  # fmt: skip
-    records.append_history(loaded.profile_dir / "history.jsonl", line)
+    append_history(loaded.profile_dir / "history.jsonl", line)
 
 
 def rows(loaded, name=NAME):

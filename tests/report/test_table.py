@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.base import files as records
-from kit.base import settings
-from kit.base.errors import DataError
+from kit.base import ROOT, DataError, append_history, read_json
+from kit.base.settings import load
 from kit.report import plots, sizes
 from kit.report import table as report
 
@@ -28,7 +27,7 @@ PUBLISHED = {
 @pytest.fixture
 def loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
-    return settings.load("sandbox")
+    return load("sandbox")
 
 
 def add(loaded, run, training_s, epochs=5, data="d1", **more):
@@ -41,7 +40,7 @@ def add(loaded, run, training_s, epochs=5, data="d1", **more):
         "figures": {"training_s": training_s, "accuracy": training_s / 100, "total_bu": 0},
         "host": {"cpu": "A CPU"},
     }
-    records.append_history(loaded.profile_dir / "history.jsonl", line)
+    append_history(loaded.profile_dir / "history.jsonl", line)
 
 
 @pytest.mark.parametrize("target", list(PUBLISHED))
@@ -52,7 +51,7 @@ def test_the_article_column_is_the_published_one(loaded, target):
 
 
 def test_the_seconds_of_run_1_add_up_to_its_pipeline_within_one_second():
-    went = records.read_json(report.ARTICLE)["cloud-hpc-1_went_to_s"]
+    went = read_json(report.ARTICLE)["cloud-hpc-1_went_to_s"]
     assert sum(went.values()) == pytest.approx(report.article()["cloud-hpc-1"]["pipeline_s"], abs=1)
 
 
@@ -154,7 +153,7 @@ def test_package_lines_follow_the_imports_of_the_files_imported(tmp_path):
     lines = sizes.package_lines(notebook)
     assert {"runs/history.py", "base/files.py", "base/errors.py", "base/settings.py"} <= set(lines)
     assert "training.py" not in lines
-    source = (settings.ROOT / "kit" / "runs" / "history.py").read_text()
+    source = (ROOT / "kit" / "runs" / "history.py").read_text()
     assert lines["runs/history.py"] == len(source.splitlines())
 
 

@@ -10,16 +10,16 @@ import pytest
 import test_api as test_forwarder_face
 from test_api import ANNA, BEA, RUN
 
-from kit.base import settings
-from kit.base.errors import (
+from kit.base import (
     Busy,
     CredentialRefused,
     NoSuchObject,
+    Secret,
     StoreUnavailable,
     Unreachable,
     UsageError,
 )
-from kit.base.secret import Secret
+from kit.base.settings import Port, load
 from kit.forwarder import services
 from kit.forwarder.api import forwarder_api
 from kit.runs import hpc_stages
@@ -150,7 +150,7 @@ def test_another_server_at_that_port_is_no_status_and_gets_no_second_chance(code
 
 
 def profile(**cloud):
-    loaded = settings.load("sandbox")
+    loaded = load("sandbox")
     return dataclasses.replace(loaded, cloud=dataclasses.replace(loaded.cloud, **cloud))
 
 
@@ -192,7 +192,7 @@ def test_inside_a_cluster_the_face_has_another_name(tmp_path, monkeypatch):
     token.write_text(ANNA)
     token.chmod(0o600)
     monkeypatch.setenv("KIT_FORWARDER_TOKEN", str(token))
-    port = settings.Port(port=6500, svc="fastapi-service", namespace="forwarder")
+    port = Port(port=6500, svc="fastapi-service", namespace="forwarder")
     loaded = profile(forwarder_url="http://127.0.0.1:6500", runner="cluster")
     loaded = dataclasses.replace(loaded, ports={"forwarder": port})
     assert forwarder_client(loaded).url == "http://fastapi-service.forwarder:6500"

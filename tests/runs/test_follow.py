@@ -3,7 +3,7 @@
 import pytest
 from memory_store import MemoryStore
 
-from kit.base.errors import CredentialRefused, StoreUnavailable, Unreachable
+from kit.base import CredentialRefused, StoreUnavailable, Unreachable
 from kit.runs.follow import follow
 from kit.runs.requests import Jobs, Request, RunState
 

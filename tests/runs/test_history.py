@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from kit.base import files as records
-from kit.base import settings
-from kit.base.errors import Busy, KitError, UsageError
+from kit.base import Busy, KitError, UsageError, read_history, read_json
+from kit.base.settings import load
 from kit.runs import history as runs
 
 FACTS = {"figures": {"accuracy": 0.5}, "data": {"title": "none"}}
@@ -17,7 +16,7 @@ FACTS = {"figures": {"accuracy": 0.5}, "data": {"title": "none"}}
 @pytest.fixture
 def loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path / "results"))
-    return settings.load("sandbox")
+    return load("sandbox")
 
 
 def start(loaded, parameters=None, fresh=False):
@@ -54,7 +53,7 @@ def test_fresh_leaves_an_unfinished_run_alone(loaded):
 def test_other_parameters_or_code_are_another_run(loaded, monkeypatch):
     first = start(loaded)
     assert start(loaded, {"epochs": 2}).id != first.id
-    monkeypatch.setattr(records, "code_hash", lambda: "other")
+    monkeypatch.setattr(runs, "code_hash", lambda: "other")
     assert start(loaded).id != first.id
 
 
@@ -62,7 +61,7 @@ def test_other_results_have_other_run_ids_whatever_is_left_in_the_store(loaded, 
     first = start(loaded)
     other = loaded.profile_dir.parents[1] / "other"
     monkeypatch.setenv("KIT_RESULTS_DIR", str(other))
-    assert start(settings.load("sandbox")).id != first.id
+    assert start(load("sandbox")).id != first.id
 
 
 def test_the_number_of_a_run_is_counted_and_not_sorted_as_text(loaded):
@@ -80,9 +79,9 @@ def test_a_finished_run_is_published_with_a_manifest_and_one_line_of_history(loa
     run = start(loaded)
     line = finish(run)
     assert (loaded.profile_dir / "local/result.json").read_text() == "result"
-    manifest = records.read_json(loaded.profile_dir / "manifest.json")
+    manifest = read_json(loaded.profile_dir / "manifest.json")
     assert manifest["local/result.json"]["run"] == run.id
-    history, problems = records.read_history(loaded.profile_dir / "history.jsonl")
+    history, problems = read_history(loaded.profile_dir / "history.jsonl")
     assert [row["run"] for row in history] == [run.id]
     assert problems == []
     assert line["versions"]["kit"]
@@ -105,7 +104,7 @@ def test_a_run_killed_while_it_finishes_ends_the_same_when_started_again(loaded,
     again = start(loaded)
     assert again.id == run.id
     finish(again)
-    history, _ = records.read_history(loaded.profile_dir / "history.jsonl")
+    history, _ = read_history(loaded.profile_dir / "history.jsonl")
     assert [row["run"] for row in history] == [run.id]
 
 
@@ -157,9 +156,9 @@ def test_runs_that_finish_at_the_same_time_leave_one_whole_set_and_all_their_lin
     )
     started = [subprocess.Popen([sys.executable, "-c", code, str(n)]) for n in range(4)]
     assert [process.wait(60) for process in started] == [0, 0, 0, 0]
-    history, problems = records.read_history(loaded.profile_dir / "history.jsonl")
+    history, problems = read_history(loaded.profile_dir / "history.jsonl")
     assert (len({row["run"] for row in history}), problems) == (4, [])
-    manifest = records.read_json(loaded.profile_dir / "manifest.json")
+    manifest = read_json(loaded.profile_dir / "manifest.json")
     owners = {(loaded.profile_dir / name).read_text() for name in manifest}
     assert owners == {entry["run"] for entry in manifest.values()}
     assert len(owners) == 1

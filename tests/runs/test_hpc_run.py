@@ -9,9 +9,8 @@ import pytest
 from cloud_site import make_site
 from memory_store import MemoryStore
 
-from kit.base import settings
-from kit.base.errors import DataError, UsageError
-from kit.base.files import time_record
+from kit.base import DataError, UsageError, time_record
+from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 from kit.runs import hpc_run, hpc_stages
@@ -103,7 +102,7 @@ def test_the_arguments_are_those_of_the_pipeline_and_plain_data(site):
 
 def test_a_profile_without_a_site_is_refused():
     request = Request(RUN, "a" * 64)
-    none = dataclasses.replace(settings.load("sandbox"), hpc=None)
+    none = dataclasses.replace(load("sandbox"), hpc=None)
     with pytest.raises(UsageError, match="has no HPC site"):
         hpc_run.arguments_of(none, request, Gates(0.5, 0.5, 0.5))
 

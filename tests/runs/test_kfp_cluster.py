@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fake_kfp import FakeKfp, run, serving, task
 
-from kit.base.errors import CredentialRefused, KitError, Unreachable, UsageError
+from kit.base import CredentialRefused, KitError, Unreachable, UsageError
 from kit.runs.kfp_cluster import Access, access_of, run_on_cluster
 from kit.runs.kfp_here import PipelineFailed, States
 from kit.runs.outcome import CLOUD

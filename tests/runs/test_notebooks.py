@@ -13,12 +13,10 @@ import pytest
 from filelock import FileLock
 from idx_files import small_data_dir
 
-from kit.base import files as records
-from kit.base import settings
-from kit.base.errors import UsageError
+from kit.base import ROOT, UsageError, read_history, read_json
+from kit.base.settings import load
 from kit.runs import notebooks
 
-ROOT = settings.ROOT
 NAMES = sorted(path.stem for path in notebooks.NOTEBOOKS.glob("*.ipynb"))
 MOST_ROWS = {"local": 40, "cloud": 60, "cloud-hpc": 80}
 LOCAL = notebooks.NOTEBOOKS / "local.ipynb"
@@ -91,7 +89,7 @@ def test_values_of_the_command_line_are_python_literals_or_text():
 
 def test_an_unknown_notebook_names_those_that_exist():
     with pytest.raises(UsageError, match="local"):
-        notebooks.run(settings.load("sandbox"), "nowhere", {})
+        notebooks.run(load("sandbox"), "nowhere", {})
 
 
 @pytest.fixture
@@ -133,12 +131,12 @@ def test_kit_run_local_keeps_everything_with_the_run(environ, tmp_path):
     done = kit(environ, "run", "local", "-p", "epochs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     base = tmp_path / "results" / "sandbox"
-    history, _ = records.read_history(base / "history.jsonl")
+    history, _ = read_history(base / "history.jsonl")
     (line,) = history
     folder = base / "runs" / line["run"]
     kept = {path.name for path in folder.iterdir()}
     assert {"local.ipynb", "local_metrics.json", "record.json", "model.safetensors"} <= kept
-    published = records.read_json(base / "local/artifacts/local_metrics.json")
+    published = read_json(base / "local/artifacts/local_metrics.json")
     assert published["time"]["name"] == "local-model-training"
     assert line["data"]["files"]
     assert line["tracking"]["state"] == "logged"
@@ -192,11 +190,11 @@ def test_a_killed_run_goes_on_under_its_id_and_ends_as_an_unbroken_one(environ, 
         assert not (folder / "record.json").exists()
     again = kit(environ, "run", "local", "-p", "epochs", "60")
     assert again.returncode == 0, again.stderr[-2000:]
-    (line,) = records.read_history(base / "history.jsonl")[0]
+    (line,) = read_history(base / "history.jsonl")[0]
     assert (line["run"], line["resumed"]) == (folder.name, True)
     unbroken = kit(environ, "run", "local", "-p", "epochs", "60", "--fresh")
     assert unbroken.returncode == 0, unbroken.stderr[-2000:]
-    whole = records.read_history(base / "history.jsonl")[0][-1]
+    whole = read_history(base / "history.jsonl")[0][-1]
     assert whole["resumed"] is False
     assert whole["performance"] == line["performance"]
     other = base / "runs" / whole["run"] / "model.safetensors"

@@ -13,11 +13,8 @@ import pytest
 from cloud_site import BUCKET, make_site, small_data
 from fake_kfp import FakeKfp, run, serving, task
 
-from kit.base import settings
-from kit.base.errors import DataError, UsageError
-from kit.base.profiles import Port
-from kit.base.secret import read_login
-from kit.base.settings import Settings
+from kit.base import DataError, UsageError, read_login
+from kit.base.settings import Port, Settings, load
 from kit.experiments.fashion_mnist.parameters import MAX_SEED, Parameters
 from kit.experiments.gates import Gates
 from kit.runs import stages
@@ -299,7 +296,7 @@ def test_the_notebook_s_process_loads_neither_kfp_nor_torch() -> None:
 def test_in_the_sandbox_a_run_goes_through_the_real_store_and_the_real_mlflow(
     tmp_path: Path,
 ) -> None:
-    sandbox = settings.load("sandbox")
+    sandbox = load("sandbox")
     bucket = bucket_name(sandbox, "pipeline")
     store = open_store(sandbox, bucket)
     store.ensure_bucket()

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kit.base.errors import UsageError
-from kit.base.settings import ROOT
+from kit.base import ROOT, UsageError
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.gates import Gates
 from kit.runs import pipeline, stages

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_store import MemoryStore
 
-from kit.base.errors import DataError, NoSuchObject, UsageError
+from kit.base import DataError, NoSuchObject, UsageError
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.requests import (
     REQUEST_BYTES,

@@ -13,7 +13,7 @@ import safetensors.numpy
 from cloud_site import BUCKET, make_site, small_data
 from mlflow_store import empty_store
 
-from kit.base.errors import DataError, KitError, NoSuchObject, ObjectDamaged, UsageError
+from kit.base import DataError, KitError, NoSuchObject, ObjectDamaged, UsageError
 from kit.base.settings import Settings
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.data import LABELS, Dataset

@@ -19,9 +19,8 @@ from keystoneauth1.session import Session
 from swiftclient import Connection
 from swiftclient.exceptions import ClientException
 
-from kit.base import settings
-from kit.base.errors import KitError
-from kit.base.settings import ROOT
+from kit.base import ROOT, KitError
+from kit.base.settings import load
 from kit.store.errors import Patience
 from kit.store.keystone import keystone_for
 from kit.store.s3 import S3Store
@@ -43,7 +42,7 @@ class Person:
     """The user of `.env` in one project, with plain clients of each service."""
 
     def __init__(self, files, project=""):
-        given, store = read(files["env_file"]), settings.load("sandbox").store
+        given, store = read(files["env_file"]), load("sandbox").store
         self.url, self.ca, self.keystone = store.url, files["ca_file"], store.auth_url
         login = Password(
             self.keystone,
@@ -188,7 +187,7 @@ def test_ceph_itself_wants_a_key(sandbox):
 def test_the_certificate_is_the_sandboxs_own_and_nobody_elses_is_taken(person, bucket):
     with pytest.raises(requests.exceptions.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
         requests.get(person.url)
-    keystone = keystone_for(settings.load("sandbox"))
+    keystone = keystone_for(load("sandbox"))
     patience = Patience(5, 5)
     for store in (
         S3Store(bucket, keystone, person.url, "regionOne", patience=patience),

@@ -23,9 +23,8 @@ from notebook_runs import (
     shape,
 )
 
-from kit.base import files as records
-from kit.base import settings
-from kit.base.ssh import SSHHost
+from kit.base import ROOT, SSHHost, read_json
+from kit.base.settings import Settings, load
 from kit.experiments.fashion_mnist.data import LABELS
 from kit.runs.requests import Jobs, token
 from kit.slurm.usage import PUBLISHED
@@ -61,15 +60,15 @@ def done(sandbox, environ):
     with Arguments() as watch:
         for configured, folder in (("False", "."), ("True", "notebooks")):
             values = ("-p", "configured", configured, *NO_GATES)
-            ended = kit(environ, "run", "cloud-hpc", *values, cwd=settings.ROOT / folder)
+            ended = kit(environ, "run", "cloud-hpc", *values, cwd=ROOT / folder)
             assert ended.returncode == 0, ended.stderr[-4000:]
             output += ended.stdout + ended.stderr
     base = Path(environ["KIT_RESULTS_DIR"]) / "sandbox"
     return base, dict(zip((1, 2), history(environ), strict=True)), output, watch.seen
 
 
-def loaded(environ) -> settings.Settings:
-    return settings.load("sandbox", environ)
+def loaded(environ) -> Settings:
+    return load("sandbox", environ)
 
 
 @pytest.mark.parametrize("suffix", [1, 2])
@@ -82,7 +81,7 @@ def loaded(environ) -> settings.Settings:
     ],
 )
 def test_a_published_file_has_the_published_keys_and_types(done, file, wanted, suffix):
-    ours = records.read_json(done[0] / f"cloud-hpc/{file}-{suffix}.json")
+    ours = read_json(done[0] / f"cloud-hpc/{file}-{suffix}.json")
     assert shape(ours) == wanted
     if theirs := published(f"cloud-hpc/{file}-1.json"):
         assert shape(ours) == shape(theirs)
@@ -91,7 +90,7 @@ def test_a_published_file_has_the_published_keys_and_types(done, file, wanted, s
 
 @pytest.mark.parametrize("suffix", [1, 2])
 def test_the_accounting_has_the_published_columns_each_a_text_or_null(done, suffix):
-    ours = records.read_json(done[0] / f"cloud-hpc/artifacts/sacct-{suffix}.json")
+    ours = read_json(done[0] / f"cloud-hpc/artifacts/sacct-{suffix}.json")
     assert [*ours] == [str(number) for number in range(1, len(ours) + 1)]
     assert len(ours) >= 3  # the job, its batch step, a step that starts Ray
     for row in ours.values():
@@ -104,7 +103,7 @@ def test_the_accounting_has_the_published_columns_each_a_text_or_null(done, suff
 
 @pytest.mark.parametrize("suffix", [1, 2])
 def test_the_efficiency_has_the_published_keys_and_says_that_it_was_computed(done, suffix):
-    ours = records.read_json(done[0] / f"cloud-hpc/artifacts/seff-{suffix}.json")
+    ours = read_json(done[0] / f"cloud-hpc/artifacts/seff-{suffix}.json")
     assert [*ours] == [*SEFF, "Source"]
     assert {type(value) for value in ours.values()} == {str}
     if theirs := published("cloud-hpc/artifacts/seff-1.json"):
@@ -114,7 +113,7 @@ def test_the_efficiency_has_the_published_keys_and_says_that_it_was_computed(don
 @pytest.mark.parametrize("suffix", [1, 2])
 def test_the_times_have_the_published_names_in_order_and_fit_into_each_other(done, suffix):
     folder = done[0] / "cloud-hpc" / "times"
-    times = records.read_json(folder / f"components-{suffix}.json")
+    times = read_json(folder / f"components-{suffix}.json")
     *parts, whole = times.values()
     names = ("preprocess", "train", "evaluate", "pipeline")
     assert [t["name"] for t in times.values()] == [f"cloud-hpc-{name}" for name in names]
@@ -122,7 +121,7 @@ def test_the_times_have_the_published_names_in_order_and_fit_into_each_other(don
         assert before["start-time"] <= before["end-time"] <= after["start-time"]
     assert whole["start-time"] <= parts[0]["start-time"]
     assert parts[-1]["end-time"] <= whole["end-time"]
-    training, job = records.read_json(folder / f"training-{suffix}.json").values()
+    training, job = read_json(folder / f"training-{suffix}.json").values()
     assert (training["name"], job["name"]) == ("remote-model-training", "train-fmnist-cnn")
     assert training["total-seconds"] < job["total-seconds"] < parts[1]["total-seconds"]
 
@@ -216,7 +215,7 @@ def test_a_killed_run_is_adopted_by_the_next_start_and_its_job_worked_once(
     other = {**environ, "KIT_RESULTS_DIR": str(tmp_path)}
     arguments = ("run", "cloud-hpc", "-p", "epochs", "60")
     argv = [sys.executable, "-m", "kit", *arguments]
-    first = subprocess.Popen(argv, env=other, cwd=settings.ROOT, stdout=subprocess.DEVNULL,
+    first = subprocess.Popen(argv, env=other, cwd=ROOT, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)  # fmt: skip
     site = loaded(environ)
     jobs = Jobs(store.open_store(site, store.bucket_name(site, "submitter")))

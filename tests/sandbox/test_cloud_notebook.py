@@ -19,15 +19,14 @@ from notebook_runs import (
     shape,
 )
 
-from kit.base import files as records
-from kit.base import settings
+from kit.base import ROOT, read_history, read_json
+from kit.base.settings import SITES, Settings, load
 from kit.experiments.fashion_mnist.data import LABELS
 from kit.runs import notebooks
 from kit.store import opening as store
 from kit.tracking import delivery as tracking
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
-ROOT = settings.ROOT
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +46,12 @@ def done(sandbox, environ):
         ended = kit(environ, "run", "cloud", "-p", "epochs", "5", *NO_GATES)
     assert ended.returncode == 0, ended.stderr[-4000:]
     base = Path(environ["KIT_RESULTS_DIR"]) / "sandbox"
-    (line,) = records.read_history(base / "history.jsonl")[0]
+    (line,) = read_history(base / "history.jsonl")[0]
     return base, line, ended.stdout + ended.stderr, watch.seen
 
 
-def loaded(environ) -> settings.Settings:
-    return settings.load("sandbox", environ)
+def loaded(environ) -> Settings:
+    return load("sandbox", environ)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def loaded(environ) -> settings.Settings:
     ],
 )
 def test_a_published_file_has_the_published_keys_and_types(done, file, wanted):
-    ours = records.read_json(done[0] / file)
+    ours = read_json(done[0] / file)
     assert shape(ours) == wanted
     if theirs := published(file):
         assert shape(ours) == shape(theirs)
@@ -71,17 +70,17 @@ def test_a_published_file_has_the_published_keys_and_types(done, file, wanted):
 
 
 def test_the_times_have_the_published_names_in_order_and_fit_into_each_other(done):
-    times = records.read_json(done[0] / "cloud/times/pipeline_data.json")
+    times = read_json(done[0] / "cloud/times/pipeline_data.json")
     assert [t["name"] for t in times.values()] == ["preprocess-train", "evaluate", "pipeline"]
     first, second, whole = times.values()
     assert whole["start-time"] <= first["start-time"] <= first["end-time"] <= second["start-time"]
     assert second["end-time"] <= whole["end-time"]
-    metrics = records.read_json(done[0] / "cloud/artifacts/cloud-metrics.json")
+    metrics = read_json(done[0] / "cloud/artifacts/cloud-metrics.json")
     assert metrics["time"]["total-seconds"] <= first["total-seconds"]
 
 
 def test_the_run_has_its_bill_by_kind_and_the_articles_rows(done):
-    bill = records.read_json(done[0] / "runs" / done[1]["run"] / "bill.json")
+    bill = read_json(done[0] / "runs" / done[1]["run"] / "bill.json")
     assert done[1]["bill"] == bill["totals"]
     assert list(bill["totals"]) == ["Cloud BU", "Storage BU"]
     assert [line["what"] for line in bill["started_hours"]] == ["vm", "floating-ip"]
@@ -124,7 +123,7 @@ def test_a_model_that_does_not_is_recorded_and_not_registered(done, environ, tmp
     other = {**environ, "KIT_RESULTS_DIR": str(tmp_path)}
     ended = kit(other, "run", "cloud", "-p", "epochs", "1")
     assert ended.returncode == 0, ended.stderr[-4000:]
-    (line,) = records.read_history(tmp_path / "sandbox" / "history.jsonl")[0]
+    (line,) = read_history(tmp_path / "sandbox" / "history.jsonl")[0]
     assert line["gates"]["passed"] is False
     assert "accuracy" in line["gates"]["missed"][0]
     assert line["run"] not in registered(environ)
@@ -140,7 +139,7 @@ def test_strict_makes_the_run_fail_with_the_gates_own_words(done, environ, tmp_p
 def test_local_and_cloud_give_the_same_figures_to_the_last_digit(done, environ):
     ended = kit(environ, "run", "local", "-p", "epochs", "5")
     assert ended.returncode == 0, ended.stderr[-4000:]
-    local = records.read_history(done[0] / "history.jsonl")[0][-1]
+    local = read_history(done[0] / "history.jsonl")[0][-1]
     assert local["performance"] == done[1]["performance"]
 
 
@@ -179,7 +178,7 @@ def test_the_notebook_runs_by_papermill_from_the_root_and_from_its_own_folder(
 
 def test_a_cluster_of_the_profile_is_asked_when_the_runner_is_named(sandbox, environ, tmp_path):
     """Its address is a port where nothing listens; nothing trains here instead."""
-    text = (settings.SITES / "sandbox.toml").read_text()
+    text = (SITES / "sandbox.toml").read_text()
     assert text.count("[cloud]\n") == 1
     text = text.replace("[cloud]\n", '[cloud]\nkfp_url = "http://127.0.0.1:1"\n')
     (tmp_path / "sandbox.toml").write_text(text)

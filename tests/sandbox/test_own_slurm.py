@@ -14,9 +14,8 @@ from urllib.request import Request, urlopen
 import pytest
 from idx_files import real_or_stand_in, small_data_dir
 
-from kit.base import settings
-from kit.base.errors import NoSuchBucket
-from kit.base.files import read_json
+from kit.base import NoSuchBucket, read_json
+from kit.base.settings import SITES, load
 from kit.billing import tables as bill_tables
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
@@ -34,7 +33,7 @@ MORE = ("ssh_config", "modules", "module_init", "module_path")
 
 def filled_in(hpc, folder: Path) -> str:
     """The shipped profile with the six values from `kit sandbox status --json`."""
-    text = (settings.SITES / "slurm.toml").read_text()
+    text = (SITES / "slurm.toml").read_text()
     six = {"url": str(folder)} | {
         key: hpc[key] for key in ("ssh_host", "account", "partition", "project_dir", "python")
     }
@@ -69,7 +68,7 @@ def until(done, seconds, pause=0.1):
 
 def asked_of_the_cloud():
     """What Keystone has logged: whoever uses the store logs in there first."""
-    return (settings.load("sandbox").sandbox_dir / "log" / "keystone.out").read_bytes()
+    return (load("sandbox").sandbox_dir / "log" / "keystone.out").read_bytes()
 
 
 def test_the_experiment_runs_to_a_result_with_two_workers_and_asks_no_cloud(own):
@@ -95,14 +94,14 @@ def test_the_experiment_runs_to_a_result_with_two_workers_and_asks_no_cloud(own)
 
 
 def test_the_cloud_would_have_been_seen_in_that_log(sandbox):
-    before, loaded = asked_of_the_cloud(), settings.load("sandbox")
+    before, loaded = asked_of_the_cloud(), load("sandbox")
     with contextlib.suppress(NoSuchBucket):
         list(open_store(loaded, bucket_name(loaded, "no-such")).list())
     assert asked_of_the_cloud() != before
 
 
 def test_the_submitter_as_a_process_sees_a_request_at_once_and_its_face_tells_to_the_end(own):
-    loaded = settings.load("slurm")
+    loaded = load("slurm")
     jobs, data = (
         open_store(loaded, bucket_name(loaded, role)) for role in ("submitter", "pipeline")
     )

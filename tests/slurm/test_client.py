@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kit.base.errors import (
+from kit.base import (
     Busy,
     CommandFailed,
     CredentialExpired,
@@ -18,7 +18,7 @@ from kit.base.errors import (
     Unreachable,
     UsageError,
 )
-from kit.base.profiles import Hpc
+from kit.base.settings import Hpc
 from kit.slurm.client import SUBMIT_STEPS, WAIT_STEPS, Slurm
 from kit.slurm.fence import read_answer
 from kit.slurm.script import JobSpec

@@ -5,9 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from kit.base.errors import CommandFailed
-from kit.base.host import LocalHost
-from kit.base.profiles import Hpc
+from kit.base import CommandFailed, LocalHost
+from kit.base.settings import Hpc
 from kit.slurm import fence
 from kit.slurm.job_output import log
 from kit.slurm.script import argv

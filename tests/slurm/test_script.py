@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.base.errors import UsageError
+from kit.base import UsageError
 from kit.slurm.script import JobSpec, argv, node_hours, script
 
 GOLDEN = Path(__file__).parents[1] / "golden"

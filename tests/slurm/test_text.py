@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import captured
 import pytest
 
-from kit.base.errors import DataError
+from kit.base import DataError
 from kit.slurm.text import (
     ACCOUNT_COLUMNS,
     account_row,

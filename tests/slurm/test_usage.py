@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import captured
 import pytest
 
-from kit.base.errors import DataError
+from kit.base import DataError
 from kit.slurm.text import account_row, read_account
 from kit.slurm.usage import PUBLISHED, computed_seff, published_rows, read_seff, read_usage
 from kit.slurm.values import JobState

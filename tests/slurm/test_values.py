@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.base.errors import DataError
+from kit.base import DataError
 from kit.slurm.values import JobState, expand_hosts, seconds, size, state_of, when, why
 
 HELSINKI = ZoneInfo("Europe/Helsinki")

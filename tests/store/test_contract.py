@@ -12,8 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kit.base import settings
-from kit.base.errors import (
+from kit.base import (
     BucketTaken,
     DataError,
     KitError,
@@ -23,7 +22,7 @@ from kit.base.errors import (
     ObjectTooLarge,
     UsageError,
 )
-from kit.base.profiles import Store
+from kit.base.settings import Store, load
 from kit.store import swift as store_swift
 from kit.store.errors import Patience, persist
 from kit.store.folder import DirectoryStore
@@ -55,7 +54,7 @@ def opened(request, tmp_path_factory):
             made.append(DirectoryStore(bucket, tmp_path_factory.getbasetemp() / "stores"))
         else:
             request.getfixturevalue("sandbox")
-            made.append(open_store(settings.load("sandbox"), bucket, kind))
+            made.append(open_store(load("sandbox"), bucket, kind))
         made[-1].ensure_bucket()
         return made[-1]
 
@@ -359,7 +358,7 @@ def test_an_object_of_one_protocol_is_read_and_checked_by_the_other(
 @pytest.mark.parametrize("kind", ["s3", "swift"])
 def test_a_bucket_of_another_project_is_taken(opened, kind):
     mine = opened(kind)
-    loaded = settings.load("sandbox")
+    loaded = load("sandbox")
     login = keystone_for(loaded)
     login.login = dataclasses.replace(login.login, project="project_2005678")
     other = open_store(loaded, mine.bucket, kind, keystone=login)
@@ -429,7 +428,7 @@ def test_the_profile_decides_which_store_is_opened(tmp_path):
     names = ("CSC_USERNAME", "CSC_PASSWORD", "CSC_USER_DOMAIN_NAME", "CSC_PROJECT_NAME")
     env.write_text("".join(f"{name}=Anna.B\n" for name in names))
     env.chmod(0o600)
-    loaded = settings.load("sandbox", {"KIT_ENV_FILE": str(env)})
+    loaded = load("sandbox", {"KIT_ENV_FILE": str(env)})
     for kind, cls in (("s3", S3Store), ("swift", SwiftStore), ("directory", DirectoryStore)):
         chosen = Store(kind, str(tmp_path), auth_url="http://127.0.0.1:9/v3")
         store = open_store(dataclasses.replace(loaded, store=chosen), "abc")

@@ -6,17 +6,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from kit.base.errors import (
+from kit.base import (
     BucketTaken,
     CredentialRefused,
     KitError,
     NoSuchBucket,
     NoSuchObject,
     ObjectTooLarge,
+    Secret,
     StoreUnavailable,
     UsageError,
 )
-from kit.base.secret import Secret
 from kit.store.errors import Patience
 from kit.store.keystone import Ec2Key
 from kit.store.s3 import S3Store

@@ -12,10 +12,16 @@ from pathlib import Path
 import pytest
 from fake_keystone import FakeKeystone
 
-from kit.base import settings
-from kit.base.errors import CredentialRefused, StoreUnavailable, Unreachable, UsageError
-from kit.base.profiles import Hpc, Store
-from kit.base.secret import Login, Secret, read_login
+from kit.base import (
+    CredentialRefused,
+    Login,
+    Secret,
+    StoreUnavailable,
+    Unreachable,
+    UsageError,
+    read_login,
+)
+from kit.base.settings import Hpc, Store, load
 from kit.store.keystone import Keystone, clock, keystone_for
 
 PLANTED = "pl4nted$ecret#1"
@@ -42,7 +48,7 @@ def env_file(path, text=None, mode=0o600, **changes):
 @pytest.fixture
 def loaded(tmp_path):
     """Settings that name `tmp_path/.env` and nothing that runs."""
-    base = settings.load("sandbox", {"KIT_ENV_FILE": str(tmp_path / ".env")})
+    base = load("sandbox", {"KIT_ENV_FILE": str(tmp_path / ".env")})
     return replace(base, hpc=None)
 
 
@@ -224,7 +230,7 @@ def test_the_clock_names_a_problem_and_goes_on(loaded, tmp_path):
 @pytest.fixture
 def real(sandbox):
     """The sandbox's settings and a Keystone of its login."""
-    loaded = settings.load("sandbox")
+    loaded = load("sandbox")
     return loaded, keystone_for(loaded)
 
 

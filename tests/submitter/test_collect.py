@@ -6,7 +6,7 @@ import json
 import pytest
 from submitter_world import RUN, World
 
-from kit.base.errors import DataError
+from kit.base import DataError
 from kit.runs.objects import StageStore
 from kit.runs.requests import token
 from kit.submitter.collect import Collector

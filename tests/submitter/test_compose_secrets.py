@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kit.base import settings
-from kit.base.errors import UsageError
-from kit.base.secret import SecretTracked
+from kit.base import SecretTracked, UsageError
+from kit.base.settings import load
 from kit.cli.main import cli
 from kit.submitter.compose_secrets import (
     MEANING,
@@ -188,7 +187,7 @@ def test_both_files_are_written_private_and_ssh_takes_its_block_filled_in(tmp_pa
     assert [path.stat().st_mode & 0o777 for path in (secrets, config)] == [0o600, 0o600]
     filled = re.sub(r"<[^>]*>", "value", config.read_text())
     config.write_text(filled)
-    loaded = settings.load(name)
+    loaded = load(name)
     for host, user in ((loaded.hpc.ssh_host, "value"), (loaded.cloud.ssh_host, "ubuntu")):
         argv = ["ssh", "-G", "-F", str(config), host]
         told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()

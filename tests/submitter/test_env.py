@@ -14,9 +14,8 @@ from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from kit.base.errors import CommandFailed, DataError, UsageError
-from kit.base.host import LocalHost
-from kit.base.profiles import Hpc
+from kit.base import CommandFailed, DataError, LocalHost, UsageError
+from kit.base.settings import Hpc
 from kit.cli import runs as runs_commands
 from kit.cli.site import envs_group
 from kit.submitter import env as hpc_env

@@ -18,8 +18,8 @@ import pytest
 import torch
 from ray.util.state.exception import RayStateApiException, ServerUnavailable
 
-from kit.base.errors import DataError, KitError, UsageError
-from kit.base.profiles import Cloud, Hpc
+from kit.base import DataError, KitError, UsageError
+from kit.base.settings import Cloud, Hpc
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.data import stand_in
 from kit.experiments.fashion_mnist.parameters import Parameters

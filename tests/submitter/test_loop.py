@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from memory_store import MemoryStore
 
-from kit.base import settings
-from kit.base.errors import StoreUnavailable, UsageError
+from kit.base import StoreUnavailable, UsageError
+from kit.base.settings import load
 from kit.runs.requests import Jobs
 from kit.store.folder import DirectoryStore
 from kit.submitter import compose_secrets
@@ -108,7 +108,7 @@ def test_an_error_that_is_none_of_the_kits_ends_the_loop(pauses):
 
 @pytest.mark.parametrize("lacks", ["hpc", "store"])
 def test_a_profile_that_cannot_submit_is_refused(lacks):
-    profile = dataclasses.replace(settings.load("sandbox"), **{lacks: None})
+    profile = dataclasses.replace(load("sandbox"), **{lacks: None})
     with pytest.raises(UsageError) as error:
         submitter_loop.submitter_for(profile)
     assert error.value.next_step

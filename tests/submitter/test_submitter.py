@@ -10,7 +10,7 @@ import pytest
 from submitter_world import DATA, RUN, World
 from test_requests import BAD
 
-from kit.base.errors import (
+from kit.base import (
     CommandFailed,
     CredentialExpired,
     KitError,

@@ -15,10 +15,8 @@ from types import SimpleNamespace
 import pytest
 from submitter_world import RUN, World
 
-from kit.base import settings
-from kit.base.errors import DataError, KitError, Unreachable, UsageError
-from kit.base.host import LocalHost
-from kit.base.profiles import Cloud
+from kit.base import DataError, KitError, LocalHost, Unreachable, UsageError
+from kit.base.settings import Cloud, load
 from kit.notebook import cloud_hpc as experiment_cloud_hpc
 from kit.notebook import plan
 from kit.onsite import tunnel as ray_tunnel
@@ -251,9 +249,7 @@ def test_the_request_decides_and_else_the_profile(tmp_path, usual, asked, wanted
     world = World(tmp_path, tunnel=usual)
     world.jobs.ask(Request(RUN, "d" * 64, tunnel=asked))
     assert Request(RUN, "d" * 64, tunnel=asked).through(usual) is wanted
-    loaded = dataclasses.replace(
-        settings.load("sandbox"), hpc=dataclasses.replace(world.hpc, tunnel=usual)
-    )
+    loaded = dataclasses.replace(load("sandbox"), hpc=dataclasses.replace(world.hpc, tunnel=usual))
     script = plan.batch(loaded, Request(RUN, "d" * 64, tunnel=asked)).script
     assert ('"tunnel": {' in script) is wanted
     assert ('"tunnel": null' in script) is not wanted
@@ -434,7 +430,7 @@ def test_the_line_below_the_picture_has_the_link():
 
 
 def test_the_notebook_says_how_to_open_it_and_never_the_token(tmp_path):
-    loaded = settings.load("sandbox", {"KIT_SANDBOX_DIR": "/sandbox"})
+    loaded = load("sandbox", {"KIT_SANDBOX_DIR": "/sandbox"})
     world = World(tmp_path)
 
     def shown(**cloud):

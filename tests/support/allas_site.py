@@ -11,7 +11,7 @@ import uuid
 from kit_sandbox import services as sandbox_services
 from kit_sandbox.supervisor import control
 
-from kit.base import settings
+from kit.base.settings import load
 from kit.store.errors import Patience
 from kit.store.keystone import keystone_for
 from kit.store.opening import open_store
@@ -24,7 +24,7 @@ class AllasSite:
     """Opens buckets; `stop`, `start`, `kill`, `frozen`, `full`, `short_tokens` do harm."""
 
     def __init__(self):
-        self.loaded = settings.load("sandbox")
+        self.loaded = load("sandbox")
         self.folder = self.loaded.sandbox_dir
         self._stores = []
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kit.base import settings
+from kit.base.settings import Settings, load
 from kit.experiments.fashion_mnist.data import Dataset, stand_in
 from kit.store.opening import open_store
 
@@ -22,7 +23,7 @@ BUCKET = "integration-pipeline-s0-c0-u1-tester"
 IN_CHILD = Path(__file__).parents[1] / "in_child"
 
 
-def make_site(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> settings.Settings:
+def make_site(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> Settings:
     """Write the profile `folders` (`more` belongs to [cloud]) and point the kit at it."""
     sites = folder / "sites"
     sites.mkdir()
@@ -36,7 +37,7 @@ def make_site(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> 
         "PYTHONPATH": IN_CHILD,
     }.items():
         monkeypatch.setenv(name, str(value))
-    site = settings.load("folders")
+    site = load("folders")
     open_store(site, BUCKET).ensure_bucket()
     return site
 

@@ -18,13 +18,12 @@ from pathlib import Path
 import captured
 from private_sshd import CLIENT, PrivateSshd, keygen
 
-from kit.base import settings
-from kit.base.profiles import Cloud, Hpc
+from kit.base.settings import Cloud, Hpc, load
 from kit.doctor import checks as doctor
 from kit.doctor.context import Ground
 from kit.doctor.vm import LIST, LISTENERS, LOG, PODS
 
-BARE = dataclasses.replace(settings.load("sandbox"), store=None, hpc=None, cloud=None, ports={})
+BARE = dataclasses.replace(load("sandbox"), store=None, hpc=None, cloud=None, ports={})
 ENV = """\
 CSC_USERNAME=anna
 CSC_PASSWORD=it is
@@ -61,7 +60,7 @@ class Bench:
     @staticmethod
     def loaded(env_file=None, **parts):
         """Load the sandbox's profile with some keys changed: part -> key -> value."""
-        loaded = settings.load("sandbox")
+        loaded = load("sandbox")
         changed = {name: dataclasses.replace(getattr(loaded, name), **keys)
                    for name, keys in parts.items()}  # fmt: skip
         return dataclasses.replace(loaded, env_file=env_file or loaded.env_file, **changed)

@@ -13,8 +13,8 @@ import doctor_seeds as seeds
 from doctor_bench import ENV, KIND
 from doctor_seeds import NOBODY
 
-from kit.base.errors import DataError
-from kit.base.profiles import Cloud, Port, Store
+from kit.base import DataError
+from kit.base.settings import Cloud, Port, Store
 from kit.doctor import checks as doctor
 from kit.doctor.link_race import Race
 from kit.doctor.vm import LIST, LISTENERS, LOG, PODS

@@ -14,9 +14,8 @@ from kit_sandbox.supervisor import control
 from memory_store import MemoryStore
 from private_sshd import keygen
 
-from kit.base import settings
-from kit.base.profiles import Cloud, Port, Store
-from kit.base.secret import Secret
+from kit.base import Secret
+from kit.base.settings import SITES, Cloud, Port, Store
 from kit.doctor import checks as doctor
 from kit.doctor import link_race
 from kit.doctor.context import Ground
@@ -145,7 +144,7 @@ def raced(bench, found):
 
 
 def budget(bench):
-    text = (settings.SITES / "sandbox.toml").read_text()
+    text = (SITES / "sandbox.toml").read_text()
     return bench.profile(f'{text}\n[budget]\nany = "0.0001"\n')
 
 

@@ -11,8 +11,7 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kit.base.errors import CommandFailed, Unreachable
-from kit.base.host import Completed
+from kit.base import CommandFailed, Completed, Unreachable
 from kit.slurm import fence
 from kit.slurm.text import ACCOUNT_COLUMNS
 

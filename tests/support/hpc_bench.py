@@ -14,7 +14,7 @@ from idx_files import real_or_stand_in
 from kit_sandbox.files import account_names
 from slurm_site import until
 
-from kit.base import settings
+from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.objects import StageStore
 from kit.runs.requests import Request, token
@@ -143,7 +143,7 @@ class Place:
     """What of the whole site should be the same before and after: `left()` gives what is new."""
 
     def __init__(self):
-        self.profile, self.begun = settings.load("sandbox"), time.time()
+        self.profile, self.begun = load("sandbox"), time.time()
         self.before = self._found()
 
     def left(self):

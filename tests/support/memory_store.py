@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from kit.base.errors import NoSuchObject, ObjectDamaged
+from kit.base import NoSuchObject, ObjectDamaged
 
 
 @dataclass(frozen=True)

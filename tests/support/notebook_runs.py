@@ -7,8 +7,8 @@ import sys
 import threading
 from pathlib import Path
 
-from kit.base import files as records
-from kit.base import settings
+from kit.base import ROOT, read_history
+from kit.base.settings import Settings
 
 KINDS = ("accuracy", "precision", "recall")
 TIME = {"name": "str", "start-time": "float", "end-time": "float", "total-seconds": "float"}
@@ -42,7 +42,7 @@ class Arguments(threading.Thread):
                     continue
 
 
-def kit(environ, *arguments: str, cwd: Path = settings.ROOT) -> subprocess.CompletedProcess:
+def kit(environ, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     argv = [sys.executable, "-m", "kit", *arguments]
     return subprocess.run(argv, cwd=cwd, env=environ, capture_output=True, text=True)
 
@@ -50,7 +50,7 @@ def kit(environ, *arguments: str, cwd: Path = settings.ROOT) -> subprocess.Compl
 def history(environ) -> list[dict]:
     """The lines of the runs that were finished."""
     base = Path(environ["KIT_RESULTS_DIR"]) / "sandbox"
-    return records.read_history(base / "history.jsonl")[0]
+    return read_history(base / "history.jsonl")[0]
 
 
 def shape(value: object) -> object:
@@ -69,7 +69,7 @@ def published(file: str) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def planted(loaded: settings.Settings) -> list[bytes]:
+def planted(loaded: Settings) -> list[bytes]:
     """Every secret of the sandbox that the kit can come across."""
     etc, values = loaded.sandbox_dir / "etc", []
     for path in [*etc.glob("*.env"), etc / ".env", *(etc / "secrets").glob("*")]:

@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from kit.base.ssh import SSHHost
+from kit.base import SSHHost
 
 CONFIG = """\
 Port {port}

@@ -7,8 +7,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from kit.base import settings
-from kit.base.ssh import SSHHost
+from kit.base import SSHHost
+from kit.base.settings import load
 from kit.slurm.client import Slurm
 from kit.slurm.script import JobSpec
 
@@ -19,7 +19,7 @@ def main(config, control, token, spec, kill):
         if name == kill:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    hpc = replace(settings.load("sandbox").hpc, poll_floor_s=1.0)
+    hpc = replace(load("sandbox").hpc, poll_floor_s=1.0)
     slurm = Slurm(SSHHost("site", config=config, folder=Path(control)), hpc, step=step)
     slurm.submit(JobSpec(**{**spec, "commands": tuple(spec["commands"])}), token)
     slurm.wait(token)

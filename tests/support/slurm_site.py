@@ -22,7 +22,7 @@ from kit_sandbox.files import account_names
 from kit_sandbox.supervisor import control
 from private_sshd import PrivateSshd, free_port
 
-from kit.base import settings
+from kit.base.settings import load
 from kit.slurm.client import Slurm
 from kit.slurm.script import JobSpec
 
@@ -105,7 +105,7 @@ class SlurmSite:
     """Everything a fault test needs of the sandbox; `close` undoes it."""
 
     def __init__(self):
-        self.settings = settings.load("sandbox")
+        self.settings = load("sandbox")
         self.state = self.settings.sandbox_dir
         self.user = account_names()[0]
         self.folder = Path(tempfile.mkdtemp(prefix="kit-faults-", dir="/var/tmp"))

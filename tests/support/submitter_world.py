@@ -10,8 +10,7 @@ import fake_slurm
 from fake_slurm import FakeHost, Site
 from memory_store import MemoryStore
 
-from kit.base import settings
-from kit.base.profiles import Hpc
+from kit.base.settings import Hpc, load
 from kit.experiments.fashion_mnist.data import stand_in
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.onsite.main import FILES
@@ -101,7 +100,7 @@ class World:
         self.jobs, self.data = Jobs(MemoryStore()), MemoryStore()
         self.hpc = Hpc(ssh_host="x", project_dir="/proj", poll_floor_s=0, env_in="job", **hpc)
         self.settings = dataclasses.replace(
-            settings.load("sandbox", {"KIT_CACHE_DIR": str(folder)}), hpc=self.hpc
+            load("sandbox", {"KIT_CACHE_DIR": str(folder)}), hpc=self.hpc
         )
         self.hosts = []
         StageStore(self.data, RUN).put_data(DATA)

@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
-from kit.base import settings
+from kit.base import ROOT
 
-TOOLS = settings.ROOT / ".venv-tools"
+TOOLS = ROOT / ".venv-tools"
 
 
 def tools(*packages):

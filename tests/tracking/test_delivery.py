@@ -21,10 +21,8 @@ import filelock
 import pytest
 from mlflow_store import empty_store
 
-from kit.base import settings
-from kit.base.errors import Busy, CredentialRefused, DataError, Unreachable, UsageError
-from kit.base.profiles import Cloud, Site
-from kit.base.settings import Settings
+from kit.base import Busy, CredentialRefused, DataError, Unreachable, UsageError
+from kit.base.settings import Cloud, Settings, Site, load
 from kit.tracking import delivery as tracking
 from kit.tracking import mlflow_client, runlog
 from kit.tracking.delivery import Tracking, destinations, tracking_for
@@ -498,7 +496,7 @@ def test_the_sandbox_s_mlflow_takes_a_run_with_its_credential_and_refuses_anothe
     tmp_path: Path,
 ) -> None:
     place = dataclasses.replace(
-        tracking_for(settings.load("sandbox"), "cloud"), spool_dir=tmp_path / "spool"
+        tracking_for(load("sandbox"), "cloud"), spool_dir=tmp_path / "spool"
     )
     run = a_run(tmp_path / "files", f"cloud-{secrets.token_hex(6)}-1")
     run = dataclasses.replace(run, experiment="tracking-test", model=None)
@@ -512,7 +510,7 @@ def test_the_sandbox_s_mlflow_takes_a_run_with_its_credential_and_refuses_anothe
 
 
 def test_a_server_that_is_away_when_a_run_is_read_back_is_said_in_the_table(tmp_path: Path) -> None:
-    away = settings.load("sandbox", {"KIT_RESULTS_DIR": str(tmp_path)})
+    away = load("sandbox", {"KIT_RESULTS_DIR": str(tmp_path)})
     env_file = tmp_path / "mlflow.env"
     env_file.write_text("MLFLOW_TRACKING_USERNAME=a\n")
     cloud = dataclasses.replace(

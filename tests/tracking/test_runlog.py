@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.base.errors import DataError
+from kit.base import DataError
 from kit.tracking import runlog
 from kit.tracking.runlog import (
     RunLog,

@@ -15,7 +15,7 @@ import click
 import psutil
 from tabulate import tabulate
 
-from kit.base.errors import Busy
+from kit.base import Busy
 from kit.base.ports import port_holders
 from kit.base.settings import Settings, load
 from kit_sandbox import files, install, keys, processes, services

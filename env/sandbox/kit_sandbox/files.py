@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import bcrypt
 
-from kit.base.errors import UsageError
-from kit.base.settings import ROOT, Settings
+from kit.base import ROOT, UsageError
+from kit.base.settings import Settings
 from kit_sandbox import keys, supervisor
 from kit_sandbox.folders import check_owner, own_folder
 from kit_sandbox.keys import write_private

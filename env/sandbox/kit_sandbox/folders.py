@@ -11,7 +11,7 @@ import pwd
 import stat
 from pathlib import Path
 
-from kit.base.errors import UsageError
+from kit.base import UsageError
 from kit_sandbox.processes import user_name
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import click
 
-from kit.base.errors import CommandFailed, UsageError
-from kit.base.settings import ROOT
+from kit.base import ROOT, CommandFailed, UsageError
 from kit_sandbox.files import SOURCE, account_names, apps_folder
 from kit_sandbox.folders import check_owner
 

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from kit.base.errors import CommandFailed
+from kit.base import CommandFailed
 from kit_sandbox.folders import give
 
 CERTIFICATE_HOURS = 24  # as long as a centre's certificate lives

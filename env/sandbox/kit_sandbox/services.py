@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
-from kit.base.errors import Busy, KitError
-from kit.base.settings import ROOT, Settings
+from kit.base import ROOT, Busy, KitError
+from kit.base.settings import Settings
 from kit_sandbox import processes
 from kit_sandbox.files import PASSWORDS, PLACES, PROGRAMS, SOURCE, place_of
 from kit_sandbox.supervisor import control

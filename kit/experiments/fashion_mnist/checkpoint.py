@@ -8,8 +8,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from kit.base import files as records
-from kit.base.errors import DataError
+from kit.base import DataError, write_bytes
 
 Tensors = dict[str, torch.Tensor]
 
@@ -23,7 +22,7 @@ def save(path: Path, tensors: Tensors, state: dict[str, Any] | None = None) -> N
     # One key only: safetensors 0.8.0 writes several in a random order, and equal models shall
     # be equal files (their hashes are compared).
     metadata = {"state": json.dumps(state, allow_nan=False)} if state else {"format": "pt"}
-    records.write_bytes(path, safetensors.torch.save(content, metadata))
+    write_bytes(path, safetensors.torch.save(content, metadata))
 
 
 def load(path: Path) -> tuple[Tensors, dict[str, Any]]:

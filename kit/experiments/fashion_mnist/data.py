@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kit.base.errors import DataError, Unreachable
+from kit.base import DataError, Unreachable
 from kit.experiments.fashion_mnist import download
 
 _TEN = "top trouser pullover dress coat sandal shirt sneaker bag ankle-boot"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.base.errors import Busy, DataError, Unreachable
+from kit.base import Busy, DataError, Unreachable
 
 if TYPE_CHECKING:
     import urllib3

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kit.base.errors import DataError, UsageError
+from kit.base import DataError, UsageError
 from kit.experiments.fashion_mnist import checkpoint
 from kit.experiments.fashion_mnist.data import LABELS
 from kit.experiments.fashion_mnist.parameters import Parameters

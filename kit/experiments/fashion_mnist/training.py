@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kit.base.errors import DataError, UsageError
+from kit.base import DataError, UsageError
 from kit.experiments.fashion_mnist import checkpoint
 from kit.experiments.fashion_mnist.data import LABELS, Dataset
 from kit.experiments.fashion_mnist.fast_step import SGD, share
