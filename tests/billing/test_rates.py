@@ -22,38 +22,38 @@ from kit.slurm.text import account_row, read_account
 ROIHU, LUMI, MAHTI = (load(name, {}) for name in ("roihu", "lumi", "mahti-2024"))
 
 
-def load(partition, seconds=3600, nodes=1, cores=1, gib=1, gpus=0, disk=0):
+def held_resources(partition, seconds=3600, nodes=1, cores=1, gib=1, gpus=0, disk=0):
     return Load(partition, Decimal(seconds), nodes, cores, Decimal(gib), gpus, Decimal(disk))
 
 
 GOLDEN = [
     # Mahti: 2 nodes x 417 s / 3600 x 100 = 23.1666…
-    (MAHTI, load("medium", 417, nodes=2), {"CPU BU": "23.17"}),
+    (MAHTI, held_resources("medium", 417, nodes=2), {"CPU BU": "23.17"}),
     # Roihu small: 4 cores x 0.75 = 3; 16 GiB x 0.375 = 6; x 2 h = 12 (the centre's own example)
-    (ROIHU, load("small", 7200, cores=4, gib=16), {"CPU BU": "12.00"}),
+    (ROIHU, held_resources("small", 7200, cores=4, gib=16), {"CPU BU": "12.00"}),
     # cores decide: 8 x 0.75 = 6, 4 GiB x 0.375 = 1.5; x 0.5 h = 3
-    (ROIHU, load("test", 1800, cores=8, gib=4), {"CPU BU": "3.00"}),
+    (ROIHU, held_resources("test", 1800, cores=8, gib=4), {"CPU BU": "3.00"}),
     # max(0.75, 0.375) = 0.75, and 100 GiB of disk x 0.02 = 2; x 10 h = 27.5
-    (ROIHU, load("longrun", 36000, disk=100), {"CPU BU": "27.50"}),
+    (ROIHU, held_resources("longrun", 36000, disk=100), {"CPU BU": "27.50"}),
     # interactive: 2 x 0.75 = 1.5 = 4 x 0.375; x 1 h = 1.5
-    (ROIHU, load("interactive", cores=2, gib=4), {"CPU BU": "1.50"}),
+    (ROIHU, held_resources("interactive", cores=2, gib=4), {"CPU BU": "1.50"}),
     # medium and large: 3 nodes x 288 x 1.5 h = 1296; 20 nodes x 288 x 0.25 h = 1440
-    (ROIHU, load("medium", 5400, nodes=3), {"CPU BU": "1296.00"}),
-    (ROIHU, load("large", 900, nodes=20), {"CPU BU": "1440.00"}),
+    (ROIHU, held_resources("medium", 5400, nodes=3), {"CPU BU": "1296.00"}),
+    (ROIHU, held_resources("large", 900, nodes=20), {"CPU BU": "1440.00"}),
     # hugemem: 2 cores x 12 = 24; 1000 GiB x 0.25 = 250; x 2 h = 500
-    (ROIHU, load("hugemem", 7200, cores=2, gib=1000), {"CPU BU": "500.00"}),
+    (ROIHU, held_resources("hugemem", 7200, cores=2, gib=1000), {"CPU BU": "500.00"}),
     # GPU: 2 x 200 x 5 h = 2000 (the centre's own example); cores and memory are free
-    (ROIHU, load("gpumedium", 18000, cores=144, gib=434, gpus=2), {"GPU BU": "2000.00"}),
+    (ROIHU, held_resources("gpumedium", 18000, cores=144, gib=434, gpus=2), {"GPU BU": "2000.00"}),
     # LUMI-C: max(4 cores, ceil(5 GiB / 2) = 3) = 4; x 24 h = 96
-    (LUMI, load("small", 86400, cores=4, gib=5), {"CPU core-h": "96.00"}),
+    (LUMI, held_resources("small", 86400, cores=4, gib=5), {"CPU core-h": "96.00"}),
     # memory decides: ceil(33 / 2) = 17; x 1 h = 17
-    (LUMI, load("small", cores=4, gib=33), {"CPU core-h": "17.00"}),
+    (LUMI, held_resources("small", cores=4, gib=33), {"CPU core-h": "17.00"}),
     # whole nodes: 16 x 128 x 12 h = 24576 (the centre's own example)
-    (LUMI, load("standard", 43200, nodes=16), {"CPU core-h": "24576.00"}),
+    (LUMI, held_resources("standard", 43200, nodes=16), {"CPU core-h": "24576.00"}),
     # LUMI-G: max(ceil(9 / 8) = 2, ceil(65 / 64) = 2, 1 GCD) = 2; x 0.5 x 2 h = 2
-    (LUMI, load("small-g", 7200, cores=9, gib=65, gpus=1), {"GPU-h": "2.00"}),
+    (LUMI, held_resources("small-g", 7200, cores=9, gib=65, gpus=1), {"GPU-h": "2.00"}),
     # 8 GCDs: max(ceil(56 / 8) = 7, ceil(480 / 64) = 8, 8) = 8; x 0.5 x 1 h = 4
-    (LUMI, load("dev-g", cores=56, gib=480, gpus=8), {"GPU-h": "4.00"}),
+    (LUMI, held_resources("dev-g", cores=56, gib=480, gpus=8), {"GPU-h": "4.00"}),
 ]
 
 
@@ -102,7 +102,9 @@ def test_the_published_billing_units_come_out_to_the_last_digit(target, slurm, c
     figures = report.article()[target]
     lines = billing.cloud_lines(MAHTI, Decimal(str(figures["pipeline_s"])))
     if "job_s" in figures:
-        lines += billing.job_lines(MAHTI, load("medium", figures["job_s"], figures["job_nodes"]))
+        lines += billing.job_lines(
+            MAHTI, held_resources("medium", figures["job_s"], figures["job_nodes"])
+        )
     found = billing.totals(lines)
     cpu, vm = found.get("CPU BU", Decimal(0)), found["Cloud BU"]
     assert (str(billing.money(cpu)), str(billing.money(vm))) == (slurm, cloud)
@@ -154,7 +156,10 @@ def test_every_figure_of_the_article_is_that_of_its_published_file(target, figur
 
 
 def test_kinds_are_never_added_up():
-    lines = [*billing.job_lines(ROIHU, load("small")), *billing.cloud_lines(ROIHU, Decimal(3600))]
+    lines = [
+        *billing.job_lines(ROIHU, held_resources("small")),
+        *billing.cloud_lines(ROIHU, Decimal(3600)),
+    ]
     lines.append(billing.storage_line(ROIHU, 2**40, Decimal(3600)))
     assert sums(lines) == {"CPU BU": "0.75", "Cloud BU": "8.60", "Storage BU": "1.05"}
     shown = billing.Bill(tuple(lines)).as_json()
@@ -168,18 +173,18 @@ def test_kinds_are_never_added_up():
 @pytest.mark.parametrize("seconds", ["-1", "Infinity", "NaN"])
 def test_a_time_that_cannot_be_is_refused(seconds):
     with pytest.raises(DataError, match="it ran"):
-        billing.job_lines(ROIHU, load("small", seconds))
+        billing.job_lines(ROIHU, held_resources("small", seconds))
 
 
 def test_a_huge_time_is_priced_without_loss():
     # 10,000 years of 8760 h x 0.75 = 65,700,000
-    held = load("small", 10_000 * 8760 * 3600)
+    held = held_resources("small", 10_000 * 8760 * 3600)
     assert sums(billing.job_lines(ROIHU, held)) == {"CPU BU": "65700000.00"}
 
 
 def test_an_unknown_partition_is_named_with_its_file_and_what_there_is():
     with pytest.raises(UsageError) as caught:
-        billing.job_lines(ROIHU, load("mars"))
+        billing.job_lines(ROIHU, held_resources("mars"))
     assert "env/sites/roihu.toml: [rates.mars] is missing" in str(caught.value)
     assert "small" in str(caught.value)
 
@@ -200,16 +205,16 @@ def test_a_rate_that_cannot_be_used_is_named_by_key_and_file(change, message):
     rate = Rate("h", "BU", "CPU", "https://x", "2026", rate="1")
     site = dataclasses.replace(ROIHU, rates={"odd": dataclasses.replace(rate, **change)})
     with pytest.raises(UsageError) as caught:
-        billing.job_lines(site, load("odd"))
+        billing.job_lines(site, held_resources("odd"))
     assert "env/sites/roihu.toml: [rates.odd]" in str(caught.value)
     assert message in str(caught.value)
 
 
 def test_memory_that_decides_the_price_but_is_not_known_is_an_error():
-    held = dataclasses.replace(load("small"), gib=None)
+    held = dataclasses.replace(held_resources("small"), gib=None)
     with pytest.raises(DataError, match="how much gib it held is not known"):
         billing.job_lines(ROIHU, held)
-    held = dataclasses.replace(load("medium"), gib=None)
+    held = dataclasses.replace(held_resources("medium"), gib=None)
     assert sums(billing.job_lines(ROIHU, held)) == {"CPU BU": "288.00"}
 
 
@@ -324,7 +329,7 @@ def test_a_real_listing_of_slurm_is_priced():
 
 
 def test_a_plan_over_its_budget_is_refused_with_what_it_costs_and_what_is_allowed():
-    lines = billing.job_lines(ROIHU, load("medium"))
+    lines = billing.job_lines(ROIHU, held_resources("medium"))
     for limits in ({"CPU": "287.99"}, {"any": "1"}, {"CPU BU": "0"}):
         with pytest.raises(UsageError, match=r"may cost 288.00 CPU BU, and"):
             billing.within(ROIHU, lines, limits)
@@ -334,7 +339,7 @@ def test_a_plan_over_its_budget_is_refused_with_what_it_costs_and_what_is_allowe
 
 def test_a_budget_that_is_no_number_is_an_error():
     with pytest.raises(UsageError, match="any = 'lots' is no number"):
-        billing.within(ROIHU, billing.job_lines(ROIHU, load("small")), {"any": "lots"})
+        billing.within(ROIHU, billing.job_lines(ROIHU, held_resources("small")), {"any": "lots"})
 
 
 TODAY = """\
