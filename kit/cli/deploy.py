@@ -99,7 +99,7 @@ def secrets_command(profile: str | None, user: str) -> None:
     Example:
       kit platform secrets --profile roihu
     """
-    from kit.base import NAMES, read_login
+    from kit.base import LOGIN_NAMES, read_login
     from kit.base.settings import load
     from kit.deploy import manifests
 
@@ -107,7 +107,7 @@ def secrets_command(profile: str | None, user: str) -> None:
     values = (login.username, login.password.reveal(), login.domain, login.project)
     if any("'" in value or "\n" in value for value in values):
         raise KitError("write the store's login", "a quote in it", "write store.env by hand")
-    text = "".join(f"{name}='{value}'\n" for name, value in zip(NAMES, values, strict=True))
+    text = "".join(f"{name}='{value}'\n" for name, value in zip(LOGIN_NAMES, values, strict=True))
     for path in manifests.write_secrets(manifests.FOLDER / "secrets", text, user):
         click.echo(f"{path}: in order")
 
