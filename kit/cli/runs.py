@@ -22,7 +22,7 @@ from kit.base import (
     UsageError,
 )
 from kit.cli.options import echo_json, echo_table, json_option, profile_option
-from kit.runs.requests import RUN, RunState, Standing, token
+from kit.runs.requests import RUN_ID, RunState, RunStatus, attempt_id
 from kit.runs.stored_log import write_stored_log
 
 if TYPE_CHECKING:
@@ -134,12 +134,12 @@ def _cells(row: Row) -> dict[str, str]:
 def list_runs(submitter: "Submitter", run: str = "") -> list[Row]:
     """List runs, unfinished ones first: one listing and one query of the site for all of them."""
     if run:
-        statuses = [submitter.jobs.standing(run)]
+        statuses = [submitter.jobs.status(run)]
     else:
         statuses = []
         with contextlib.suppress(NoSuchBucket):  # nothing was requested yet
-            statuses = list(submitter.jobs.standings().values())
-    live = {token(each.run, each.number): each for each in statuses if each.state in ON_SITE}
+            statuses = list(submitter.jobs.statuses().values())
+    live = {attempt_id(each.run, each.number): each for each in statuses if each.state in ON_SITE}
     job_statuses, reason = dict[str, "JobStatus"](), ""
     try:
         job_statuses = submitter.slurm.status(list(live))
@@ -154,7 +154,7 @@ def list_runs(submitter: "Submitter", run: str = "") -> list[Row]:
 
 
 def _live_row(
-    submitter: "Submitter", status: Standing, job: "JobStatus | None", reason: str
+    submitter: "Submitter", status: RunStatus, job: "JobStatus | None", reason: str
 ) -> Row:
     """Return the row of a run on the site; without an answer, when it was last seen."""
     run, state, number = status.run, status.state.name, status.number
@@ -168,7 +168,7 @@ def _live_row(
     return Row(run, state, number, job_id, "UNKNOWN", why, known=False)
 
 
-def _row(submitter: "Submitter", status: Standing, in_full: bool) -> Row:
+def _row(submitter: "Submitter", status: RunStatus, in_full: bool) -> Row:
     """Return the row of a run that is not on the site; `in_full` reads what it ended with."""
     run, state, number = status.run, status.state, status.number
     names = {RunState.DONE: "result", RunState.REFUSED: "refused"}
@@ -194,14 +194,14 @@ def follow_log(
     while True:
         text = ""
         try:
-            status = submitter.jobs.standing(run)
+            status = submitter.jobs.status(run)
             offset, number = (offset if status.number == number else 0), status.number
             if status.state.finished and not offset:
                 return write_stored_log(submitter.jobs, submitter.data, status, write)
             if status.state is RunState.REQUESTED:
                 text = f"attempt {number} is not submitted yet: a submitter must be running"
             else:
-                name = token(run, number)
+                name = attempt_id(run, number)
                 job = slurm.status([name])[name]  # before the log: then the log is whole
                 offset = _write_from(submitter, name, offset, write)
                 if job.done:
@@ -232,13 +232,13 @@ def _write_from(
         write(chunk)
 
 
-def cancel_run(submitter: "Submitter", run: str, report: Callable[[str], None]) -> Standing:
+def cancel_run(submitter: "Submitter", run: str, report: Callable[[str], None]) -> RunStatus:
     """Cancel a run and wait, at most CANCEL_WAIT_S, until its job has left the nodes.
 
     Raises Unreachable and CommandFailed when the site did not accept the cancel; the request to
     cancel is stored and the submitter carries it out later.
     """
-    before = submitter.jobs.standing(run)
+    before = submitter.jobs.status(run)
     if before.state.finished:
         report(f"{run} had finished before the cancel: {before.state.when}")
         return before
@@ -268,7 +268,7 @@ def open_site(profile: str | None, run: str | None = None) -> "Submitter":
 
     settings = load(profile)
     plan.site_of(settings)
-    if run is not None and not re.fullmatch(RUN, run):
+    if run is not None and not re.fullmatch(RUN_ID, run):
         step = "`kit runs` lists the ids; runs of other targets have no job on a site"
         raise UsageError(f"{run[:80]!r} is not the id of a cloud-hpc run", next_step=step)
     submitter = submitter_for(settings)
@@ -276,7 +276,7 @@ def open_site(profile: str | None, run: str | None = None) -> "Submitter":
         return submitter
     state = RunState.UNKNOWN
     with contextlib.suppress(NoSuchBucket):
-        state = submitter.jobs.standing(run).state
+        state = submitter.jobs.status(run).state
     if state is RunState.UNKNOWN:
         paths = settings.results_dir.glob(f"*/runs/{run}")
         others = [path.parents[1].name for path in paths if path.parents[1] != settings.profile_dir]

@@ -108,5 +108,7 @@ def envs_rm(profile: str | None, names: tuple[str, ...]) -> None:
 
     submitter = open_site(profile)
     slurm = submitter.slurm
-    for name in env.remove_environments(slurm.host, slurm.hpc, submitter.jobs.open_tokens(), names):
+    for name in env.remove_environments(
+        slurm.host, slurm.hpc, submitter.jobs.open_attempt_ids(), names
+    ):
         click.echo(f"removed {name}")

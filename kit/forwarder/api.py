@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import anyio
 from fastapi import Depends, FastAPI, Query, Request
@@ -16,49 +16,20 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kit.base import Busy, Json, KitError, NoSuchObject, Unreachable, UsageError
-from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.forwarder import docs as forwarder_docs
 from kit.forwarder.people import Person
 from kit.forwarder.services import RunDetail, RunId, RunStatus, status_of
-from kit.runs.requests import MOST_WORKERS, REQUEST_BYTES, RUN
-from kit.runs.requests import Request as Asked
+from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest
 
 PORT = 6500
 OPEN = ("/docs", "/openapi.json")  # how to ask is no secret
 LONGEST_WAIT_S = 60.0
 PAUSE_S = 0.5  # between two looks of a long-poll
 CODES = {NoSuchObject: 404, Busy: 409, UsageError: 422, Unreachable: 503}
-
-
-class _Data(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-def _as_whole(value: Any) -> Any:
-    """Take 5.0 for 5, as JSON Schema does."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-WHOLE_TOO = BeforeValidator(_as_whole)
-
-
-class RunRequest(_Data):
-    """A run to be made: its id, its data set by its hash, the settings of its training."""
-
-    run: Annotated[str, Field(pattern=f"^{RUN}$")]
-    data_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    configured: bool = True
-    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS), WHOLE_TOO] = 1
-    tunnel: Literal["", "reverse", "none"] = ""
-    hyperparameters: Parameters = Parameters()
-
-    def asked(self) -> Asked:
-        """Give the kit's request. Raises UsageError for what is out of range."""
-        return Asked(**dict(self))
 
 
 class Progress(RunDetail):
@@ -111,8 +82,8 @@ class Gate:
             refused.headers["WWW-Authenticate"] = "Bearer"
         elif b"transfer-encoding" in headers or not length.isdigit():
             refused = _answer({"detail": "say how long the request is"}, 411)
-        elif int(length) > REQUEST_BYTES:
-            refused = _answer({"detail": f"at most {REQUEST_BYTES} bytes"}, 413)
+        elif int(length) > MAX_REQUEST_BYTES:
+            refused = _answer({"detail": f"at most {MAX_REQUEST_BYTES} bytes"}, 413)
         scope.setdefault("state", {})["person"] = person
         await (refused or self.app)(scope, receive, send)
 
@@ -165,12 +136,12 @@ def _runs(app: FastAPI) -> None:
     @app.post("/runs", status_code=202)
     def ask(asked: RunRequest, person: Asker) -> RunStatus:
         """Ask for a run; asking again changes nothing."""
-        return status_of(person.ask(asked.asked()))
+        return status_of(person.ask(asked))
 
     @app.get("/runs")
     def runs(person: Asker) -> list[RunStatus]:
         """Say how your runs stand."""
-        return [status_of(each) for each in person.standings().values()]
+        return [status_of(each) for each in person.statuses().values()]
 
     @app.get("/runs/{run}")
     async def one(

@@ -28,7 +28,7 @@ from kit.base.settings import Settings
 from kit.billing import run as run_bill
 from kit.forwarder import gauges, tunnels
 from kit.forwarder.gauges import STAGES, RunSnapshot, Sample
-from kit.runs.requests import RUN, Jobs, fold
+from kit.runs.requests import RUN_ID, RunRequests, statuses_from_keys
 from kit.store.objects import ObjectInfo
 from kit.store.opening import AT_ONCE, ObjectStore, bucket_name, light, open_store, user_of
 
@@ -36,7 +36,7 @@ PASS_S = 5.0  # between two passes, and between two scrapes
 PASSES = "passes.json"  # the newest passes that found something new; overwritten
 KEPT_PASSES = 20
 LARGEST = 4 << 20  # bytes of an object that is read
-_KEY = re.compile(rf"runs/(?P<run>{RUN})/(?:try-(?P<number>\d+)/)?(?P<name>[\w-]+)\.json")
+_KEY = re.compile(rf"runs/(?P<run>{RUN_ID})/(?:try-(?P<number>\d+)/)?(?P<name>[\w-]+)\.json")
 _MOMENTS = ("request", "submitted", "ended", "cancel", "result")
 
 log = logging.getLogger(__name__)
@@ -135,8 +135,10 @@ class Forwarder:
         news = dict(zip(changed, (read for read, _ in made), strict=True))
         self._runs[user.name] = {run: news.get(run) or before[run] for run in found}
         if self.cluster is not None:
-            standings = fold(info.key for seen in found.values() for info in seen).values()
-            jobs = Jobs(user.jobs)
+            standings = statuses_from_keys(
+                info.key for seen in found.values() for info in seen
+            ).values()
+            jobs = RunRequests(user.jobs)
             self._tunnels[user.name] = tunnels.live_tunnels(
                 self.settings, user.user, jobs, standings
             )

@@ -12,7 +12,7 @@ from kit.base import Busy, Json, NoSuchBucket, NoSuchObject, UsageError, read_pr
 from kit.base.settings import Settings
 from kit.forwarder.collect import Buckets, buckets_of
 from kit.forwarder.tunnels import Tunnel, live_tunnels
-from kit.runs.requests import Jobs, Request, RunState, Standing
+from kit.runs.requests import RunRequest, RunRequests, RunState, RunStatus
 
 FRESH_S = 0.3  # a listing of a person's runs answers everything that is asked meanwhile
 
@@ -21,7 +21,7 @@ FRESH_S = 0.3  # a listing of a person's runs answers everything that is asked m
 class Shown:
     """How a run stands, what is shown of it, what it ended with."""
 
-    standing: Standing
+    standing: RunStatus
     progress: Json | None
     ended: Json
 
@@ -38,31 +38,31 @@ class Person:
         self, loaded: Settings, buckets: Buckets, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.settings = loaded
-        self.name, self.jobs, self.data = buckets.user, Jobs(buckets.jobs), buckets.data
+        self.name, self.jobs, self.data = buckets.user, RunRequests(buckets.jobs), buckets.data
         self.clock = clock
         self._lock = threading.Lock()
-        self._listed: tuple[float, Mapping[str, Standing]] | None = None
+        self._listed: tuple[float, Mapping[str, RunStatus]] | None = None
         self._shown: dict[str, tuple[float, Shown]] = {}
 
-    def standings(self) -> Mapping[str, Standing]:
+    def statuses(self) -> Mapping[str, RunStatus]:
         """Say how all runs stand, as of FRESH_S ago at most."""
         with self._lock:
             if self._listed is None or self.clock() - self._listed[0] > FRESH_S:
                 try:
-                    found = self.jobs.standings()
+                    found = self.jobs.statuses()
                 except NoSuchBucket:  # nothing was asked for yet
                     found = {}
                 self._listed = self.clock(), found
             return self._listed[1]
 
-    def known(self, run: str) -> Standing:
+    def known(self, run: str) -> RunStatus:
         """Say how one run stands."""
-        standing = self.standings().get(run)
+        standing = self.statuses().get(run)
         if standing is None or standing.state is RunState.UNKNOWN:
             raise NoSuchObject(f"find {run}", RunState.UNKNOWN.when, "ask for it first")
         return standing
 
-    def ask(self, request: Request) -> Standing:
+    def ask(self, request: RunRequest) -> RunStatus:
         """Ask for a run; once more changes nothing. Raises Busy for one with other settings."""
         self.jobs.store.ensure_bucket()
         standing = self.jobs.ask(request)
@@ -71,12 +71,12 @@ class Person:
                        "start a new run")  # fmt: skip
         return self._changed(standing)
 
-    def cancel(self, run: str) -> Standing:
+    def cancel(self, run: str) -> RunStatus:
         """Say that a run is no longer wanted; what has finished stays."""
         self.known(run)
         return self._changed(self.jobs.cancel(run))
 
-    def _changed(self, standing: Standing) -> Standing:
+    def _changed(self, standing: RunStatus) -> RunStatus:
         with self._lock:
             self._listed = None
         return standing
@@ -91,7 +91,7 @@ class Person:
             self._shown = fresh | {run: (now, shown)}
         return shown
 
-    def ended(self, standing: Standing) -> Json:
+    def ended(self, standing: RunStatus) -> Json:
         """Read a run's result, or why it came to nothing and the end of its log."""
         last = f"try-{standing.number}/ended"
         names = {RunState.DONE: "result", RunState.REFUSED: "refused"}
@@ -101,7 +101,7 @@ class Person:
 
     def tunnels(self) -> list[Tunnel]:
         """Say where the dashboards of live runs are seen."""
-        return live_tunnels(self.settings, self.name, self.jobs, self.standings().values())
+        return live_tunnels(self.settings, self.name, self.jobs, self.statuses().values())
 
     def files(self, run: str) -> Mapping[str, Json]:
         """Name the files of a finished run: references to what `file` gives."""

@@ -22,13 +22,14 @@ from kit.base import Json, KitError, NoSuchBucket, Secret, Unreachable, UsageErr
 from kit.base.settings import Settings
 from kit.forwarder.collect import Forwarder
 from kit.forwarder.gauges import CONTENT_TYPE
-from kit.runs.requests import RUN, RunState, Standing, token
+from kit.runs.requests import RUN_ID, RunState, attempt_id
+from kit.runs.requests import RunStatus as StoredStatus
 from kit.runs.stored_log import write_stored_log
 from kit.submitter.submitter import Submitter
 
 PORT = 6600
 LEAST = 16  # characters of a token
-RunId = Annotated[str, InPath(pattern=f"^{RUN}$")]
+RunId = Annotated[str, InPath(pattern=f"^{RUN_ID}$")]
 
 
 class RunStatus(BaseModel):
@@ -119,7 +120,7 @@ def submitter_api(submitter: Submitter, expected: Secret) -> FastAPI:
     def runs() -> list[RunStatus]:
         """Say how all runs stand."""
         with contextlib.suppress(NoSuchBucket):  # nobody has asked for anything yet
-            return [status_of(each) for each in submitter.jobs.standings().values()]
+            return [status_of(each) for each in submitter.jobs.statuses().values()]
         return []
 
     @app.get("/runs/{run}")
@@ -144,14 +145,14 @@ def submitter_api(submitter: Submitter, expected: Secret) -> FastAPI:
         elif standing.state is RunState.REQUESTED:
             chunk, end = b"", 0
         else:
-            chunk, end = submitter.slurm.logs(token(run, number), offset)
+            chunk, end = submitter.slurm.logs(attempt_id(run, number), offset)
         text = chunk.decode(errors="replace")
         return Log(run=run, number=number, text=text, offset=end, finished=finished)
 
     return app
 
 
-def status_of(standing: Standing) -> RunStatus:
+def status_of(standing: StoredStatus) -> RunStatus:
     """Put a run's standing into the shape of the faces."""
     state = standing.state
     return RunStatus(
@@ -163,10 +164,10 @@ def status_of(standing: Standing) -> RunStatus:
     )
 
 
-def _known(submitter: Submitter, run: str) -> Standing:
+def _known(submitter: Submitter, run: str) -> StoredStatus:
     """Say how a run stands; 404 for one that nobody asked for."""
     with contextlib.suppress(NoSuchBucket):
-        standing = submitter.jobs.standing(run)
+        standing = submitter.jobs.status(run)
         if standing.state is not RunState.UNKNOWN:
             return standing
     raise HTTPException(404, f"{run}: {RunState.UNKNOWN.when}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from kit.base import Json, KitError, Unreachable
 from kit.base.settings import Settings
-from kit.runs.requests import Jobs, RunState, Standing, token
+from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
 from kit.submitter.tunnel_key import PORTS
 
 NAMESPACE, PORT = "forwarder-imports", 8280
@@ -45,7 +45,7 @@ class Tunnel:
 
 
 def live_tunnels(
-    loaded: Settings, user: str, jobs: Jobs, standings: Iterable[Standing]
+    loaded: Settings, user: str, jobs: RunRequests, standings: Iterable[RunStatus]
 ) -> list[Tunnel]:
     """Give the tunnels of a user's live runs. Raises KitError when the store cannot be read."""
     cloud, found = loaded.cloud, []
@@ -56,7 +56,7 @@ def live_tunnels(
         port = window.get("port") if isinstance(window, dict) else None
         if cloud is None or type(port) is not int or port not in PORTS:
             continue
-        key = token(each.run, each.number)
+        key = attempt_id(each.run, each.number)
         service = f"{user}-{key}-ray" if cloud.runner == "cluster" else ""
         found.append(Tunnel(user, each.run, key, cloud.tunnel_address, port, service))
     return found

@@ -38,7 +38,7 @@ from kit.runs.kfp_here import States
 from kit.runs.kfp_log import RUNNING
 from kit.runs.objects import StageStore
 from kit.runs.outcome import Outcome, Target
-from kit.runs.requests import Jobs, Request, RunState, token, write_request
+from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id, write_request
 from kit.store import opening as stores
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class CloudHpc:
     gates: Gates
     strict: bool
     objects: StageStore
-    request: Request
-    jobs: Jobs
+    request: RunRequest
+    jobs: RunRequests
     target: Target = CLOUD_HPC
     outcome: Outcome | None = None
 
@@ -82,7 +82,7 @@ class CloudHpc:
         use = "uses the environment that is there" if self.request.configured else "makes its own"
         place = f"{hpc.ssh_host}, {hpc.nodes} x {hpc.partition}, account {hpc.account}"
         shown = "no tunnel"
-        if self.request.through(hpc.tunnel):
+        if self.request.wants_tunnel(hpc.tunnel):
             shown = "the cloud VM shows Ray's dashboard by a reverse tunnel"
         return f"site: {place}; {use}; {shown}; progress by the object store"
 
@@ -113,7 +113,14 @@ def start_cloud_hpc(
     run, data = experiment.begin(loaded, "cloud-hpc", parameters, fresh)
     store = stores.open_store(loaded, stores.bucket_name(loaded, "pipeline"))
     objects = StageStore(store, run.id)
-    request = Request(run.id, data.hash, configured, chosen, workers, tunnel or "")
+    request = RunRequest(
+        run=run.id,
+        data_hash=data.hash,
+        configured=configured,
+        hyperparameters=chosen,
+        workers=workers,
+        tunnel=tunnel or "",
+    )
     jobs = hpc_run.jobs_of(loaded)
     return CloudHpc(run, data, chosen, least, strict, objects, request, jobs)
 
@@ -142,10 +149,10 @@ def show_script(work: CloudHpc) -> str:
 def show_tunnel(work: CloudHpc) -> str:
     """Say how to see Ray's dashboard while the job runs; its token is shown to its owner by ssh."""
     hpc, cloud = plan.site_of(work.run.settings), work.run.settings.cloud
-    if not work.request.through(hpc.tunnel) or cloud is None or not cloud.tunnel_address:
+    if not work.request.wants_tunnel(hpc.tunnel) or cloud is None or not cloud.tunnel_address:
         return "no tunnel: progress comes by the object store"
-    standing = work.jobs.standing(work.run.id)
-    name = token(work.run.id, standing.number + (standing.state is RunState.ENDED))
+    standing = work.jobs.status(work.run.id)
+    name = attempt_id(work.run.id, standing.number + (standing.state is RunState.ENDED))
     config = ["-F", hpc.ssh_config] if hpc.ssh_config else []
     user = ["-l", hpc.user] if hpc.user else []
     where = f"{hpc.project_dir}/kit/tries/{name}/ray.token"
@@ -163,7 +170,7 @@ def run_pipeline(work: CloudHpc) -> str:
     A submitter of its own works meanwhile where no other one is seen to; two do no harm.
     """
     settled, run = work.run.settings, work.run.id
-    if work.jobs.standing(run).state is RunState.ENDED:
+    if work.jobs.status(run).state is RunState.ENDED:
         work.jobs.ask_again(run)
     if settled.cloud is not None and settled.cloud.runner == "cluster":
         work.objects.put_data(work.data)  # a component there has no access to files of here

@@ -12,7 +12,7 @@ from kit.base import UsageError
 from kit.base.settings import Hpc, Settings
 from kit.billing import tables as bill_tables
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.runs.requests import Request
+from kit.runs.requests import RunRequest
 from kit.slurm import script as jobspec
 from kit.slurm.script import JobSpec
 from kit.slurm.values import seconds
@@ -22,7 +22,7 @@ from kit.store.opening import bucket_name
 from kit.submitter import job as ray_job
 from kit.submitter import tunnel_key as tunnel
 
-EXAMPLE = Request("cloud-hpc-000000000000-1", "0" * 64)
+EXAMPLE = RunRequest(run="cloud-hpc-000000000000-1", data_hash="0" * 64)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def site_of(loaded: Settings) -> Hpc:
     return loaded.hpc
 
 
-def batch(loaded: Settings, request: Request) -> Batch:
+def batch(loaded: Settings, request: RunRequest) -> Batch:
     """Make the batch job of a request; folders and files named by a hash are examples."""
     hpc = site_of(loaded)
     place = f"{hpc.project_dir}/kit"
@@ -59,7 +59,7 @@ def batch(loaded: Settings, request: Request) -> Batch:
         environment=f"{place}/venvs/made-by-ssh" if hpc.env_in == "login" else "",
     )
     cloud = loaded.cloud
-    if cloud and cloud.tunnel_address and request.through(hpc.tunnel):
+    if cloud and cloud.tunnel_address and request.wants_tunnel(hpc.tunnel):
         reach = {"host": cloud.ssh_host, "port": 22, "user": "kit-tunnel"}
         task = dataclasses.replace(task, tunnel=tunnel.tunnel_settings(cloud, reach))
     spec, folder = ray_job.job_spec(hpc, task), f"{place}/tries/{task.token}"

@@ -17,7 +17,7 @@ from kit.base import (
     read_private,
 )
 from kit.base.settings import Settings
-from kit.runs.requests import Request, RunState, Standing, as_json
+from kit.runs.requests import RunRequest, RunState, RunStatus, as_json
 
 WAIT_S = 5.0  # the face answers at once when the state changes, else after so long
 ANSWER_S = 20.0  # beyond that wait
@@ -36,11 +36,11 @@ class ForwarderClient:
     wait_s: float = WAIT_S
     _last: Json = field(default_factory=dict)
 
-    def ask(self, request: Request) -> Standing:
+    def ask(self, request: RunRequest) -> RunStatus:
         """Ask for a run; once more changes nothing. Raises Busy for one with other settings."""
         return _standing(self._call("POST", "/runs", json=as_json(request)))
 
-    def standing(self, run: str) -> Standing:
+    def status(self, run: str) -> RunStatus:
         """Say how a run stands, at once when that has changed or is final."""
         query: Json = {}
         if self._last.get("run") == run and not self._last["finished"]:
@@ -51,7 +51,7 @@ class ForwarderClient:
     def read(self, run: str, name: str) -> Json | None:
         """Give what is shown of the run (`progress`), or what it ended with."""
         if self._last.get("run") != run:
-            self.standing(run)
+            self.status(run)
         found: Json | None = self._last["progress" if name == "progress" else "ended"]
         return found
 
@@ -83,9 +83,9 @@ class ForwarderClient:
         raise STEPS.get(code, KitError)(tried, got, str(found.get("next", "")))
 
 
-def _standing(answer: Json) -> Standing:
+def _standing(answer: Json) -> RunStatus:
     try:
-        return Standing(str(answer["run"]), RunState[answer["state"]], int(answer["number"]))
+        return RunStatus(str(answer["run"]), RunState[answer["state"]], int(answer["number"]))
     except (KeyError, TypeError, ValueError) as err:
         raise Unreachable("ask the forwarder", f"no status of a run: {err!r}") from err
 

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kit.base import Json, KitError, Unreachable
-from kit.runs.requests import Jobs, RunState, Standing
+from kit.runs.requests import RunRequests, RunState, RunStatus
 
 POLL_S = 1.0
 
 
 class Runs(Protocol):
-    """What following needs: `Jobs` itself, or the forwarder's face."""
+    """What following needs: `RunRequests` itself, or the forwarder's face."""
 
-    def standing(self, run: str) -> Standing:
+    def status(self, run: str) -> RunStatus:
         """Say how a run stands."""
 
     def read(self, run: str, name: str) -> Json | None:
@@ -60,7 +60,7 @@ def follow(
             if ask is not None:
                 ask()
                 ask = None
-            state = jobs.standing(run).state
+            state = jobs.status(run).state
             if state.finished:
                 return _finished(jobs, run)
             text = sentence(jobs.read(run, "progress") or {}) or state.when
@@ -77,7 +77,7 @@ def follow(
 
 def _finished(jobs: Runs, run: str) -> Json:
     """Give the result of a finished run, or raise what it ended with."""
-    standing = jobs.standing(run)
+    standing = jobs.status(run)
     if standing.state is RunState.DONE:
         return jobs.read(run, "result") or {}
     if standing.state is RunState.REFUSED:
@@ -93,7 +93,7 @@ def _finished(jobs: Runs, run: str) -> Json:
     raise TrainingFailed(tried, got, step, left.get("traceback", ""), ended.get("log", ""))
 
 
-def last_seen(jobs: Jobs, run: str, clock: Callable[[], float] = time.time) -> str:
+def last_seen(jobs: RunRequests, run: str, clock: Callable[[], float] = time.time) -> str:
     """Say how a run stands and how long ago that was seen."""
     try:
         progress = jobs.read(run, "progress")

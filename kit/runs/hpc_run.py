@@ -8,7 +8,7 @@ from kit.experiments.gates import Gates
 from kit.runs import outcome as cloud_run
 from kit.runs.hpc_stages import EVALUATE, PREPROCESS, TRAIN
 from kit.runs.outcome import Outcome, Target
-from kit.runs.requests import Jobs, Request
+from kit.runs.requests import RunRequest, RunRequests
 from kit.store.opening import bucket_name, open_store
 
 CLOUD_HPC = Target(
@@ -40,14 +40,14 @@ def published(configured: bool) -> dict[str, str]:
     return {name: f"cloud-hpc/{folders.get(name, 'artifacts')}/{name}-{n}.json" for name in names}
 
 
-def jobs_of(settings: Settings) -> Jobs:
+def jobs_of(settings: Settings) -> RunRequests:
     """Open the requests of the profile, for asking, looking and cancelling."""
-    return Jobs(open_store(settings, bucket_name(settings, "submitter")))
+    return RunRequests(open_store(settings, bucket_name(settings, "submitter")))
 
 
 def arguments_of(
     settings: Settings,
-    request: Request,
+    request: RunRequest,
     gates: Gates,
     strict: bool = False,
     follow_timeout_s: float = 86400.0,

@@ -20,7 +20,7 @@ from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.client import ForwarderClient, forwarder_client
 from kit.runs.follow import follow
 from kit.runs.objects import StageStore
-from kit.runs.requests import Jobs, Request
+from kit.runs.requests import RunRequest, RunRequests
 from kit.runs.stage_work import Evaluation, stage
 from kit.store.opening import bucket_name, open_store
 
@@ -67,7 +67,14 @@ def train(
             return done[1]
         start = time.time()
         jobs = _asked_at(chosen, jobs_bucket)
-        request = Request(run_id, data_hash, configured, hp, workers, tunnel)
+        request = RunRequest(
+            run=run_id,
+            data_hash=data_hash,
+            configured=configured,
+            hyperparameters=hp,
+            workers=workers,
+            tunnel=tunnel,
+        )
         ask = partial(jobs.ask, request)
         result = follow(jobs, run_id, follow_timeout_s, log.info, ask=ask)
         result["seff"] = _priced(chosen, result, objects)
@@ -75,11 +82,11 @@ def train(
         return objects.commit(TRAIN, record)
 
 
-def _asked_at(chosen: Settings, jobs_bucket: str) -> Jobs | ForwarderClient:
+def _asked_at(chosen: Settings, jobs_bucket: str) -> RunRequests | ForwarderClient:
     """Give the forwarder's face, where the profile has one and it is about that bucket."""
     face = forwarder_client(chosen) if jobs_bucket == bucket_name(chosen, "submitter") else None
     log.info("asked for by %s", f"the forwarder at {face.url}" if face else "the object store")
-    return face or Jobs(open_store(chosen, jobs_bucket))
+    return face or RunRequests(open_store(chosen, jobs_bucket))
 
 
 def _priced(chosen: Settings, result: Json, objects: StageStore) -> Json:
@@ -93,7 +100,7 @@ def _priced(chosen: Settings, result: Json, objects: StageStore) -> Json:
     return seff
 
 
-def _record(objects: StageStore, result: Json, start: float, request: Request) -> Json:
+def _record(objects: StageStore, result: Json, start: float, request: RunRequest) -> Json:
     """Make the record of the training stage from the run's result."""
     times = json.loads(objects.get(result["files"]["times.json"]))
     about = json.loads(objects.store.get(f"data/{request.data_hash}.json"))

@@ -1,25 +1,28 @@
-"""A run's request and its objects in the store: how a run stands is which of them exist.
+"""A run's request and its objects in the store: the status of a run is which of them exist.
 
-    runs/<run>/request.json           what is asked for          written by the pipeline
-    runs/<run>/cancel.json            no longer wanted           written by the asker
-    runs/<run>/try-<n>/asked.json     try n may work again       written by the asker
-    runs/<run>/try-<n>/submitted.json try n is on the site       written by the submitter
-    runs/<run>/try-<n>/ended.json     try n came to nothing, why written by the submitter
-    runs/<run>/refused.json           the request cannot be read written by the submitter
-    runs/<run>/result.json            what the run came to       written by the submitter
-    runs/<run>/progress.json          for display, overwritten   written by the submitter
+    runs/<run>/request.json           what the run asks for            written by the pipeline
+    runs/<run>/cancel.json            the run is cancelled             written by the person
+    runs/<run>/try-<n>/asked.json     attempt n may start              written by the person
+    runs/<run>/try-<n>/submitted.json attempt n is on the site         written by the submitter
+    runs/<run>/try-<n>/ended.json     attempt n failed, and why        written by the submitter
+    runs/<run>/refused.json           the request is not accepted      written by the submitter
+    runs/<run>/result.json            the result of the run            written by the submitter
+    runs/<run>/progress.json          for display, overwritten         written by the submitter
 
-Nothing is read to know how a run stands, and nothing but `progress` is ever changed: a listing
-that is late delays, it never misleads. A request is data only.
+No object is read to find out the status, and none but `progress` is ever changed: a listing that
+is late delays, it never misleads. A request is data only. A bucket that does not exist holds no
+runs.
 """
 
-import dataclasses
+import contextlib
 import enum
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kit.base import (
     SCHEMA,
@@ -34,29 +37,30 @@ from kit.base import (
 from kit.experiments.fashion_mnist.parameters import Parameters
 
 if TYPE_CHECKING:
+    from kit.base.settings import Settings
     from kit.store.opening import ObjectStore
 
-REQUEST_BYTES = 64 * 1024
-MOST_WORKERS = 64
+MAX_REQUEST_BYTES = 64 * 1024
+MAX_WORKERS = 64
 REVERSE, NO_TUNNEL = "reverse", "none"
-RUN = r"cloud-hpc-[0-9a-f]{12}-[1-9]\d{0,5}"
+RUN_ID = r"cloud-hpc-[0-9a-f]{12}-[1-9]\d{0,5}"
 _KEY = re.compile(
-    rf"runs/(?P<run>{RUN})/(?:(?P<name>request|cancel|refused|result|progress)"
+    rf"runs/(?P<run>{RUN_ID})/(?:(?P<name>request|cancel|refused|result|progress)"
     r"|try-(?P<number>[1-9]\d{0,3})/(?P<step>asked|submitted|ended))\.json"
 )
 
 
 class RunState(enum.Enum):
-    """How a run stands, and when that is so; `finished` where nothing more will happen."""
+    """The state of a run and when it holds; `finished`: nothing more will happen."""
 
-    UNKNOWN = False, "there is no request of it"
-    REQUESTED = False, "it is asked for and not submitted yet"
-    SUBMITTED = False, "a try of it is on the site"
-    ENDED = True, "its last try came to nothing"
-    CANCELLING = False, "it is no longer wanted, the submitter has not ended it yet"
+    UNKNOWN = False, "no request of this run is stored"
+    REQUESTED = False, "it is requested and not submitted yet"
+    SUBMITTED = False, "an attempt of it is on the site"
+    ENDED = True, "its last attempt failed"
+    CANCELLING = False, "it is cancelled, the submitter has not ended its job yet"
     CANCELLED = True, "it was cancelled"
     REFUSED = True, "the submitter does not accept its request"
-    DONE = True, "its result is there"
+    DONE = True, "its result is stored"
 
     def __init__(self, finished: bool, when: str) -> None:
         self.finished = finished
@@ -64,69 +68,180 @@ class RunState(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How one run stands; `number` is the try that this is about, counted from 1."""
+class RunStatus:
+    """The status of one run; `number` is its current attempt, counted from 1."""
 
     run: str
     state: RunState = RunState.UNKNOWN
     number: int = 1
 
+    @property
+    def attempt_id(self) -> str:
+        """The id of the current attempt."""
+        return attempt_id(self.run, self.number)
 
-@dataclass(frozen=True)
-class Request:
-    """What a run asks for: the data set by its hash, whether to use what is there, the training.
+    @property
+    def next_attempt_id(self) -> str:
+        """The id of the attempt after it, which a submitter may be preparing already."""
+        return attempt_id(self.run, self.number + 1)
 
-    `workers` share each epoch (see `training.train`); 1 is what the other targets do. `tunnel`:
-    whether the cloud VM shows Ray's dashboard, empty for what the submitter's profile says. Raises
-    UsageError for a run id or a hash that is none and for what is out of range.
+
+def attempt_id(run: str, number: int) -> str:
+    """Return the id of one attempt of a run: 12 hex digits."""
+    return sha256_of(f"{run} {number}".encode())[:12]
+
+
+def as_whole(value: object) -> object:
+    """Return 5 for 5.0, which JSON Schema and KFP take for the same number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class RunRequest(BaseModel):
+    """What a run asks for: data only, never a command, path, partition or account.
+
+    The same model is the object in the store, the body of the HTTP API and the argument of the
+    submitter. Raises UsageError for a value that is not valid.
     """
 
-    run: str
-    data_hash: str
-    configured: bool = True
-    hyperparameters: Parameters = field(default_factory=Parameters)
-    workers: int = 1
-    tunnel: str = ""
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    def __post_init__(self) -> None:
-        """Check what is not checked by `Parameters`."""
-        if not isinstance(self.run, str) or not re.fullmatch(RUN, self.run):
-            raise UsageError(f"{str(self.run)[:80]!r} is no id of a cloud-hpc run")
-        if not isinstance(self.data_hash, str) or not re.fullmatch("[0-9a-f]{64}", self.data_hash):
-            raise UsageError(f"{str(self.data_hash)[:80]!r} is no hash of a data set")
-        if not isinstance(self.configured, bool):
-            raise UsageError(f"configured = {str(self.configured)[:80]!r} is not true or false")
-        whole = isinstance(self.workers, int) and not isinstance(self.workers, bool)
-        if not whole or not 1 <= self.workers <= MOST_WORKERS:
-            got = f"workers = {str(self.workers)[:80]!r} is not possible"
-            raise UsageError(got, next_step=f"give a whole number from 1 to {MOST_WORKERS}")
-        if self.tunnel not in ("", REVERSE, NO_TUNNEL):
-            raise UsageError(
-                f"tunnel = {str(self.tunnel)[:80]!r} is not possible",
-                next_step=f"give {REVERSE}, {NO_TUNNEL} or nothing",
-            )
+    run: Annotated[str, Field(pattern=f"^{RUN_ID}$", description="Id of the run.")]
+    data_hash: Annotated[
+        str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the data set.")
+    ]
+    configured: Annotated[
+        bool, Field(description="Whether an environment that exists on the site is used.")
+    ] = True
+    hyperparameters: Annotated[
+        Parameters,
+        Field(description="Parameters of the training; those left out have their defaults."),
+    ] = Parameters()
+    workers: Annotated[
+        int,
+        BeforeValidator(as_whole),
+        Field(ge=1, le=MAX_WORKERS, description="Workers that share each epoch."),
+    ] = 1
+    tunnel: Annotated[
+        Literal["", "reverse", "none"],
+        Field(description="Whether the cloud VM shows Ray's dashboard; empty: as the profile says"),
+    ] = ""
+    profile: Annotated[
+        str,
+        Field(
+            pattern="^[A-Za-z0-9._-]{0,80}$",
+            description="Profile that the run is for; empty: any profile of the bucket.",
+        ),
+    ] = ""
+    site: Annotated[
+        str,
+        Field(
+            pattern="^([0-9a-f]{12})?$",
+            description="Id of the site that the run is for (`site_id`); empty: any.",
+        ),
+    ] = ""
 
-    def through(self, usual: str) -> bool:
-        """Say whether a reverse tunnel is wanted, where `usual` is the profile's."""
-        return (self.tunnel or usual) == REVERSE
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as err:
+            tried = f"request the run {str(values.get('run'))[:80]!r}"
+            raise UsageError(tried, explain_validation(err), "correct these values") from None
+
+    def wants_tunnel(self, default: str) -> bool:
+        """Return whether a reverse tunnel is wanted; `default` is the profile's answer."""
+        return (self.tunnel or default) == REVERSE
+
+    def is_for(self, settings: "Settings") -> bool:
+        """Return whether this profile and its site may run the request."""
+        return self.profile in ("", settings.profile) and self.site in ("", site_id(settings))
 
 
-def fold(keys: Iterable[str]) -> dict[str, Standing]:
-    """Say how each run stands, from the keys of a listing in any order; other keys count nothing.
+def explain_validation(err: ValidationError) -> str:
+    """Return one line that names each wrong field, what came and what is allowed."""
+    lines = []
+    for row in err.errors(include_url=False):
+        field = ".".join(map(str, row["loc"])) or "request"
+        lines.append(f"{field} = {str(row['input'])[:80]!r}: {row['msg']}")
+    return "; ".join(lines)[:500]
 
-    Precedence: result, refused, cancel, then the last try: ended, submitted, asked for.
+
+def site_id(settings: "Settings") -> str:
+    """Return an id of a profile's site, the same on every machine; empty without a site."""
+    if settings.hpc is None:
+        return ""
+    return sha256_of(json.dumps([settings.hpc.ssh_host, settings.hpc.account]).encode())[:12]
+
+
+def read_request(run: str, content: bytes) -> RunRequest:
+    """Parse the request of a run. Raises DataError for anything `write_request` cannot write."""
+    tried = f"read the request of {run}"
+    next_step = "it is refused; start the run again with --fresh"
+    if len(content) > MAX_REQUEST_BYTES:
+        raise _too_large(run, len(content))
+    try:
+        values = json.loads(content)
+        if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
+            raise DataError(tried, "not a JSON object of schema 1", next_step)
+        request = RunRequest(**values)
+    except UsageError as err:
+        raise DataError(tried, (err.got or err.tried)[:500], next_step) from err
+    except (ValueError, RecursionError) as err:
+        raise DataError(tried, f"not a JSON document: {str(err)[:200]}", next_step) from err
+    if request.run != run:
+        raise DataError(tried, "the id of another run", next_step)
+    return request
+
+
+def as_json(request: RunRequest) -> Json:
+    """Return the fields of a request for JSON; profile and site are left out where empty."""
+    values = {name: getattr(request, name) for name in RunRequest.model_fields}
+    values["hyperparameters"] = request.hyperparameters.model_dump()
+    for name in ("profile", "site"):
+        if not values[name]:
+            del values[name]
+    return values
+
+
+def write_request(request: RunRequest) -> bytes:
+    """Return a request as the JSON document of the store."""
+    return dumps({"schema": SCHEMA, **as_json(request)}).encode()
+
+
+def _too_large(run: str, size: int) -> DataError:
+    got = f"{size} bytes, at most {MAX_REQUEST_BYTES} are allowed"
+    next_step = "it is refused; start the run again with --fresh"
+    return DataError(f"read the request of {run}", got, next_step)
+
+
+def parse_key(key: str) -> tuple[str, str, int] | None:
+    """Return run, object name and attempt number of an object key; None for other keys.
+
+    The name is that of `RunRequests.read` (`result`, `try-2/ended`); the number is 0 for an object
+    of the whole run.
     """
-    found: dict[str, set[str]] = {}
-    for match in filter(None, map(_KEY.fullmatch, keys)):
-        name = match["name"] or f"{match['step']} {match['number']}"
-        found.setdefault(match["run"], set()).add(name)
-    return {run: _standing(run, names) for run, names in found.items()}
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    if match["name"]:
+        return match["run"], match["name"], 0
+    return match["run"], f"try-{match['number']}/{match['step']}", int(match["number"])
 
 
-def _standing(run: str, names: set[str]) -> Standing:
-    numbers = [int(name.split()[1]) for name in names if " " in name]
-    last = max(numbers, default=1)
-    ended = f"ended {last}" in names
+def statuses_from_keys(keys: Iterable[str]) -> dict[str, RunStatus]:
+    """Return the status of each run, from the keys of a listing in any order.
+
+    Precedence: result, refused, cancel, then the last attempt: ended, submitted, requested. Keys
+    that are not objects of a run are ignored.
+    """
+    names: dict[str, dict[str, int]] = {}
+    for run, name, number in filter(None, map(parse_key, keys)):
+        names.setdefault(run, {})[name] = number
+    return {run: _status(run, numbers) for run, numbers in names.items()}
+
+
+def _status(run: str, names: dict[str, int]) -> RunStatus:
+    last = max(names.values()) or 1
+    ended = f"try-{last}/ended" in names
     if "result" in names:
         state = RunState.DONE
     elif "refused" in names:
@@ -135,128 +250,105 @@ def _standing(run: str, names: set[str]) -> Standing:
         state = RunState.CANCELLED if ended else RunState.CANCELLING
     elif ended:
         state = RunState.ENDED
-    elif f"submitted {last}" in names:
+    elif f"try-{last}/submitted" in names:
         state = RunState.SUBMITTED
     else:
         state = RunState.REQUESTED if "request" in names else RunState.UNKNOWN
-    return Standing(run, state, last)
-
-
-def read_request(run: str, content: bytes) -> Request:
-    """Read the request of a run. Raises DataError for everything that `write_request` is not."""
-    tried = f"read the request of {run}"
-    step = "it is refused; start the run again with --fresh"
-    if len(content) > REQUEST_BYTES:
-        raise DataError(tried, f"{len(content)} bytes, at most {REQUEST_BYTES} are allowed", step)
-    try:
-        table = json.loads(content)
-        fields = [each.name for each in dataclasses.fields(Request)]
-        values = dict(_only(table, ("schema", *fields)))
-        if values.pop("schema") != SCHEMA or values["run"] != run:
-            raise DataError(tried, "another schema or the id of another run", step)
-        given = values.pop("hyperparameters")
-        known = list(Parameters.model_fields)
-        return Request(hyperparameters=Parameters(**_only(given, known)), **values)
-    except (ValueError, RecursionError) as err:
-        raise DataError(tried, f"it is no JSON: {str(err)[:200]}", step) from err
-    except UsageError as err:
-        raise DataError(tried, str(err)[:500], step) from err
-
-
-def write_request(request: Request) -> bytes:
-    """Give the request as JSON."""
-    return dumps({"schema": SCHEMA, **as_json(request)}).encode()
-
-
-def as_json(request: Request) -> Json:
-    """Return the request as a JSON object."""
-    return {**vars(request), "hyperparameters": request.hyperparameters.model_dump()}
-
-
-def _only(table: Any, known: Iterable[str]) -> Mapping[str, Any]:
-    """Give the table when it has exactly these keys. Raises UsageError."""
-    if not isinstance(table, dict) or set(table) != set(known):
-        got = ", ".join(map(repr, table))[:200] if isinstance(table, dict) else type(table).__name__
-        raise UsageError(f"a table of other keys: {got}", next_step=f"give {', '.join(known)}")
-    return table
-
-
-def token(run: str, number: int) -> str:
-    """Name one try of a run: 12 hex digits."""
-    return sha256_of(f"{run} {number}".encode())[:12]
+    return RunStatus(run, state, last)
 
 
 @dataclass(frozen=True)
-class Jobs:
-    """The objects of all runs in one bucket. The constructor only stores."""
+class RunRequests:
+    """The requests and results of all runs in one bucket. The constructor only stores."""
 
     store: "ObjectStore"
 
-    def standings(self) -> dict[str, Standing]:
-        """Say how every run stands: one listing."""
-        return fold(each.key for each in self.store.list("runs/"))
+    def statuses(self) -> dict[str, RunStatus]:
+        """Return the status of every run: one listing."""
+        return statuses_from_keys(self._keys("runs/"))
 
-    def open_tokens(self) -> list[str]:
-        """Name the tries that may be on the site: of each open run its last one and the next."""
-        try:
-            found = [each for each in self.standings().values() if not each.state.finished]
-        except NoSuchBucket:  # nobody has asked for anything yet
-            return []
-        return [token(each.run, each.number + more) for each in found for more in (0, 1)]
+    def status(self, run: str) -> RunStatus:
+        """Return the status of one run."""
+        return statuses_from_keys(self._keys(f"runs/{run}/")).get(run, RunStatus(run))
 
-    def standing(self, run: str) -> Standing:
-        """Say how one run stands."""
-        keys = [each.key for each in self.store.list(f"runs/{run}/")]
-        return fold(keys).get(run, Standing(run))
+    def open_attempt_ids(self) -> list[str]:
+        """Return the ids of attempts that may be on the site: the last and next of open runs."""
+        open_runs = [status for status in self.statuses().values() if not status.state.finished]
+        return [
+            attempt
+            for status in open_runs
+            for attempt in (status.attempt_id, status.next_attempt_id)
+        ]
 
-    def ask(self, request: Request) -> Standing:
-        """Ask for a run, unless that was done before; say how it stands."""
-        standing = self.standing(request.run)
-        if standing.state is not RunState.UNKNOWN:
-            return standing
+    def ask(self, request: RunRequest) -> RunStatus:
+        """Store a request unless there is one of that run; return the status."""
+        status = self.status(request.run)
+        if status.state is not RunState.UNKNOWN:
+            return status
         self.store.put(_key(request.run, "request"), write_request(request))
-        return Standing(request.run, RunState.REQUESTED)
+        return RunStatus(request.run, RunState.REQUESTED)
 
-    def request(self, run: str) -> Request:
-        """Read what was asked for. Raises DataError, NoSuchObject."""
-        if self.store.stat(_key(run, "request")).size > REQUEST_BYTES:
-            return read_request(run, b" " * (REQUEST_BYTES + 1))
-        return read_request(run, self.store.get(_key(run, "request")))
+    def request(self, run: str) -> RunRequest:
+        """Read what a run asks for. Raises DataError, NoSuchObject."""
+        key = _key(run, "request")
+        try:
+            size = self.store.stat(key).size
+            if size > MAX_REQUEST_BYTES:
+                raise _too_large(run, size)
+            return read_request(run, self.store.get(key))
+        except NoSuchBucket as err:
+            raise NoSuchObject(err.tried, err.got, "request the run first") from err
 
-    def ask_again(self, run: str) -> Standing:
-        """Let a run whose last try came to nothing work once more: the person's word for it."""
-        standing = self.standing(run)
-        if standing.state is RunState.ENDED:
-            self.write(run, f"try-{standing.number + 1}/asked", {})
-        return self.standing(run)
+    def ask_again(self, run: str) -> RunStatus:
+        """Allow another attempt of a run whose last attempt failed; return the status."""
+        status = self.status(run)
+        if status.state is RunState.ENDED:
+            self.write(run, f"try-{status.number + 1}/asked", {})
+        return self.status(run)
 
-    def cancel(self, run: str) -> Standing:
-        """Say that a run is no longer wanted; what is finished stays as it is."""
-        standing = self.standing(run)
-        if standing.state.finished or standing.state is RunState.CANCELLING:
-            return standing
+    def cancel(self, run: str) -> RunStatus:
+        """Record that a run is cancelled; a finished run stays as it is."""
+        status = self.status(run)
+        if status.state.finished or status.state is RunState.CANCELLING:
+            return status
         self.write(run, "cancel", {})
-        return self.standing(run)
+        return self.status(run)
+
+    def ending(self, status: RunStatus) -> Json:
+        """Read what a finished run ended with: result, reason of a refusal, or of a failure.
+
+        Empty for a run that has not finished. Raises DataError for a damaged object.
+        """
+        if not status.state.finished:
+            return {}
+        names = {RunState.DONE: "result", RunState.REFUSED: "refused"}
+        return self.read(status.run, names.get(status.state, f"try-{status.number}/ended")) or {}
 
     def write(self, run: str, name: str, content: Json) -> None:
-        """Write an object of a run (`ended` of a try is `try-<n>/ended`)."""
+        """Write an object of a run; the name of an attempt's object is `try-<n>/ended`."""
         self.store.put(_key(run, name), dumps({"schema": SCHEMA, **content}).encode())
 
     def read(self, run: str, name: str) -> Json | None:
-        """Read an object of a run; None when it is not there. Raises DataError."""
+        """Read an object of a run; None if there is none. Raises DataError if it is damaged."""
+        key = _key(run, name)
         try:
-            found = json.loads(self.store.get(_key(run, name)))
-        except NoSuchObject:
+            content = json.loads(self.store.get(key))
+        except (NoSuchObject, NoSuchBucket):
             return None
         except (ValueError, RecursionError) as err:
-            raise DataError(f"read {_key(run, name)}", "it is no JSON", "remove it") from err
-        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-            raise DataError(f"read {_key(run, name)}", "another schema", "remove it")
-        return found
+            raise DataError(f"read {key}", "it is not a JSON document", "remove it") from err
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise DataError(f"read {key}", "it has another schema", "remove it")
+        return content
+
+    def _keys(self, prefix: str) -> Iterator[str]:
+        with contextlib.suppress(NoSuchBucket):  # no run has been requested yet
+            for info in self.store.list(prefix):
+                yield info.key
 
 
 def _key(run: str, name: str) -> str:
     key = f"runs/{run}/{name}.json"
     if not _KEY.fullmatch(key):
-        raise UsageError(f"{key[:200]!r} is no object of a run")
+        raise UsageError(f"{key[:200]!r} is not an object of a run")
     return key

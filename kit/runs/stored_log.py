@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from kit.runs.objects import StageStore
-from kit.runs.requests import Jobs, RunState, Standing
+from kit.runs.requests import RunRequests, RunState, RunStatus
 from kit.store.objects import ObjectStore
 
 
 def write_stored_log(
-    requests: Jobs, data: ObjectStore, status: Standing, write: Callable[[bytes], object]
+    requests: RunRequests, data: ObjectStore, status: RunStatus, write: Callable[[bytes], object]
 ) -> bool:
     """Write the stored log of a finished run; return whether the run succeeded.
 

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from kit.base import CommandFailed, DataError, Host, Json, dumps, sha256_of
 from kit.onsite import tunnel as ray_tunnel
 from kit.runs.objects import StageStore
-from kit.runs.requests import token
+from kit.runs.requests import attempt_id
 from kit.slurm.client import Slurm
 from kit.slurm.job_output import listing
 from kit.slurm.status import JobStatus
@@ -88,7 +88,9 @@ class Collector:
         return {"try": self.number, "token": self.token, "job": job, "files": files, **figures}
 
     def _all_tries(self) -> str:
-        names = ",".join(f"kit-{token(self.objects.run_id, n)}" for n in range(1, self.number + 1))
+        names = ",".join(
+            f"kit-{attempt_id(self.objects.run_id, n)}" for n in range(1, self.number + 1)
+        )
         return listing(self.slurm.host, f"--name={names}", "--starttime=now-30days")
 
     def failure(self, status: JobStatus) -> Json:

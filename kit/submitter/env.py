@@ -180,7 +180,7 @@ def list_environments(host: Host, hpc: Hpc) -> list[Environment]:
 
 
 def remove_environments(
-    host: Host, hpc: Hpc, open_tokens: Collection[str], names: Collection[str] = ()
+    host: Host, hpc: Hpc, open_attempt_ids: Collection[str], names: Collection[str] = ()
 ) -> list[str]:
     """Remove these environments, without `names` every private one; give what was removed.
 
@@ -191,10 +191,10 @@ def remove_environments(
     for name in names:
         if name not in found:
             raise UsageError(f"there is no environment {name[:80]!r}", next_step="kit envs ls")
-        if found[name].token in open_tokens or (found[name].published and open_tokens):
-            got = f"an open run may use it, one of {len(open_tokens)}"
+        if found[name].token in open_attempt_ids or (found[name].published and open_attempt_ids):
+            got = f"an open run may use it, one of {len(open_attempt_ids)}"
             raise UsageError(f"{name} is in use", got, "wait for its end, or `kit cancel` it")
-    unused = [m.name for m in found.values() if not m.published and m.token not in open_tokens]
+    unused = [m.name for m in found.values() if not m.published and m.token not in open_attempt_ids]
     chosen = list(names) or unused
     if not chosen:
         return []

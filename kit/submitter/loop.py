@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kit.base import KitError, NoSuchBucket, NoSuchObject, SSHHost, UsageError
 from kit.base.settings import Settings, load
-from kit.runs.requests import Jobs
+from kit.runs.requests import RunRequests
 from kit.slurm.client import Slurm
 from kit.store.objects import ObjectStore
 from kit.store.opening import bucket_name, open_store
@@ -39,7 +39,7 @@ def submitter_for(profile: Settings, step: Callable[[str], None] = lambda _: Non
     hpc = profile.hpc
     host = SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
     bucket = bucket_name(profile, "submitter")
-    jobs = Jobs(open_store(profile, bucket))
+    jobs = RunRequests(open_store(profile, bucket))
     data = open_store(profile, bucket_name(profile, "pipeline"))
     vm = tunnel_keys(profile, bucket)
     return Submitter(profile, Slurm(host, hpc, say=log.info), jobs, data, step, vm)

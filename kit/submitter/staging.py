@@ -13,7 +13,7 @@ from kit.base import CommandFailed, DataError, Json, KitError, sha256_of
 from kit.base.settings import Hpc
 from kit.onsite.tunnel import STATE
 from kit.runs.objects import StageStore
-from kit.runs.requests import Request, token
+from kit.runs.requests import RunRequest, attempt_id
 from kit.slurm import resources as reserved
 from kit.slurm.client import Slurm
 from kit.slurm.values import seconds
@@ -34,7 +34,7 @@ class Staging:
     vm: TunnelKeys | None
     show: Callable[[Json], None]
 
-    def task(self, request: Request, number: int, name: str) -> ray_job.Task:
+    def task(self, request: RunRequest, number: int, name: str) -> ray_job.Task:
         """Stage everything that try `number` (its token is `name`) needs. Raises KitError."""
         host, hpc = self.slurm.host, self.slurm.hpc
         code = ray_job.code_archive()
@@ -63,10 +63,10 @@ class Staging:
             configured=request.configured,
             hyperparameters=request.hyperparameters,
             workers=request.workers,
-            previous=self.slurm.folder(token(request.run, number - 1)) if number > 1 else "",
+            previous=self.slurm.folder(attempt_id(request.run, number - 1)) if number > 1 else "",
             environment=environment,
             private=private,
-            tunnel=self._tunnel(name) if request.through(hpc.tunnel) else None,
+            tunnel=self._tunnel(name) if request.wants_tunnel(hpc.tunnel) else None,
         )
 
     def _is_there(self, path: str) -> bool:
@@ -87,7 +87,7 @@ class Staging:
         return None
 
 
-def refuse_too_many(hpc: Hpc, request: Request) -> None:
+def refuse_too_many(hpc: Hpc, request: RunRequest) -> None:
     """Raise DataError for more workers than CPUs or GPUs: Ray would wait for ever."""
     held, device = reserved.asked(reserved.planned(hpc)), request.hyperparameters.device
     most, unit = (held.gpus, "GPUs") if device == "cuda" else (held.cores, "CPUs")

@@ -21,7 +21,7 @@ from kit.base import (
 from kit.base.settings import Hpc, Settings
 from kit.billing import run as run_bill
 from kit.runs.objects import StageStore
-from kit.runs.requests import Jobs, RunState, Standing, token
+from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
 from kit.slurm.client import Slurm
 from kit.slurm.status import JobStatus
 from kit.slurm.values import JobState
@@ -47,7 +47,7 @@ class Submitter:
         self,
         profile: Settings,
         slurm: Slurm,
-        jobs: Jobs,
+        jobs: RunRequests,
         data: ObjectStore,
         step: Callable[[str], None] = lambda _: None,
         vm: TunnelKeys | None = None,
@@ -69,19 +69,19 @@ class Submitter:
         """Where the folders of the tries are on the site."""
         return f"{self.hpc.project_dir}/kit/tries"
 
-    def once(self) -> dict[str, Standing]:
+    def once(self) -> dict[str, RunStatus]:
         """Do one pass; give how the runs stood at its beginning.
 
         Raises KitError when the store cannot be read; what goes wrong with one run is told in
         its `progress` and does not hold up the others.
         """
         try:
-            standings = self.jobs.standings()
+            standings = self.jobs.statuses()
         except NoSuchBucket:  # nobody has asked for anything yet
             return {}
         self.step("listed")
         todo = {each.run: each for each in standings.values() if not each.state.finished}
-        self._sweep(token(each.run, number) for each in standings.values()
+        self._sweep(attempt_id(each.run, number) for each in standings.values()
                     for number in range(1, each.number + each.state.finished))  # fmt: skip
         for each in todo.values():
             if each.state is RunState.REQUESTED:
@@ -95,7 +95,7 @@ class Submitter:
             self._follow(live)
         return standings
 
-    def cancel(self, run: str) -> Standing:
+    def cancel(self, run: str) -> RunStatus:
         """Say that a run is no longer wanted and end it on the site now; say how it stands.
 
         Raises what `Slurm.cancel` does: the wish is kept, a pass or another call goes on with it.
@@ -103,9 +103,9 @@ class Submitter:
         standing = self.jobs.cancel(run)
         if standing.state is RunState.CANCELLING:
             self._cancel(standing)
-        return self.jobs.standing(run)
+        return self.jobs.status(run)
 
-    def _try(self, standing: Standing, action: Callable[[Standing], None]) -> None:
+    def _try(self, standing: RunStatus, action: Callable[[RunStatus], None]) -> None:
         try:
             action(standing)
         except KitError as err:
@@ -125,7 +125,7 @@ class Submitter:
             log.info("%s is refused: %s", run, err.got)
             self.jobs.write(run, "refused", {"why": str(err)})
             return
-        name = token(run, number)
+        name = attempt_id(run, number)
         self._show(run, {"state": "STAGING", "why": "inputs are copied to the site"})
         try:
             inputs = staging.Staging(self.slurm, self.data, self.vm, partial(self._show, run))
@@ -147,17 +147,17 @@ class Submitter:
         self.jobs.write(run, f"try-{number}/submitted", {"token": name})
         self.step("recorded")
 
-    def _cancel(self, standing: Standing) -> None:
+    def _cancel(self, standing: RunStatus) -> None:
         """End a run that is no longer wanted; what was committed before is its result."""
-        name = token(standing.run, standing.number)
+        name = attempt_id(standing.run, standing.number)
         status = self.slurm.cancel(name)
         self.step("cancelled")
         if status.manifest or status.done:
             self._end(standing, status)
 
-    def _follow(self, live: list[Standing]) -> None:
+    def _follow(self, live: list[RunStatus]) -> None:
         """Ask about all live tries at once and do what is due."""
-        names = {token(each.run, each.number): each for each in live}
+        names = {attempt_id(each.run, each.number): each for each in live}
         try:
             found = self.slurm.status(list(names))
             live_ones = [name for name in names if not found[name].done]
@@ -169,7 +169,7 @@ class Submitter:
         for name, standing in names.items():
             self._try(standing, partial(self._look, status=found[name], told=told.get(name, {})))
 
-    def _look(self, standing: Standing, status: JobStatus, told: Json) -> None:
+    def _look(self, standing: RunStatus, status: JobStatus, told: Json) -> None:
         if not status.manifest and (status.done or status.missing_s > self.slurm.lost_after_s):
             status = self.slurm.wait(status.token, timeout_s=0)  # closes what has ended
         self.step("asked")
@@ -196,7 +196,7 @@ class Submitter:
             log.warning("keys of tunnels stay on the VM until it answers: %s", err)
             self._sweep_at = self.slurm.clock() + SWEEP_AGAIN_S
 
-    def _end(self, standing: Standing, status: JobStatus) -> None:
+    def _end(self, standing: RunStatus, status: JobStatus) -> None:
         """Publish what a try came to. A result waits until the accounting has all of it."""
         self._sweep([status.token])
         objects = StageStore(self.data, standing.run)

@@ -26,7 +26,7 @@ from kit.experiments.gates import Gates
 from kit.runs.hpc_run import CLOUD_HPC, arguments_of
 from kit.runs.objects import StageStore
 from kit.runs.outcome import Outcome, run_pipeline
-from kit.runs.requests import Jobs, Request, token
+from kit.runs.requests import RunRequest, RunRequests, attempt_id
 from kit.store.opening import bucket_name, open_store
 from kit.submitter import loop as submitter_loop
 from kit.submitter.loop import submitter_for
@@ -45,7 +45,7 @@ class Bench:
         self.settings = dataclasses.replace(loaded, store=store)
         names = [bucket_name(self.settings, which) for which in ("submitter", "pipeline")]
         self.stores = [open_store(self.settings, name) for name in names]
-        self.jobs, self.slurm = Jobs(self.stores[0]), submitter_for(self.settings).slurm
+        self.jobs, self.slurm = RunRequests(self.stores[0]), submitter_for(self.settings).slurm
 
     @contextlib.contextmanager
     def open(self) -> Iterator["Bench"]:
@@ -67,10 +67,15 @@ class Bench:
                     store.delete(each.key)
                 store.delete_bucket()
 
-    def request(self, data: Dataset, configured: bool, epochs: int) -> Request:
+    def request(self, data: Dataset, configured: bool, epochs: int) -> RunRequest:
         run = f"cloud-hpc-{secrets.token_hex(6)}-1"
         StageStore(self.stores[1], run).put_data(data)
-        return Request(run, data.hash, configured, Parameters(epochs=epochs))
+        return RunRequest(
+            run=run,
+            data_hash=data.hash,
+            configured=configured,
+            hyperparameters=Parameters(epochs=epochs),
+        )
 
     def pipeline(self, data: Dataset, configured: bool, epochs: int) -> Outcome:
         """Run the pipeline as the notebook does."""
@@ -124,7 +129,7 @@ def reaction(bench: Bench, repeats: int) -> None:
         bench.jobs.ask(request)
         seen.append(until(lambda run=request.run: bench.jobs.read(run, "progress")))
         until(lambda run=request.run: (bench.jobs.read(run, "progress") or {}).get("training"))
-        argv = ["squeue", "-h", f"--name=kit-{token(request.run, 1)}"]
+        argv = ["squeue", "-h", f"--name=kit-{attempt_id(request.run, 1)}"]
         bench.jobs.cancel(request.run)
         released.append(until(lambda argv=argv: not bench.slurm.host.run(argv).out, 0.2))
     told("request seen after, median", statistics.median(seen), SEEN_S)

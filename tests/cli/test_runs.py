@@ -17,7 +17,7 @@ from kit.base import CommandFailed, StoreUnavailable, Unreachable
 from kit.base.settings import load
 from kit.cli import runs
 from kit.cli.main import cli
-from kit.runs.requests import Jobs, Request, RunState, token
+from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
 from kit.slurm.script import JobSpec
 from kit.store.opening import bucket_name, open_store
 from kit.submitter.loop import submitter_for
@@ -68,8 +68,8 @@ def test_no_runs_are_an_empty_list(world):
 
 def test_all_live_runs_are_asked_about_in_one_query(world):
     submitter = running(world)
-    world.jobs.ask(Request(OTHER, "0" * 64))
-    world.jobs.write(OTHER, "try-1/submitted", {"token": token(OTHER, 1)})
+    world.jobs.ask(RunRequest(run=OTHER, data_hash="0" * 64))
+    world.jobs.write(OTHER, "try-1/submitted", {"token": attempt_id(OTHER, 1)})
     done = "cloud-hpc-0123456789ab-3"
     world.jobs.write(done, "result", {"job": {"id": "7", "state": "COMPLETED"}})
     asked = len(submitter.slurm.host.calls)
@@ -239,7 +239,7 @@ def test_a_scheduler_that_does_not_take_the_cancel_is_an_error_and_the_wish_is_k
     world.site.controller = False
     with pytest.raises(CommandFailed, match="scancel"):
         runs.cancel_run(submitter, RUN, lambda _: None)
-    assert world.jobs.standing(RUN).state is RunState.CANCELLING
+    assert world.jobs.status(RUN).state is RunState.CANCELLING
 
 
 def test_a_job_that_takes_long_to_end_is_not_waited_for_for_ever(world, monkeypatch):
@@ -290,11 +290,11 @@ def test_the_commands_end_with_3_without_contact_and_say_when_it_was_seen(tmp_pa
     loaded = make_site(tmp_path, monkeypatch)
     profile = tmp_path / "sites" / "folders.toml"
     profile.write_text(profile.read_text() + HPC)
-    jobs = Jobs(open_store(loaded, bucket_name(loaded, "submitter")))
+    jobs = RunRequests(open_store(loaded, bucket_name(loaded, "submitter")))
     jobs.store.ensure_bucket()
-    jobs.ask(Request(RUN, "0" * 64))
+    jobs.ask(RunRequest(run=RUN, data_hash="0" * 64))
     assert call("runs")[0] == 0
-    jobs.write(RUN, "try-1/submitted", {"token": token(RUN, 1)})
+    jobs.write(RUN, "try-1/submitted", {"token": attempt_id(RUN, 1)})
     jobs.write(RUN, "progress", {"seen": time.time() - 40, "state": "RUNNING", "job": "17"})
     code, said = call("runs")
     assert code == 3
@@ -306,7 +306,7 @@ def test_the_commands_end_with_3_without_contact_and_say_when_it_was_seen(tmp_pa
     assert (code, row["state"], row["slurm"], row["known"]) == (3, "SUBMITTED", "UNKNOWN", False)
     assert call("logs", RUN)[0] == 3
     assert call("cancel", RUN)[0] == 3
-    assert jobs.standing(RUN).state is RunState.CANCELLING
+    assert jobs.status(RUN).state is RunState.CANCELLING
 
 
 def test_a_store_that_is_away_ends_with_3(tmp_path, monkeypatch):
@@ -317,7 +317,7 @@ def test_a_store_that_is_away_ends_with_3(tmp_path, monkeypatch):
     def away(*_):
         raise StoreUnavailable("list runs/", "no answer", "ask again")
 
-    monkeypatch.setattr(Jobs, "standings", away)
+    monkeypatch.setattr(RunRequests, "statuses", away)
     assert call("runs")[0] == 3
 
 
@@ -331,10 +331,10 @@ def ticking(sandbox):
     """A run on the sandbox's Slurm whose job writes a line every half second."""
     submitter = submitter_for(load("sandbox"))
     run = f"cloud-hpc-{secrets.token_hex(6)}-1"
-    name, hpc = token(run, 1), submitter.hpc
+    name, hpc = attempt_id(run, 1), submitter.hpc
     submitter.jobs.store.ensure_bucket()
     submitter.data.ensure_bucket()
-    submitter.jobs.ask(Request(run, "0" * 64))
+    submitter.jobs.ask(RunRequest(run=run, data_hash="0" * 64))
     fields = {"partition": "gputest", "memory": "20M", "time": "00:05:00"}
     spec = JobSpec("watch", (TICKS,), account=hpc.account, **fields)
     submitter.slurm.submit(spec, name)

@@ -31,7 +31,7 @@ from kit.billing.run import usages
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.follow import TrainingFailed, follow
-from kit.runs.requests import Jobs, RunState, token
+from kit.runs.requests import RunRequests, RunState, attempt_id
 from kit.store.errors import Patience
 from kit.store.opening import open_store
 from kit.submitter import env as hpc_env
@@ -116,8 +116,8 @@ def test_two_submitters_and_two_runs_at_once_are_two_jobs(bench, seen):
     runs = [bench.ask() for _ in range(2)]
     for _ in range(2):
         bench.start_process()
-    until(lambda: all(bench.jobs.standing(run).state.finished for run in runs), 120, 0.5)
-    assert [bench.jobs.standing(run).state for run in runs] == [RunState.DONE] * 2
+    until(lambda: all(bench.jobs.status(run).state.finished for run in runs), 120, 0.5)
+    assert [bench.jobs.status(run).state for run in runs] == [RunState.DONE] * 2
     assert [len(bench.sacct(run)) for run in runs] == [1, 1]
     seen("two submitters, two Rays on the same nodes", "two jobs, two results")
 
@@ -147,7 +147,7 @@ def test_a_pipeline_killed_mid_training_is_gone_on_with(bench, seen, tmp_path):
         options = {"env": environ, "start_new_session": True, "stdout": log, "stderr": log}
         child = subprocess.Popen(start, **options)
         try:
-            run = until(lambda: next(iter(bench.jobs.standings()), ""), 90, 0.5)
+            run = until(lambda: next(iter(bench.jobs.statuses()), ""), 90, 0.5)
             until(lambda: bench.training(run), 90, 0.5)
         finally:
             killed = time.time()
@@ -171,7 +171,7 @@ def test_a_pipeline_killed_mid_training_is_gone_on_with(bench, seen, tmp_path):
 def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
     run, said, results = bench.ask(epochs=40), [], []
     bucket, short = bench.jobs.store.bucket, Patience(2, 4)
-    mine = Jobs(open_store(bench.profile, bucket, patience=short))
+    mine = RunRequests(open_store(bench.profile, bucket, patience=short))
     bench.start_process()
     until(lambda: bench.training(run), 90)
     pipeline = threading.Thread(
@@ -182,7 +182,7 @@ def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
         with allas.stopped("rgw"):
             until(lambda: "no answer, asked again" in "".join(said), 60)
         with allas.stopped("keystone"):
-            new = Jobs(open_store(bench.profile, bucket, patience=short))
+            new = RunRequests(open_store(bench.profile, bucket, patience=short))
             with pytest.raises(Unreachable, match="Keystone at .* gives no usable answer"):
                 follow(new, run, 3, said.append)
         with allas.stopped("sshd-login"):
@@ -192,7 +192,7 @@ def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
         with allas.stopped("slurmctld"):
             until(lambda: bench.shown(run)["state"] == "UNKNOWN", 90)
         until(lambda: bench.shown(run)["state"] == "RUNNING", 90)
-        assert bench.jobs.standing(run).state is RunState.SUBMITTED
+        assert bench.jobs.status(run).state is RunState.SUBMITTED
     pipeline.join(120)
     assert results[0]["job"]["state"] == "COMPLETED"
     assert bench.states(run) == ["COMPLETED"]
@@ -207,7 +207,7 @@ def test_a_token_that_is_expired_for_as_long_as_the_job_runs_costs_no_result(pla
     other = dataclasses.replace(profile, store=dataclasses.replace(profile.store, kind="swift"))
     with allas.short_tokens(15), contextlib.closing(Bench(other)) as bench:
         run = bench.ask(epochs=20)
-        bench.passes_until(run, lambda: bench.jobs.standing(run).state is RunState.SUBMITTED)
+        bench.passes_until(run, lambda: bench.jobs.status(run).state is RunState.SUBMITTED)
         commit, begun = bench.folder(run) / "commit", time.time()
         with allas.stopped("keystone"):
             until(lambda: commit.is_symlink() and time.time() > begun + 16, 120, 0.5)
@@ -241,7 +241,7 @@ def test_a_training_that_fails_shows_its_own_traceback(bench, seen):
     error = failure_of(bench, run)
     assert "the training diverged" in str(error)
     assert "Traceback" in error.traceback
-    assert bench.jobs.standing(run).number == 1
+    assert bench.jobs.status(run).number == 1
     seen("the driver raises", "FAILED, its traceback where the person looks")
 
 
@@ -316,7 +316,7 @@ def test_a_folder_that_is_not_writable_or_full_is_said_and_mended(bench, seen):
     finally:
         host.run(["chmod", "700", str(tries)])
     assert "cannot use the folder" in shown["why"]
-    assert bench.jobs.standing(run).state is RunState.REQUESTED
+    assert bench.jobs.status(run).state is RunState.REQUESTED
     seen("project folder not writable", "said, waited for, no job")
     usual = host.run
 
@@ -328,7 +328,7 @@ def test_a_folder_that_is_not_writable_or_full_is_said_and_mended(bench, seen):
     host.run = full
     bench.submitter.once()
     host.run = usual
-    assert bench.jobs.standing(run).state is RunState.REQUESTED
+    assert bench.jobs.status(run).state is RunState.REQUESTED
     seen("project folder full at submit", "said, waited for, no job")
     bench.passes_until(run, lambda: bench.training(run))
     with bench.frozen(run):
@@ -362,7 +362,7 @@ def test_a_cancel_before_during_and_after_the_job_leaves_nothing(bench, seen):
     assert not (bench.folder(run) / "owner").readlink().name[0].isdigit()
     seen("cancel while it is pending", "CANCELLED, no work done")
     run = bench.ask()
-    bench.passes_until(run, lambda: bench.jobs.standing(run).state is RunState.SUBMITTED)
+    bench.passes_until(run, lambda: bench.jobs.status(run).state is RunState.SUBMITTED)
     until((bench.folder(run) / "commit").is_symlink, 90)
     bench.jobs.cancel(run)
     assert bench.finish(run).state is RunState.DONE
@@ -423,7 +423,7 @@ def test_hostile_requests_are_refused_and_harmless(bench, seen, tmp_path):
     for key in (f"runs/$(touch {mark})/request.json", f"runs/a;touch {mark}/request.json"):
         bench.jobs.store.put(key, json.dumps(fair).encode())
     assert bench.finish(good).state is RunState.DONE
-    assert {bench.jobs.standing(run).state for run in runs} == {RunState.REFUSED}
+    assert {bench.jobs.status(run).state for run in runs} == {RunState.REFUSED}
     assert not mark.exists()
     assert [run for run in runs if bench.folder(run).exists()] == []
     assert [run for run in runs if bench.sacct(run)] == []
@@ -492,7 +492,7 @@ def refused_without_token(bench, run):
 def test_no_secret_is_anywhere_and_a_cancel_releases_the_nodes_at_once(bench, seen):
     run = bench.ask(epochs=LONG)
     bench.passes_until(run, lambda: bench.training(run))
-    slurm, name = bench.submitter.slurm, token(run, 1)
+    slurm, name = bench.submitter.slurm, attempt_id(run, 1)
     ray_token = slurm.logs(name, name="ray.token")[0].decode()
     assert len(ray_token) == 64
     keystone = bench.submitter.data.keystone

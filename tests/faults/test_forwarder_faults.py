@@ -20,7 +20,7 @@ from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.forwarder import gauges
 from kit.report import dashboard
-from kit.runs.requests import Request, RunState
+from kit.runs.requests import RunRequest, RunState
 from kit.submitter.loop import submitter_for
 
 pytestmark = pytest.mark.sandbox
@@ -101,9 +101,11 @@ def runs(sandbox, tmp_path_factory):
     history = folder / "sandbox" / "history.jsonl"
     good = json.loads(history.read_text().splitlines()[-1])["run"]
     submitter, gone = submitter_for(load("sandbox")), f"cloud-hpc-{secrets.token_hex(6)}-1"
-    submitter.jobs.ask(Request(gone, "0" * 64, True, Parameters()))
+    submitter.jobs.ask(
+        RunRequest(run=gone, data_hash="0" * 64, configured=True, hyperparameters=Parameters())
+    )
     submitter.cancel(gone)
-    assert submitter.jobs.standing(gone).state is RunState.CANCELLED
+    assert submitter.jobs.status(gone).state is RunState.CANCELLED
     yield good, gone
     for info in list(submitter.jobs.store.list(f"runs/{gone}/")):
         submitter.jobs.store.delete(info.key)

@@ -20,7 +20,7 @@ from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.client import forwarder_client
 from kit.runs.follow import follow
 from kit.runs.objects import StageStore
-from kit.runs.requests import Request, token
+from kit.runs.requests import RunRequest, attempt_id
 from kit.submitter.loop import submitter_for
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -47,7 +47,11 @@ def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, 
         store.ensure_bucket()
     run = f"cloud-hpc-{secrets.token_hex(6)}-1"
     StageStore(submitter.data, run).put_data(data)
-    forwarder_client(loaded).ask(Request(run, data.hash, True, Parameters(epochs=200)))
+    forwarder_client(loaded).ask(
+        RunRequest(
+            run=run, data_hash=data.hash, configured=True, hyperparameters=Parameters(epochs=200)
+        )
+    )
     person = threading.Thread(
         target=lambda: results.append(follow(forwarder_client(loaded), run, 600, said.append)),
         daemon=True,
@@ -62,7 +66,7 @@ def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, 
     assert results, said[-3:]
     assert results[0]["job"]["state"] == "COMPLETED"
     argv = ["sacct", "-nXP", "--starttime=now-1hours", "--format=State"]
-    jobs = submitter.slurm.host.run([*argv, f"--name=kit-{token(run, 1)}"]).out.split()
+    jobs = submitter.slurm.host.run([*argv, f"--name=kit-{attempt_id(run, 1)}"]).out.split()
     assert jobs == ["COMPLETED"]
     until(lambda: run in scraped(loaded), 60, 0.5)
     for store in (submitter.jobs.store, submitter.data):

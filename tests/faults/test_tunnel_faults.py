@@ -51,7 +51,7 @@ def own_bench(**hpc):
     try:
         yield bench
     finally:
-        for standing in bench.jobs.standings().values():
+        for standing in bench.jobs.statuses().values():
             if not standing.state.finished:
                 end(bench, standing.run)
         bench.close()

@@ -20,7 +20,7 @@ from kit.forwarder import services
 from kit.forwarder.api import forwarder_api
 from kit.forwarder.collect import Buckets
 from kit.forwarder.people import people
-from kit.runs.requests import REQUEST_BYTES, Jobs, Request, RunState
+from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest, RunRequests, RunState
 from kit.store.folder import DirectoryStore
 
 ANNA, BEA = "annas-t0ken-0123456789", "beas-t0ken-0123456789"
@@ -71,7 +71,7 @@ def ask(known):
 
 
 def asked(world):
-    return Jobs(world.jobs).standing(RUN).state
+    return RunRequests(world.jobs).status(RUN).state
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_run_is_asked_for_once_however_often(world, ask):
     assert first[0] == 202
     assert (first[1]["run"], first[1]["state"]) == (RUN, "REQUESTED")
     assert ask("POST", "/runs", ASKED) == first
-    assert Jobs(world.jobs).request(RUN) == Request(RUN, "a" * 64)
+    assert RunRequests(world.jobs).request(RUN) == RunRequest(run=RUN, data_hash="a" * 64)
     code, problem = ask("POST", "/runs", ASKED | {"workers": 2})
     assert (code, problem["got"]) == (409, "it was asked for with other settings")
     assert [one["run"] for one in ask("GET", "/runs")[1]] == [RUN]
@@ -176,8 +176,8 @@ def test_no_json_makes_the_face_fail(ask, value, key):
 
 
 def test_a_large_body_is_refused_before_it_is_read(world, ask):
-    code, content = ask("POST", "/runs", b"x" * (REQUEST_BYTES + 1))
-    assert (code, content) == (413, {"detail": f"at most {REQUEST_BYTES} bytes"})
+    code, content = ask("POST", "/runs", b"x" * (MAX_REQUEST_BYTES + 1))
+    assert (code, content) == (413, {"detail": f"at most {MAX_REQUEST_BYTES} bytes"})
     code, _ = ask("POST", "/runs", iter([b"{", b"}"]))  # in chunks, without a length
     assert code == 411
 
@@ -283,7 +283,7 @@ def test_many_who_ask_at_once_share_a_listing(world, known):
     now, listings = [100.0], []
     person.clock = lambda: now[0]
     listing = person.jobs.store.list
-    object.__setattr__(person, "jobs", Jobs(person.jobs.store))
+    object.__setattr__(person, "jobs", RunRequests(person.jobs.store))
     person.jobs.store.list = lambda *a: listings.append(1) or listing(*a)
     world.done()
     reads = []

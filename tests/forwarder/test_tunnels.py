@@ -12,10 +12,10 @@ from kit.base import KitError, Unreachable
 from kit.base.settings import load
 from kit.forwarder import tunnels
 from kit.forwarder.tunnels import NAMESPACE, Tunnel, TunnelServices
-from kit.runs.requests import Jobs, token
+from kit.runs.requests import RunRequests, attempt_id
 
 RUN = "cloud-hpc-0123456789ab-1"
-KEY = token(RUN, 1)
+KEY = attempt_id(RUN, 1)
 NAME = f"anna-{KEY}-ray"
 
 
@@ -43,7 +43,7 @@ def cluster_at(url, clock=lambda: 0.0, bearer=TOKEN):
 
 
 def a_tunnel(port=8280, user="anna", run=RUN):
-    key = token(run, 1)
+    key = attempt_id(run, 1)
     return Tunnel(user, run, key, "10.1.2.3", port, f"{user}-{key}-ray")
 
 
@@ -143,7 +143,7 @@ def test_a_pod_without_its_token_and_a_server_that_is_away_are_told(server):
 
 @pytest.fixture
 def jobs():
-    return Jobs(MemoryStore())
+    return RunRequests(MemoryStore())
 
 
 def profile(runner="local", **cloud):
@@ -160,7 +160,7 @@ def submitted(jobs, window, run=RUN):
 
 
 def live_tunnels(jobs, loaded):
-    return tunnels.live_tunnels(loaded, "anna", jobs, jobs.standings().values())
+    return tunnels.live_tunnels(loaded, "anna", jobs, jobs.statuses().values())
 
 
 def test_in_the_sandbox_a_live_tunnel_is_a_local_address(jobs):

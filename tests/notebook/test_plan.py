@@ -14,7 +14,7 @@ from kit.base import ROOT, SSHHost, UsageError
 from kit.base.settings import SITES, Site, load
 from kit.notebook import cloud_hpc as experiment_cloud_hpc
 from kit.notebook import plan
-from kit.runs.requests import Request
+from kit.runs.requests import RunRequest
 from kit.store import keystone as credentials
 
 NOW = 1_800_000_000.0
@@ -43,7 +43,7 @@ def test_a_plan_needs_no_account_no_network_and_does_nothing(loaded, tmp_path, m
 
 
 def test_the_script_is_the_one_that_a_request_gives(loaded):
-    request = Request("cloud-hpc-0123456789ab-1", "a" * 64, configured=False)
+    request = RunRequest(run="cloud-hpc-0123456789ab-1", data_hash="a" * 64, configured=False)
     made = plan.batch(loaded, request)
     assert "a" * 64 in made.script
     assert made.argv[-1] == f"{loaded.hpc.project_dir}/kit/tries/000000000000/job.sh"

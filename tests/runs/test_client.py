@@ -25,11 +25,11 @@ from kit.forwarder.api import forwarder_api
 from kit.runs import hpc_stages
 from kit.runs.client import ForwarderClient, forwarder_client
 from kit.runs.follow import TrainingFailed, follow
-from kit.runs.requests import Jobs, Request, RunState
+from kit.runs.requests import RunRequest, RunRequests, RunState
 from kit.store.folder import DirectoryStore
 
 world, known = test_forwarder_face.world, test_forwarder_face.known
-REQUEST = Request(RUN, "a" * 64)
+REQUEST = RunRequest(run=RUN, data_hash="a" * 64)
 
 
 @pytest.fixture
@@ -48,18 +48,18 @@ def test_a_run_is_asked_for_once_followed_and_its_result_read(world, port):
     later.start()
     result = follow(ours, RUN, 60, said.append, sleep=lambda _: None, ask=lambda: ours.ask(REQUEST))
     later.join()
-    assert result == Jobs(world.jobs).read(RUN, "result")
+    assert result == RunRequests(world.jobs).read(RUN, "result")
     assert said[0] == RunState.REQUESTED.when
 
 
 def test_a_change_ends_the_wait_at_once(world, port):
     ours = client(port, wait_s=30)
     ours.ask(REQUEST)
-    ours.standing(RUN)
+    ours.status(RUN)
     begin, later = time.monotonic(), threading.Timer(0.3, world.done)
     later.start()
-    assert ours.standing(RUN).state is RunState.DONE
-    assert ours.standing(RUN).state is RunState.DONE  # what is final is not waited for
+    assert ours.status(RUN).state is RunState.DONE
+    assert ours.status(RUN).state is RunState.DONE  # what is final is not waited for
     later.join()
     assert time.monotonic() - begin < 25
 
@@ -67,7 +67,7 @@ def test_a_change_ends_the_wait_at_once(world, port):
 def test_a_failed_try_is_told_as_by_the_store(world, port):
     ours = client(port)
     ours.ask(REQUEST)
-    jobs = Jobs(world.jobs)
+    jobs = RunRequests(world.jobs)
     failure = {"cause": "the driver was killed", "got": "-9", "next": "n", "traceback": "Tr"}
     jobs.write(RUN, "try-1/ended", {"why": "w", "failure": failure, "log": "end"})
     errors = []
@@ -113,7 +113,7 @@ def test_what_the_face_refuses_is_told_apart(world, port, monkeypatch):
             client(port, token).ask(REQUEST)
         assert "KIT_FORWARDER_TOKEN" in error.value.next_step
     with pytest.raises(NoSuchObject):
-        client(port, BEA).standing(RUN)
+        client(port, BEA).status(RUN)
     with pytest.raises(Busy, match="other settings"):
         ours.ask(dataclasses.replace(REQUEST, workers=2))
 
@@ -123,7 +123,7 @@ def test_what_the_face_refuses_is_told_apart(world, port, monkeypatch):
     monkeypatch.setattr(DirectoryStore, "list", away)
     time.sleep(0.4)
     with pytest.raises(Unreachable, match="503"):
-        ours.standing(RUN)
+        ours.status(RUN)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_another_server_at_that_port_is_no_status_and_gets_no_second_chance(code
     with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(Exception, match="forwarder"):
-            client(server.server_address[1]).standing(RUN)
+            client(server.server_address[1]).status(RUN)
         server.shutdown()
 
 
@@ -167,7 +167,7 @@ def test_the_face_is_used_where_the_profile_has_one_for_its_own_bucket(tmp_path,
     monkeypatch.setattr(hpc_stages, "bucket_name", lambda *_: "ours")
     monkeypatch.setattr(hpc_stages, "open_store", lambda *_: None)
     assert isinstance(hpc_stages._asked_at(loaded, "ours"), ForwarderClient)
-    assert isinstance(hpc_stages._asked_at(loaded, "another"), Jobs)
+    assert isinstance(hpc_stages._asked_at(loaded, "another"), RunRequests)
 
 
 @pytest.mark.parametrize(("text", "mode"), [(ANNA, 0o644), (None, 0), ("\xe9", 0o600)])

@@ -5,15 +5,15 @@ from memory_store import MemoryStore
 
 from kit.base import CredentialRefused, StoreUnavailable, Unreachable
 from kit.runs.follow import follow
-from kit.runs.requests import Jobs, Request, RunState
+from kit.runs.requests import RunRequest, RunRequests, RunState
 
 RUN = "cloud-hpc-0123456789ab-1"
 
 
 @pytest.fixture
 def jobs():
-    made = Jobs(MemoryStore())
-    made.ask(Request(RUN, "d" * 64))
+    made = RunRequests(MemoryStore())
+    made.ask(RunRequest(run=RUN, data_hash="d" * 64))
     return made
 
 
@@ -64,4 +64,4 @@ def test_the_end_of_patience_cancels_nothing_and_says_how_to_go_on(jobs):
     with pytest.raises(Unreachable, match="still running after 60 s") as error:
         follow(jobs, RUN, 60, lambda _: None, clock, clock.sleep)
     assert "run again" in error.value.next_step
-    assert jobs.standing(RUN).state is RunState.REQUESTED
+    assert jobs.status(RUN).state is RunState.REQUESTED

@@ -17,7 +17,7 @@ from kit.runs import hpc_run, hpc_stages
 from kit.runs.hpc_run import CLOUD_HPC
 from kit.runs.objects import StageStore
 from kit.runs.outcome import Outcome, read_outcome
-from kit.runs.requests import Request
+from kit.runs.requests import RunRequest
 
 RUN = "cloud-hpc-0123456789ab-1"
 HPC = '[hpc]\nssh_host = "x"\nproject_dir = "/proj"\n'
@@ -87,7 +87,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_arguments_are_those_of_the_pipeline_and_plain_data(site):
-    request = Request(RUN, "a" * 64, False, Parameters(epochs=3), 2)
+    request = RunRequest(
+        run=RUN,
+        data_hash="a" * 64,
+        configured=False,
+        hyperparameters=Parameters(epochs=3),
+        workers=2,
+    )
     given = hpc_run.arguments_of(site, request, Gates(0.5, 0.5, 0.5))
     assert json.loads(json.dumps(given)) == given
     assert (given["workers"], given["configured"], given["hyperparameters"]["epochs"]) == (
@@ -101,7 +107,7 @@ def test_the_arguments_are_those_of_the_pipeline_and_plain_data(site):
 
 
 def test_a_profile_without_a_site_is_refused():
-    request = Request(RUN, "a" * 64)
+    request = RunRequest(run=RUN, data_hash="a" * 64)
     none = dataclasses.replace(load("sandbox"), hpc=None)
     with pytest.raises(UsageError, match="has no HPC site"):
         hpc_run.arguments_of(none, request, Gates(0.5, 0.5, 0.5))

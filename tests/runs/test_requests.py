@@ -11,13 +11,13 @@ from memory_store import MemoryStore
 from kit.base import DataError, NoSuchObject, UsageError
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.requests import (
-    REQUEST_BYTES,
-    Jobs,
-    Request,
+    MAX_REQUEST_BYTES,
+    RunRequest,
+    RunRequests,
     RunState,
-    fold,
+    attempt_id,
     read_request,
-    token,
+    statuses_from_keys,
     write_request,
 )
 
@@ -56,7 +56,7 @@ STANDINGS = [
 
 @pytest.mark.parametrize(("names", "expected"), STANDINGS)
 def test_how_a_run_stands_follows_from_its_objects(names, expected):
-    found = fold(keys(*names)).get(RUN)
+    found = statuses_from_keys(keys(*names)).get(RUN)
     assert (found and (found.state, found.number)) == expected
 
 
@@ -65,15 +65,18 @@ def test_how_a_run_stands_follows_from_its_objects(names, expected):
 def test_any_order_of_arrival_ends_in_the_same_status(names, random):
     mixed = keys(*sorted(names)) + keys(*sorted(names), run="cloud-hpc-ffffffffffff-2")
     random.shuffle(mixed)
-    one, other = fold(mixed).values()
+    one, other = statuses_from_keys(mixed).values()
     assert (one.state, one.number) == (other.state, other.number)
-    assert fold(mixed + mixed) == fold(sorted(mixed))
+    assert statuses_from_keys(mixed + mixed) == statuses_from_keys(sorted(mixed))
 
 
 @given(st.permutations(sorted(set(NAMES + STEPS) - {"cancel", "try-2/asked", "try-3/asked"})))
 @settings(max_examples=200, deadline=None)
 def test_without_the_persons_word_a_result_is_never_taken_back(order):
-    done = [fold(keys(*order[:n]))[RUN].state is RunState.DONE for n in range(1, len(order) + 1)]
+    done = [
+        statuses_from_keys(keys(*order[:n]))[RUN].state is RunState.DONE
+        for n in range(1, len(order) + 1)
+    ]
     assert done == sorted(done)
     assert done[-1]
 
@@ -93,10 +96,10 @@ FOREIGN = [
 
 
 def test_objects_that_are_none_of_ours_count_nothing():
-    assert fold(FOREIGN) == {}
+    assert statuses_from_keys(FOREIGN) == {}
 
 
-GOOD = json.loads(write_request(Request(RUN, HASH)))
+GOOD = json.loads(write_request(RunRequest(run=RUN, data_hash=HASH)))
 
 
 def changed(**values):
@@ -109,10 +112,10 @@ def training(**values):
 
 BAD = {
     "empty": b"",
-    "cut": write_request(Request(RUN, HASH))[:-20],
+    "cut": write_request(RunRequest(run=RUN, data_hash=HASH))[:-20],
     "no table": b"[1, 2]",
     "a pickle": pickle.dumps({"schema": 1}),
-    "huge": b'{"schema": 1, "x": "' + b"a" * REQUEST_BYTES + b'"}',
+    "huge": b'{"schema": 1, "x": "' + b"a" * MAX_REQUEST_BYTES + b'"}',
     "deep": b"[" * 60_000,
     "a huge number": b'{"schema": ' + b"9" * 60_000 + b"}",
     "not UTF-8": b"\xff\xfe{}",
@@ -155,37 +158,43 @@ def test_a_request_that_is_none_is_refused_with_a_reason(name):
 
 
 def test_a_request_is_read_as_it_was_written():
-    request = Request(RUN, HASH, False, Parameters(epochs=3, learning_rate=0.01), 4)
+    request = RunRequest(
+        run=RUN,
+        data_hash=HASH,
+        configured=False,
+        hyperparameters=Parameters(epochs=3, learning_rate=0.01),
+        workers=4,
+    )
     assert read_request(RUN, write_request(request)) == request
 
 
 @pytest.mark.parametrize("run", ["", "x", "../x", RUN + "\n", "local-0123456789ab-1", None, 3])
 def test_only_the_id_of_a_cloud_hpc_run_can_be_asked_for(run):
     with pytest.raises(UsageError):
-        Request(run, HASH)
+        RunRequest(run=run, data_hash=HASH)
 
 
 def test_each_try_has_a_token_of_its_own():
-    tokens = {token(run, n) for run in (RUN, RUN[:-1] + "2") for n in range(1, 50)}
+    tokens = {attempt_id(run, n) for run in (RUN, RUN[:-1] + "2") for n in range(1, 50)}
     assert len(tokens) == 98
     assert all(len(each) == 12 and int(each, 16) >= 0 for each in tokens)
-    assert token(RUN, 1) == token(RUN, 1)
+    assert attempt_id(RUN, 1) == attempt_id(RUN, 1)
 
 
 def test_the_tries_of_open_runs_and_their_next_ones_are_open():
-    jobs = Jobs(MemoryStore())
-    assert jobs.open_tokens() == []
-    jobs.ask(Request(RUN, HASH))
+    jobs = RunRequests(MemoryStore())
+    assert jobs.open_attempt_ids() == []
+    jobs.ask(RunRequest(run=RUN, data_hash=HASH))
     done = RUN[:-1] + "2"
-    jobs.ask(Request(done, HASH))
+    jobs.ask(RunRequest(run=done, data_hash=HASH))
     jobs.write(done, "result", {})
     jobs.write(RUN, "try-3/submitted", {})
-    assert jobs.open_tokens() == [token(RUN, 3), token(RUN, 4)]
+    assert jobs.open_attempt_ids() == [attempt_id(RUN, 3), attempt_id(RUN, 4)]
 
 
 def test_asking_twice_writes_one_request():
-    jobs = Jobs(MemoryStore())
-    request = Request(RUN, HASH)
+    jobs = RunRequests(MemoryStore())
+    request = RunRequest(run=RUN, data_hash=HASH)
     assert jobs.ask(request).state is RunState.REQUESTED
     assert jobs.ask(request).state is RunState.REQUESTED
     assert jobs.store.calls.count("put") == 1
@@ -193,23 +202,23 @@ def test_asking_twice_writes_one_request():
 
 
 def test_asking_for_a_finished_run_changes_nothing():
-    jobs = Jobs(MemoryStore())
+    jobs = RunRequests(MemoryStore())
     jobs.write(RUN, "result", {"try": 1})
-    assert jobs.ask(Request(RUN, HASH)).state is RunState.DONE
+    assert jobs.ask(RunRequest(run=RUN, data_hash=HASH)).state is RunState.DONE
     assert list(jobs.store.objects) == keys("result")
 
 
 def test_a_huge_request_is_refused_without_being_read():
-    jobs = Jobs(MemoryStore())
-    jobs.store.put(keys("request")[0], b" " * (REQUEST_BYTES + 1))
+    jobs = RunRequests(MemoryStore())
+    jobs.store.put(keys("request")[0], b" " * (MAX_REQUEST_BYTES + 1))
     with pytest.raises(DataError, match="at most 65536"):
         jobs.request(RUN)
     assert "get" not in jobs.store.calls
 
 
 def test_a_new_try_needs_an_ended_one():
-    jobs = Jobs(MemoryStore())
-    jobs.ask(Request(RUN, HASH))
+    jobs = RunRequests(MemoryStore())
+    jobs.ask(RunRequest(run=RUN, data_hash=HASH))
     assert jobs.ask_again(RUN).number == 1
     jobs.write(RUN, "try-1/ended", {})
     again = jobs.ask_again(RUN)
@@ -218,22 +227,22 @@ def test_a_new_try_needs_an_ended_one():
 
 @pytest.mark.parametrize("last", ["result", "try-1/ended", "refused"])
 def test_cancelling_what_is_finished_changes_nothing(last):
-    jobs = Jobs(MemoryStore())
-    jobs.ask(Request(RUN, HASH))
+    jobs = RunRequests(MemoryStore())
+    jobs.ask(RunRequest(run=RUN, data_hash=HASH))
     jobs.write(RUN, last, {})
-    before = jobs.standing(RUN)
+    before = jobs.status(RUN)
     assert jobs.cancel(RUN) == before
     assert keys("cancel")[0] not in jobs.store.objects
 
 
 def test_all_runs_are_folded_from_one_listing():
-    jobs = Jobs(MemoryStore())
+    jobs = RunRequests(MemoryStore())
     for number in range(1, 201):
         run = f"cloud-hpc-0123456789ab-{number}"
         for name in ("request", "try-1/submitted", "result"):
             jobs.write(run, name, {})
     jobs.store.calls.clear()
-    found = jobs.standings()
+    found = jobs.statuses()
     assert jobs.store.calls == ["list"]
     assert {each.state for each in found.values()} == {RunState.DONE}
     assert len(found) == 200
@@ -241,14 +250,14 @@ def test_all_runs_are_folded_from_one_listing():
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": 2}', b"[" * 60_000])
 def test_a_damaged_object_is_named(content):
-    jobs = Jobs(MemoryStore())
+    jobs = RunRequests(MemoryStore())
     jobs.store.put(keys("try-1/ended")[0], content)
     with pytest.raises(DataError, match="try-1/ended"):
         jobs.read(RUN, "try-1/ended")
 
 
 def test_an_object_that_is_not_there_is_none():
-    jobs = Jobs(MemoryStore())
+    jobs = RunRequests(MemoryStore())
     assert jobs.read(RUN, "result") is None
     with pytest.raises(NoSuchObject):
         jobs.request(RUN)
@@ -257,7 +266,7 @@ def test_an_object_that_is_not_there_is_none():
 @pytest.mark.parametrize("name", ["../x", "try-0/ended", "x", "request.json"])
 def test_only_the_objects_of_a_run_are_written(name):
     with pytest.raises(UsageError):
-        Jobs(MemoryStore()).write(RUN, name, {})
+        RunRequests(MemoryStore()).write(RUN, name, {})
 
 
 def test_every_state_says_when_it_is_so():

@@ -26,7 +26,7 @@ from notebook_runs import (
 from kit.base import ROOT, SSHHost, read_json
 from kit.base.settings import Settings, load
 from kit.experiments.fashion_mnist.data import LABELS
-from kit.runs.requests import Jobs, token
+from kit.runs.requests import RunRequests, attempt_id
 from kit.slurm.usage import PUBLISHED
 from kit.store import opening as store
 from kit.tracking import delivery as tracking
@@ -218,7 +218,7 @@ def test_a_killed_run_is_adopted_by_the_next_start_and_its_job_worked_once(
     first = subprocess.Popen(argv, env=other, cwd=ROOT, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)  # fmt: skip
     site = loaded(environ)
-    jobs = Jobs(store.open_store(site, store.bucket_name(site, "submitter")))
+    jobs = RunRequests(store.open_store(site, store.bucket_name(site, "submitter")))
     while not _trains(jobs, tmp_path):
         assert first.poll() is None, "it ended before it trained"
         time.sleep(0.2)
@@ -233,12 +233,12 @@ def test_a_killed_run_is_adopted_by_the_next_start_and_its_job_worked_once(
     log = (tmp_path / "sandbox/runs" / line["run"] / "submitter.log").read_text()
     assert "no other submitter is at work here" in log
     host = SSHHost(site.hpc.ssh_host, site.hpc.ssh_config, site.hpc.user)
-    name = f"--name=kit-{token(line['run'], 1)}"
+    name = f"--name=kit-{attempt_id(line['run'], 1)}"
     listed = host.run(["sacct", "-nXP", "-S", "now-1hours", name, "--format=JobID,State"]).out
     assert listed.split() == [f"{line['slurm']['job']['id']}|COMPLETED"]
 
 
-def _trains(jobs: Jobs, results: Path) -> bool:
+def _trains(jobs: RunRequests, results: Path) -> bool:
     """Whether the one run there is has been seen to train."""
     runs = list(results.glob("sandbox/runs/cloud-hpc-*"))
     progress = jobs.read(runs[0].name, "progress") if runs else None

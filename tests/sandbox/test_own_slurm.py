@@ -22,8 +22,7 @@ from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.notebook import cloud_hpc as experiment_cloud_hpc
 from kit.onsite import ray_cluster
 from kit.runs.objects import StageStore
-from kit.runs.requests import Jobs
-from kit.runs.requests import Request as JobRequest
+from kit.runs.requests import RunRequest, RunRequests
 from kit.store.opening import bucket_name, open_store
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -125,7 +124,9 @@ def test_the_submitter_as_a_process_sees_a_request_at_once_and_its_face_tells_to
             StageStore(data, "any").put_data(images)
             assert face("/runs") == []
             run = f"cloud-hpc-{secrets.token_hex(6)}-1"
-            Jobs(jobs).ask(JobRequest(run, images.hash, True, Parameters(epochs=2)))
+            RunRequests(jobs).ask(
+                RunRequest(run=run, data_hash=images.hash, hyperparameters=Parameters(epochs=2))
+            )
             until(lambda: face(f"/runs/{run}")["progress"], 30)
             until(lambda: face(f"/runs/{run}")["finished"], 120, 0.5)
             told, log = face(f"/runs/{run}"), face(f"/runs/{run}/log")

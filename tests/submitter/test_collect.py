@@ -8,10 +8,10 @@ from submitter_world import RUN, World
 
 from kit.base import DataError
 from kit.runs.objects import StageStore
-from kit.runs.requests import token
+from kit.runs.requests import attempt_id
 from kit.submitter.collect import Collector
 
-NAME = token(RUN, 1)
+NAME = attempt_id(RUN, 1)
 FOLDER = f"/proj/kit/tries/{NAME}"
 
 

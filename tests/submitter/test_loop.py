@@ -11,7 +11,7 @@ from memory_store import MemoryStore
 
 from kit.base import StoreUnavailable, UsageError
 from kit.base.settings import load
-from kit.runs.requests import Jobs
+from kit.runs.requests import RunRequests
 from kit.store.folder import DirectoryStore
 from kit.submitter import compose_secrets
 from kit.submitter import loop as submitter_loop
@@ -22,7 +22,7 @@ class Passes:
 
     def __init__(self, *outcomes):
         self.outcomes, self.done = list(outcomes), 0
-        self.jobs = Jobs(MemoryStore())
+        self.jobs = RunRequests(MemoryStore())
 
     def once(self):
         outcome = self.outcomes[self.done]
@@ -54,7 +54,7 @@ def test_a_submitter_signs_in_its_bucket_and_is_found_until_the_sign_is_old(
 ):
     store = DirectoryStore("integration-submitter-s0-c0-u1-anna", tmp_path)
     passes = Passes(None, None, StoreUnavailable("ask the store", "503"))
-    passes.jobs = Jobs(store)
+    passes.jobs = RunRequests(store)
     store.ensure_bucket()
     assert not submitter_loop.other_submitter_active(store)
     store.delete(submitter_loop.CLOCK_KEY)

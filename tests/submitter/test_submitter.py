@@ -19,7 +19,7 @@ from kit.base import (
 )
 from kit.runs.follow import last_seen, sentence
 from kit.runs.objects import StageStore
-from kit.runs.requests import Request, RunState, token
+from kit.runs.requests import RunRequest, RunState, attempt_id
 from kit.submitter import env as hpc_env
 from kit.submitter.submitter import TRIES
 
@@ -65,7 +65,7 @@ def test_an_environment_on_the_login_node_is_told_and_used(tmp_path, monkeypatch
     assert len(told) == 1
     assert "login node" in told[0]
     own = "/proj/kit/venvs/made" if private else ""
-    assert f"venv=/proj/kit/venvs/made private={own}\n" in world.site.scripts[token(RUN, 1)]
+    assert f"venv=/proj/kit/venvs/made private={own}\n" in world.site.scripts[attempt_id(RUN, 1)]
 
 
 def test_an_environment_that_cannot_be_made_ends_the_try_with_its_cause(tmp_path, monkeypatch):
@@ -147,7 +147,7 @@ def test_killed_at_any_step_the_next_submitter_takes_it_to_the_same_end(world, w
         pass
     assert world.until_finished().state is RunState.DONE
     assert len(world.site.bodies) == len(world.site.commits) == 1
-    assert world.jobs.standing(RUN).number == 1
+    assert world.jobs.status(RUN).number == 1
 
 
 def test_two_submitters_at_once_do_no_harm(world):
@@ -157,7 +157,7 @@ def test_two_submitters_at_once_do_no_harm(world):
         for each in pair:
             each.once()
         world.play()
-    assert world.jobs.standing(RUN).state is RunState.DONE
+    assert world.jobs.status(RUN).state is RunState.DONE
     assert len(world.site.jobs) == len(world.site.commits) == 1
 
 
@@ -183,7 +183,7 @@ def test_a_failed_try_is_told_with_the_cause_that_it_left(world):
     world.ask()
     world.submitter().once()
     world.play()
-    folder = f"/proj/kit/tries/{token(RUN, 1)}"
+    folder = f"/proj/kit/tries/{attempt_id(RUN, 1)}"
     failure = {"cause": "the training failed", "got": "ValueError", "traceback": "Traceback"}
     world.files[f"{folder}/failure.json"] = json.dumps(failure).encode()
     assert world.until_finished(end="FAILED", code=1).state is RunState.ENDED
@@ -199,12 +199,12 @@ def test_the_persons_word_opens_another_try_that_knows_the_earlier_one(world):
     world.jobs.ask_again(RUN)
     standing = world.until_finished()
     assert (standing.state, standing.number) == (RunState.DONE, 2)
-    script = world.site.scripts[token(RUN, 2)]
-    assert f"/proj/kit/tries/{token(RUN, 1)}" in script
+    script = world.site.scripts[attempt_id(RUN, 2)]
+    assert f"/proj/kit/tries/{attempt_id(RUN, 1)}" in script
     files = world.jobs.read(RUN, "result")["files"]
     texts = {name: StageStore(world.data, RUN).get(files[name]).decode()
              for name in ("sacct.txt", "sacct-tries.txt")}  # fmt: skip
-    first, second = (f"kit-{token(RUN, number)}" for number in (1, 2))
+    first, second = (f"kit-{attempt_id(RUN, number)}" for number in (1, 2))
     assert [first in texts["sacct.txt"], second in texts["sacct.txt"]] == [False, True]
     assert [first in texts["sacct-tries.txt"], second in texts["sacct-tries.txt"]] == [True, True]
 
@@ -226,7 +226,7 @@ def test_a_submission_that_never_lands_is_fenced_and_tried_again(world):
     world.site.now += 1000
     standing = world.until_finished(submitter)
     assert (standing.state, standing.number) == (RunState.DONE, 2)
-    lost = world.site.land(token(RUN, 1))  # it lands after all
+    lost = world.site.land(attempt_id(RUN, 1))  # it lands after all
     world.site.start(lost)
     assert len(world.site.bodies) == 1
 
@@ -237,8 +237,8 @@ def test_tries_without_work_are_not_made_for_ever(world):
     for _ in range(3 * TRIES):
         world.submitter().once()
         world.site.now += 1000
-    assert world.jobs.standing(RUN).state is RunState.ENDED
-    assert world.jobs.standing(RUN).number == TRIES
+    assert world.jobs.status(RUN).state is RunState.ENDED
+    assert world.jobs.status(RUN).number == TRIES
 
 
 def test_a_refused_submission_is_told_in_the_schedulers_words(world):
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_no_refusal_of_the_scheduler
     host.run = full
     submitter.once()
     assert "cannot use the folder" in world.jobs.read(RUN, "progress")["why"]
-    assert world.jobs.standing(RUN).state is RunState.REQUESTED
+    assert world.jobs.status(RUN).state is RunState.REQUESTED
     host.run = run
     standing = world.until_finished(submitter)
     assert (standing.state, standing.number) == (RunState.DONE, 1)
@@ -288,7 +288,7 @@ def test_cancel_at_each_stage_leaves_nothing_behind(world, passes):
     assert world.live() == []
     if standing.state is RunState.CANCELLED:
         assert world.site.commits == []
-        late = world.site.land(token(RUN, 1))
+        late = world.site.land(attempt_id(RUN, 1))
         world.site.start(late)
         assert world.site.commits == []
 
@@ -310,7 +310,7 @@ def test_a_hostile_request_is_refused_and_others_go_on(world, content):
     world.jobs.store.put(f"runs/{bad}/request.json", content)
     world.ask()
     assert world.until_finished().state is RunState.DONE
-    assert world.jobs.standing(bad).state is RunState.REFUSED
+    assert world.jobs.status(bad).state is RunState.REFUSED
     assert bad in world.jobs.read(bad, "refused")["why"]
     assert len(world.site.jobs) == 1
 
@@ -322,7 +322,7 @@ def test_no_hostile_request_reaches_the_site(world):
             f"runs/{run}/request.json", content.replace(RUN.encode(), run.encode())
         )
     world.submitter().once()
-    standings = world.jobs.standings().values()
+    standings = world.jobs.statuses().values()
     assert {each.state for each in standings} == {RunState.REFUSED}
     assert len(standings) == len(BAD)
     reasons = [world.jobs.read(each.run, "refused")["why"] for each in standings]
@@ -342,7 +342,7 @@ def test_many_passes_a_minute_or_one_come_to_the_same_end(world, passes):
         for _ in range(passes):
             submitter.once()
         world.play()
-    assert world.jobs.standing(RUN).state is RunState.DONE
+    assert world.jobs.status(RUN).state is RunState.DONE
     assert len(world.site.jobs) == len(world.site.commits) == 1
     ended = {
         key: content for key, content in world.jobs.store.objects.items() if "progress" not in key
@@ -360,12 +360,12 @@ def test_many_passes_a_minute_or_one_come_to_the_same_end(world, passes):
 def test_more_workers_than_cpus_are_refused_and_as_many_are_taken(tmp_path):
     world = World(tmp_path, nodes=2, cpus=3)
     bad = "cloud-hpc-ffffffffffff-1"
-    world.jobs.ask(Request(bad, DATA.hash, workers=7))
-    world.jobs.ask(Request(RUN, DATA.hash, workers=6))
+    world.jobs.ask(RunRequest(run=bad, data_hash=DATA.hash, workers=7))
+    world.jobs.ask(RunRequest(run=RUN, data_hash=DATA.hash, workers=6))
     assert world.until_finished().state is RunState.DONE
-    assert world.jobs.standing(bad).state is RunState.REFUSED
+    assert world.jobs.status(bad).state is RunState.REFUSED
     assert "6 CPUs" in world.jobs.read(bad, "refused")["why"]
-    assert '"workers": 6' in world.site.scripts[token(RUN, 1)]
+    assert '"workers": 6' in world.site.scripts[attempt_id(RUN, 1)]
 
 
 def test_a_gpu_is_asked_of_a_site_that_has_one_only(tmp_path):
@@ -375,7 +375,7 @@ def test_a_gpu_is_asked_of_a_site_that_has_one_only(tmp_path):
         world.until_finished()
     assert without.site.jobs == []
     assert "0 GPUs" in without.jobs.read(RUN, "refused")["why"]
-    assert with_one.jobs.standing(RUN).state is RunState.DONE
+    assert with_one.jobs.status(RUN).state is RunState.DONE
 
 
 def test_a_job_over_the_profiles_budget_is_refused_before_it_is_submitted(tmp_path):
@@ -452,7 +452,7 @@ def test_a_site_that_is_away_or_wants_a_new_certificate_is_told_and_waited_for(w
     assert {name: shown.get(name) for name in ("seen", "job", "nodes")} == {
         name: before.get(name) for name in ("seen", "job", "nodes")
     }
-    assert world.jobs.standing(RUN).state is RunState.SUBMITTED
+    assert world.jobs.status(RUN).state is RunState.SUBMITTED
     host.run = run
     assert world.until_finished(submitter).state is RunState.DONE
 
@@ -528,7 +528,7 @@ def test_a_pass_over_finished_runs_is_one_listing_and_no_ssh(world):
 
 def test_all_live_runs_are_asked_about_in_one_query(world):
     for number in range(1, 11):
-        world.jobs.ask(Request(f"cloud-hpc-0123456789ab-{number}", DATA.hash))
+        world.jobs.ask(RunRequest(run=f"cloud-hpc-0123456789ab-{number}", data_hash=DATA.hash))
     submitter = world.submitter()
     submitter.once()
     world.play()
@@ -543,7 +543,7 @@ def test_a_file_that_is_not_the_manifests_is_not_published(world):
     submitter.once()
     world.play()
     world.play()
-    world.files[f"/proj/kit/tries/{token(RUN, 1)}/model.safetensors"] = b"another model"
+    world.files[f"/proj/kit/tries/{attempt_id(RUN, 1)}/model.safetensors"] = b"another model"
     submitter.once()
     assert world.jobs.read(RUN, "result") is None
     assert "it was changed" in world.jobs.read(RUN, "progress")["why"]

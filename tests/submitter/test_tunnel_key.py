@@ -21,7 +21,7 @@ from kit.notebook import cloud_hpc as experiment_cloud_hpc
 from kit.notebook import plan
 from kit.onsite import tunnel as ray_tunnel
 from kit.runs.follow import sentence
-from kit.runs.requests import Request, RunState, token
+from kit.runs.requests import RunRequest, RunState, attempt_id
 from kit.submitter import collect
 from kit.submitter import tunnel_key as tunnel
 
@@ -229,11 +229,11 @@ def test_keys_go_with_the_end_of_a_try_also_after_a_crash(tmp_path):
     world.ask()
     submitter = world.submitter(vm=vm)
     world.until_finished(submitter)
-    assert swept == [token(RUN, 1)]
+    assert swept == [attempt_id(RUN, 1)]
     submitter.once()
-    assert swept == [token(RUN, 1)], "once is enough"
+    assert swept == [attempt_id(RUN, 1)], "once is enough"
     world.submitter(vm=vm).once()
-    assert swept == [token(RUN, 1)] * 2, "another submitter cannot know that it was done"
+    assert swept == [attempt_id(RUN, 1)] * 2, "another submitter cannot know that it was done"
 
 
 @pytest.mark.parametrize(
@@ -247,10 +247,10 @@ def test_keys_go_with_the_end_of_a_try_also_after_a_crash(tmp_path):
 )
 def test_the_request_decides_and_else_the_profile(tmp_path, usual, asked, wanted):
     world = World(tmp_path, tunnel=usual)
-    world.jobs.ask(Request(RUN, "d" * 64, tunnel=asked))
-    assert Request(RUN, "d" * 64, tunnel=asked).through(usual) is wanted
+    world.jobs.ask(RunRequest(run=RUN, data_hash="d" * 64, tunnel=asked))
+    assert RunRequest(run=RUN, data_hash="d" * 64, tunnel=asked).wants_tunnel(usual) is wanted
     loaded = dataclasses.replace(load("sandbox"), hpc=dataclasses.replace(world.hpc, tunnel=usual))
-    script = plan.batch(loaded, Request(RUN, "d" * 64, tunnel=asked)).script
+    script = plan.batch(loaded, RunRequest(run=RUN, data_hash="d" * 64, tunnel=asked)).script
     assert ('"tunnel": {' in script) is wanted
     assert ('"tunnel": null' in script) is not wanted
 
@@ -436,10 +436,10 @@ def test_the_notebook_says_how_to_open_it_and_never_the_token(tmp_path):
     def shown(**cloud):
         profile = dataclasses.replace(loaded, cloud=dataclasses.replace(loaded.cloud, **cloud))
         work = SimpleNamespace(run=SimpleNamespace(id=RUN, settings=profile), jobs=world.jobs,
-                               request=Request(RUN, "d" * 64))  # fmt: skip
+                               request=RunRequest(run=RUN, data_hash="d" * 64))  # fmt: skip
         return experiment_cloud_hpc.show_tunnel(work)
 
-    try_1, try_2 = (f"/kit/tries/{token(RUN, number)}/ray.token" for number in (1, 2))
+    try_1, try_2 = (f"/kit/tries/{attempt_id(RUN, number)}/ray.token" for number in (1, 2))
     assert re.search(rf"ssh -F /sandbox/etc/ssh_config hpc cat \S+{try_1}$", shown())
     assert "-L" not in shown()
     assert "ssh -N -F" not in shown()

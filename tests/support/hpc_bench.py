@@ -17,7 +17,7 @@ from slurm_site import until
 from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.objects import StageStore
-from kit.runs.requests import Request, token
+from kit.runs.requests import RunRequest, attempt_id
 from kit.submitter import env as hpc_env
 from kit.submitter.loop import run_loop as loop
 from kit.submitter.loop import submitter_for
@@ -42,7 +42,9 @@ class Bench:
     def ask(self, configured=True, **hyperparameters):
         run = f"cloud-hpc-{secrets.token_hex(6)}-1"
         hp = Parameters(**hyperparameters)
-        self.jobs.ask(Request(run, self.data.hash, configured, hp))
+        self.jobs.ask(
+            RunRequest(run=run, data_hash=self.data.hash, configured=configured, hyperparameters=hp)
+        )
         return run
 
     def passes_until(self, run, done, seconds=120):
@@ -50,12 +52,12 @@ class Bench:
             self.submitter.once()
             return done()
 
-        reached.__name__ = f"{run} {self.jobs.standing(run)}"
+        reached.__name__ = f"{run} {self.jobs.status(run)}"
         return until(reached, seconds, 0.5)
 
     def finish(self, run):
-        self.passes_until(run, lambda: self.jobs.standing(run).state.finished)
-        return self.jobs.standing(run)
+        self.passes_until(run, lambda: self.jobs.status(run).state.finished)
+        return self.jobs.status(run)
 
     def shown(self, run):
         """What the submitter shows of a run."""
@@ -75,7 +77,7 @@ class Bench:
     # What an administrator sees and does.
 
     def sacct(self, run, number=1):
-        name = f"kit-{token(run, number)}"
+        name = f"kit-{attempt_id(run, number)}"
         argv = ["sacct", "-nXP", "--starttime=now-1hours", f"--name={name}", "--format=JobID,State"]
         out = self.submitter.slurm.host.run(argv).out
         return [line.split("|") for line in out.splitlines()]
@@ -85,7 +87,7 @@ class Bench:
         return [state.split()[0] for _, state in self.sacct(run, number)]
 
     def folder(self, run, number=1):
-        return Path(self.submitter.slurm.folder(token(run, number)))
+        return Path(self.submitter.slurm.folder(attempt_id(run, number)))
 
     def workers(self, run, number=1):
         """The processes that train: children of the raylets of this try's job."""
@@ -110,9 +112,9 @@ class Bench:
         for child in self.children:
             child.kill()
         leaked = []
-        for standing in self.jobs.standings().values():
+        for standing in self.jobs.statuses().values():
             for number in range(1, standing.number + 1):
-                name = token(standing.run, number)
+                name = attempt_id(standing.run, number)
                 argv = ["squeue", "-h", "-n", f"kit-{name}", "-t", "PD,R,CF,S", "-o", "%i"]
                 if self.submitter.slurm.host.run(argv).out and standing.state.finished:
                     leaked.append(standing)

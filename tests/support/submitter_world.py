@@ -15,7 +15,7 @@ from kit.experiments.fashion_mnist.data import stand_in
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.onsite.main import FILES
 from kit.runs.objects import StageStore
-from kit.runs.requests import Jobs, Request
+from kit.runs.requests import RunRequest, RunRequests
 from kit.slurm import fence
 from kit.slurm.client import Slurm
 from kit.slurm.text import ACCOUNT_COLUMNS
@@ -97,7 +97,7 @@ class World:
     def __init__(self, folder: Path, **hpc):
         self.files = {}
         self.site = WorkingSite(self.files)
-        self.jobs, self.data = Jobs(MemoryStore()), MemoryStore()
+        self.jobs, self.data = RunRequests(MemoryStore()), MemoryStore()
         self.hpc = Hpc(ssh_host="x", project_dir="/proj", poll_floor_s=0, env_in="job", **hpc)
         self.settings = dataclasses.replace(
             load("sandbox", {"KIT_CACHE_DIR": str(folder)}), hpc=self.hpc
@@ -106,7 +106,11 @@ class World:
         StageStore(self.data, RUN).put_data(DATA)
 
     def ask(self, **hp):
-        return self.jobs.ask(Request(RUN, DATA.hash, True, Parameters(**hp)))
+        return self.jobs.ask(
+            RunRequest(
+                run=RUN, data_hash=DATA.hash, configured=True, hyperparameters=Parameters(**hp)
+            )
+        )
 
     def submitter(self, step=lambda _: None, vm=None):
         host = WorkingHost(self.site)
@@ -132,7 +136,7 @@ class World:
     def until_finished(self, submitter=None, turns=40, **play):
         for _ in range(turns):
             (submitter or self.submitter()).once()
-            standing = self.jobs.standing(RUN)
+            standing = self.jobs.status(RUN)
             if standing.state.finished:
                 return standing
             self.play(**play)
