@@ -1,8 +1,7 @@
-"""The gates: how good a model must be to be registered."""
+"""Thresholds of metrics: how good a model must be to be registered."""
 
-import dataclasses
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from kit.base import KitError, UsageError
@@ -12,29 +11,24 @@ class GatesNotPassed(KitError):
     """The model is not good enough, and the run was started with `strict`."""
 
 
-@dataclass(frozen=True)
-class Gates:
-    """The least accuracy, precision and recall (0 to 1) of a model that is registered."""
+class Thresholds(dict[str, float]):
+    """The least value of each metric that a registered model must reach, by metric name."""
 
-    accuracy: float = 0.8
-    precision: float = 0.8
-    recall: float = 0.8
+    def __init__(self, thresholds: Mapping[str, float]) -> None:
+        for metric, least in thresholds.items():
+            number = isinstance(least, int | float) and not isinstance(least, bool)
+            if not number or not math.isfinite(least):
+                got = f"the gate of {metric} is {least!r}, which is not a finite number"
+                raise UsageError("read the gates", got, f"set the gate of {metric} to a number")
+        super().__init__(thresholds)
 
-    def __post_init__(self) -> None:
-        """Check every threshold."""
-        for kind, value in dataclasses.asdict(self).items():
-            if not 0 <= value <= 1:
-                raise UsageError(
-                    f"min_{kind} = {value!r} is not possible",
-                    next_step=f"give min_{kind} a number from 0 to 1",
-                )
-
-    def outcome(self, performance: Mapping[str, float]) -> dict[str, Any]:
+    def judge(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         """Compare; `missed` has a sentence for each gate that was not passed."""
-        thresholds = dataclasses.asdict(self)
-        missed = [
-            f"{kind} {performance[kind]:.4f} is below {least}"
-            for kind, least in thresholds.items()
-            if not performance[kind] >= least  # so that "not a number" does not pass
-        ]
-        return {"passed": not missed, "thresholds": thresholds, "missed": missed}
+        missed = []
+        for metric, least in self.items():
+            value = metrics.get(metric)
+            if value is None:
+                missed.append(f"{metric} was not measured, and at least {least} is required")
+            elif not value >= least:  # so that "not a number" does not pass
+                missed.append(f"{metric} {value:.4f} is below {least}")
+        return {"passed": not missed, "thresholds": dict(self), "missed": missed}

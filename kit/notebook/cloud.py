@@ -9,9 +9,10 @@ from kit.base import Json
 from kit.base.settings import load
 from kit.billing import rates as billing
 from kit.billing import run as run_bill
+from kit.experiments import Thresholds
+from kit.experiments import fashion_mnist as article
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.gates import Gates
 from kit.notebook import local as experiment
 from kit.notebook.local import too_early
 from kit.report import comparison, plots
@@ -54,7 +55,7 @@ class Cloud:
     run: runs.Run
     data: fashion_mnist.Dataset
     hyperparameters: Parameters
-    gates: Gates
+    gates: Thresholds
     strict: bool
     bucket: str
     objects: StageStore
@@ -81,7 +82,7 @@ def start_cloud(
     """
     loaded = cloud_run.with_runner(load(profile), runner)
     run_bill.refuse_over(loaded, "cloud")
-    chosen, least = Parameters(**values), Gates(*gates)
+    chosen, least = Parameters(**values), Thresholds(dict(zip(article.METRICS, gates, strict=True)))
     parameters = {**chosen.model_dump(), "gates": list(gates), "strict": strict}
     run, data = experiment.begin(loaded, "cloud", parameters, fresh)
     bucket = stores.bucket_name(loaded, "pipeline")
@@ -203,7 +204,7 @@ def keep(
         "pipeline_s": round(outcome.pipeline_s, 5),
         "accuracy": outcome.performance["accuracy"],
     }
-    facts = {"data": experiment.data_facts(work.data), "figures": {**common, **(figures or {})}}
+    facts = {"data": work.data.facts(), "figures": {**common, **(figures or {})}}
     facts |= {"performance": outcome.performance, "tracking": outcome.mlflow}
     facts |= {"gates": outcome.evaluated["gates"], "pipeline": outcome.seconds(), **(more or {})}
     facts = run_bill.keep(run, facts, work.objects.store)

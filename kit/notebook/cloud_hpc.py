@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from kit.base import Json, UsageError
 from kit.base.settings import load
 from kit.billing import run as run_bill
+from kit.experiments import Thresholds
+from kit.experiments import fashion_mnist as article
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.gates import Gates
 from kit.notebook import local as experiment
 from kit.notebook import plan
 from kit.notebook.cloud import (
@@ -58,7 +59,7 @@ class CloudHpc:
     run: runs.Run
     data: fashion_mnist.Dataset
     hyperparameters: Parameters
-    gates: Gates
+    gates: Thresholds
     strict: bool
     objects: StageStore
     request: RunRequest
@@ -107,7 +108,7 @@ def start_cloud_hpc(
         got = loaded.site.closed or "it has no section [hpc]"
         raise UsageError(f"train on the site of {profile}", got, "use another profile")
     run_bill.refuse_over(loaded, "cloud-hpc")
-    chosen, least = Parameters(**values), Gates(*gates)
+    chosen, least = Parameters(**values), Thresholds(dict(zip(article.METRICS, gates, strict=True)))
     parameters = {**chosen.model_dump(), "configured": configured, "workers": workers}
     parameters |= {"gates": list(gates), "strict": strict, "tunnel": tunnel or ""}
     run, data = experiment.begin(loaded, "cloud-hpc", parameters, fresh)

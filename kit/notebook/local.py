@@ -13,6 +13,7 @@ from kit.base.settings import Settings, load
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.notebook.progress import Bar
 from kit.report import plots
 from kit.report import table as report
 from kit.runs import history as runs
@@ -49,7 +50,7 @@ class Local:
 
 def describe(run: runs.Run, data: fashion_mnist.Dataset) -> str:
     """Name a run, its data and folder and, for stand-in data, the warning."""
-    lines = [repr(run), f"data: {data_title(data)}", f"folder: {run.folder}"]
+    lines = [repr(run), f"data: {data.title}", f"folder: {run.folder}"]
     return "\n".join([*lines, *([f"!!! {data.warning} !!!"] if data.warning else [])])
 
 
@@ -57,7 +58,7 @@ def banner(run: runs.Run, data: fashion_mnist.Dataset, more: str = "") -> str:
     """Give `describe` as HTML: the warning white on red above everything."""
     style = "background:#B00000;color:white;font-weight:bold;padding:8px"
     top = f"<p style='{style}'>{data.warning}</p>" if data.warning else ""
-    return f"{top}<p>{run!r}<br>data: {data_title(data)}<br>{more}</p>"
+    return f"{top}<p>{run!r}<br>data: {data.title}<br>{more}</p>"
 
 
 def start_local(profile: str, fresh: bool, **hyperparameters: Any) -> Local:
@@ -81,18 +82,6 @@ def begin(
     run = runs.start_run(loaded, target, parameters, data.hash, fresh)
     run.timeline = timeline
     return run, data
-
-
-def data_title(data: fashion_mnist.Dataset) -> str:
-    """Say in a few words which images these are and how many."""
-    names = {"official": "official", "folder": "own files", "synthetic": "STAND-IN (synthetic)"}
-    return f"{names[data.source]} {len(data.train_labels):,} + {len(data.test_labels):,}"
-
-
-def data_facts(data: fashion_mnist.Dataset) -> Json:
-    """Give what a record says of the data: source, hashes, and the warning if there is one."""
-    facts = {"title": data_title(data), "source": data.source, "hash": data.hash}
-    return {**facts, "files": dict(data.files), "warning": data.warning}
 
 
 def credentials_table(loaded: Settings, job_end: float | None = None) -> "pandas.DataFrame":
@@ -122,7 +111,7 @@ def train(work: Local) -> str:
     """Train with a progress bar; a run that was broken off goes on after its last epoch."""
     with work.run.timeline.span("training"):
         checkpoints = work.run.folder / "checkpoint"
-        work.trained = training.train(work.data, work.hyperparameters, checkpoints)
+        work.trained = training.train(work.data, work.hyperparameters, checkpoints, Bar())
     done = work.trained
     skipped = f", {done.epochs_resumed} of them before it was broken off" * bool(
         done.epochs_resumed
@@ -178,7 +167,7 @@ def finish(work: Local) -> Json:
         logged = _log(work, seconds, performance)
     figures = {"training_s": seconds["total-seconds"], "accuracy": performance["accuracy"]}
     figures |= {"cloud_bu": 0.0, "total_bu": 0.0}
-    facts = {"data": data_facts(work.data), "figures": figures, "performance": performance}
+    facts = {"data": work.data.facts(), "figures": figures, "performance": performance}
     return run.finish({PUBLISHED: "local_metrics.json"}, {**facts, "tracking": asdict(logged)})
 
 

@@ -21,8 +21,7 @@ from kit.experiments.fashion_mnist.data import Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 
 if TYPE_CHECKING:
-    from kit.experiments.fashion_mnist.training import Elsewhere
-    from kit.experiments.progress import Progress
+    from kit.experiments.fashion_mnist.training import ShardRunner
 
 FAILED = 1
 
@@ -41,7 +40,7 @@ def work(task: Json, folder: Path) -> None:
     if earlier.is_dir() and not checkpoints.exists():
         shutil.copytree(earlier, checkpoints)
     with timeline.span("training"):
-        report, workers = Reporter(folder / "progress.json"), task["workers"]
+        report, workers = Reporter(folder / "progress.json", hp.epochs), task["workers"]
         others = _others(task) if workers > 1 else None
         trained = training.train(data, hp, checkpoints, report, workers, others)
         training.save_model(trained.model, folder / "model.safetensors")
@@ -69,14 +68,14 @@ def share(task: Json, vectors: Any, order: Any) -> Any:
     """Do another worker's share of an epoch, in its own Ray worker; arrays in, an array out."""
     import torch
 
-    from kit.experiments.fashion_mnist import fast_step as sgd
+    from kit.experiments.fashion_mnist import training
 
     hp = Parameters(**task["hyperparameters"])
     data = load_data(Path(task["data"]), task["data_hash"])
-    return sgd.share(data, hp, torch.tensor(vectors), torch.tensor(order)).numpy()
+    return training.train_shard(data, hp, torch.tensor(vectors), torch.tensor(order)).numpy()
 
 
-def _others(task: Json) -> "Elsewhere":
+def _others(task: Json) -> "ShardRunner":
     """Have the other workers' shares done by Ray; one that is lost fails the training."""
     import ray
     import torch
@@ -86,7 +85,7 @@ def _others(task: Json) -> "Elsewhere":
     remote = ray.remote(**_needs(task), scheduling_strategy="SPREAD")(ray_driver.share)
 
     def begin(vectors: torch.Tensor, order: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """See `training.Elsewhere`."""
+        """See `training.ShardRunner`."""
         reference = remote.remote(task, vectors.numpy(), order.numpy())
         return lambda: torch.tensor(ray.get(reference))
 
@@ -115,16 +114,18 @@ def load_data(path: Path, data_hash: str) -> Dataset:
 
 
 class Reporter:
-    """Writes where the training is into a file, once a second at most."""
+    """Writes the training's progress into a file, once a second at most."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.last = path, 0.0
+    def __init__(self, path: Path, epochs: int) -> None:
+        self.path, self.epochs, self.last = path, epochs, 0.0
 
-    def __call__(self, now: "Progress") -> None:
-        """Take the training's progress."""
-        if time.monotonic() - self.last >= 1 or now.step == now.steps:
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        """Take the training's progress; the epoch is counted from 1."""
+        if time.monotonic() - self.last >= 1 or step == steps:
             self.last = time.monotonic()
-            write_json(self.path, now._asdict())
+            epoch = -(-step * self.epochs // steps)
+            progress = {"epoch": epoch, "epochs": self.epochs, "step": step, "steps": steps}
+            write_json(self.path, {**progress, "loss": loss})
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from typing import Any
 
 from kit.base import Json, UsageError, time_file
 from kit.base.settings import Settings
-from kit.experiments.gates import Gates
+from kit.experiments import Thresholds
 from kit.runs import outcome as cloud_run
 from kit.runs.hpc_stages import EVALUATE, PREPROCESS, TRAIN
 from kit.runs.outcome import Outcome, Target
@@ -48,7 +48,7 @@ def jobs_of(settings: Settings) -> RunRequests:
 def arguments_of(
     settings: Settings,
     request: RunRequest,
-    gates: Gates,
+    gates: Thresholds,
     strict: bool = False,
     follow_timeout_s: float = 86400.0,
 ) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class StageStore:
             for part in parts:
                 found = load(self.get(about["objects"][part]))
                 arrays |= {f"{part}_{kind}": found[kind] for kind in _KINDS}
-            facts = {key: about[key] for key in ("source", "files", "warning")}
+            facts = {key: about[key] for key in ("source", "files")}
         except (SafetensorError, KeyError) as err:
             raise _changed(f"data/{about.get('hash')}", f"no data set: {err}") from err
         return Dataset(**arrays, **facts)

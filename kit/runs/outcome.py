@@ -14,8 +14,8 @@ from typing import Any
 
 from kit.base import ROOT, Json, UsageError, git_state, time_file, time_record
 from kit.base.settings import Settings
+from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.gates import Gates
 from kit.runs.kfp_cluster import access_of, run_on_cluster
 from kit.runs.kfp_here import OnChange, PipelineFailed, States, ignore, run_local
 from kit.runs.objects import EVALUATE, PREPROCESS_TRAIN, StageStore
@@ -132,7 +132,7 @@ def arguments_of(
     bucket: str,
     data_hash: str,
     hyperparameters: Parameters,
-    gates: Gates,
+    gates: Thresholds,
     strict: bool = False,
 ) -> dict[str, Any]:
     """Give the arguments of the pipeline: data only, nothing secret."""
@@ -144,7 +144,7 @@ def arguments_of(
         "bucket": bucket,
         "data_hash": data_hash,
         "hyperparameters": hyperparameters.model_dump(),
-        "gates": dataclasses.asdict(gates),
+        "gates": dict(gates),
         "strict": strict,
         "commit": git_state(ROOT)["commit"] or "",
         "mlflow_url": f"http://{port.svc}.{port.namespace}:{port.port}" if inside and port else "",

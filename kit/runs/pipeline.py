@@ -7,22 +7,21 @@ environment of this machine or, on a cluster, as the secret `kit-pipeline`, moun
 image's KIT_ENV_FILE points.
 """
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kfp import compiler, dsl, kubernetes
 
+from kit.experiments import fashion_mnist
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.gates import Gates
 
 # Built from env/images/pipeline and pushed to the kind cluster's own registry. (kfp.local warns
 # of images without "python" in their name.)
 IMAGE = "localhost:5001/kit-python-pipeline:1"
 SECRET, SECRET_FOLDER = "kit-pipeline", "/run/secrets/kit"
 NAME, HPC_NAME = "cloud-fmnist-pipeline", "cloud-hpc-fmnist-pipeline"
-HYPERPARAMETERS, GATES = Parameters().model_dump(), asdict(Gates())
+HYPERPARAMETERS, GATES = Parameters().model_dump(), fashion_mnist.GATES
 
 # The image has everything installed: nothing is fetched while the pipeline runs.
 _component = partial(dsl.component, base_image=IMAGE, install_kfp_package=False)

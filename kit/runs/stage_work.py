@@ -20,7 +20,7 @@ import filelock
 
 from kit.base import DataError, Json, Timeline, time_record
 from kit.base.settings import Cloud, Settings, load
-from kit.experiments.gates import Gates, GatesNotPassed
+from kit.experiments import GatesNotPassed, Thresholds
 from kit.runs.objects import StageStore
 from kit.store.opening import open_store
 from kit.tracking.delivery import Tracking, tracking_for
@@ -55,10 +55,10 @@ class Evaluation:
     ) -> tuple[str, dict[str, float]]:
         """Judge the model of the record with hash `trained`; give this record's hash, figures.
 
-        `gates` are the fields of `Gates`. Raises GatesNotPassed with `strict`, after everything
-        is recorded.
+        `gates` are the least values by metric. Raises GatesNotPassed with `strict`, after
+        everything is recorded.
         """
-        least = Gates(**gates)
+        least = Thresholds(gates)
         with stage(profile, run_id, bucket, self.name) as (chosen, objects, work):
             if done := objects.record(self.name):
                 log.info("already done, its record is in the store")
@@ -81,14 +81,14 @@ class Evaluation:
         objects: StageStore,
         work: Path,
         trained: str,
-        gates: Gates,
+        gates: Thresholds,
         place: Tracking,
         tags: Json,
     ) -> Json:
         start, timeline = time.time(), Timeline()
         before = trained_record(objects, self.trains, trained)
         record = {**self.measure(objects, work, before, timeline), "trained": trained}
-        record |= {"gates": gates.outcome(record["performance"]), "tags": tags}
+        record |= {"gates": gates.judge(record["performance"]), "tags": tags}
         log.info("gates: %s", "; ".join(record["gates"]["missed"]) or "passed")
         losses = json.loads(objects.get(before["objects"]["losses.json"]))
         with timeline.span("mlflow"):

@@ -13,7 +13,6 @@ import numpy as np
 from kit.base import Json, Timeline, dumps, host_facts, time_record
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.progress import Progress
 from kit.runs.objects import EVALUATE, PREPROCESS_TRAIN, StageStore
 from kit.runs.stage_work import Evaluation, stage
 
@@ -39,7 +38,7 @@ def _train(objects: StageStore, work: Path, data_hash: str, hp: Parameters) -> J
         data, about = objects.get_data(data_hash)
     log.info("%s training and %s test images", len(data.train_labels), len(data.test_labels))
     with timeline.span("training"):
-        trained = training.train(data, hp, work / "checkpoint", _say)
+        trained = training.train(data, hp, work / "checkpoint", _log_progress)
         training.save_model(trained.model, model_file)
     losses = dumps(trained.losses).encode()
     with timeline.span("upload"):
@@ -83,5 +82,5 @@ def _measure(objects: StageStore, work: Path, before: Json, timeline: Timeline) 
 evaluate = Evaluation(EVALUATE, PREPROCESS_TRAIN, _measure)
 
 
-def _say(now: Progress) -> None:
-    log.info("epoch %s/%s, step %s/%s, loss %.4f", *now[:5])
+def _log_progress(step: int, steps: int, loss: float) -> None:
+    log.info("step %s/%s, loss %.4f", step, steps, loss)

@@ -9,10 +9,11 @@ import tempfile
 import uuid
 from pathlib import Path
 
+from idx_files import striped_images
+
 from kit.base.settings import load
-from kit.experiments.fashion_mnist.data import stand_in
+from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.gates import Gates
 from kit.runs.objects import StageStore
 from kit.runs.outcome import arguments_of, run_pipeline
 from kit.store.opening import bucket_name, open_store
@@ -26,10 +27,15 @@ def main() -> None:
     store = open_store(loaded, bucket)
     store.ensure_bucket()
     objects = StageStore(store, f"cloud-{uuid.uuid4().hex[:12]}-1")
-    data = stand_in()
+    data = striped_images()
     objects.put_data(data)
     given = arguments_of(
-        loaded, objects.run_id, bucket, data.hash, Parameters(epochs=1), Gates(0, 0, 0)
+        loaded,
+        objects.run_id,
+        bucket,
+        data.hash,
+        Parameters(epochs=1),
+        Thresholds({"accuracy": 0, "precision": 0, "recall": 0}),
     )
     with tempfile.TemporaryDirectory() as folder:
         outcome = run_pipeline(loaded, objects, given, Path(folder))

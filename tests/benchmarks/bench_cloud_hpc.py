@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+from idx_files import striped_images
 
 from kit.base.settings import Settings, load
-from kit.experiments.fashion_mnist.data import Dataset, stand_in
+from kit.experiments import Thresholds
+from kit.experiments.fashion_mnist.data import Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.gates import Gates
 from kit.runs.hpc_run import CLOUD_HPC, arguments_of
 from kit.runs.objects import StageStore
 from kit.runs.outcome import Outcome, run_pipeline
@@ -80,7 +81,9 @@ class Bench:
     def pipeline(self, data: Dataset, configured: bool, epochs: int) -> Outcome:
         """Run the pipeline as the notebook does."""
         request = self.request(data, configured, epochs)
-        given = arguments_of(self.settings, request, Gates(0, 0, 0))
+        given = arguments_of(
+            self.settings, request, Thresholds({"accuracy": 0, "precision": 0, "recall": 0})
+        )
         with tempfile.TemporaryDirectory() as folder:
             objects = StageStore(self.stores[1], request.run)
             return run_pipeline(self.settings, objects, given, Path(folder), target=CLOUD_HPC)
@@ -100,7 +103,7 @@ def told(what: str, got: float, aim: float, unit: str = "s") -> None:
 
 def overhead(bench: Bench, repeats: int) -> None:
     """Pipeline minus training, and where it goes."""
-    data = stand_in(720, 180)
+    data = striped_images(720, 180)
     bench.pipeline(data, True, 1)  # whatever is missing is made
     for configured, aim in AIMS.items():
         outcomes = [bench.pipeline(data, configured, 5) for _ in range(repeats)]
@@ -114,7 +117,7 @@ def overhead(bench: Bench, repeats: int) -> None:
 
 def share(bench: Bench) -> None:
     """Share of the job's own time that is training, at full size."""
-    trained = bench.pipeline(stand_in(), True, 5).trained
+    trained = bench.pipeline(striped_images(), True, 5).trained
     training, job = trained["training"]["total-seconds"], trained["slurm"]["elapsed_s"]
     told(
         f"training of the job's {job:.0f} s, 60,000 images", 100 * training / job, 100 * SHARE, "%"
@@ -125,7 +128,7 @@ def reaction(bench: Bench, repeats: int) -> None:
     """From a request to its being seen; from a cancel to released nodes."""
     seen, released = [], []
     for _ in range(repeats):
-        request = bench.request(stand_in(720, 180), True, 3000)
+        request = bench.request(striped_images(720, 180), True, 3000)
         bench.jobs.ask(request)
         seen.append(until(lambda run=request.run: bench.jobs.read(run, "progress")))
         until(lambda run=request.run: (bench.jobs.read(run, "progress") or {}).get("training"))

@@ -20,12 +20,11 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist import model, training
 from kit.experiments.fashion_mnist.parameters import Parameters
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from idx_files import real_or_stand_in
+from idx_files import real_or_striped_images, striped_images
 
 SEEDS = (1, 2, 3, 4, 5)
 EPOCHS = 5
@@ -124,7 +123,7 @@ def ours(data, seed):
     """Train and evaluate with the kit; give (steps/s, seconds in all, accuracy)."""
     hp = Parameters(epochs=EPOCHS, seed=seed)
     began = time.perf_counter()
-    done = training.train(data, hp, progress=lambda now: None)
+    done = training.train(data, hp)
     accuracy = training.evaluate(done.model, data, hp).performance["accuracy"]
     total = time.perf_counter() - began
     return done.losses[-1][0] / done.seconds, total, accuracy
@@ -172,9 +171,9 @@ def _medians(runs):
 
 def full_size_memory():
     """Train one epoch on 60,000 + 10,000 generated images here; give (GB, steps/s, accuracy)."""
-    data = fashion_mnist.stand_in(*FULL_SIZE)
+    data = striped_images(*FULL_SIZE)
     hp = Parameters(epochs=1)
-    done = training.train(data, hp, progress=lambda now: None)
+    done = training.train(data, hp)
     accuracy = training.evaluate(done.model, data, hp).performance["accuracy"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if _MAC else 1024)
     return peak / 1e9, done.losses[-1][0] / done.seconds, accuracy
@@ -191,7 +190,7 @@ def main():
             f" {peak:.2f} GB (limit {MEMORY_LIMIT_GB}), {rate:.0f} steps/s, accuracy {accuracy:.3f}"
         )
         return 0 if peak < MEMORY_LIMIT_GB else 1
-    data = real_or_stand_in()
+    data = real_or_striped_images()
     kind = "real" if data.source == "folder" else "GENERATED (KIT_TEST_DATA is not set)"
     sizes = f"{len(data.train_images)} + {len(data.test_images)}"
     print(f"{sizes} {kind} images, batch 4, {EPOCHS} epochs, {len(SEEDS)} seeds, torch", end=" ")

@@ -1,21 +1,24 @@
-"""Reading, downloading and standing in for Fashion-MNIST."""
+"""Reading Fashion-MNIST, and the places where it is looked for."""
 
+import dataclasses
 import gzip
 import hashlib
 import http.server
+import os
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import idx_files
 import numpy as np
 import pytest
+from idx_files import striped_images
 
-from kit.base import DataError, Unreachable
+from kit.base import DataError
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist import download
 
-SMALL = fashion_mnist.stand_in(30, 20)
+SMALL = striped_images(30, 20)
 IMAGES = idx_files.images_bytes(SMALL.train_images)
 LABELS = idx_files.labels_bytes(SMALL.train_labels)
 NAME = "train-images-idx3-ubyte.gz"
@@ -81,7 +84,7 @@ def test_reads_a_folder_packed_or_not_with_the_same_hash(tmp_path):
         (folder / name.removesuffix(".gz")).write_bytes(content)
     plain = fashion_mnist.load(folder, tmp_path)
     assert packed.hash == plain.hash == SMALL.hash
-    assert (packed.source, packed.warning) == ("folder", "")
+    assert packed.source == "folder"
     assert plain.files["train-labels-idx1-ubyte"] == hashlib.sha256(LABELS).hexdigest()
 
 
@@ -119,86 +122,107 @@ def _a_directory(folder):
         (_a_directory, "directory"),
     ],
 )
-def test_a_damaged_folder_is_an_error_never_the_stand_in(tmp_path, damage, says):
+def test_a_damaged_folder_is_an_error(tmp_path, damage, says):
     damage(idx_files.write_folder(tmp_path, SMALL))
     with pytest.raises(DataError) as caught:
-        fashion_mnist.load(tmp_path, tmp_path / "cache", mirrors=[NOBODY])
+        fashion_mnist.load(tmp_path, tmp_path / "cache")
     assert says in caught.value.got
     assert str(tmp_path) in caught.value.tried
     assert caught.value.next_step
 
 
-# --- the stand-in -----------------------------------------------------------------------------
+def test_a_wrong_data_folder_is_described(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "csv").mkdir()
+    for number in range(7):
+        (tmp_path / "csv" / f"fashion-{number}.csv").write_text("")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / NAME).symlink_to("/nowhere/train")
+    (tmp_path / "empty").mkdir()
+    for name, got in (
+        ("missing", "there is no such folder"),
+        ("file", "it is a file and not a folder"),
+        (
+            "csv",
+            "it holds fashion-0.csv, fashion-1.csv, fashion-2.csv, fashion-3.csv, "
+            "fashion-4.csv and 2 more",
+        ),
+        ("links", f"symbolic links to files that do not exist: {NAME}"),
+        ("empty", "it holds nothing"),
+    ):
+        with pytest.raises(DataError) as caught:
+            fashion_mnist.load(tmp_path / name, tmp_path)
+        assert got in caught.value.got
+        assert "dataset-fashion-mnist" in caught.value.next_step
 
 
-def test_no_network_and_no_cache_lead_to_a_full_size_stand_in_that_says_so(tmp_path):
-    clock = time.perf_counter()
-    data = fashion_mnist.load(None, tmp_path, mirrors=[NOBODY, NOBODY])
-    assert time.perf_counter() - clock < 15
-    assert data.train_images.shape == (60_000, 28, 28)
-    assert data.test_labels.shape == (10_000,)
-    assert data.source == "synthetic"
-    assert "SYNTHETIC" in data.warning
-    assert set(np.bincount(data.train_labels)) == {6000}
-    assert len(data.files) == 4
+def test_classes_without_images_are_named(tmp_path):
+    assert SMALL.warning == ""
+    only_bags = SMALL.train_labels == 8
+    data = dataclasses.replace(
+        SMALL,
+        train_images=SMALL.train_images[only_bags],
+        train_labels=SMALL.train_labels[only_bags],
+    )
+    assert data.warning.startswith("no training image of 9 classes: top, trouser, pullover")
+    assert data.facts()["warning"] == data.warning
+    assert data.facts()["test_items"] == 20
 
 
-def test_the_stand_in_is_the_same_everywhere():
+def test_striped_images_are_the_same_everywhere():
     # Computed once on x86-64 with numpy 2.4; only integers and a frozen generator are used.
     assert SMALL.hash == EXPECTED_SMALL_HASH
-    assert fashion_mnist.stand_in(30, 20).hash == SMALL.hash
+    assert striped_images(30, 20).hash == SMALL.hash
 
 
-# --- the download -----------------------------------------------------------------------------
+# --- where the files are looked for -----------------------------------------------------------
 
 
 class Mirror(http.server.ThreadingHTTPServer):
-    """A server of `files` with Range, and with the faults that `faults` names, in order."""
+    """A server of `files`, with the faults that `faults` names, in order."""
 
     def __init__(self, files):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.files, self.faults, self.asked, self.slow = files, [], [], 0.0
+        self.files, self.faults, self.requests = files, [], []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        mirror = self.server
-        name, wanted = self.path.lstrip("/"), self.headers.get("Range")
-        mirror.asked.append((name, wanted))
+        mirror, name = self.server, self.path.lstrip("/")
+        mirror.requests.append(name)
         fault = mirror.faults.pop(0) if mirror.faults else ""
-        time.sleep(mirror.slow)
         if isinstance(fault, int):
             return self.send_error(fault)
-        content, start = mirror.files[name], 0
-        if wanted and fault != "no ranges":
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        content = mirror.files[name]
         if fault == "wrong bytes":
             content = content[::-1]
-        if start >= len(content):
-            return self.send_error(416)
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        if fault == "called an encoding":
-            self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Length", str(len(content) - start))
+        if fault == "a page":
+            content = b"<html>log in to the network</html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        body = content[start:]
-        self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
+        self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
 
     def log_message(self, *args):
         pass
 
 
 @pytest.fixture
-def mirror(monkeypatch):
+def official(monkeypatch):
+    """The small data set is the official one, and waiting takes no time."""
     files = idx_files.four_files(SMALL)
-    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(fashion_mnist, "FILES", sums)
-    monkeypatch.setattr(download, "BACK_OFF_S", 0.0)
+    sums = {name: f"md5:{hashlib.md5(content).hexdigest()}" for name, content in files.items()}
+    monkeypatch.setattr(download, "CHECKSUMS", sums)
+    monkeypatch.setattr(fashion_mnist, "OFFICIAL_HASH", SMALL.hash)
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Mirror(files)
+    return files
+
+
+@pytest.fixture
+def mirror(official):
+    server = Mirror(official)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield server
@@ -207,109 +231,147 @@ def mirror(monkeypatch):
     thread.join()
 
 
-def test_downloads_once_with_progress_and_then_reads_the_cache(tmp_path, mirror, capsys):
-    data = fashion_mnist.load(None, tmp_path, mirrors=[mirror.url + "/"])
+@pytest.fixture(autouse=True)
+def no_apt(tmp_path_factory, monkeypatch):
+    """A machine whose apt-get has no package, until a test writes another one."""
+    programs = tmp_path_factory.mktemp("programs")
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return program(programs / "apt-get", "echo 'E: Unable to locate package' >&2; exit 100")
+
+
+def program(path, script):
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def load(cache, *mirrors, package_dir=Path("/nowhere")):
+    return fashion_mnist.load(None, cache, package_dir=package_dir, mirrors=mirrors or [NOBODY])
+
+
+def test_official_files_are_official_however_they_are_packed(tmp_path, official):
+    folder = idx_files.write_folder(tmp_path / "data", SMALL)
+    assert fashion_mnist.load(folder, tmp_path).source == "official"
+    for name in fashion_mnist.FILES:
+        content = gzip.decompress((folder / name).read_bytes())
+        (folder / name).write_bytes(gzip.compress(content, 9, mtime=1))
+    assert fashion_mnist.load(folder, tmp_path).source == "official"
+    other = idx_files.write_folder(tmp_path / "other", striped_images(31, 20))
+    assert fashion_mnist.load(other, tmp_path).source == "folder"
+
+
+def test_downloads_once_and_then_reads_the_cache(tmp_path, mirror, capsys):
+    data = load(tmp_path, mirror.url + "/")
     assert (data.source, data.hash) == ("official", SMALL.hash)
+    assert data.title == "official 30 + 20"
     assert f"{NAME}:" in capsys.readouterr().err
-    assert len(mirror.asked) == 4
-    again = fashion_mnist.load(None, tmp_path, mirrors=[NOBODY])
-    assert again.hash == data.hash
-    assert not list((tmp_path / "fashion-mnist").glob("*.part"))
+    assert len(mirror.requests) == 4
+    assert load(tmp_path).hash == data.hash
+    names = sorted(path.name for path in (tmp_path / "fashion-mnist").iterdir())
+    assert names == sorted(fashion_mnist.FILES)
+
+
+def test_the_installed_package_is_used_before_the_mirrors(tmp_path, mirror):
+    package = idx_files.write_folder(tmp_path / "package", SMALL)
+    assert load(tmp_path / "cache", mirror.url, package_dir=package).source == "official"
+    assert mirror.requests == []
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_package_folder_with_other_images_is_not_used(tmp_path, mirror):
+    package = idx_files.write_folder(tmp_path / "package", striped_images(31, 20))
+    assert load(tmp_path, mirror.url, package_dir=package).hash == SMALL.hash
+
+
+@pytest.mark.parametrize("faults", [["cut"], ["cut", "cut"], [503, 503], ["", "wrong bytes", 500]])
+def test_a_mirror_with_passing_faults_is_asked_again(tmp_path, mirror, faults):
+    mirror.faults = faults
+    assert load(tmp_path, mirror.url).hash == SMALL.hash
+
+
+@pytest.mark.parametrize("fault", [404, 403, 503, "wrong bytes", "a page"])
+def test_the_next_mirror_serves_what_the_first_does_not(tmp_path, mirror, fault):
+    mirror.faults = [fault] * (1 + download.RETRIES)
+    assert load(tmp_path, NOBODY, mirror.url, mirror.url).hash == SMALL.hash
 
 
 @pytest.mark.parametrize(
-    ("faults", "requests"),
+    ("fault", "got"),
     [
-        (["cut"], 5),
-        (["cut", "cut", "cut"], 7),
-        (["cut", "no ranges"], 5),
-        ([503, 503], 6),
-        (["called an encoding"], 4),
-        (["", "cut", 503], 6),
+        (403, "HTTP 403"),
+        (404, "HTTP 404"),
+        (500, "HTTP 500"),
+        ("wrong bytes", "wrong checksum"),
+        ("a page", "wrong checksum"),
+        ("cut", "cut off"),
     ],
 )
-def test_gets_over_faults_of_a_mirror(tmp_path, mirror, faults, requests):
-    mirror.faults = faults
-    assert fashion_mnist.load(None, tmp_path, mirrors=[mirror.url]).hash == SMALL.hash
-    assert len(mirror.asked) == requests
+def test_any_answer_but_the_files_is_an_error_with_the_ways_out(tmp_path, mirror, fault, got):
+    mirror.faults = [fault] * (1 + download.RETRIES)
+    with pytest.raises(DataError, match=got) as caught:
+        load(tmp_path, mirror.url)
+    assert "Unable to locate package" in caught.value.got
+    for way in ("KIT_DATA_DIR", "apt-get install", "mirrors", "Debian package"):
+        assert way in caught.value.next_step
+    assert not (tmp_path / "fashion-mnist" / NAME).exists()
 
 
-def test_after_a_cut_only_the_rest_is_asked_for(tmp_path, mirror):
-    mirror.faults = ["cut"]
-    fashion_mnist.load(None, tmp_path, mirrors=[mirror.url])
-    half = len(mirror.files[NAME]) // 2
-    assert mirror.asked[:2] == [(NAME, None), (NAME, f"bytes={half}-")]
-
-
-def test_a_download_that_stopped_goes_on_in_the_next_run(tmp_path, mirror):
-    mirror.faults = ["cut"] * download.TRIES_PER_MIRROR
-    with pytest.raises(DataError, match="goes on where it stopped"):
-        fashion_mnist.load(None, tmp_path, mirrors=[mirror.url])
-    mirror.asked.clear()
-    assert fashion_mnist.load(None, tmp_path, mirrors=[mirror.url]).hash == SMALL.hash
-    assert mirror.asked[0][1].startswith("bytes=")
-
-
-@pytest.mark.parametrize("fault", [404, 403, 503, "wrong bytes"])
-def test_the_next_mirror_serves_what_the_first_does_not(tmp_path, mirror, fault):
-    mirror.faults = [fault] * (download.TRIES_PER_MIRROR if fault == 503 else 1)
-    mirrors = [NOBODY, mirror.url, mirror.url]
-    assert fashion_mnist.load(None, tmp_path, mirrors=mirrors).hash == SMALL.hash
-
-
-def test_wrong_bytes_everywhere_are_kept_aside_and_never_used(tmp_path, mirror):
-    mirror.faults = ["wrong bytes"] * 2
-    with pytest.raises(DataError, match="wrong checksum"):
-        fashion_mnist.load(None, tmp_path, mirrors=[mirror.url, mirror.url])
-    folder = tmp_path / "fashion-mnist"
-    assert (folder / f"{NAME}.bad-checksum").read_bytes() == mirror.files[NAME][::-1]
-    assert not (folder / NAME).exists()
-    with pytest.raises(DataError, match="bad-checksum"):  # not "no network, so the stand-in"
-        fashion_mnist.load(None, tmp_path, mirrors=[NOBODY])
-
-
-def test_a_stale_beginning_of_another_copy_is_thrown_away(tmp_path, mirror):
-    folder = tmp_path / "fashion-mnist"
-    folder.mkdir()
-    (folder / f"{NAME}.part").write_bytes(b"of another copy")
-    assert fashion_mnist.load(None, tmp_path, mirrors=[mirror.url]).hash == SMALL.hash
+def test_no_network_is_an_error_with_the_ways_out(tmp_path, official):
+    with pytest.raises(DataError, match="no connection") as caught:
+        load(tmp_path, NOBODY, NOBODY)
+    assert "KIT_DATA_DIR" in caught.value.next_step
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path, mirror):
-    fashion_mnist.load(None, tmp_path, mirrors=[mirror.url])
+    load(tmp_path, mirror.url)
     (tmp_path / "fashion-mnist" / NAME).write_bytes(b"rot")
-    assert fashion_mnist.load(None, tmp_path, mirrors=[mirror.url]).hash == SMALL.hash
-    assert (tmp_path / "fashion-mnist" / f"{NAME}.bad-checksum").read_bytes() == b"rot"
-
-
-def test_mirrors_without_the_file_are_an_error_and_not_the_stand_in(tmp_path, mirror):
-    mirror.faults = [404]
-    with pytest.raises(DataError, match="HTTP 404"):
-        fashion_mnist.load(None, tmp_path, mirrors=[mirror.url])
+    assert load(tmp_path, mirror.url).hash == SMALL.hash
 
 
 def test_two_at_once_do_each_other_no_harm(tmp_path, mirror):
-    mirror.slow = 0.05
     with ThreadPoolExecutor(2) as pool:
-        loads = [
-            pool.submit(fashion_mnist.load, None, tmp_path, mirrors=[mirror.url]) for _ in "ab"
-        ]
+        loads = [pool.submit(load, tmp_path, mirror.url) for _ in "ab"]
     assert {done.result().hash for done in loads} == {SMALL.hash}
-    assert len(mirror.asked) == 4
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, mirror):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="KIT_CACHE_DIR"):
-        fashion_mnist.load(None, tmp_path / "file", mirrors=[NOBODY])
+        load(tmp_path / "file", mirror.url)
 
 
-def test_nobody_answering_is_told_apart_from_wrong_answers(tmp_path):
-    with pytest.raises(Unreachable, match="no connection"):
-        download.bring({"a": "0" * 32}, tmp_path, [NOBODY])
+def test_without_mirrors_the_package_is_fetched_by_apt(tmp_path, official, no_apt):
+    folder = tmp_path / "root" / download.PACKAGE_DIR.relative_to("/")
+    idx_files.write_folder(folder, SMALL)
+    (tmp_path / "root" / "DEBIAN").mkdir()
+    control = "Package: dataset-fashion-mnist\nVersion: 1\nArchitecture: all\n"
+    control += "Maintainer: nobody <nobody@example.org>\nDescription: test\n"
+    (tmp_path / "root" / "DEBIAN" / "control").write_text(control)
+    made = f"dpkg-deb -b {tmp_path / 'root'} dataset-fashion-mnist_1_all.deb"
+    program(no_apt, f'[ "$*" = "download dataset-fashion-mnist" ] && {made}')
+    data = load(tmp_path / "cache")
+    assert data.source == "official"
+    names = sorted(path.name for path in (tmp_path / "cache" / "fashion-mnist").iterdir())
+    assert names == sorted(fashion_mnist.FILES)
+    assert load(tmp_path / "cache").hash == data.hash
+
+
+@pytest.mark.parametrize(
+    ("script", "got"),
+    [
+        ("exit 0", "it left no package"),
+        ("echo text >dataset-fashion-mnist_1_all.deb", "dpkg-deb"),
+        ("echo 'E: not authenticated' >&2; exit 100", "not authenticated"),
+    ],
+)
+def test_a_package_that_cannot_be_used_is_an_error(tmp_path, official, no_apt, script, got):
+    program(no_apt, script)
+    with pytest.raises(DataError, match=got):
+        load(tmp_path)
 
 
 def test_the_names_and_checksums_are_those_of_the_publisher():
     assert len(fashion_mnist.LABELS) == 10
-    assert fashion_mnist.FILES["t10k-images-idx3-ubyte.gz"] == "bef4ecab320f06d8554ea6380940ec79"
-    assert [m.split(":")[0] for m in fashion_mnist.MIRRORS] == ["http", "https"]
+    assert tuple(download.CHECKSUMS) == fashion_mnist.FILES
+    assert download.CHECKSUMS["t10k-images-idx3-ubyte.gz"].endswith("6380940ec79")
+    assert [m.split(":")[0] for m in download.MIRRORS] == ["http", "https"]

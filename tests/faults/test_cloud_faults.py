@@ -15,8 +15,8 @@ from kit_sandbox.supervisor import control
 
 from kit.base import StoreUnavailable, settings
 from kit.base.settings import SITES, load
+from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.gates import Gates
 from kit.runs import stage_work, stages
 from kit.runs.kfp_here import PipelineFailed
 from kit.runs.objects import PREPROCESS_TRAIN, StageStore
@@ -57,7 +57,14 @@ class Cloud:
         store = self.allas.store("s3")
         objects = StageStore(store, run)
         objects.put_data(DATA)
-        given = arguments_of(loaded, run, store.bucket, DATA.hash, HP, Gates(0, 0, 0))
+        given = arguments_of(
+            loaded,
+            run,
+            store.bucket,
+            DATA.hash,
+            HP,
+            Thresholds({"accuracy": 0, "precision": 0, "recall": 0}),
+        )
         return SimpleNamespace(loaded=loaded, id=run, objects=objects, given=given)
 
     def start(self, run, **harms):

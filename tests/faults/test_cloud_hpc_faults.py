@@ -86,7 +86,7 @@ def test_the_site_gives_the_same_bits_as_this_process(bench, seen, tmp_path):
     run = bench.ask()
     bench.finish(run)
     result = follow(bench.jobs, run, 0, lambda _: None)
-    here = training.train(bench.data, Parameters(), progress=lambda _: None)
+    here = training.train(bench.data, Parameters())
     training.save_model(here.model, tmp_path / "model.safetensors")
     theirs = bench.submitter.data.get(result["files"]["model.safetensors"]["key"])
     assert theirs == (tmp_path / "model.safetensors").read_bytes()

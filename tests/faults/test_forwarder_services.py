@@ -11,7 +11,7 @@ import pytest
 import redis
 from allas_site import AllasSite
 from dotenv import dotenv_values
-from idx_files import real_or_stand_in
+from idx_files import real_or_striped_images
 from notebook_runs import planted
 from slurm_site import until
 
@@ -41,7 +41,7 @@ def scraped(loaded):
 
 
 def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, seen):
-    loaded, site, data = load("sandbox"), AllasSite(), real_or_stand_in()
+    loaded, site, data = load("sandbox"), AllasSite(), real_or_striped_images()
     submitter, results, said = submitter_for(loaded), [], []
     for store in (submitter.jobs.store, submitter.data):
         store.ensure_bucket()

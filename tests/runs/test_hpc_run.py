@@ -11,8 +11,8 @@ from memory_store import MemoryStore
 
 from kit.base import DataError, UsageError, time_record
 from kit.base.settings import load
+from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.gates import Gates
 from kit.runs import hpc_run, hpc_stages
 from kit.runs.hpc_run import CLOUD_HPC
 from kit.runs.objects import StageStore
@@ -94,7 +94,9 @@ def test_the_arguments_are_those_of_the_pipeline_and_plain_data(site):
         hyperparameters=Parameters(epochs=3),
         workers=2,
     )
-    given = hpc_run.arguments_of(site, request, Gates(0.5, 0.5, 0.5))
+    given = hpc_run.arguments_of(
+        site, request, Thresholds({"accuracy": 0.5, "precision": 0.5, "recall": 0.5})
+    )
     assert json.loads(json.dumps(given)) == given
     assert (given["workers"], given["configured"], given["hyperparameters"]["epochs"]) == (
         2,
@@ -110,7 +112,9 @@ def test_a_profile_without_a_site_is_refused():
     request = RunRequest(run=RUN, data_hash="a" * 64)
     none = dataclasses.replace(load("sandbox"), hpc=None)
     with pytest.raises(UsageError, match="has no HPC site"):
-        hpc_run.arguments_of(none, request, Gates(0.5, 0.5, 0.5))
+        hpc_run.arguments_of(
+            none, request, Thresholds({"accuracy": 0.5, "precision": 0.5, "recall": 0.5})
+        )
 
 
 def test_an_outcome_is_read_from_the_records_and_a_missing_one_is_named():

@@ -15,8 +15,8 @@ from fake_kfp import FakeKfp, run, serving, task
 
 from kit.base import DataError, UsageError, read_login
 from kit.base.settings import Port, Settings, load
+from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import MAX_SEED, Parameters
-from kit.experiments.gates import Gates
 from kit.runs import stages
 from kit.runs.kfp_here import PipelineFailed, States
 from kit.runs.objects import EVALUATE, PREPROCESS_TRAIN, StageStore
@@ -26,7 +26,7 @@ from kit.tracking.delivery import tracking_for
 
 RUN = "cloud-0123456789ab-1"
 HP = Parameters(epochs=2, learning_rate=0.01)
-NO_GATES = Gates(0.0, 0.0, 0.0)
+NO_GATES = Thresholds({"accuracy": 0.0, "precision": 0.0, "recall": 0.0})
 PUBLISHED_TIME = {"name": str, "start-time": float, "end-time": float, "total-seconds": float}
 
 
@@ -104,7 +104,12 @@ def test_the_timeline_accounts_for_every_second() -> None:
 
 
 def test_the_arguments_are_data_and_fit_the_pipeline(site: Settings, objects: StageStore) -> None:
-    given = arguments(site, objects, gates=Gates(0.1, 0.2, 0.3), strict=True)
+    given = arguments(
+        site,
+        objects,
+        gates=Thresholds({"accuracy": 0.1, "precision": 0.2, "recall": 0.3}),
+        strict=True,
+    )
     assert len(given.pop("commit")) in (0, 40)
     assert given == {
         "profile": "folders",
@@ -245,7 +250,12 @@ def test_a_component_that_raises_shows_its_own_traceback_and_log(
 def test_a_strict_run_whose_model_misses_the_gates_fails_with_the_figures_recorded(
     site: Settings, objects: StageStore, tmp_path: Path
 ) -> None:
-    given = arguments(site, objects, gates=Gates(1.0, 1.0, 1.0), strict=True)
+    given = arguments(
+        site,
+        objects,
+        gates=Thresholds({"accuracy": 1.0, "precision": 1.0, "recall": 1.0}),
+        strict=True,
+    )
     with pytest.raises(PipelineFailed, match="is below 1.0"):
         run_pipeline(site, objects, given, tmp_path / "run")
     assert objects.finished(EVALUATE)["gates"]["passed"] is False

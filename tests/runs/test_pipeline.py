@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from kit.base import ROOT, UsageError
+from kit.experiments import Thresholds, fashion_mnist
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.gates import Gates
 from kit.runs import pipeline, stages
 from kit.runs.hpc_run import CLOUD_HPC
 from kit.runs.kfp_log import ComponentState
@@ -79,7 +79,7 @@ def test_the_image_is_built_under_the_name_that_the_components_ask_for() -> None
 def test_the_defaults_of_the_pipeline_are_those_of_the_kit(compiled: list[Any], name: str) -> None:
     given = compiled[0]["root"]["inputDefinitions"]["parameters"]
     defaults = {name: value["defaultValue"] for name, value in given.items() if len(value) > 2}
-    wanted = {"hyperparameters": vars(Parameters()), "gates": vars(Gates())}
+    wanted = {"hyperparameters": vars(Parameters()), "gates": fashion_mnist.GATES}
     wanted |= {"strict": False, "commit": "", "mlflow_url": ""}
     assert defaults == wanted | (HPC_DEFAULTS if name == "cloud-hpc" else {})
 
@@ -124,18 +124,25 @@ def test_gates_say_which_figure_missed_which_threshold(
     accuracy: float, precision: float, recall: float, missed: list[str]
 ) -> None:
     performance = {"accuracy": accuracy, "precision": precision, "recall": recall}
-    assert Gates().outcome(performance) == {
+    assert Thresholds(fashion_mnist.GATES).judge(performance) == {
         "passed": not missed,
         "thresholds": {"accuracy": 0.8, "precision": 0.8, "recall": 0.8},
         "missed": missed,
     }
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.01, math.nan, math.inf])
-@pytest.mark.parametrize("kind", ["accuracy", "precision", "recall"])
-def test_a_threshold_that_no_figure_can_have_is_refused(kind: str, value: float) -> None:
-    with pytest.raises(UsageError, match=f"min_{kind}"):
-        Gates(**{kind: value})
+@pytest.mark.parametrize("least", [math.nan, math.inf, True, "0.5", None])
+def test_a_gate_that_is_not_a_finite_number_is_refused(least: Any) -> None:
+    with pytest.raises(UsageError, match="gate of recall"):
+        Thresholds({"accuracy": 0.5, "recall": least})
+
+
+def test_a_gate_of_any_metric_holds_and_an_unmeasured_one_is_missed() -> None:
+    gates = Thresholds({"psnr": 30, "f1": 0.5})
+    assert gates.judge({"psnr": 31.5, "f1": 0.5})["passed"]
+    assert gates.judge({"psnr": 31.5})["missed"] == [
+        "f1 was not measured, and at least 0.5 is required"
+    ]
 
 
 # -- picture -----------------------------------------------------------------------------------

@@ -15,11 +15,10 @@ from mlflow_store import empty_store
 
 from kit.base import DataError, KitError, NoSuchObject, ObjectDamaged, UsageError
 from kit.base.settings import Settings
+from kit.experiments import GatesNotPassed
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.data import LABELS, Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.gates import GatesNotPassed
-from kit.experiments.progress import Progress
 from kit.runs import stages
 from kit.runs.objects import EVALUATE, PREPROCESS_TRAIN, StageStore
 from kit.store.opening import open_store
@@ -131,7 +130,7 @@ def test_training_leaves_model_losses_and_a_record_with_times(
     record_hash = train(data)
     record, found_hash = uploaded.record(PREPROCESS_TRAIN) or ({}, "")
     assert record_hash == found_hash
-    reference = training.train(data, Parameters(**HP), progress=lambda _: None)
+    reference = training.train(data, Parameters(**HP))
     assert weights(uploaded) == {
         name: tensor.flatten().tolist() for name, tensor in reference.model.state_dict().items()
     }
@@ -177,12 +176,12 @@ def test_a_damaged_record_counts_as_none(uploaded: StageStore, text: bytes) -> N
 def test_a_training_killed_in_its_second_epoch_goes_on_there_with_the_same_result(
     uploaded: StageStore, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(now: Progress) -> None:
-        if now.epoch == 2:
+    def dies(step: int, steps: int, loss: float) -> None:
+        if 2 * step > steps:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(stages, "_say", dies)
+        patch.setattr(stages, "_log_progress", dies)
         train(data)
     assert uploaded.record(PREPROCESS_TRAIN) is None
     train(data)
@@ -277,7 +276,7 @@ def test_a_model_that_passes_is_recorded_logged_and_registered(
         "kit.run_id": RUN,
         "kit.target": "cloud",
         "kit.profile": "folders",
-        "kit.data": "synthetic",
+        "kit.data": "stripes",
         "kit.gates": "passed",
         "mlflow.source.git.commit": "c0ffee",
     }

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from idx_files import real_or_stand_in, write_folder
+from idx_files import real_or_striped_images, write_folder
 from notebook_runs import (
     KINDS,
     NO_GATES,
@@ -45,7 +45,7 @@ def environ(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cloud-hpc")
     return {
         **os.environ,
-        "KIT_DATA_DIR": str(write_folder(folder / "data", real_or_stand_in())),
+        "KIT_DATA_DIR": str(write_folder(folder / "data", real_or_striped_images())),
         "KIT_RESULTS_DIR": str(folder / "results"),
     }
 

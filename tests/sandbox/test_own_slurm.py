@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
-from idx_files import real_or_stand_in, small_data_dir
+from idx_files import real_or_striped_images, small_data_dir
 
 from kit.base import NoSuchBucket, read_json
 from kit.base.settings import SITES, load
@@ -81,8 +81,8 @@ def test_the_experiment_runs_to_a_result_with_two_workers_and_asks_no_cloud(own)
     record = experiment_cloud_hpc.finish(work)
     assert asked_of_the_cloud() == before
     assert "COMPLETED" in said
-    here = training.train(real_or_stand_in(), Parameters(**hp), progress=lambda _: None, workers=2)
-    measured = training.evaluate(here.model, real_or_stand_in(), Parameters(**hp))
+    here = training.train(real_or_striped_images(), Parameters(**hp), workers=2)
+    measured = training.evaluate(here.model, real_or_striped_images(), Parameters(**hp))
     assert record["performance"] == measured.performance
     assert work.outcome.trained["workers"] == 2
     assert work.outcome.trained["slurm"]["nodes"] == 2
@@ -120,7 +120,7 @@ def test_the_submitter_as_a_process_sees_a_request_at_once_and_its_face_tells_to
             assert f"127.0.0.1:{port}/runs" in process.stderr.readline()
             jobs.ensure_bucket()
             data.ensure_bucket()
-            images = real_or_stand_in()
+            images = real_or_striped_images()
             StageStore(data, "any").put_data(images)
             assert face("/runs") == []
             run = f"cloud-hpc-{secrets.token_hex(6)}-1"

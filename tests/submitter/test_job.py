@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from idx_files import striped_images
 from ray.util.state.exception import RayStateApiException, ServerUnavailable
 
 from kit.base import DataError, KitError, UsageError
 from kit.base.settings import Cloud, Hpc
 from kit.experiments.fashion_mnist import training
-from kit.experiments.fashion_mnist.data import stand_in
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.onsite import driver as ray_driver
 from kit.onsite import main as ray_main
@@ -296,7 +296,7 @@ def test_another_version_of_ray_is_refused_before_anything_starts(tmp_path):
 
 @pytest.fixture
 def staged(tmp_path):
-    data = stand_in(400, 100)
+    data = striped_images(400, 100)
     path = tmp_path / "data.safetensors"
     path.write_bytes(ray_job.data_file(data))
     hp = Parameters(epochs=2).model_dump()
@@ -310,7 +310,7 @@ def staged(tmp_path):
 def test_the_driver_trains_to_the_same_bits_as_here(staged, tmp_path):
     data, task, folder = staged
     ray_driver.work(task, folder)
-    here = training.train(data, Parameters(epochs=2), progress=lambda _: None)
+    here = training.train(data, Parameters(epochs=2))
     training.save_model(here.model, tmp_path / "here.safetensors")
     theirs = (folder / "model.safetensors").read_bytes()
     assert theirs == (tmp_path / "here.safetensors").read_bytes()
@@ -335,8 +335,7 @@ def test_the_shares_of_other_workers_come_to_the_same_bits_as_here(staged, tmp_p
 
     monkeypatch.setattr(ray_driver, "_others", others)
     ray_driver.work({**task, "workers": 3}, folder)
-    quiet = {"progress": lambda _: None}
-    here = training.train(data, Parameters(epochs=2), workers=3, **quiet)
+    here = training.train(data, Parameters(epochs=2), workers=3)
     training.save_model(here.model, tmp_path / "here.safetensors")
     theirs = (folder / "model.safetensors").read_bytes()
     assert theirs == (tmp_path / "here.safetensors").read_bytes()

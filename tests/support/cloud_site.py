@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from idx_files import striped_images
 
 from kit.base import settings
 from kit.base.settings import Settings, load
-from kit.experiments.fashion_mnist.data import Dataset, stand_in
+from kit.experiments.fashion_mnist.data import Dataset
 from kit.store.opening import open_store
 
 PROFILE = """
@@ -44,4 +45,4 @@ def make_site(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> 
 
 def small_data(train: int = 400) -> Dataset:
     """A data set that trains in a second; another one for another `train`."""
-    return stand_in(train, 100)
+    return striped_images(train, 100)

@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from idx_files import real_or_stand_in
+from idx_files import real_or_striped_images
 from kit_sandbox.files import account_names
 from slurm_site import until
 
@@ -30,7 +30,7 @@ class Bench:
     """Asks for runs, does a submitter's passes, looks at jobs; `close` undoes all of it."""
 
     def __init__(self, profile):
-        self.profile, self.data = profile, real_or_stand_in()
+        self.profile, self.data = profile, real_or_striped_images()
         self.submitter = submitter_for(profile)
         self.jobs, self.children = self.submitter.jobs, []
         for store in (self.jobs.store, self.submitter.data):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kit.experiments.fashion_mnist import data as fashion_mnist
+from kit.experiments.fashion_mnist.data import LABELS, SIDE, Dataset
 
 
 def images_bytes(images: np.ndarray) -> bytes:
@@ -18,7 +19,7 @@ def labels_bytes(labels: np.ndarray) -> bytes:
     return struct.pack(">2I", 2049, len(labels)) + labels.tobytes()
 
 
-def four_files(data: fashion_mnist.Dataset) -> dict[str, bytes]:
+def four_files(data: Dataset) -> dict[str, bytes]:
     """The four files of a data set, gzipped, always the same bytes."""
     plain = (
         images_bytes(data.train_images),
@@ -32,29 +33,56 @@ def four_files(data: fashion_mnist.Dataset) -> dict[str, bytes]:
     }
 
 
-def write_folder(folder: Path, data: fashion_mnist.Dataset) -> Path:
+def write_folder(folder: Path, data: Dataset) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in four_files(data).items():
         (folder / name).write_bytes(content)
     return folder
 
 
-def real_or_stand_in() -> fashion_mnist.Dataset:
-    """The 900 real images where `KIT_TEST_DATA` leads to them, else generated ones.
+def striped_images(train: int = 60_000, test: int = 10_000) -> Dataset:
+    """Images of stripes, one direction a label: the same bytes on every machine.
 
-    Whoever prints figures says which: `source` is `folder` or `synthetic`.
+    Integers only (no rounding that differs) and the legacy generator, whose stream is frozen.
     """
-    given = os.environ.get("KIT_TEST_DATA")
-    if given:
-        return fashion_mnist.load(Path(given) / "fashion-mnist-900", Path(given))
-    return fashion_mnist.stand_in(720, 180)
+    random = np.random.RandomState(20240812)
+    return Dataset(*_stripes(random, train), *_stripes(random, test), "stripes", {})
+
+
+def _stripes(random: np.random.RandomState, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `count` images of stripes with random phase, brightness and noise."""
+    slopes = ((9, 0), (9, 3), (8, 5), (5, 8), (3, 9), (0, 9), (-3, 9), (-5, 8), (-8, 5), (-9, 3))
+    y, x = np.mgrid[:SIDE, :SIDE].astype(np.int16)
+    waves = np.stack([a * x + b * y for a, b in slopes]).astype(np.int16)
+    labels = random.permutation(np.arange(count) % len(LABELS)).astype(np.uint8)
+    images = np.empty((count, SIDE, SIDE), np.uint8)
+    for start in range(0, count, 5000):  # in pieces, to keep the memory small
+        part = labels[start : start + 5000]
+        phase = random.randint(0, 64, (len(part), 1, 1)).astype(np.int16)
+        bright = random.randint(1, 4, (len(part), 1, 1)).astype(np.int16)
+        wave = np.abs((waves[part] + phase) % 64 - 32) * bright
+        noise = random.bytes(wave.size)
+        wave += np.frombuffer(noise, np.uint8).reshape(wave.shape) // 2
+        images[start : start + 5000] = wave
+    return images, labels
+
+
+def real_or_striped_images() -> Dataset:
+    """The 900 real images where `KIT_TEST_DATA` leads to them, else striped ones.
+
+    Tests that print figures say which: `source` is `folder` or `stripes`.
+    """
+    folder = os.environ.get("KIT_TEST_DATA")
+    if folder:
+        return fashion_mnist.read_folder(Path(folder) / "fashion-mnist-900")
+    return striped_images(720, 180)
 
 
 def small_data_dir(folder: Path) -> Path:
     """A folder of 720 + 180 images, real ones where they are at hand."""
-    return write_folder(folder, real_or_stand_in())
+    return write_folder(folder, real_or_striped_images())
 
 
 def full_size_data_dir(folder: Path) -> Path:
-    """A folder of 60,000 + 10,000 generated images."""
-    return write_folder(folder, fashion_mnist.stand_in())
+    """A folder of 60,000 + 10,000 striped images."""
+    return write_folder(folder, striped_images())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import fake_slurm
 from fake_slurm import FakeHost, Site
+from idx_files import striped_images
 from memory_store import MemoryStore
 
 from kit.base.settings import Hpc, load
-from kit.experiments.fashion_mnist.data import stand_in
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.onsite.main import FILES
 from kit.runs.objects import StageStore
@@ -23,7 +23,7 @@ from kit.submitter import collect
 from kit.submitter.submitter import Submitter
 
 RUN = "cloud-hpc-0123456789ab-1"
-DATA = stand_in(40, 10)
+DATA = striped_images(40, 10)
 
 
 class WorkingSite(Site):

@@ -1,10 +1,11 @@
-"""Fashion-MNIST: files on disk, else the cache, else a download, else a labelled stand-in.
+"""Fashion-MNIST: the four files, where they are looked for, and whether they are the official ones.
 
-The four files are in the IDX format (a magic number, the dimensions as big-endian 32-bit
-integers, then one byte a value; http://yann.lecun.com/exdb/mnist/). The stand-in is used only
-when there is neither network nor any data; it says so in `Dataset.warning`.
+The files are in the IDX format (a magic number, the dimensions as big-endian 32-bit integers,
+then one byte a value; http://yann.lecun.com/exdb/mnist/), gzipped or not. They are official when
+their decompressed contents are, however they were packed and wherever they came from.
 """
 
+import dataclasses
 import gzip
 import hashlib
 import math
@@ -12,35 +13,40 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kit.base import DataError, Unreachable
+from kit.base import DataError, KitError
 from kit.experiments.fashion_mnist import download
 
-_TEN = "top trouser pullover dress coat sandal shirt sneaker bag ankle-boot"
-LABELS = tuple(_TEN.split())
-# File name -> MD5 of the official file.
-FILES = {
-    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-}
-# The first is plain http, so nothing that came from it is used before its checksum is right.
-MIRRORS = (
-    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
-    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
+LABELS = (
+    "top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle-boot",
 )
+FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+OFFICIAL_HASH = "eee656c63c1c7a3b7c885d28c97fd74dc039264ce75eae7cb8d991df379ef736"
 SIDE = 28
-STAND_IN_WARNING = (
-    "SYNTHETIC DATA, NOT Fashion-MNIST: there was no network and nothing in the cache, so the "
-    "images are generated stripes. No figure of this run says anything about Fashion-MNIST. "
-    "Connect to the network, or set KIT_DATA_DIR to a folder with the four IDX files."
+WAYS = (
+    "set KIT_DATA_DIR to a folder with the four IDX files, or `apt-get install "
+    "dataset-fashion-mnist`, or run again with a network: the files are then downloaded from "
+    "the mirrors or as the Debian package"
 )
 
 Array = NDArray[np.uint8]
@@ -50,8 +56,8 @@ Array = NDArray[np.uint8]
 class Dataset:
     """Images (N, 28, 28) and labels (N,), uint8, for training and test.
 
-    `source` is official, folder or synthetic; `files` maps each file to the SHA-256 of its
-    bytes (of the array, when synthetic); `warning` is empty unless the data is synthetic.
+    `files` maps the name of each file to the SHA-256 of its bytes. `source` is official or
+    folder, and unknown for a data set that did not come from files.
     """
 
     train_images: Array
@@ -60,7 +66,6 @@ class Dataset:
     test_labels: Array
     source: str
     files: dict[str, str]
-    warning: str = ""
 
     @cached_property
     def hash(self) -> str:
@@ -71,28 +76,74 @@ class Dataset:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    @property
+    def title(self) -> str:
+        """Origin and number of the images in a few words, as tables show it."""
+        origin = {"official": "official", "folder": "own files"}.get(self.source, self.source)
+        return f"{origin} {len(self.train_labels):,} + {len(self.test_labels):,}"
 
-def load(data_dir: Path | None, cache_dir: Path, *, mirrors: Sequence[str] = MIRRORS) -> Dataset:
-    """Give the data set from `data_dir`, else from the cache, a mirror, or the stand-in.
+    @property
+    def warning(self) -> str:
+        """Classes without an image; empty when each class has images for training and test.
 
-    Raises DataError for files that are missing, damaged or do not belong together, and when
-    a download ended badly; only "no network and nothing cached" leads to the stand-in.
+        The macro metrics leave out a class that does not occur, so they would mean less.
+        """
+        sentences = []
+        for part, labels in (("training", self.train_labels), ("test", self.test_labels)):
+            absent = [name for number, name in enumerate(LABELS) if number not in labels]
+            if absent:
+                sentences.append(f"no {part} image of {len(absent)} classes: {', '.join(absent)}")
+        return "; ".join(sentences)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a record holds about the data."""
+        counts = {"train_items": len(self.train_labels), "test_items": len(self.test_labels)}
+        origin = {"title": self.title, "source": self.source, "hash": self.hash}
+        return {**origin, **counts, "files": dict(self.files), "warning": self.warning}
+
+
+def load(
+    data_dir: Path | None,
+    cache_dir: Path,
+    *,
+    package_dir: Path = download.PACKAGE_DIR,
+    mirrors: Sequence[str] = download.MIRRORS,
+) -> Dataset:
+    """Return the data set from `data_dir`; without it from the first source that has it.
+
+    The sources are the cache, the installed Debian package, the mirrors, the Debian package
+    fetched by apt-get. Raises DataError for files that are missing, damaged or do not belong
+    together, and when no source has the official files.
     """
     if data_dir is not None:
-        return _read_folder(Path(data_dir), "folder")
-    folder = Path(cache_dir) / "fashion-mnist"
+        return read_folder(Path(data_dir))
+    cache = Path(cache_dir) / "fashion-mnist"
+    for folder in (cache, package_dir):
+        if data := _official(folder):
+            return data
+    problems = []
+    for fetch in (partial(download.from_mirrors, mirrors), download.from_debian_package):
+        try:
+            fetch(cache)
+        except KitError as err:
+            problems.append(f"{err.tried}: {err.got}")
+        except OSError as err:
+            next_step = "free some space, or set KIT_CACHE_DIR to a folder that can be written"
+            raise DataError(f"write the data set into {cache}", str(err), next_step) from err
+        else:
+            if data := _official(cache):
+                return data
+            problems.append(f"read {cache}: the files are not the official ones")
+    raise DataError("get the Fashion-MNIST images", "; ".join(problems), WAYS)
+
+
+def _official(folder: Path) -> Dataset | None:
+    """Return the folder's data set when it is there and official."""
     try:
-        download.bring(FILES, folder, mirrors)
-    except Unreachable as err:
-        kept = sorted(p.name for p in folder.glob("*ubyte*"))
-        if kept:
-            raise DataError(
-                f"completing the download in {folder}",
-                f"only {', '.join(kept)}; {err.got}",
-                "run again with a network: it goes on where it stopped",
-            ) from err
-        return stand_in()
-    return _read_folder(folder, "official")
+        data = read_folder(folder)
+    except DataError:
+        return None
+    return data if data.source == "official" else None
 
 
 def read_idx(path: Path) -> Array:
@@ -111,8 +162,8 @@ def read_idx(path: Path) -> Array:
     except (OSError, EOFError, zlib.error) as err:
         raise _damaged(path, str(err) or type(err).__name__) from err
     if len(body) != size:
-        found = f"{len(body)}" if len(body) < size else f"more than {size}"
-        raise _damaged(path, f"{found} bytes of data where the header says {size}")
+        length = f"{len(body)}" if len(body) < size else f"more than {size}"
+        raise _damaged(path, f"{length} bytes of data where the header says {size}")
     array = np.frombuffer(body, np.uint8).reshape(shape)
     if array.ndim == 1 and array.max() >= len(LABELS):
         raise _damaged(path, f"label {array.max()}; only 0 to {len(LABELS) - 1} exist")
@@ -129,30 +180,25 @@ def _shape(path: Path, magic: bytes, file: Any) -> tuple[int, ...]:
         raise _damaged(path, "it ends inside the header")
     shape = struct.unpack(f">{dims}I", header)
     if shape[0] == 0 or (dims == 3 and shape[1:] != (SIDE, SIDE)):
-        wanted = f"N x {SIDE} x {SIDE}" if dims == 3 else "N"
-        raise _damaged(path, f"its shape is {shape}; {wanted} with N > 0 is expected")
+        expected = f"N x {SIDE} x {SIDE}" if dims == 3 else "N"
+        raise _damaged(path, f"its shape is {shape}; {expected} with N > 0 is expected")
     return shape
 
 
 def _damaged(path: Path, got: str) -> DataError:
-    return DataError(
-        f"reading {path}", got, "put a good copy there, or point KIT_DATA_DIR somewhere else"
-    )
+    next_step = "put a good copy there, or set KIT_DATA_DIR to another folder"
+    return DataError(f"read {path}", got, next_step)
 
 
-def _read_folder(folder: Path, source: str) -> Dataset:
-    """Read the four files of a folder, each with or without `.gz`."""
+def read_folder(folder: Path) -> Dataset:
+    """Read the four files of a folder, each with or without `.gz`. Raises DataError."""
     arrays, files = [], {}
     for name in FILES:
         path = folder / name
         if not path.exists():
             path = folder / name.removesuffix(".gz")
         if not path.exists():
-            raise DataError(
-                f"looking for {name} (or without .gz) in {folder}",
-                "no such file",
-                "put the four IDX files there, or unset KIT_DATA_DIR to download them",
-            )
+            raise DataError(f"find {name} (or without .gz) in {folder}", _contents(folder), WAYS)
         array = read_idx(path)
         if array.ndim != (3 if "images" in name else 1):
             raise _damaged(path, "images and labels are exchanged")
@@ -162,38 +208,21 @@ def _read_folder(folder: Path, source: str) -> Dataset:
         if len(images) != len(labels):
             got = f"{len(images)} images and {len(labels)} labels"
             next_step = "put files there that belong together"
-            raise DataError(f"reading the {part} files in {folder}", got, next_step)
-    a, b, c, d = arrays
-    return Dataset(a, b, c, d, source=source, files=files)
+            raise DataError(f"read the {part} files in {folder}", got, next_step)
+    train_images, train_labels, test_images, test_labels = arrays
+    data = Dataset(train_images, train_labels, test_images, test_labels, "folder", files)
+    return dataclasses.replace(data, source="official") if data.hash == OFFICIAL_HASH else data
 
 
-def stand_in(train: int = 60_000, test: int = 10_000) -> Dataset:
-    """Make striped images, one direction a label: the same bytes on every machine.
-
-    Integers only (no rounding that differs) and the legacy generator, whose stream is frozen.
-    """
-    random = np.random.RandomState(20240812)
-    arrays = (*_stripes(random, train), *_stripes(random, test))
-    files = {
-        f"stand-in {name.removesuffix('-ubyte.gz')}": hashlib.sha256(array.data).hexdigest()
-        for name, array in zip(FILES, arrays, strict=True)
-    }
-    return Dataset(*arrays, source="synthetic", files=files, warning=STAND_IN_WARNING)
-
-
-def _stripes(random: np.random.RandomState, count: int) -> tuple[Array, Array]:
-    """Draw `count` images of stripes with random phase, brightness and noise."""
-    slopes = ((9, 0), (9, 3), (8, 5), (5, 8), (3, 9), (0, 9), (-3, 9), (-5, 8), (-8, 5), (-9, 3))
-    y, x = np.mgrid[:SIDE, :SIDE].astype(np.int16)
-    waves = np.stack([a * x + b * y for a, b in slopes]).astype(np.int16)
-    labels = random.permutation(np.arange(count) % len(LABELS)).astype(np.uint8)
-    images = np.empty((count, SIDE, SIDE), np.uint8)
-    for start in range(0, count, 5000):  # in pieces, to keep the memory small
-        part = labels[start : start + 5000]
-        phase = random.randint(0, 64, (len(part), 1, 1)).astype(np.int16)
-        bright = random.randint(1, 4, (len(part), 1, 1)).astype(np.int16)
-        wave = np.abs((waves[part] + phase) % 64 - 32) * bright
-        noise = random.bytes(wave.size)
-        wave += np.frombuffer(noise, np.uint8).reshape(wave.shape) // 2
-        images[start : start + 5000] = wave
-    return images, labels
+def _contents(folder: Path) -> str:
+    """Describe what is found in place of the four files."""
+    if folder.is_file():
+        return "it is a file and not a folder"
+    if not folder.is_dir():
+        return "there is no such folder"
+    names = sorted(path.name for path in folder.iterdir())
+    links = [name for name in names if (folder / name).is_symlink()]
+    if broken := [name for name in links if not (folder / name).exists()]:
+        return f"symbolic links to files that do not exist: {', '.join(broken[:5])}"
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"no such file; it holds {', '.join(names[:5]) + more if names else 'nothing'}"

@@ -1,53 +1,155 @@
-"""The experiment: a small convolutional network on Fashion-MNIST, the same on all targets.
+"""The article's experiment: a small convolutional network on Fashion-MNIST.
 
-Reads from top to bottom: settings, model, tensors, loop, evaluation. It is the experiment of
-DOI 10.1145/3672608.3707866 with one difference: the seed is set *before* the model is built
-(there it was set after, so that its runs differ).
+Reads from top to bottom: tensors, model, training step, loop, checkpoint, evaluation, model
+file. It is the experiment of DOI 10.1145/3672608.3707866 with one difference: the seed is set
+*before* the model is built (there it was set after, so that its runs differ).
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from kit.base import DataError, UsageError
-from kit.experiments.fashion_mnist import checkpoint
 from kit.experiments.fashion_mnist.data import LABELS, Dataset
-from kit.experiments.fashion_mnist.fast_step import SGD, share
-from kit.experiments.fashion_mnist.model import Model, as_labels, as_tensor, machine
-from kit.experiments.fashion_mnist.model import (
-    load_model as load_model,  # for those who train and then save
-)
-from kit.experiments.fashion_mnist.model import save_model as save_model
+from kit.experiments.fashion_mnist.fast_step import FastStep
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.progress import Bar, Progress
+from kit.experiments.fashion_mnist.tensor_files import read_tensors, write_tensors
 
 NAME = "Convolutional-neural-network-classifier"
-LOSS_EVERY = 2000  # steps in one point of the loss curve; fewer when an epoch is short
+LOSS_POINT_STEPS = 2000  # steps in one point of the loss curve; fewer when an epoch is short
 EVALUATION_BATCH = 1000  # images; the result does not depend on it, the article used 4
+ONEDNN_FROM_BATCH = 32  # below, setting up oneDNN's kernels costs more than they save
+
+Report = Callable[[int, int, float], None]  # step, steps in all, mean loss since the last call
 
 
-# --- the loop ---------------------------------------------------------------------------------
+def ignore(step: int, steps: int, loss: float) -> None:
+    """Report nothing."""
 
-# Begins another worker's share of an epoch, given what `sgd.share` takes; the call waits for it.
-Elsewhere = Callable[[Tensor, Tensor], Callable[[], Tensor]]
+
+# --- data tensors -----------------------------------------------------------------------------
+
+
+def as_tensor(images: NDArray[np.uint8], device: str = "cpu") -> Tensor:
+    """Turn images (N, 28, 28) of 0..255 into a tensor (N, 1, 28, 28) of -1..1.
+
+    The same as ToTensor and Normalize(0.5, 0.5), once instead of at every step.
+    """
+    x = torch.from_numpy(images.astype(np.float32)).to(device)
+    return x.div_(255).sub_(0.5).div_(0.5).unsqueeze_(1)
+
+
+def as_labels(labels: NDArray[np.uint8], device: str = "cpu") -> Tensor:
+    """Turn labels (N,) into a tensor of the type that cross entropy takes."""
+    return torch.from_numpy(labels.astype(np.int64)).to(device)
+
+
+# --- model ------------------------------------------------------------------------------------
+
+
+class Model(nn.Module):
+    """Two convolutions and three linear layers: images (N, 1, 28, 28) to scores (N, 10).
+
+    ReLU comes after the pooling: max(relu(x)) is relu(max(x)), on a quarter of the values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16 * 4 * 4, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, len(LABELS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the ten scores (logits) of each image."""
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))  # 6 x 12 x 12
+        x = F.relu(F.max_pool2d(self.conv2(x), 2))  # 16 x 4 x 4
+        x = F.relu(self.fc1(x.flatten(1)))
+        x = F.relu(self.fc2(x))
+        return self.fc3(x)  # type: ignore[no-any-return]
+
+
+# --- training step ----------------------------------------------------------------------------
+
+
+class Step(Protocol):
+    """One step of SGD on a batch; returns the loss before the step.
+
+    `velocity` has the names and shapes of the model's parameters.
+    """
+
+    velocity: dict[str, Tensor]
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Take the step on images (N, 1, 28, 28) and labels (N,)."""
+
+
+class PlainStep:
+    """The step as it is usually written: forward, backward, optimizer."""
+
+    def __init__(self, model: Model, parameters: Parameters) -> None:
+        self.model = model
+        rate, momentum = parameters.learning_rate, parameters.momentum
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
+        self.velocity = {}
+        for name, weight in model.named_parameters():
+            self.velocity[name] = torch.zeros_like(weight)
+            self.optimizer.state[weight]["momentum_buffer"] = self.velocity[name]
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Take one step on images (N, 1, 28, 28) and labels (N,)."""
+        with torch.enable_grad():
+            loss = F.cross_entropy(self.model(images), labels)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+        return loss.detach()
+
+
+@contextmanager
+def torch_settings(parameters: Parameters) -> Iterator[None]:
+    """Set threads and oneDNN for the block. Raises UsageError when there is no such device."""
+    if parameters.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "device = 'cuda' is not possible",
+            "PyTorch finds no CUDA device on this machine",
+            "set device to cpu, or use a machine with a GPU and a PyTorch built for it",
+        )
+    threads, onednn = torch.get_num_threads(), torch.backends.mkldnn.enabled
+    torch.set_num_threads(parameters.threads)
+    torch.backends.mkldnn.enabled = parameters.batch_size >= ONEDNN_FROM_BATCH  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.mkldnn.enabled = onednn
+
+
+# --- loop -------------------------------------------------------------------------------------
+
+# Begins another worker's shard of an epoch with the arguments (state, order) of `train_shard`;
+# calling the result waits for it.
+ShardRunner = Callable[[Tensor, Tensor], Callable[[], Tensor]]
 
 
 @dataclass(frozen=True)
 class Trained:
     """A trained model; `losses` are points (step, mean cross entropy since the last point).
 
-    `start` and `end` are epoch seconds. `seconds` is the time spent in the loop; for a run
-    that was killed it counts the finished epochs of all tries, without the gap between.
+    `start` and `end` are seconds since 1970. `seconds` is the time spent in the loop; for a run
+    that was killed it counts the finished epochs of all starts, without the gap between.
     `epochs_resumed` of the epochs came from a checkpoint.
     """
 
@@ -64,7 +166,7 @@ class _State:
     """What changes while training: the checkpoint holds all of it."""
 
     model: Model
-    sgd: SGD
+    step: Step
     shuffle: torch.Generator
     epoch: int
     losses: list[tuple[int, float]]
@@ -75,138 +177,171 @@ class _State:
 
 def train(
     data: Dataset,
-    hp: Parameters,
+    parameters: Parameters,
     checkpoint_dir: Path | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    report: Report = ignore,
     workers: int = 1,
-    elsewhere: Elsewhere | None = None,
+    run_shard: ShardRunner | None = None,
 ) -> Trained:
-    """Train for `hp.epochs`; with `checkpoint_dir`, save every epoch and go on from there.
+    """Train for `parameters.epochs`; with `checkpoint_dir`, save every epoch and resume there.
 
-    An unbroken training and one that was killed and started again give the same bits.
-    `progress` is called a few times an epoch; without it a bar is shown. With several `workers`
-    each takes its share of every epoch's images, all from the same weights and velocities, and
-    the mean of theirs goes into the next epoch (local SGD, arXiv:1805.09767); `elsewhere` has
-    the others' shares done at the same time, without it they are done here one by one, with the
-    same bits. Losses are the first one's, steps are counted for all. Raises UsageError when there
-    is no such device or the loss is no number any more, DataError for a checkpoint that is
-    damaged or of another training.
+    A training that was killed and started again gives the same bits as an unbroken one. `report`
+    is called a few times an epoch. With several `workers` each trains on its shard of every
+    epoch's images, all from the same weights and velocities, and the mean of theirs goes into
+    the next epoch (local SGD, arXiv:1805.09767); `run_shard` trains the other shards at the same
+    time, without it they are trained here one by one, with the same bits. Losses are the first
+    worker's, steps are counted for all. Raises UsageError when there is no such device or the
+    loss is not finite, DataError for a checkpoint that is damaged or of another training.
     """
-    elsewhere = elsewhere or (lambda vectors, part: partial(share, data, hp, vectors, part))
+    run_shard = run_shard or (lambda *shard: partial(train_shard, data, parameters, *shard))
     path = checkpoint_dir / "checkpoint.safetensors" if checkpoint_dir else None
-    show = progress or Bar()
-    with machine(hp), torch.no_grad():
-        state = _begin(hp)
+    identity = parameters.model_dump() | {"data": data.hash, "workers": workers}
+    with torch_settings(parameters), torch.no_grad():
+        state = _begin(parameters)
         if path and path.exists():
-            _restore(path, state, _identity(data, hp, workers))
+            _restore(path, state, identity)
         resumed = state.epoch
-        x = as_tensor(data.train_images, hp.device)
-        targets = F.one_hot(as_labels(data.train_labels, hp.device), len(LABELS)).float()
-        while state.epoch < hp.epochs:
+        images = as_tensor(data.train_images, parameters.device)
+        labels = as_labels(data.train_labels, parameters.device)
+        while state.epoch < parameters.epochs:
             clock = time.perf_counter()
-            order = torch.randperm(len(x), generator=state.shuffle)
-            mine, *parts = torch.tensor_split(order, workers)
-            before = state.sgd.vectors
-            others = [elsewhere(before, part) for part in parts]
-            _train_epoch(state, x, targets, mine, hp, workers, resumed, show)
+            order = torch.randperm(len(images), generator=state.shuffle)
+            shard, *other_shards = torch.tensor_split(order, workers)
+            before = _vectors(state)
+            others = [run_shard(before, other) for other in other_shards]
+            _train_epoch(state, images, labels, shard, parameters, workers, report)
             if others:
-                state.sgd.vectors = _mean([state.sgd.vectors, *(wait() for wait in others)])
+                _set_vectors(state, _mean([_vectors(state), *(wait() for wait in others)]))
             state.seconds += time.perf_counter() - clock
             state.epoch, state.end = state.epoch + 1, time.time()
             if path:
-                _keep(path, state, _identity(data, hp, workers))
+                _save_checkpoint(path, state, identity)
     return Trained(state.model, state.losses, state.start, state.end, state.seconds, resumed)
 
 
-def _begin(hp: Parameters) -> _State:
+def _begin(parameters: Parameters) -> _State:
     """Seed first, then build: the same seed gives the same weights and the same order."""
-    torch.manual_seed(hp.seed)
-    model = Model().to(hp.device)
-    shuffle = torch.Generator().manual_seed(hp.seed)
-    return _State(model, SGD(model, hp), shuffle, 0, [], time.time(), 0.0, 0.0)
+    torch.manual_seed(parameters.seed)
+    model = Model().to(parameters.device)
+    kind = FastStep if parameters.fast_step else PlainStep
+    shuffle = torch.Generator().manual_seed(parameters.seed)
+    return _State(model, kind(model, parameters), shuffle, 0, [], time.time(), 0.0, 0.0)
 
 
 def _train_epoch(
     state: _State,
-    x: Tensor,
-    targets: Tensor,
+    images: Tensor,
+    labels: Tensor,
     order: Tensor,
-    hp: Parameters,
+    parameters: Parameters,
     workers: int,
-    resumed: int,
-    show: Callable[[Progress], None],
+    report: Report,
 ) -> None:
-    """One pass over the images `order`: one SGD step a batch, the last may be smaller."""
-    own_steps = -(-len(order) // hp.batch_size)
-    stride, per_epoch = min(LOSS_EVERY, max(1, own_steps // 5)), own_steps * workers
-    step = state.epoch * per_epoch
-    for piece in torch.split(order.to(hp.device), stride * hp.batch_size):
-        images = torch.split(x[piece], hp.batch_size)
-        labels = torch.split(targets[piece], hp.batch_size)
-        losses = [state.sgd.step(*batch) for batch in zip(images, labels, strict=True)]
+    """Take one step for each batch of the images `order`; the last batch may be smaller."""
+    own_steps = -(-len(order) // parameters.batch_size)
+    point_steps = min(LOSS_POINT_STEPS, max(1, own_steps // 5))
+    steps_per_epoch = own_steps * workers
+    step = state.epoch * steps_per_epoch
+    for point in torch.split(order.to(parameters.device), point_steps * parameters.batch_size):
+        xs = torch.split(images[point], parameters.batch_size)
+        ys = torch.split(labels[point], parameters.batch_size)
+        losses = [state.step(x, y) for x, y in zip(xs, ys, strict=True)]
         step += len(losses) * workers
         mean = torch.stack(losses).mean().item()
         if not math.isfinite(mean):
-            next_step = "lower learning_rate"
-            raise UsageError("the training diverged", f"loss {mean} by step {step}", next_step)
+            got = f"the loss is {mean} by step {step}"
+            raise UsageError("the training diverged", got, "lower learning_rate")
         state.losses.append((step, mean))
-        steps, skipped = hp.epochs * per_epoch, resumed * per_epoch
-        show(Progress(state.epoch + 1, hp.epochs, step, steps, mean, skipped))
+        report(step, parameters.epochs * steps_per_epoch, mean)
+
+
+def train_shard(data: Dataset, parameters: Parameters, vectors: Tensor, order: Tensor) -> Tensor:
+    """Train on one worker's shard of an epoch: weights and velocities before, then after it.
+
+    `vectors` (2, number of weights) and the result are on the CPU.
+    """
+    with torch_settings(parameters), torch.no_grad():
+        state = _begin(parameters)
+        _set_vectors(state, vectors)
+        chosen = order.numpy()
+        xs = torch.split(
+            as_tensor(data.train_images[chosen], parameters.device), parameters.batch_size
+        )
+        ys = torch.split(
+            as_labels(data.train_labels[chosen], parameters.device), parameters.batch_size
+        )
+        for x, y in zip(xs, ys, strict=True):
+            state.step(x, y)
+        return _vectors(state)
+
+
+def _vectors(state: _State) -> Tensor:
+    """Return a copy (2, number of weights) on the CPU: all weights, all velocities."""
+    weights = torch.cat([weight.detach().reshape(-1) for weight in state.model.parameters()])
+    velocity = torch.cat([part.reshape(-1) for part in state.step.velocity.values()])
+    return torch.stack([weights, velocity]).cpu()
+
+
+def _set_vectors(state: _State, vectors: Tensor) -> None:
+    """Continue from weights and velocities that `_vectors` returned."""
+    weights = [weight.detach() for weight in state.model.parameters()]
+    sizes = [weight.numel() for weight in weights]
+    for targets, vector in zip((weights, state.step.velocity.values()), vectors, strict=True):
+        for target, part in zip(targets, vector.split(sizes), strict=True):
+            target.copy_(part.view(target.shape))
 
 
 def _mean(vectors: list[Tensor]) -> Tensor:
-    """Average what the workers came to. Raises UsageError when one of them diverged."""
+    """Average the workers' results. Raises UsageError when one of them diverged."""
     mean = torch.stack(vectors).mean(0)
     if not mean.isfinite().all():
         raise UsageError("the training diverged", "in one of the workers", "lower learning_rate")
     return mean
 
 
-def _keep(path: Path, state: _State, identity: dict[str, Any]) -> None:
-    """Save weights, momentum and the shuffle's state, and beside them where the run is."""
+# --- checkpoint -------------------------------------------------------------------------------
+
+_TIMES = ("start", "end", "seconds")
+
+
+def _save_checkpoint(path: Path, state: _State, identity: dict[str, Any]) -> None:
+    """Save weights, momentum and the shuffle's state, and beside them the position of the run."""
     tensors = {f"weight.{name}": p.detach() for name, p in state.model.named_parameters()}
-    tensors |= {f"momentum.{name}": v for name, v in state.sgd.velocity.items()}
+    tensors |= {f"momentum.{name}": v for name, v in state.step.velocity.items()}
     tensors["shuffle"] = state.shuffle.get_state()
     record = {field: getattr(state, field) for field in ("epoch", "losses", *_TIMES)}
-    checkpoint.save(path, tensors, record | {"of": identity})
+    write_tensors(path, tensors, record | {"of": identity})
 
 
-def _restore(path: Path, state: _State, mine: dict[str, Any]) -> None:
-    """Put a checkpoint into a fresh state; one of another training is refused."""
-    tensors, record = checkpoint.load(path)
+def _restore(path: Path, state: _State, identity: dict[str, Any]) -> None:
+    """Put a checkpoint into a fresh state; a checkpoint of another training is refused."""
+    tensors, record = read_tensors(path)
     theirs = record.get("of", {})
-    others = [name for name in mine if theirs.get(name) != mine[name]]
+    others = [name for name in identity if theirs.get(name) != identity[name]]
     if others:
         raise DataError(
-            f"going on from {path}",
+            f"resume from {path}",
             f"it belongs to a training with other values of: {', '.join(others)}",
-            "give those values, or another folder, or remove the file to begin anew",
+            "use those values or another folder, or remove the file to start again",
         )
     try:
         for name, parameter in state.model.named_parameters():
             parameter.data.copy_(tensors[f"weight.{name}"])
-            state.sgd.velocity[name].copy_(tensors[f"momentum.{name}"])
+            state.step.velocity[name].copy_(tensors[f"momentum.{name}"])
         state.shuffle.set_state(tensors["shuffle"])
         state.epoch = int(record["epoch"])
         state.losses = [(int(step), float(loss)) for step, loss in record["losses"]]
         state.start, state.end, state.seconds = (float(record[name]) for name in _TIMES)
     except (KeyError, TypeError, ValueError, RuntimeError) as err:
-        raise DataError(f"going on from {path}", repr(err), "remove it to begin anew") from err
+        raise DataError(f"resume from {path}", repr(err), "remove it to start again") from err
 
 
-_TIMES = ("start", "end", "seconds")
-
-
-def _identity(data: Dataset, hp: Parameters, workers: int) -> dict[str, Any]:
-    return hp.model_dump() | {"data": data.hash, "workers": workers}
-
-
-# --- evaluation -------------------------------------------------------------------------------
+# --- evaluation and model file ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What the model does on the test images.
+    """Metrics and predictions on the test images.
 
     `performance` has the published keys; `predictions` (N,) uint8 are labels; `probabilities`
     (N, 10) float32 the softmax of the scores ("predicted qualities"); `confusion` (10, 10)
@@ -220,18 +355,18 @@ class Evaluation:
     seconds: float
 
 
-def evaluate(model: Model, data: Dataset, hp: Parameters) -> Evaluation:
-    """Measure the model on the test images, with torchmetrics' definitions, each once.
+def evaluate(model: Model, data: Dataset, parameters: Parameters) -> Evaluation:
+    """Measure the model on the test images, with torchmetrics' definitions.
 
     Macro accuracy is the mean of the class recalls.
     """
     import torchmetrics.functional.classification as metrics  # late: it takes a second
 
     clock = time.perf_counter()
-    with machine(hp), torch.inference_mode():
-        model = model.to(hp.device)
+    with torch_settings(parameters), torch.inference_mode():
+        model = model.to(parameters.device)
         parts = np.array_split(data.test_images, -(-len(data.test_images) // EVALUATION_BATCH))
-        scores = torch.cat([model(as_tensor(part, hp.device)) for part in parts]).cpu()
+        scores = torch.cat([model(as_tensor(part, parameters.device)) for part in parts]).cpu()
         probabilities, predicted = scores.softmax(1), scores.argmax(1)
         actual = as_labels(data.test_labels)
         performance: dict[str, Any] = {"name": NAME}
@@ -248,3 +383,20 @@ def evaluate(model: Model, data: Dataset, hp: Parameters) -> Evaluation:
         confusion.numpy(),
         time.perf_counter() - clock,
     )
+
+
+def save_model(model: Model, path: Path) -> None:
+    """Write the weights as safetensors, whole or not at all. Raises DataError."""
+    write_tensors(path, model.state_dict())
+
+
+def load_model(path: Path) -> Model:
+    """Read a model from `path`. Raises DataError when it is not such a file or has other layers."""
+    tensors, _ = read_tensors(path)
+    model = Model()
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as err:
+        next_step = "use a file that save_model wrote"
+        raise DataError(f"read {path}", str(err)[:500], next_step) from err
+    return model

@@ -1,54 +1,39 @@
-"""Where a training is, and one line that shows it, in a terminal and in a notebook."""
+"""One line that shows how far a training is, in a terminal and in a notebook."""
 
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import tqdm
 
 
-class Progress(NamedTuple):
-    """Where a training is: epoch 1..epochs, step 1..steps over all epochs.
-
-    `loss` is the mean over the last point of the loss curve; `resumed` counts the steps that
-    a checkpoint brought.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    resumed: int = 0
-
-
 class Bar:
-    """A bar with loss and steps a second: call it with each `Progress`, the last one closes it."""
+    """A bar with loss and steps a second: call it with step, steps and loss; the last closes it."""
 
     def __init__(self, file: Any = None) -> None:
         self._file = file
         self._bar: Any = None
 
-    def __call__(self, now: Progress) -> None:
-        """Show `now`; the screen is touched twice a second at most."""
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        """Show the step; the screen is written to twice a second at most."""
         if self._bar is None:
             self._bar = tqdm.tqdm(
-                total=now.steps,
-                initial=now.resumed,
+                desc="training",
+                total=steps,
+                initial=step,
                 unit="step",
                 ascii=True,
                 ncols=100,
                 mininterval=0.5,
                 file=self._file or _screen(),
             )
-        self._bar.set_description_str(f"epoch {now.epoch}/{now.epochs}", refresh=False)
-        self._bar.set_postfix_str(f"loss {now.loss:.4f}", refresh=now.step == now.steps)
-        self._bar.update(now.step - self._bar.n)
-        if now.step == now.steps:
+        self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=step == steps)
+        self._bar.update(step - self._bar.n)
+        if step == steps:
             self._bar.close()
 
 
 class NotebookLine:
-    """A text stream for one cell output: a new line takes the place of the one before.
+    """A text stream for one cell output: a new line replaces the one before.
 
     Plain stderr would leave every state of the bar in a notebook that papermill ran.
     """
@@ -74,7 +59,7 @@ class NotebookLine:
 
 
 def _screen() -> Any:
-    """Give the stream for a bar: the cell's output in a notebook, else stderr."""
+    """Return the stream for a bar: the cell's output in a notebook, else stderr."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return NotebookLine() if hasattr(shell, "kernel") else sys.stderr

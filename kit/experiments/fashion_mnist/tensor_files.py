@@ -6,15 +6,15 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
+from torch import Tensor
 
 from kit.base import DataError, write_bytes
 
-Tensors = dict[str, torch.Tensor]
 
-
-def save(path: Path, tensors: Tensors, state: dict[str, Any] | None = None) -> None:
-    """Write the tensors, with `state` as JSON in the file's header, whole or not at all.
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], state: dict[str, Any] | None = None
+) -> None:
+    """Write a safetensors file, `state` as JSON in its header, whole or not at all.
 
     Raises DataError when the folder cannot be written or is full.
     """
@@ -25,8 +25,8 @@ def save(path: Path, tensors: Tensors, state: dict[str, Any] | None = None) -> N
     write_bytes(path, safetensors.torch.save(content, metadata))
 
 
-def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Read what `save` wrote: the tensors (on the CPU) and the state.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote: the tensors (on the CPU) and the state.
 
     Raises DataError when the file is missing, cut or of another kind. Nothing in the file is
     ever executed: safetensors holds numbers only.
@@ -36,9 +36,8 @@ def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             state = json.loads((file.metadata() or {}).get("state", "{}"))
     except (OSError, ValueError, safetensors.SafetensorError) as err:
-        raise DataError(
-            f"reading {path}", str(err), "remove the file, or give one that `save` wrote"
-        ) from err
+        next_step = "remove the file, or use a file that the kit wrote"
+        raise DataError(f"read {path}", str(err), next_step) from err
     if not isinstance(state, dict):
-        raise DataError(f"reading {path}", "a state that is not an object", "remove the file")
+        raise DataError(f"read {path}", "its state is not a JSON object", "remove the file")
     return tensors, state
