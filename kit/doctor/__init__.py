@@ -1,1 +1,20 @@
-"""The checks of a profile, and their diagnoses."""
+"""Checks of a profile's set-up, each beside the diagnoses that it can make.
+
+A finding names the fault, its cause and the next step; nothing is repaired. The checks run side by
+side and also on a machine with nothing set up. Begin with `checks.examine`; the modules `local`,
+`store`, `hpc` and `vm` have the checks, `diagnosis` their exceptions.
+"""
+
+from kit.doctor.checks import diagnoses, examine
+from kit.doctor.diagnosis import Diagnosis, Finding, to_markdown, to_text
+from kit.doctor.link_race import COST
+
+__all__ = [
+    "COST",
+    "Diagnosis",
+    "Finding",
+    "diagnoses",
+    "examine",
+    "to_markdown",
+    "to_text",
+]

@@ -1,45 +1,63 @@
-"""`kit doctor`: each step of a profile's set-up as a check with its cause and its next step.
+"""Run the checks of a profile side by side, each under one time limit.
 
-The checks run side by side, each under a time limit of its own, on a machine with nothing set up
-as well. Nothing is changed but small objects and files, which are made, read and removed.
+Nothing is changed but small objects and files, which are written, read and removed.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from kit.base import KitError
 from kit.base.settings import Settings, load
-from kit.doctor import hpc as doctor_site
-from kit.doctor import link_race
-from kit.doctor import store as doctor_store
-from kit.doctor import vm as doctor_vm
-from kit.doctor.context import Check, Ground
-from kit.doctor.findings import Finding, Found, Known, failure
-from kit.slurm.client import Slurm
+from kit.doctor import diagnosis, hpc, keys, link_race, local, store, vm
+from kit.doctor.context import Check, CheckContext
+from kit.doctor.diagnosis import Diagnosis, DiagnosisError, Finding, finding_of
 
 LIMIT_S = 30.0
 RACE_LIMIT_S = 180.0
 
+PROFILE_UNKNOWN = Diagnosis(
+    "profile-unknown", "profile", "there is no profile of that name", "use one of those it names"
+)
+PROFILE_WRONG = Diagnosis(
+    "profile-wrong",
+    "profile",
+    "the file has a syntax error, an unknown or missing key, or a value of the wrong type",
+    "fix the file at the line or key that it names",
+)
+PROFILE_UNFILLED = Diagnosis(
+    "profile-unfilled",
+    "profile",
+    "the profile is a template with a value to be filled in",
+    "copy it into a folder, name that in KIT_SITES_DIR, fill in the value",
+)
+SITE_CLOSED = Diagnosis(
+    "site-closed", "profile", "the site takes no jobs any more", "use the profile that it names"
+)
+
 
 def examine(profile: str | None, race: bool = False) -> list[Finding]:
-    """Run every check of a profile; a profile that cannot be read is the only finding."""
+    """Run every check of a profile; one that cannot be read is the only finding.
+
+    `race` also runs a short job, which costs billing units.
+    """
     try:
-        loaded = load(profile)
+        settings = load(profile)
     except KitError as err:
-        words = {"there is no profile": "profile-unknown", "not filled in": "profile-unfilled"}
-        named = [diagnosis for text, diagnosis in words.items() if text in err.tried]
-        known: Known = {KitError: (named or ["profile-wrong"])[0]}
-        return [failure("profile", err, known)]
-    return look(Ground(loaded), RACE_LIMIT_S if race else LIMIT_S, race)
+        words = {"there is no profile": PROFILE_UNKNOWN, "not filled in": PROFILE_UNFILLED}
+        rows = [row for text, row in words.items() if text in f"{err.tried} {err.got}"]
+        return [finding_of("profile", err, {KitError: (rows or [PROFILE_WRONG])[0]})]
+    return run_checks(CheckContext(settings), RACE_LIMIT_S if race else LIMIT_S, race)
 
 
-def look(ground: Ground, limit_s: float = LIMIT_S, race: bool = False) -> list[Finding]:
-    """Run every check that the profile has something for, side by side; `race` costs a job."""
-    checks = list(_checks(ground.settings, race))
+def run_checks(
+    context: CheckContext, limit_s: float = LIMIT_S, race: bool = False
+) -> list[Finding]:
+    """Run every check that the profile has something for; one that is late is a finding."""
+    checks = list(_checks(context.settings, race))
     results: dict[str, Finding] = {}
     threads = [
-        threading.Thread(target=_run, args=(check, ground, results), daemon=True)
+        threading.Thread(target=_run, args=(check, context, results), daemon=True)
         for check in checks
     ]
     begin = time.monotonic()
@@ -47,51 +65,49 @@ def look(ground: Ground, limit_s: float = LIMIT_S, race: bool = False) -> list[F
         thread.start()
     for thread in threads:
         thread.join(max(0.0, begin + limit_s - time.monotonic()))
-    late = Found("late", f"{limit_s:g} s")
-    return [results.get(each.name) or failure(each.name, late, {}, limit_s) for each in checks]
+    late = DiagnosisError(diagnosis.LATE, f"{limit_s:g} s")
+    return [results.get(row.name) or finding_of(row.name, late, {}, limit_s) for row in checks]
 
 
-def _profile(ground: Ground) -> str:
-    site = ground.settings.site
-    if site.closed:
-        raise Found("site-closed", site.closed, "choose another profile")
-    return f"{ground.settings.profile}: {site.title}"
+def diagnoses() -> list[Diagnosis]:
+    """List every diagnosis: the Diagnosis constants of the modules with checks."""
+    modules = [vars(module) for module in (diagnosis, local, store, keys, hpc, vm)]
+    first, *rest = modules
+    rows = [*first.values(), *globals().values(), *(row for names in rest for row in names.values())]
+    return list(dict.fromkeys(row for row in rows if isinstance(row, Diagnosis)))
 
 
-def _checks(loaded: Settings, race: bool) -> Iterable[Check]:
-    """Name the checks that this profile has something for; a closed site has none but one."""
+def _checks(settings: Settings, race: bool) -> Iterable[Check]:
+    """Yield the checks that this profile has something for; a closed site has only the first."""
     yield Check("profile", _profile, {})
-    if loaded.site.closed:
+    if settings.site.closed:
         return
-    yield from doctor_store.checks(loaded)
-    yield from doctor_site.checks(loaded)
-    yield from doctor_vm.checks(loaded)
-    if race and loaded.hpc is not None:
-        yield Check("links against a job", _race, RACE)
+    yield from local.checks(settings)
+    yield from store.checks(settings)
+    yield from hpc.checks(settings)
+    yield from vm.checks(settings)
+    if race and settings.hpc is not None:
+        yield Check("links against a job", hpc.race, link_race.KNOWN)
 
 
-RACE: Known = {link_race.LinksDisputed: "links-broken", KitError: "race-not-held"}
+def _profile(context: CheckContext) -> str:
+    site = context.settings.site
+    if site.closed:
+        raise DiagnosisError(SITE_CLOSED, site.closed, "choose another profile")
+    return f"{context.settings.profile}: {site.title}"
 
 
-def _race(ground: Ground) -> str:
-    return link_race.check(Slurm(ground.site.needed(), ground.hpc))
-
-
-def _run(check: Check, ground: Ground, results: dict[str, Finding]) -> None:
+def _run(check: Check, context: CheckContext, results: dict[str, Finding]) -> None:
     begin = time.monotonic()
+    error: KitError | None = None
     try:
-        answer = check.look(ground)
+        answer = check.run(context)
     except KitError as err:
-        took = round(time.monotonic() - begin, 3)
-        results[check.name] = failure(check.name, err, check.known, took)
+        error = err
+    except ImportError as err:
+        error = DiagnosisError(diagnosis.PACKAGE_MISSING, str(err))
+    seconds = round(time.monotonic() - begin, 3)
+    if error is None:
+        results[check.name] = Finding(check.name, "ok", answer, seconds=seconds)
     else:
-        took = round(time.monotonic() - begin, 3)
-        results[check.name] = Finding(check.name, "ok", answer, seconds=took)
-
-
-def fix(profile: str | None, diagnosis: str, say: Callable[[str], None]) -> None:
-    """Do on the VM what mends a diagnosis, if it is there now; say each command first.
-
-    Raises KitError when it is not there, or a command fails.
-    """
-    doctor_vm.fix(Ground(load(profile)), diagnosis, say)
+        results[check.name] = finding_of(check.name, error, check.known, seconds)

@@ -1,4 +1,4 @@
-"""The checks of `kit doctor` on the supercomputer: keys, ssh, Slurm, modules, the folder."""
+"""The checks of `kit doctor` on the supercomputer: key, ssh, Slurm, modules, project folder."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -7,182 +7,303 @@ from kit.base import (
     CommandFailed,
     CredentialExpired,
     CredentialRefused,
+    Host,
     HostKeyRefused,
     Unreachable,
     UsageError,
 )
-from kit.base.settings import Settings
-from kit.doctor import keys as doctor_keys
-from kit.doctor.context import Check, Ground
-from kit.doctor.findings import Found, Known, Skipped
-from kit.submitter import env as hpc_env
+from kit.base.settings import Hpc, Settings
+from kit.doctor import keys, link_race
+from kit.doctor.context import Check, CheckContext, script
+from kit.doctor.diagnosis import CheckSkipped, Diagnosis, DiagnosisError, Known
+from kit.slurm import SitePaths, Slurm, module_lines
 
-SKEW_S = 60.0  # seen beside that: the time the answer took
+MAX_SKEW_S = 60.0  # beside the time that the answer took
 SHORT_S = 3600.0
-# As in the batch script: a shell that is no login shell has no `module` of its own.
-LOAD = """\
-[ -z "$1" ] || source "$1"
-[ -z "$2" ] || module use "$2"
-shift 2
-module load "$@"
-"""
-PYTHON = LOAD.replace(
-    'module load "$@"', '[ $# -lt 2 ] || module load "${@:2}" >&2\n"$1" --version'
+
+CERTIFICATE_MISSING = Diagnosis(
+    "certificate-missing",
+    "ssh certificate",
+    "the site wants a certificate, and there is none",
+    "get one as the profile's renew_hint says",
 )
-# $1 the project's folder: write a MiB there, say what is left, try the two links of a try.
-FOLDER = r"""
-[ -d "$1" ] || { echo "@missing"; exit; }
-new=$(mktemp -d "$1/.kit-doctor.XXXXXX" 2>&1) || { echo "@full $new"; exit; }
-trap 'rm -rf "$new"' EXIT
-said=$(dd if=/dev/zero of="$new/file" bs=64k count=16 2>&1) || { echo "@full $said"; exit; }
-for who in first second; do ln -sT "$who" "$new/link" 2>/dev/null; done
-echo "@ok $(readlink "$new/link") $(df -Pk "$1" | tail -n 1)"
-"""
+CERTIFICATE_EXPIRED = Diagnosis(
+    "certificate-expired",
+    "ssh certificate",
+    "the certificate has expired",
+    "get a new one as the profile's renew_hint says",
+)
+CERTIFICATE_SHORT = Diagnosis(
+    "certificate-short",
+    "ssh certificate",
+    "the certificate expires within the hour",
+    "get a new one before a long run",
+    "warning",
+)
+SSH_AWAY = Diagnosis(
+    "ssh-away",
+    "ssh",
+    "the login node cannot be reached: its name, its port or the network",
+    "check [hpc] ssh_host; try `ssh -v`",
+)
+SSH_REFUSED = Diagnosis(
+    "ssh-refused",
+    "ssh",
+    "the login node refuses key or certificate",
+    "check that the key is registered, the certificate is valid and the user is right",
+)
+HOST_KEY = Diagnosis(
+    "host-key",
+    "ssh",
+    "the machine has another host key than the known one",
+    "compare fingerprints with the centre's, then fix known_hosts",
+)
+CLOCK_OFF = Diagnosis(
+    "clock-off",
+    "clock",
+    "this machine's clock and the site's differ",
+    "set the clock (`timedatectl set-ntp true`): certificates and S3 fail",
+)
+SLURM_MISSING = Diagnosis(
+    "slurm-missing",
+    "Slurm",
+    "the login node has no Slurm: it may be another machine",
+    "set [hpc] ssh_host to the site's login node",
+)
+SLURM_AWAY = Diagnosis(
+    "slurm-away",
+    "Slurm",
+    "Slurm's controller or accounting does not answer",
+    "try again later; the centre reports when it is back",
+)
+PARTITION_UNKNOWN = Diagnosis(
+    "partition-unknown",
+    "Slurm",
+    "there is no such partition",
+    "set [hpc] partition to one of those it names",
+)
+PARTITION_MISSING = Diagnosis(
+    "partition-missing",
+    "Slurm",
+    "the profile names no partition, and the site has no default partition",
+    "set [hpc] partition to one of those it names",
+)
+ACCOUNT_MISSING = Diagnosis(
+    "account-missing",
+    "Slurm",
+    "you have no such Slurm account",
+    "set [hpc] account to one of those it names; check the project's access",
+)
+MODULE_MISSING = Diagnosis(
+    "module-missing",
+    "modules",
+    "a module cannot be loaded in a job",
+    "look with `module avail` there; fix [hpc] modules or module_init",
+)
+PYTHON_MISSING = Diagnosis(
+    "python-missing",
+    "environment",
+    "[hpc] python does not run there",
+    "name one that does, or the module that brings it",
+)
+ENVIRONMENT_MISSING = Diagnosis(
+    "environment-missing",
+    "environment",
+    "the site has no Python environment for this profile",
+    "the first run creates it: configured = False",
+    "warning",
+)
+SEFF_MISSING = Diagnosis("seff-missing", "seff", "the site has no seff", "set [hpc] has_seff = false")
+FOLDER_MISSING = Diagnosis(
+    "folder-missing",
+    "project folder",
+    "the project's folder is missing or not writable",
+    "set [hpc] project_dir; check that the file system is mounted",
+)
+FOLDER_FULL = Diagnosis(
+    "folder-full",
+    "project folder",
+    "the project's folder is full: nothing can be written",
+    "remove what is old (`kit envs rm`), or ask for quota",
+)
+LINKS_BROKEN, RACE_NOT_HELD = link_race.LINKS_BROKEN, link_race.RACE_NOT_HELD
 SSH: Known = {
-    CredentialExpired: "certificate-expired",
-    CredentialRefused: "ssh-refused",
-    HostKeyRefused: "host-key",
-    UsageError: "ssh-settings",
-    Unreachable: "ssh-away",
+    CredentialExpired: CERTIFICATE_EXPIRED,
+    CredentialRefused: SSH_REFUSED,
+    HostKeyRefused: HOST_KEY,
+    UsageError: keys.SSH_SETTINGS,
+    Unreachable: SSH_AWAY,
 }
-SLURM: Known = {CommandFailed: "slurm-away", Unreachable: "slurm-away"}
+SLURM: Known = {CommandFailed: SLURM_AWAY, Unreachable: SLURM_AWAY}
 
 
-def checks(loaded: Settings) -> Iterable[Check]:
-    """Name the checks that this profile has something for."""
-    if loaded.hpc is None:
+def checks(settings: Settings) -> Iterable[Check]:
+    """Yield the checks that this profile has something for."""
+    if settings.hpc is None:
         return
     yield Check("ssh key", _key, {})
-    if loaded.hpc.certificate:
+    if settings.hpc.needs_certificate:
         yield Check("ssh certificate", _certificate, {})
     yield Check("ssh", _ssh, SSH)
     yield Check("clock", _clock, {})
     yield Check("Slurm", _slurm, SLURM)
-    yield Check("modules", _modules, {})
-    yield Check("environment", _environment, {})
+    yield Check("modules", _modules, {UsageError: MODULE_MISSING})
+    yield Check("environment", _environment, {UsageError: MODULE_MISSING})
     yield Check("seff", _seff, {})
     yield Check("project folder", _folder, {})
     yield Check("links", _links, {})
     yield Check("site's tunnels", _tunnels, {})
 
 
-def _key(ground: Ground) -> str:
-    return ground.site_key.get()
+def _key(context: CheckContext) -> str:
+    return context.site_key.get()
 
 
-def _certificate(ground: Ground) -> str:
-    doctor_keys.here()
-    hpc, end = ground.hpc, ground.site_ssh().valid_until()
+def _certificate(context: CheckContext) -> str:
+    keys.require_ssh()
+    hpc, end = context.hpc, context.site_ssh().valid_until()
     if end is None:
-        raise Found("certificate-missing", f"for {hpc.ssh_host}", hpc.renew_hint)
-    left = end - ground.clock()
+        raise DiagnosisError(CERTIFICATE_MISSING, f"for {hpc.ssh_host}", hpc.renew_hint)
+    left = end - context.clock()
     if left <= 0:
-        raise Found("certificate-expired", f"{-left:.0f} s ago", hpc.renew_hint)
+        raise DiagnosisError(CERTIFICATE_EXPIRED, f"{-left:.0f} s ago", hpc.renew_hint)
     if left < SHORT_S:
-        raise Found("certificate-short", f"in {left / 60:.0f} min", hpc.renew_hint)
-    return f"good for {left / 3600:.1f} h"
+        raise DiagnosisError(CERTIFICATE_SHORT, f"in {left / 60:.0f} min", hpc.renew_hint)
+    return f"valid for {left / 3600:.1f} h"
 
 
-def _ssh(ground: Ground) -> str:
-    done = ground.site.get().run(["hostname"], timeout=20)
-    return f"{ground.hpc.ssh_host} is {done.out.strip()}, {done.seconds * 1000:.0f} ms"
+def _ssh(context: CheckContext) -> str:
+    done = context.site.get().run(["hostname"], timeout=20)
+    return f"{context.hpc.ssh_host} is {done.out.strip()}, {done.seconds * 1000:.0f} ms"
 
 
-def _clock(ground: Ground) -> str:
-    host, begin = ground.site.needed(), ground.clock()
-    said = host.run(["date", "+%s.%N"], timeout=20).out
-    end = ground.clock()
-    skew, took = float(said) - (begin + end) / 2, end - begin
-    if abs(skew) > SKEW_S + took:
-        there = datetime.fromtimestamp(float(said)).astimezone()
-        raise Found("clock-off", f"by {skew:+.0f} s: it is {there:%Y-%m-%d %H:%M:%S %z} there")
-    return f"{skew * 1000:+.0f} ms, known to {took * 500:.0f} ms"
+def _clock(context: CheckContext) -> str:
+    host, begin = context.site.needed(), context.clock()
+    there = float(host.run(["date", "+%s.%N"], timeout=20).out)
+    end = context.clock()
+    skew, seconds = there - (begin + end) / 2, end - begin
+    if abs(skew) > MAX_SKEW_S + seconds:
+        time = datetime.fromtimestamp(there).astimezone()
+        got = f"by {skew:+.0f} s: it is {time:%Y-%m-%d %H:%M:%S %z} there"
+        raise DiagnosisError(CLOCK_OFF, got)
+    return f"{skew * 1000:+.0f} ms, known to {seconds * 500:.0f} ms"
 
 
-def _slurm(ground: Ground) -> str:
-    host, hpc = ground.site.needed(), ground.hpc
-    if host.run(["bash", "-c", "command -v sinfo sacctmgr"], timeout=20, check=False).code:
-        raise Found("slurm-missing", hpc.ssh_host)
-    partition = host.run(["sinfo", "-h", "-p", hpc.partition, "-o", "%R %a %l %D"], timeout=20).out
-    if not partition.strip():
-        known = sorted({*host.run(["sinfo", "-h", "-o", "%R"], timeout=20).out.split()})
-        raise Found("partition-unknown", f"{hpc.partition!r} on {hpc.ssh_host}",
-                    f"set [hpc] partition to one of: {', '.join(known)}")  # fmt: skip
+def _slurm(context: CheckContext) -> str:
+    host, hpc = context.site.needed(), context.hpc
+    if host.run(["bash", "-s"], b"command -v sinfo sacctmgr", timeout=20, check=False).code:
+        raise DiagnosisError(SLURM_MISSING, hpc.ssh_host)
+    partition = _partition(host, hpc)
     user = host.run(["id", "-un"], timeout=20).out.strip()
-    ask = ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=Account"]
-    accounts = sorted({*host.run(ask, timeout=20).out.split()})
+    argv = ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=Account"]
+    accounts = sorted({*host.run(argv, timeout=20).out.split()})
     if hpc.account and hpc.account not in accounts:
-        raise Found("account-missing", f"{hpc.account!r} for {user} on {hpc.ssh_host}",
-                    f"set [hpc] account to one of: {', '.join(accounts) or 'none'}")  # fmt: skip
-    return f"{hpc.account or 'no account'}; {' '.join(partition.split())}"
+        got = f"{hpc.account!r} for {user} on {hpc.ssh_host}"
+        step = f"set [hpc] account to one of: {', '.join(accounts) or 'none'}"
+        raise DiagnosisError(ACCOUNT_MISSING, got, step)
+    return f"{hpc.account or 'no account'}; {partition}"
 
 
-def _modules(ground: Ground) -> str:
-    host, hpc = ground.site.needed(), ground.hpc
+def _partition(host: Host, hpc: Hpc) -> str:
+    """Describe the profile's partition; without a name it is the site's default, marked by `*`."""
+    rows = host.run(["sinfo", "-h", "-o", "%P %a %l %D"], timeout=20).out.splitlines()
+    named = {line.split()[0]: line for line in rows if line.strip()}
+    if not hpc.partition:
+        defaults = [line for name, line in named.items() if name.endswith("*")]
+        if defaults:
+            return " ".join(defaults[0].split())
+    elif line := named.get(hpc.partition) or named.get(f"{hpc.partition}*"):
+        return " ".join(line.split())
+    step = f"set [hpc] partition to one of: {', '.join(sorted(name.rstrip('*') for name in named))}"
+    kind = PARTITION_UNKNOWN if hpc.partition else PARTITION_MISSING
+    raise DiagnosisError(kind, f"{hpc.partition!r} on {hpc.ssh_host}", step)
+
+
+def _as_in_a_job(context: CheckContext, *lines: str) -> tuple[int, str, str]:
+    """Run lines after the modules with an empty environment, as `--export=NIL` gives a job."""
+    text = "\n".join([*module_lines(context.hpc), *lines, ""])
+    host = context.site.needed()
+    done = host.run(["env", "-i", "bash", "-s"], text.encode(), timeout=30, check=False)
+    return done.code, done.out.strip(), done.err.strip()
+
+
+def _modules(context: CheckContext) -> str:
+    hpc = context.hpc
     if not hpc.modules:
-        return "none asked for"
-    argv = ["bash", "-c", LOAD, "modules", hpc.module_init, hpc.module_path, *hpc.modules]
-    done = host.run(argv, timeout=30, check=False)
-    if done.code:
-        said = (done.err or done.out).strip()[-300:]
-        raise Found("module-missing", f"{' '.join(hpc.modules)} on {hpc.ssh_host}: {said}")
+        context.site.needed()
+        return "none in the profile"
+    code, out, err = _as_in_a_job(context)
+    if code:
+        got = f"{' '.join(hpc.modules)} on {hpc.ssh_host}: {(err or out)[-300:]}"
+        raise DiagnosisError(MODULE_MISSING, got)
     return f"{', '.join(hpc.modules)} can be loaded"
 
 
-def _environment(ground: Ground) -> str:
-    """Look for the environment that a run with configured = True would take, and its Python."""
-    host, hpc = ground.site.needed(), ground.hpc
-    argv = ["bash", "-c", PYTHON, "python", hpc.module_init, hpc.module_path, hpc.python]
-    done = host.run([*argv, *hpc.modules], timeout=30, check=False)
-    if done.code:
-        raise Found("python-missing", f"{hpc.python}: {done.err.strip()[-300:]}")
-    key = hpc_env.environment_key(hpc, hpc_env.pins())
-    link = f"{hpc.project_dir}/kit/venvs/{key}"
-    made = host.run(["readlink", "-e", link], timeout=20, check=False).out.strip()
-    if not made:
-        raise Found("environment-missing", f"{link}; {done.out.strip()} is there to make it")
-    return f"{made} on {done.out.strip()}"
+def _environment(context: CheckContext) -> str:
+    """Look for the environment that a run with configured = True would use, and its Python."""
+    import shlex
+
+    from kit.submitter import env
+
+    hpc = context.hpc
+    code, out, err = _as_in_a_job(context, f"{shlex.quote(hpc.python)} --version")
+    if code:
+        raise DiagnosisError(PYTHON_MISSING, f"{hpc.python}: {err[-300:]}")
+    link = f"{SitePaths(hpc).venvs}/{env.environment_key(hpc, env.pins())}"
+    argv = ["readlink", "-e", link]
+    folder = context.site.needed().run(argv, timeout=20, check=False).out.strip()
+    if not folder:
+        raise DiagnosisError(ENVIRONMENT_MISSING, f"{link}; {out} can create it")
+    return f"{folder} on {out}"
 
 
-def _seff(ground: Ground) -> str:
-    host, hpc = ground.site.needed(), ground.hpc
-    there = host.run(["bash", "-c", "command -v seff"], timeout=20, check=False).code == 0
-    if hpc.seff and not there:
-        raise Found("seff-missing", hpc.ssh_host)
-    return "there" if there else "not there: the kit computes its figures from sacct"
+def _seff(context: CheckContext) -> str:
+    host, hpc = context.site.needed(), context.hpc
+    there = host.run(["bash", "-s"], b"command -v seff", timeout=20, check=False).code == 0
+    if hpc.has_seff and not there:
+        raise DiagnosisError(SEFF_MISSING, hpc.ssh_host)
+    return "there" if there else "missing: the kit computes its figures from sacct"
 
 
-def _looked(ground: Ground) -> tuple[str, str]:
-    """Try the project's folder: what came of it, and the rest of the line."""
-    done = ground.site.needed().run(["bash", "-c", FOLDER, "folder", ground.hpc.project_dir])
-    line = next((line for line in done.out.splitlines() if line.startswith("@")), "@full no answer")
-    return (line[1:].partition(" ")[0], line.partition(" ")[2])
+def _probe_folder(context: CheckContext) -> tuple[str, str]:
+    """Try the project's folder; return the state and the rest of the script's line."""
+    argv = ["bash", "-s", "--", context.hpc.project_dir]
+    out = context.site.needed().run(argv, script("project_folder")).out
+    line = next((line for line in out.splitlines() if line.startswith("@")), "@full no answer")
+    state, _, rest = line[1:].partition(" ")
+    return state, rest
 
 
-def _folder(ground: Ground) -> str:
-    state, rest = _looked(ground)
-    place = ground.hpc.project_dir
+def _folder(context: CheckContext) -> str:
+    state, rest = _probe_folder(context)
+    place = context.hpc.project_dir
     if state == "missing":
-        raise Found("folder-missing", place)
+        raise DiagnosisError(FOLDER_MISSING, place)
     if state == "full":
-        missing = "Permission denied" in rest or "Read-only" in rest
-        raise Found("folder-missing" if missing else "folder-full", f"{place}: {rest[-300:]}")
+        refused = "Permission denied" in rest or "Read-only" in rest
+        kind = FOLDER_MISSING if refused else FOLDER_FULL
+        raise DiagnosisError(kind, f"{place}: {rest[-300:]}")
     words = rest.split()
     left = int(words[4]) / 2**20 if len(words) > 5 and words[4].isdigit() else 0
     return f"a MiB was written to {place}; {left:.1f} GiB are left on its file system"
 
 
-def _links(ground: Ground) -> str:
-    """Try the primitive that a try rests on; `--race` tries it against a job on a node."""
-    state, rest = _looked(ground)
+def _links(context: CheckContext) -> str:
+    """Try the primitive that an attempt rests on; `--race` tries it against a job on a node."""
+    state, rest = _probe_folder(context)
     if state != "ok":
-        raise Skipped("not tried: it needs the project folder")
+        raise CheckSkipped("not tried: it needs the project folder")
     if not rest.startswith("first "):
-        raise Found("links-broken", f"the second link won: {rest.split()[:1]}")
-    return "the first of two links won"
+        raise DiagnosisError(LINKS_BROKEN, f"the second symlink won: {rest.split()[:1]}")
+    return "the first of two symlinks won"
 
 
-def _tunnels(ground: Ground) -> str:
-    """Say whether the login node lets connections through: nothing of the kit needs that."""
-    ground.site.needed()
-    return "allowed" if doctor_keys.lets_through(ground.site_ssh()) else "barred"
+def _tunnels(context: CheckContext) -> str:
+    """Report whether the login node lets connections through; the kit does not need it."""
+    context.site.needed()
+    return "allowed" if keys.allows_forwarding(context.site_ssh()) else "barred"
+
+
+def race(context: CheckContext) -> str:
+    """Run the race for symlinks between the login node and a job."""
+    return link_race.check_race(Slurm(context.site.needed(), context.hpc))

@@ -1,4 +1,4 @@
-"""What ssh itself can say of a host: the keys it would log in with, the tunnels it may open."""
+"""The ssh key and the tunnels of a host, as ssh itself reports them."""
 
 import re
 import shutil
@@ -6,89 +6,121 @@ import stat
 from pathlib import Path
 
 from kit.base import Host, LocalHost, SSHHost, run_process
-from kit.doctor.findings import Found
+from kit.doctor.diagnosis import Diagnosis, DiagnosisError
+
+SSH_MISSING = Diagnosis(
+    "ssh-missing",
+    "ssh key",
+    "there is no ssh on this machine",
+    "install OpenSSH's client (Debian, Ubuntu: openssh-client)",
+)
+KEY_MISSING = Diagnosis(
+    "key-missing",
+    "ssh key",
+    "there is no ssh key to log in with, and none in the agent",
+    "make one with `ssh-keygen`, register it, name it in ~/.ssh/config",
+)
+KEY_MODE = Diagnosis(
+    "key-mode",
+    "ssh key",
+    "others can read the private key, so ssh does not use it",
+    "`chmod 600` it",
+)
+KEY_PASSPHRASE = Diagnosis(
+    "key-passphrase", "ssh key", "the key has a passphrase, and no agent holds it", "`ssh-add` it"
+)
+SSH_SETTINGS = Diagnosis(
+    "ssh-settings",
+    "ssh key",
+    "ssh does not accept its configuration",
+    "fix the file that it names (sandbox: `kit sandbox up`)",
+)
 
 
-def here() -> None:
-    """Raise Found where there is no ssh on this machine."""
+def require_ssh() -> None:
+    """Raise DiagnosisError if there is no ssh on this machine."""
     if not (shutil.which("ssh") and shutil.which("ssh-keygen")):
-        raise Found("ssh-missing")
+        raise DiagnosisError(SSH_MISSING)
 
 
 def ssh_settings(host: SSHHost) -> dict[str, list[str]]:
-    """Ask ssh what it would do for a host (`ssh -G`): keyword in lower case -> its values.
+    """Return what ssh would do for a host (`ssh -G`): keyword in lower case -> its values.
 
-    Raises Found when it is not there or cannot read its config.
+    Raises DiagnosisError if there is no ssh or it cannot read its configuration.
     """
-    here()
+    require_ssh()
     config = ["-F", host.config] if host.config else []
     code, out, err, _ = run_process(["ssh", *config, "-G", host.name], b"", 20)
     if code:
-        raise Found("ssh-settings", err.decode(errors="replace").strip()[-300:])
-    found: dict[str, list[str]] = {}
+        raise DiagnosisError(SSH_SETTINGS, err.decode(errors="replace").strip()[-300:])
+    values: dict[str, list[str]] = {}
     for key, value in re.findall(r"^(\S+) (.+)$", out.decode(errors="replace"), re.MULTILINE):
-        found.setdefault(key, []).append(value)
-    return found
+        values.setdefault(key, []).append(value)
+    return values
 
 
-def usable(host: SSHHost) -> str:
-    """Name a key that ssh can use without asking. Raises Found when there is none.
+def usable_key(host: SSHHost) -> str:
+    """Return the name of a key that ssh can use without asking.
 
-    One in an agent counts: it may be anywhere.
+    A key in an agent counts. Raises DiagnosisError if there is none.
     """
-    asked = ssh_settings(host)
-    named = [Path(name).expanduser() for name in asked.get("identityfile", [])]
-    keys = [key for key in dict.fromkeys(named) if key.is_file()]
-    here = LocalHost()
-    agent = asked.get("identityagent") != ["none"]
-    if agent and here.run(["ssh-add", "-l"], timeout=10, check=False).code == 0:
+    options = ssh_settings(host)
+    paths = [Path(name).expanduser() for name in options.get("identityfile", [])]
+    agent = options.get("identityagent") != ["none"]
+    if agent and LocalHost().run(["ssh-add", "-l"], timeout=10, check=False).code == 0:
         return "a key in the agent"
-    if not keys:
-        looked = ", ".join(sorted({str(key.parent) for key in named})) or "nowhere"
-        raise Found("key-missing", f"for {host.name}; looked in {looked}")
-    problem: Found | None = None
-    for key in keys:
-        mode = stat.S_IMODE(key.stat().st_mode)
-        if mode & 0o077:
-            problem = Found("key-mode", f"{key} has mode {mode:o}", f"chmod 600 {key}")
-            continue
-        opened = here.run(["ssh-keygen", "-y", "-P", "", "-f", str(key)], timeout=10, check=False)
-        if opened.code == 0:
+    problem: DiagnosisError | None = None
+    for key in dict.fromkeys(path for path in paths if path.is_file()):
+        problem = _key_problem(key)
+        if problem is None:
             return str(key)
-        if "passphrase" in opened.err:
-            problem = Found("key-passphrase", str(key), f"ssh-add {key}")
-        else:
-            problem = Found("key-missing", f"{key}: {opened.err.strip()[-200:]}")
-    raise problem or Found("key-missing", host.name)
+    folders = ", ".join(sorted({str(path.parent) for path in paths})) or "nowhere"
+    raise problem or DiagnosisError(KEY_MISSING, f"for {host.name}; looked in {folders}")
+
+
+def _key_problem(key: Path) -> DiagnosisError | None:
+    mode = stat.S_IMODE(key.stat().st_mode)
+    if mode & 0o077:
+        return DiagnosisError(KEY_MODE, f"{key} has mode {mode:o}", f"chmod 600 {key}")
+    argv = ["ssh-keygen", "-y", "-P", "", "-f", str(key)]
+    done = LocalHost().run(argv, timeout=10, check=False)
+    if done.code == 0:
+        return None
+    if "passphrase" in done.err:
+        return DiagnosisError(KEY_PASSPHRASE, str(key), f"ssh-add {key}")
+    return DiagnosisError(KEY_MISSING, f"{key}: {done.err.strip()[-200:]}")
 
 
 def _through_master(host: SSHHost, *words: str) -> tuple[int, str, str]:
-    """Ask the open connection of a host for something: exit code, stdout, stderr."""
+    """Use the open connection of a host; return exit code, stdout, stderr."""
     config = ["-F", host.config] if host.config else []
     options = ["-o", f"ControlPath={host.socket}", "-o", "BatchMode=yes"]
     code, out, err, _ = run_process(["ssh", *config, *options, *words, host.name], b"", 10)
     return code, out.decode(errors="replace").strip(), err.decode(errors="replace").strip()
 
 
-def lets_through(host: SSHHost) -> bool:
-    """Whether the sshd of an open host connects its clients further; a closed port is a yes."""
+def allows_forwarding(host: SSHHost) -> bool:
+    """Report whether the sshd of a connected host lets clients connect further.
+
+    A closed port counts as a yes.
+    """
     code, _, err = _through_master(host, "-W", "localhost:22")
     return code == 0 or "administratively prohibited" not in err
 
 
-def bound(host: SSHHost, address: str, machine: Host) -> tuple[str, str]:
-    """Open a tunnel to `address` on an open host for a moment: where it listened, and why not.
+def tunnel_address(host: SSHHost, address: str, machine: Host) -> tuple[str, str]:
+    """Open a reverse tunnel to `address` for a moment; return where it listened, or why not.
 
-    Nothing stands behind it here: port 1 of this machine.
+    Nothing is behind it: port 1 of this machine.
     """
     spec = f"{address}:0:127.0.0.1:1"
     code, port, err = _through_master(host, "-O", "forward", "-R", spec)
     if code or not port.isdigit():
-        return "", err or "ssh said nothing"
+        return "", err or "ssh gave no reason"
     try:
-        ask = ["ss", "-Hltn", f"sport = :{port}"]
-        lines = machine.run(ask, timeout=10, check=False).out.split()
+        argv = ["ss", "-Hltn", f"sport = :{port}"]
+        words = machine.run(argv, timeout=10, check=False).out.split()
     finally:
         _through_master(host, "-O", "cancel", "-R", spec)
-    found = [word.rpartition(":")[0].strip("[]") for word in lines if word.endswith(f":{port}")]
-    return (found[0], "") if found else ("", f"nobody listens on port {port} there")
+    rows = [word.rpartition(":")[0].strip("[]") for word in words if word.endswith(f":{port}")]
+    return (rows[0], "") if rows else ("", f"nothing listens on port {port} there")

@@ -1,7 +1,7 @@
 """Race the fence's primitive between the login node and a short job, on the site's file system.
 
-Everything that the kit promises about a try rests on `ln -sT VALUE NAME` followed by `readlink
-NAME`: one winner, and both sides agree who it is. `kit doctor` tries it where it matters.
+Everything that the kit promises about an attempt rests on `ln -sT VALUE NAME` followed by
+`readlink NAME`: one winner, and both sides agree who it is. `kit doctor --race` tries it.
 """
 
 import contextlib
@@ -10,39 +10,37 @@ import secrets
 from dataclasses import dataclass, replace
 
 from kit.base import DataError, KitError
-from kit.slurm.client import Slurm
-from kit.slurm.script import JobSpec
+from kit.doctor.context import script
+from kit.doctor.diagnosis import Diagnosis, Known
+from kit.slurm import JobSpec, Slurm
 
-# Both sides make the same links in the same order and write down whom each link then names. The
-# job waits for the login node's word; who has won a link pauses, so that the other catches up and
-# they meet again and again.
-RACERS = """\
-race() {
-    for n in $(seq "$2"); do
-        ln -sT "$1" "race-$n" 2>/dev/null; who=$(readlink "race-$n"); echo "$who"
-        [ "$who" != "$1" ] || sleep "0.00$((RANDOM % 10))"
-    done
-}
-"""
-LOGIN = """\
-cd "$1" || exit 74
-for n in $(seq "$3"); do [ -e ready ] && break; sleep 0.05; done
-touch go; race login "$2"
-for n in $(seq "$3"); do [ -e seen ] && break; sleep 0.05; done
-echo "@job"; cat seen
-rm -f race-* ready go
-"""
 ROUNDS = 200
 COST = "one core for some seconds, at most two minutes"
 
+LINKS_BROKEN = Diagnosis(
+    "links-broken",
+    "links",
+    "the file system does not create symlinks atomically, so a job could run twice",
+    "set [hpc] project_dir to a folder of another file system",
+)
+RACE_NOT_HELD = Diagnosis(
+    "race-not-held",
+    "links against a job",
+    "the race for symlinks with a job could not be held",
+    "look at the job in squeue; run it again when the queue is shorter",
+)
+
 
 class LinksDisputed(DataError):
-    """Login node and job both won a link: a try could run twice there."""
+    """Login node and job both won a symlink: an attempt could run twice there."""
+
+
+KNOWN: Known = {LinksDisputed: LINKS_BROKEN, KitError: RACE_NOT_HELD}
 
 
 @dataclass(frozen=True)
 class Race:
-    """How many links each side won; `disputed` numbers the links on which they disagree."""
+    """The number of symlinks that each side won; `disputed` numbers those they disagree on."""
 
     login: int
     job: int
@@ -50,54 +48,52 @@ class Race:
 
 
 def race(
-    slurm: Slurm, spec: JobSpec, token: str, rounds: int = ROUNDS, patience_s: int = 60
+    slurm: Slurm, spec: JobSpec, attempt_id: str, rounds: int = ROUNDS, limit_s: int = 60
 ) -> Race:
-    """Run the race in the try of `token`; `spec` says where (its commands are replaced).
+    """Run the race as an attempt; `spec` has its partition and account, its commands are replaced.
 
-    Both sides must have won some links for the race to say something. Raises DataError when the
-    job did not come to the start in time (`patience_s`), and what `Slurm.submit` raises.
+    Raises DataError if the job did not come to the start within `limit_s`, and what
+    `Slurm.submit` raises.
     """
     commands = (
-        RACERS,
+        script("race").decode(),
         "touch ready; for n in $(seq 1200); do [ -e go ] && break; sleep 0.05; done",
         f"race job {rounds} >seen.part; mv -T seen.part seen",
     )
-    slurm.submit(replace(spec, commands=commands), token)
-    argv = ["bash", "-c", RACERS + LOGIN, "race", slurm.folder(token), str(rounds)]
-    argv.append(str(patience_s * 20))
-    done = slurm.host.run(argv, timeout=120, check=False)
+    slurm.submit(replace(spec, commands=commands), attempt_id)
+    argv = ["bash", "-s", "--", slurm.folder(attempt_id), str(rounds), str(limit_s * 20)]
+    text = script("race") + script("race_login")
+    done = slurm.host.run(argv, text, timeout=120, check=False)
     here, _, there = done.out.partition("@job\n")
     login, job = here.split(), there.split()
     whole = len(login) == len(job) == rounds
     if done.code != 0 or not whole or re.sub(r"(login|job)\s", "", here + there):
-        step = "look at the job in squeue; run the doctor again when the queue is shorter"
-        raise DataError("race for links with a job", (done.err or done.out)[-300:], step)
-    disputed = tuple(
-        n for n, pair in enumerate(zip(login, job, strict=True), 1) if len({*pair}) > 1
-    )
+        got = (done.err or done.out)[-300:]
+        raise DataError("race for symlinks with a job", got, RACE_NOT_HELD.next_step)
+    pairs = enumerate(zip(login, job, strict=True), 1)
+    disputed = tuple(number for number, pair in pairs if len({*pair}) > 1)
     return Race(login.count("login"), job.count("job"), disputed)
 
 
-def check(slurm: Slurm) -> str:
-    """Run the race with a job on the profile's partition and say who won how many; it costs COST.
+def check_race(slurm: Slurm) -> str:
+    """Run the race with a job on the profile's partition and report who won; it costs COST.
 
-    Raises LinksDisputed when the two sides disagree, DataError when they never met, and what
-    `race` raises; then nothing of the job is left.
+    Raises LinksDisputed if the two sides disagree, DataError if they never met, and what `race`
+    raises; then nothing of the job is left.
     """
-    hpc, token = slurm.hpc, secrets.token_hex(6)
-    small = JobSpec("race", (), hpc.account, hpc.partition, memory="100M", time="00:02:00")
+    hpc, attempt_id = slurm.hpc, secrets.token_hex(6)
+    spec = JobSpec("race", (), hpc.account, hpc.partition, memory="100M", time="00:02:00")
     try:
-        found = race(slurm, small, token)
+        result = race(slurm, spec, attempt_id)
     except KitError:
         with contextlib.suppress(KitError):
-            slurm.cancel(token)
+            slurm.cancel(attempt_id)
         raise
-    tried = f"race for {ROUNDS} links in {hpc.project_dir} between login node and job"
-    got = f"login node won {found.login}, job {found.job}"
-    if found.disputed:
-        got = f"they disagree who won {len(found.disputed)} of them"
-        step = "set [hpc] project_dir to another file system: here a try could run twice"
-        raise LinksDisputed(tried, got, step)
-    if not (found.login and found.job):
+    tried = f"race for {ROUNDS} symlinks in {hpc.project_dir} between login node and job"
+    got = f"login node won {result.login}, job {result.job}"
+    if result.disputed:
+        got = f"they disagree who won {len(result.disputed)} of them"
+        raise LinksDisputed(tried, got, LINKS_BROKEN.next_step)
+    if not (result.login and result.job):
         raise DataError(tried, f"{got}: they never met", "run the race again")
-    return f"{got} of {ROUNDS} links, no dispute"
+    return f"{got} of {ROUNDS} symlinks, no dispute"

@@ -1,211 +1,235 @@
-"""The checks of `kit doctor` on this machine, the object store and the services of the platform."""
+"""The checks of `kit doctor` on the object store and on the services of the platform."""
 
-import contextlib
 import importlib.util
-import os
 import re
-import socket
-import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kit.base import (
     BucketTaken,
     CredentialRefused,
     KitError,
-    SecretTracked,
     StoreUnavailable,
     Unreachable,
     UsageError,
 )
-from kit.base.ports import port_holders
 from kit.base.settings import Settings
-from kit.billing import run as run_bill
-from kit.deploy import port_forward as forward
-from kit.doctor.context import Check, Ground
-from kit.doctor.findings import Found, Known
-from kit.store import opening as store
-from kit.store.errors import Patience
-from kit.submitter import compose_secrets
-from kit.tracking.mlflow_client import credential
+from kit.doctor.context import Check, CheckContext
+from kit.doctor.diagnosis import Diagnosis, DiagnosisError, Known
+from kit.doctor.local import ENV_FILE
+
+if TYPE_CHECKING:
+    from requests import Response
 
 PROBE = "doctor/probe"
-PATIENCE_S = 8.0
+STORE_LIMIT_S = 8.0
 ANSWER_S = 5.0
 
-
-def checks(loaded: Settings) -> Iterable[Check]:
-    """Name the checks that this profile has something for."""
-    if loaded.budget:
-        yield Check("budget", _budget, {UsageError: "over-budget"})
-    if os.environ.get("KIT_COMPOSE_SECRETS"):
-        yield Check("compose-secrets", _compose_secrets, {**ENV, UsageError: "secrets-wrong"})
-    if loaded.store is not None:
-        if loaded.store.auth_url:
-            yield Check(".env", _env_file, ENV)
-            yield Check("token", _token, KEYSTONE)
-        yield Check("store", _store, STORE)
-    if loaded.cloud is not None:
-        if loaded.cloud.mlflow_url:
-            yield Check("MLflow", _mlflow, {CredentialRefused: "mlflow-refused"})
-        yield Check("pipelines", _pipelines, PIPELINES)
-        if loaded.cloud.forwarder_url:
-            yield Check("forwarder", _forwarder, {})
-    if loaded.hpc is not None:
-        yield Check("submitter", _submitter, {})
-    if loaded.ports:
-        yield Check("ports", _ports, {})
-
-
-ENV: Known = {SecretTracked: "secrets-tracked", UsageError: "env-missing"}
+LOGIN_REFUSED = Diagnosis(
+    "login-refused",
+    "token",
+    "Keystone refuses the login: user, password, domain or project is wrong",
+    "fix .env; look in MyCSC whether account and project are active",
+)
+KEYSTONE_AWAY = Diagnosis(
+    "keystone-away", "token", "Keystone does not answer", "check network and [store] auth_url"
+)
+KEYSTONE_FAILS = Diagnosis(
+    "keystone-fails",
+    "token",
+    "Keystone has a fault of its own; the login is not the cause",
+    "try again later; if it stays, tell its operator",
+)
+STORE_SETTINGS = Diagnosis(
+    "store-settings",
+    "store",
+    "[store] of the profile cannot be used",
+    "fix the key that it names",
+)
+STORE_REFUSED = Diagnosis(
+    "store-refused", "store", "the store refuses these keys", "`kit credentials`"
+)
+STORE_AWAY = Diagnosis(
+    "store-away", "store", "the store does not answer", "check network and [store] url"
+)
+STORE_CLOCK = Diagnosis(
+    "store-clock",
+    "store",
+    "this machine's clock and the store's differ too much",
+    "set the clock: `timedatectl set-ntp true`",
+)
+BUCKET_TAKEN = Diagnosis(
+    "bucket-taken",
+    "store",
+    "the bucket belongs to another project",
+    "change [store] bucket_prefix or collector_id",
+)
+STORE_DAMAGED = Diagnosis(
+    "store-damaged", "store", "the store returns other bytes than were put", "tell its operator"
+)
+MLFLOW_AWAY = Diagnosis(
+    "mlflow-away",
+    "MLflow",
+    "MLflow does not answer",
+    "start it, or `kit port-forward`; runs wait on disk for `kit sync`",
+)
+MLFLOW_REFUSED = Diagnosis(
+    "mlflow-refused",
+    "MLflow",
+    "MLflow refuses the password, or there is none",
+    "fix [cloud] mlflow_env_file",
+)
+MLFLOW_HOST = Diagnosis(
+    "mlflow-host",
+    "MLflow",
+    "MLflow refuses the host name of its own address",
+    "start it with --allowed-hosts and the name in [cloud] mlflow_url",
+)
+MLFLOW_ARTIFACTS = Diagnosis(
+    "mlflow-artifacts",
+    "MLflow",
+    "MLflow does not store artifacts itself, so this machine would have to",
+    "start it with --serve-artifacts",
+)
+RUNNER_MISSING = Diagnosis(
+    "runner-missing", "pipelines", "kfp is not installed here", "`make setup`"
+)
+KFP_AWAY = Diagnosis(
+    "kfp-away", "pipelines", "Kubeflow Pipelines does not answer", "`kit port-forward`"
+)
+KFP_REFUSED = Diagnosis(
+    "kfp-refused",
+    "pipelines",
+    "Kubeflow wants a login",
+    "log in with the browser, put KUBEFLOW_COOKIES into .env",
+)
+FORWARDER_AWAY = Diagnosis(
+    "forwarder-away",
+    "forwarder",
+    "the forwarder's API does not answer",
+    "start it, or `kit port-forward`",
+)
 KEYSTONE: Known = {
-    **ENV,
-    CredentialRefused: "login-refused",
-    StoreUnavailable: "keystone-fails",
-    Unreachable: "keystone-away",
+    **ENV_FILE,
+    CredentialRefused: LOGIN_REFUSED,
+    StoreUnavailable: KEYSTONE_FAILS,
+    Unreachable: KEYSTONE_AWAY,
 }
 STORE: Known = {
-    UsageError: "store-settings",
-    BucketTaken: "bucket-taken",
-    CredentialRefused: "store-refused",
-    Unreachable: "store-away",
-    KitError: "store-away",
+    UsageError: STORE_SETTINGS,
+    BucketTaken: BUCKET_TAKEN,
+    CredentialRefused: STORE_REFUSED,
+    Unreachable: STORE_AWAY,
+    KitError: STORE_AWAY,
 }
-PIPELINES: Known = {UsageError: "kfp-away", CredentialRefused: "kfp-refused"}
+PIPELINES: Known = {UsageError: KFP_AWAY, CredentialRefused: KFP_REFUSED}
 
 
-def _budget(ground: Ground) -> str:
-    bill = run_bill.refuse_over(ground.settings, "cloud-hpc")
-    return f"a run costs at most {sum(line.bu for line in bill.lines):.2f} BU, all kinds together"
+def checks(settings: Settings) -> Iterable[Check]:
+    """Yield the checks that this profile has something for."""
+    if settings.store is not None:
+        if settings.store.auth_url:
+            yield Check("token", _token, KEYSTONE)
+        yield Check("store", _store, STORE)
+    if settings.cloud is not None:
+        if settings.cloud.mlflow_url:
+            yield Check("MLflow", _mlflow, {CredentialRefused: MLFLOW_REFUSED})
+        yield Check("pipelines", _pipelines, PIPELINES)
+        if settings.cloud.forwarder_url:
+            yield Check("forwarder", _forwarder, {})
 
 
-def _compose_secrets(ground: Ground) -> str:
-    path = Path(os.environ["KIT_COMPOSE_SECRETS"])
-    named = [each.text("ENVIROMENT") for each in compose_secrets.read(path)["HPC"]]
-    return f"{path}: {', '.join(named) or 'no site'}"
+def _token(context: CheckContext) -> str:
+    left = context.keystone.get().valid_until() - context.clock()
+    return f"obtained, valid for {left / 3600:.1f} h"
 
 
-def _env_file(ground: Ground) -> str:
-    login = ground.login.get()
-    file = Path(login.source)  # not a file where the environment has the names
-    if file.exists():
-        mode = stat.S_IMODE(file.stat().st_mode)
-        if mode & 0o077:
-            raise Found("env-readable", f"{file} has mode {mode:o}", f"chmod 600 {file}")
-    return f"{login.username} in {login.project}, from {login.source}"
+def _store(context: CheckContext) -> str:
+    from kit.store import opening
+    from kit.store.errors import Patience
 
-
-def _token(ground: Ground) -> str:
-    left = ground.keystone.get().valid_until() - ground.clock()
-    return f"obtained, good for {left / 3600:.1f} h"
-
-
-def _store(ground: Ground) -> str:
-    loaded, patience = ground.settings, Patience(timeout_s=PATIENCE_S, patience_s=PATIENCE_S)
-    keystone = ground.keystone.needed() if loaded.store and loaded.store.auth_url else None
-    name = store.bucket_name(loaded, "pipeline")
-    bucket = store.open_store(loaded, name, patience=patience, keystone=keystone)
-    bucket.ensure_bucket()
+    settings = context.settings
+    patience = Patience(timeout_s=STORE_LIMIT_S, patience_s=STORE_LIMIT_S)
+    keystone = context.keystone.needed() if settings.store and settings.store.auth_url else None
+    name = opening.bucket_name(settings, "pipeline")
     content = str(time.time_ns()).encode()
-    bucket.put(PROBE, content)
-    got = bucket.get(PROBE)
-    bucket.delete(PROBE)
-    if got != content:
-        raise Found("store-damaged", name)
+    try:
+        bucket = opening.open_store(settings, name, patience=patience, keystone=keystone)
+        bucket.ensure_bucket()
+        bucket.put(PROBE, content)
+        answer = bucket.get(PROBE)
+        bucket.delete(PROBE)
+    except KitError as err:
+        if "RequestTimeTooSkewed" in err.got:
+            raise DiagnosisError(STORE_CLOCK, f"{err.tried}: {err.got}"[-300:]) from err
+        raise
+    if answer != content:
+        raise DiagnosisError(STORE_DAMAGED, name)
     return f"put, read and removed an object in {name}"
 
 
-def _why(err: Exception) -> str:
-    """Say in short why an HTTP request got no answer: requests wraps that many times."""
+def _short(err: Exception) -> str:
+    """Return why an HTTP request got no answer; requests wraps the reason many times."""
     text = getattr(err, "got", "") or str(err)
-    short = re.search(r"\[Errno -?\d+\] [^'\")]+|timed out", text)
-    return short[0] if short else text[-200:]
+    reason = re.search(r"\[Errno -?\d+\] [^'\")]+|timed out", text)
+    return reason[0] if reason else text[-200:]
 
 
-def _ask(url: str, headers: dict[str, str] | None = None, auth: object = None) -> int:
-    """Give the status of a GET. Raises OSError when nobody answers."""
+def _get(url: str, auth: tuple[str, str] | None = None) -> "Response":
+    """Send a GET. Raises OSError if nothing answers."""
     import requests
 
-    return requests.get(url, headers=headers, auth=auth, timeout=ANSWER_S).status_code  # type: ignore[arg-type]
+    return requests.get(url, auth=auth, timeout=ANSWER_S)
 
 
-def _mlflow(ground: Ground) -> str:
+def _mlflow(context: CheckContext) -> str:
     """Ask MLflow's REST API: its client takes seconds to import."""
-    url, file = ground.cloud.mlflow_url.rstrip("/"), ground.cloud.mlflow_env_file
+    from kit.tracking.mlflow_client import credential
+
+    url, file = context.cloud.mlflow_url.rstrip("/"), context.cloud.mlflow_env_file
     try:
-        said = credential(Path(file) if file else None)
-        auth = said.get("MLFLOW_TRACKING_USERNAME"), said.get("MLFLOW_TRACKING_PASSWORD")
-        path = "/api/2.0/mlflow/experiments/search?max_results=1"
-        status = _ask(url + path, auth=auth if auth[0] else None)
+        values = credential(Path(file) if file else None)
+        user = values.get("MLFLOW_TRACKING_USERNAME")
+        auth = (user, values.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
+        answer = _get(f"{url}/api/2.0/mlflow/experiments/search?max_results=1", auth)
+        artifacts = _get(f"{url}/api/2.0/mlflow-artifacts/artifacts", auth)
     except OSError as err:
-        raise Found("mlflow-away", f"{url}: {_why(err)}") from err
-    if status in (401, 403):
-        raise Found("mlflow-refused", f"{url} answers {status}")
-    if status != 200:
-        raise Found("mlflow-away", f"{url} answers {status}")
+        raise DiagnosisError(MLFLOW_AWAY, f"{url}: {_short(err)}") from err
+    got = f"{url} answers {answer.status_code}"
+    if answer.status_code == 403 and "host header" in answer.text.lower():
+        raise DiagnosisError(MLFLOW_HOST, f"{got} {answer.text[:100].strip()}")
+    if answer.status_code in (401, 403):
+        raise DiagnosisError(MLFLOW_REFUSED, got)
+    if answer.status_code != 200:
+        raise DiagnosisError(MLFLOW_AWAY, got)
+    if artifacts.status_code == 503 and "serve-artifacts" in artifacts.text:
+        raise DiagnosisError(MLFLOW_ARTIFACTS, url)
     return f"{url} lists its experiments"
 
 
-def _pipelines(ground: Ground) -> str:
-    cloud = ground.cloud
+def _pipelines(context: CheckContext) -> str:
+    cloud = context.cloud
     if cloud.runner == "cluster":
         from kit.runs import kfp_cluster
 
         try:
-            kfp_cluster.greet(cloud.kfp_url, ground.settings.env_file)
+            kfp_cluster.greet(cloud.kfp_url, context.settings.env_file)
         except Unreachable as err:
-            raise Found("kfp-away", f"{cloud.kfp_url}: {_why(err)}") from err
+            raise DiagnosisError(KFP_AWAY, f"{cloud.kfp_url}: {_short(err)}") from err
         return f"the pipeline service at {cloud.kfp_url} answers"
     if importlib.util.find_spec("kfp") is None:
-        raise Found("runner-missing")
+        raise DiagnosisError(RUNNER_MISSING)
     return "kfp.local on this machine"
 
 
-def _forwarder(ground: Ground) -> str:
-    url = ground.cloud.forwarder_url.rstrip("/")
+def _forwarder(context: CheckContext) -> str:
+    url = context.cloud.forwarder_url.rstrip("/")
     try:
-        status = _ask(f"{url}/openapi.json")
+        status = _get(f"{url}/openapi.json").status_code
     except OSError as err:
-        raise Found("forwarder-away", f"{url}: {_why(err)}") from err
+        raise DiagnosisError(FORWARDER_AWAY, f"{url}: {_short(err)}") from err
     if status >= 500 or status == 404:
-        raise Found("forwarder-away", f"{url} answers {status}")
+        raise DiagnosisError(FORWARDER_AWAY, f"{url} answers {status}")
     return f"{url} answers"
-
-
-def _submitter(ground: Ground) -> str:
-    port = ground.settings.ports.get("submitter")
-    address = (port.address or "127.0.0.1", port.port) if port else ("127.0.0.1", 6600)
-    where = f"{address[0]}:{address[1]}"
-    if not _listens(*address):
-        raise Found("submitter-away", where)
-    return f"{where} answers"
-
-
-def _listens(address: str, port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((address, port), ANSWER_S):
-        return True
-    return False
-
-
-def _ports(ground: Ground) -> str:
-    """Look at each port: what has an address must listen, others are forwarded to here.
-
-    Ray's dashboard is only there while a job runs.
-    """
-    ports = ground.settings.ports
-    dead = [f"{name} {p.address}:{p.port}" for name, p in ports.items()
-            if p.address and name != "ray" and not _listens(p.address, p.port)]  # fmt: skip
-    wanted = [each for each in forward.forwards(ground.settings) if each.service]
-    held = port_holders((each.bind, each.port) for each in wanted)
-    who = {each: held.get((each.bind, each.port), "") for each in wanted}
-    taken = [f"{each.port} ({each.name}) by {by}" for each, by in who.items()
-             if by and "ssh" not in by]  # fmt: skip
-    if dead:
-        raise Found("port-dead", ", ".join(dead))
-    if taken:
-        raise Found("port-taken", ", ".join(taken))
-    missing = [f"{each.name} {each.port}" for each, by in who.items() if not by]
-    if missing:
-        raise Found("not-forwarded", ", ".join(missing))
-    return f"{len(ports)} services listen"

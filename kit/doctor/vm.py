@@ -5,32 +5,102 @@ What these programs print is read by pure functions, which are tested on recorde
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kit.base import CommandFailed, CredentialRefused, Host, Unreachable, UsageError
+from kit.base import CommandFailed, CredentialRefused, Unreachable
 from kit.base.settings import Settings
-from kit.doctor import keys as doctor_keys
-from kit.doctor.context import Check, Ground
-from kit.doctor.findings import DIAGNOSES, Found, Known
+from kit.doctor import keys
+from kit.doctor.context import Check, CheckContext, script
+from kit.doctor.diagnosis import Diagnosis, DiagnosisError, Known
 from kit.doctor.hpc import SSH
 
 REGISTRY = "kind-registry"
-LIST = [
-    "docker",
-    "ps",
-    "--all",
-    "--no-trunc",
-    "--format",
-    "{{.ID}}|{{.Names}}|{{.Status}}|{{.Ports}}",
-]
+ROW = "{{.ID}}|{{.Names}}|{{.Status}}|{{.Ports}}"
+LIST = ["docker", "ps", "--all", "--no-trunc", "--format", ROW]
 LISTENERS = ["sudo", "-n", "ss", "-Hltnp"]
-LOG = ["journalctl", "--unit", "docker", "--since", "-1day", "--quiet", "--no-pager",
-       "--output", "cat"]  # fmt: skip
+LOG = (
+    "journalctl --unit docker --since -1day --quiet --no-pager --output cat"  # the last day's
+).split()
 PODS = ["kubectl", "get", "pods", "--all-namespaces", "--output", "json", "--request-timeout=10s"]
-KNOCK = 'exec 3<>"/dev/tcp/$1/$2" && head -c 4 <&3'  # an sshd says SSH-2.0 first
-UNPULLED = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName")
-VM: Known = {**SSH, CredentialRefused: "vm-refused", Unreachable: "vm-away"}
+NOT_PULLED = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName")
+SSHD_LOG = "look on the VM: `grep sshd /var/log/auth.log`"
+
+VM_AWAY = Diagnosis(
+    "vm-away",
+    "VM",
+    "the cloud VM cannot be reached",
+    "check that the VM is running, that its security group allows your address, and that "
+    "~/.ssh/config has a Host entry for it",
+)
+VM_REFUSED = Diagnosis("vm-refused", "VM", "the cloud VM refuses the key", SSHD_LOG)
+VM_PORT_CLOSED = Diagnosis(
+    "vm-port-closed",
+    "VM from the site",
+    "the site does not reach port 22 of the VM",
+    "add the centre's egress addresses to the security group: `kit vm plan`",
+)
+TUNNEL_BARRED = Diagnosis(
+    "tunnel-barred",
+    "GatewayPorts",
+    "the VM does not allow tunnels",
+    f"AllowTcpForwarding yes in its sshd_config; {SSHD_LOG}",
+)
+GATEWAY_PORTS = Diagnosis(
+    "gateway-ports",
+    "GatewayPorts",
+    "the VM opens the tunnel on its loopback address, where pods do not reach it",
+    "GatewayPorts clientspecified for its tunnel user, `sudo systemctl restart ssh`",
+)
+DOCKER_MISSING = Diagnosis("docker-missing", "Docker", "the VM has no Docker", "`kit vm bootstrap`")
+DOCKER_AWAY = Diagnosis(
+    "docker-away",
+    "Docker",
+    "Docker does not answer on the VM",
+    "`sudo systemctl start docker`; check that the user is in the group docker",
+)
+DOCKER_DATA_GONE = Diagnosis(
+    "docker-data-gone",
+    "Docker",
+    "Docker has no container at all: its data folder may not be mounted",
+    "a VM that was shelved comes back without its volume: mount it, restart Docker",
+)
+DOCKER_PROXY_LEFT = Diagnosis(
+    "docker-proxy-left",
+    "Docker",
+    "docker-proxy holds a port, and no container is behind it",
+    "restart Docker on the VM without its network files: `sudo systemctl stop docker.socket "
+    "docker`, `sudo rm -rf /var/lib/docker/network/files`, `sudo systemctl start docker`",
+)
+REGISTRY_STUCK = Diagnosis(
+    "registry-stuck",
+    "Docker",
+    "the kind registry cannot be stopped or removed",
+    f"end its shim on the VM and remove it: `sudo pkill -KILL -f '[c]ontainerd-shim.*ID'` with "
+    f"its ID, `docker rm --force {REGISTRY}`, then `kit vm bootstrap`",
+)
+KIND_MISSING = Diagnosis(
+    "kind-missing", "kind", "there is no kind cluster on the VM", "`kit vm bootstrap`"
+)
+KUBECONFIG_NOWHERE = Diagnosis(
+    "kubeconfig-nowhere",
+    "pods",
+    "no cluster answers where the kubeconfig points",
+    "`kind export kubeconfig` on the VM; check the control plane's container",
+)
+IMAGE_NOT_PULLED = Diagnosis(
+    "image-not-pulled",
+    "pods",
+    "an image cannot be pulled",
+    "`kubectl describe pod`; check the registry and the image's name",
+)
+POD_NOT_READY = Diagnosis(
+    "pod-not-ready",
+    "pods",
+    "a pod is not ready",
+    "`kubectl describe pod`, `kubectl logs`; after a start wait some minutes",
+)
+VM: Known = {**SSH, CredentialRefused: VM_REFUSED, Unreachable: VM_AWAY}
 
 
 @dataclass(frozen=True)
@@ -43,113 +113,117 @@ class Container:
     ports: frozenset[int]
 
 
-def checks(loaded: Settings) -> Iterable[Check]:
-    """Name the checks that this profile has something for; the cluster's only where it has one."""
-    if loaded.cloud is None or not loaded.cloud.ssh_host:
+def checks(settings: Settings) -> Iterable[Check]:
+    """Yield the checks that this profile has something for; a cluster's only if it has one."""
+    if settings.cloud is None or not settings.cloud.ssh_host:
         return
     yield Check("VM", _vm, VM)
-    if loaded.hpc is not None:
+    if settings.hpc is not None:
         yield Check("VM from the site", _from_site, {})
-    yield Check("GatewayPorts", _gateway, {})
-    if loaded.cloud.runner == "cluster":
+    yield Check("GatewayPorts", _gateway_ports, {})
+    if settings.cloud.runner == "cluster":
         yield Check("Docker", _docker, {})
         yield Check("kind", _kind, {})
-        yield Check("pods", _pods, {CommandFailed: "kubeconfig-nowhere"})
+        yield Check("pods", _pods, {CommandFailed: KUBECONFIG_NOWHERE})
 
 
-def _vm(ground: Ground) -> str:
-    key = ground.vm_key.get()
-    done = ground.vm.get().run(["hostname"], timeout=20)
-    return f"{ground.cloud.ssh_host} is {done.out.strip()}, {done.seconds * 1000:.0f} ms, by {key}"
+def _vm(context: CheckContext) -> str:
+    key = context.vm_key.get()
+    done = context.vm.get().run(["hostname"], timeout=20)
+    return f"{context.cloud.ssh_host} is {done.out.strip()}, {done.seconds * 1000:.0f} ms, by {key}"
 
 
-def _from_site(ground: Ground) -> str:
-    host, told = ground.site.needed(), doctor_keys.ssh_settings(ground.vm_ssh())
-    address, port = told["hostname"][0], told["port"][0]
-    argv = ["timeout", "5", "bash", "-c", KNOCK, "knock", address, port]
-    done = host.run(argv, timeout=15, check=False)
+def _from_site(context: CheckContext) -> str:
+    host, options = context.site.needed(), keys.ssh_settings(context.vm_ssh())
+    address, port = options["hostname"][0], options["port"][0]
+    argv = ["timeout", "5", "bash", "-s", "--", address, port]
+    done = host.run(argv, script("ssh_banner"), timeout=15, check=False)
     if done.code or not done.out.startswith("SSH-"):
-        said = done.err.strip().splitlines()[-1:] or ["no answer in 5 s"]
-        raise Found("vm-port-closed", f"{address}:{port} from {ground.hpc.ssh_host}: {said[0]}")
-    return f"an sshd answers {ground.hpc.ssh_host} at {address}:{port}"
+        reason = done.err.strip().splitlines()[-1:] or ["no answer in 5 s"]
+        got = f"{address}:{port} from {context.hpc.ssh_host}: {reason[0]}"
+        raise DiagnosisError(VM_PORT_CLOSED, got)
+    return f"an sshd answers {context.hpc.ssh_host} at {address}:{port}"
 
 
-def _gateway(ground: Ground) -> str:
-    """Open a tunnel to the address that pods would use; without one, to the VM's first own."""
-    host, wanted = ground.vm.needed(), ground.cloud.tunnel_address
+def _gateway_ports(context: CheckContext) -> str:
+    """Open a tunnel to the address that pods use; without one, to the VM's own first address."""
+    host, wanted = context.vm.needed(), context.cloud.tunnel_address
     if not wanted:
-        wanted = (host.run(["hostname", "-I"], timeout=10).out.split() or ["0.0.0.0"])[0]  # noqa: S104 - asked of the VM for a moment, nothing is behind it
-    got, why = doctor_keys.bound(ground.vm_ssh(), wanted, host)
-    if not got:
-        raise Found("tunnel-barred", f"{ground.cloud.ssh_host}: {why}")
-    if got != wanted:
-        raise Found("gateway-ports", f"asked for {wanted}, got {got}")
-    return f"a tunnel was opened on {got} and closed"
+        addresses = host.run(["hostname", "-I"], timeout=10).out.split()
+        wanted = (addresses or ["0.0.0.0"])[0]  # noqa: S104 - on the VM, for a moment, nothing behind it
+    address, reason = keys.tunnel_address(context.vm_ssh(), wanted, host)
+    if not address:
+        raise DiagnosisError(TUNNEL_BARRED, f"{context.cloud.ssh_host}: {reason}")
+    if address != wanted:
+        raise DiagnosisError(GATEWAY_PORTS, f"asked for {wanted}, got {address}")
+    return f"a tunnel was opened on {address} and closed"
 
 
-def _docker(ground: Ground) -> str:
-    host = ground.vm.needed()
-    listed = host.run(LIST, timeout=20, check=False)
-    if listed.code == 127 or "not found" in listed.err:
-        raise Found("docker-missing", listed.err.strip()[-300:])
-    if listed.code:
-        raise Found("docker-away", listed.err.strip()[-300:])
-    found = containers(listed.out)
-    left = proxies(host.run(LISTENERS, timeout=20, check=False).out, found)
-    if left:
-        raise Found("docker-proxy-left", f"port {', '.join(map(str, left))}")
-    if not found:
-        raise Found("docker-data-gone")
-    stuck = registry_stuck(host.run(LOG, timeout=20, check=False).out, found)
-    if stuck:
-        raise Found("registry-stuck", stuck)
-    return f"{len(found)} containers"
-
-
-def _kind(ground: Ground) -> str:
-    done = ground.vm.needed().run(["kind", "get", "clusters"], timeout=20, check=False)
-    named = done.out.split()
-    if done.code or not named:
-        raise Found("kind-missing", (done.err or done.out).strip()[-300:])
-    return f"cluster {', '.join(named)}"
-
-
-def _pods(ground: Ground) -> str:
-    done = ground.vm.needed().run(PODS, timeout=30, check=False)
+def _docker(context: CheckContext) -> str:
+    host = context.vm.needed()
+    done = host.run(LIST, timeout=20, check=False)
+    if done.code == 127 or "not found" in done.err:
+        raise DiagnosisError(DOCKER_MISSING, done.err.strip()[-300:])
     if done.code:
-        said = done.err.strip().splitlines()[-1:] or [f"kubectl ended with {done.code}"]
-        raise Found("kubeconfig-nowhere", said[0][-300:])
-    ready, unpulled, waiting = pods(done.out)
-    if unpulled:
-        raise Found("image-not-pulled", "; ".join(unpulled))
+        raise DiagnosisError(DOCKER_AWAY, done.err.strip()[-300:])
+    rows = containers(done.out)
+    left = orphaned_ports(host.run(LISTENERS, timeout=20, check=False).out, rows)
+    if left:
+        raise DiagnosisError(DOCKER_PROXY_LEFT, f"port {', '.join(map(str, left))}")
+    if not rows:
+        raise DiagnosisError(DOCKER_DATA_GONE)
+    stuck = registry_problem(host.run(LOG, timeout=20, check=False).out, rows)
+    if stuck:
+        identity = next(row.id for row in rows if row.name == REGISTRY)
+        step = REGISTRY_STUCK.next_step.replace("ID'` with its ID", f"{identity[:12]}'`")
+        raise DiagnosisError(REGISTRY_STUCK, stuck, step)
+    return f"{len(rows)} containers"
+
+
+def _kind(context: CheckContext) -> str:
+    done = context.vm.needed().run(["kind", "get", "clusters"], timeout=20, check=False)
+    names = done.out.split()
+    if done.code or not names:
+        raise DiagnosisError(KIND_MISSING, (done.err or done.out).strip()[-300:])
+    return f"cluster {', '.join(names)}"
+
+
+def _pods(context: CheckContext) -> str:
+    done = context.vm.needed().run(PODS, timeout=30, check=False)
+    if done.code:
+        reason = done.err.strip().splitlines()[-1:] or [f"kubectl ended with {done.code}"]
+        raise DiagnosisError(KUBECONFIG_NOWHERE, reason[0][-300:])
+    ready, not_pulled, waiting = pods(done.out)
+    if not_pulled:
+        raise DiagnosisError(IMAGE_NOT_PULLED, "; ".join(not_pulled))
     if waiting or not ready:
-        raise Found("pod-not-ready", "; ".join(waiting) or "there is no pod at all")
+        raise DiagnosisError(POD_NOT_READY, "; ".join(waiting) or "there is no pod at all")
     return f"{ready} pods are ready, every image is there"
 
 
 def containers(text: str) -> list[Container]:
-    """Read the answer to LIST: every container, also those that have ended."""
+    """Parse the answer to LIST: every container, also those that have ended."""
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == 3]
     return [
-        Container(key, name, status, frozenset(map(int, re.findall(r":(\d+)->", ports))))
-        for key, name, status, ports in rows
+        Container(identity, name, status, frozenset(map(int, re.findall(r":(\d+)->", ports))))
+        for identity, name, status, ports in rows
     ]
 
 
-def proxies(text: str, known: Iterable[Container]) -> list[int]:
-    """Read the answer to LISTENERS: ports that docker-proxy holds for no container."""
+def orphaned_ports(text: str, rows: Sequence[Container]) -> list[int]:
+    """Parse the answer to LISTENERS: ports that docker-proxy holds for no container."""
     held = re.findall(r":(\d+)\s+\S+\s+users:\(\(\"docker-proxy\"", text)
-    return sorted({int(port) for port in held} - {port for each in known for port in each.ports})
+    return sorted({int(port) for port in held} - {port for row in rows for port in row.ports})
 
 
-def registry_stuck(log: str, known: Iterable[Container]) -> str:
-    """Say how the registry's container hangs; "" when it does not. `log` is the answer to LOG."""
-    for each in known:
-        if each.name != REGISTRY:
+def registry_problem(log: str, rows: Sequence[Container]) -> str:
+    """Return how the registry's container hangs, or ""; `log` is the answer to LOG."""
+    for row in rows:
+        if row.name != REGISTRY:
             continue
-        if re.match(r"Dead|Removal In Progress", each.status):
-            return f"its status is {each.status}"
-        names = f"{REGISTRY}|{each.id[:12]}"
+        if re.match(r"Dead|Removal In Progress", row.status):
+            return f"its status is {row.status}"
+        names = f"{REGISTRY}|{row.id[:12]}"
         refused = re.findall(rf"^.*(?:{names}).*permission denied.*$", log, re.M | re.I)
         if refused:
             return str(refused[-1])[-300:]
@@ -157,64 +231,20 @@ def registry_stuck(log: str, known: Iterable[Container]) -> str:
 
 
 def pods(text: str) -> tuple[int, list[str], list[str]]:
-    """Read the answer to PODS: how many are ready, whose image is missing, what waits and why."""
-    ready, unpulled, waiting = 0, [], []
+    """Parse the answer to PODS: number of ready pods, missing images, waiting pods with reason."""
+    ready, not_pulled, waiting = 0, [], []
     for item in json.loads(text)["items"]:
         status = item["status"]
         name = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
         states = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-        why = [s["state"]["waiting"].get("reason", "") for s in states if "waiting" in s["state"]]
+        stopped = [state for state in states if "waiting" in state["state"]]
+        reasons = [state["state"]["waiting"].get("reason", "") for state in stopped]
         if status["phase"] == "Succeeded":
             continue
-        if any(reason in UNPULLED for reason in why):
-            images = [s["image"] for s in states if "waiting" in s["state"]]
-            unpulled.append(f"{name}: {images[0]}")
-        elif all(s["ready"] for s in status.get("containerStatuses", [])) and states:
+        if any(reason in NOT_PULLED for reason in reasons):
+            not_pulled.append(f"{name}: {stopped[0]['image']}")
+        elif states and all(state["ready"] for state in status.get("containerStatuses", [])):
             ready += 1
         else:
-            waiting.append(f"{name}: {(why or [status['phase']])[0] or status['phase']}")
-    return ready, unpulled, waiting
-
-
-def fix(ground: Ground, diagnosis: str, say: Callable[[str], None]) -> None:
-    """Mend one of FIXES on the VM, if the check sees it now; each command is said first.
-
-    Raises UsageError for what cannot be mended so, or is not there, and what is found afterwards.
-    """
-    if diagnosis not in FIXES:
-        raise UsageError(f"there is no fix for {diagnosis!r}", next_step=", ".join(FIXES))
-    host = ground.vm.get()
-    try:
-        seen = _docker(ground)
-    except Found as err:
-        if err.diagnosis == diagnosis:
-            for argv in FIXES[diagnosis](host):
-                say(" ".join(argv))
-                host.run(argv, timeout=120, check="pkill" not in argv)  # none may be left to kill
-            say(f"mended: {_docker(ground)}")
-            return
-        seen = str(err)
-    raise UsageError(f"mend {diagnosis}", f"it is not there: {seen}", DIAGNOSES[diagnosis].cause)
-
-
-def _fix_proxy(_: Host) -> list[list[str]]:
-    """Docker forgets its networks' ports and makes those of running containers anew."""
-    return [
-        ["sudo", "-n", "systemctl", "stop", "docker.socket", "docker"],
-        ["sudo", "-n", "rm", "-rf", "/var/lib/docker/network/files"],
-        ["sudo", "-n", "systemctl", "start", "docker"],
-    ]
-
-
-def _fix_registry(host: Host) -> list[list[str]]:
-    found = next(each for each in containers(host.run(LIST).out) if each.name == REGISTRY)
-    return [
-        ["sudo", "-n", "pkill", "-KILL", "-f", f"[c]ontainerd-shim.*{found.id}"],
-        ["docker", "rm", "--force", REGISTRY],
-    ]
-
-
-FIXES: dict[str, Callable[[Host], list[list[str]]]] = {
-    "docker-proxy-left": _fix_proxy,
-    "registry-stuck": _fix_registry,
-}
+            waiting.append(f"{name}: {(reasons or [status['phase']])[0] or status['phase']}")
+    return ready, not_pulled, waiting
