@@ -30,17 +30,17 @@ def doctor_command(
     Example:
       kit doctor --profile roihu
     """
-    from kit.doctor import checks, findings, link_race
+    from kit import doctor
 
     if name:
         warn_renamed(f"kit doctor {name}", f"kit doctor --profile {name}")
     if race:
-        click.echo(f"kit doctor: --race submits a job; it costs {link_race.COST}", err=True)
-    rows = checks.examine(profile or name, race)
+        click.echo(f"kit doctor: --race submits a job; it costs {doctor.COST}", err=True)
+    rows = doctor.examine(profile or name, race)
     if as_json:
         echo_json([vars(row) for row in rows])
     else:
-        click.echo(findings.text(rows))
+        click.echo(doctor.to_text(rows))
     ctx.exit(1 if any(row.state == "failed" for row in rows) else 0)
 
 

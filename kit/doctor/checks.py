@@ -73,7 +73,11 @@ def diagnoses() -> list[Diagnosis]:
     """List every diagnosis: the Diagnosis constants of the modules with checks."""
     modules = [vars(module) for module in (diagnosis, local, store, keys, hpc, vm)]
     first, *rest = modules
-    rows = [*first.values(), *globals().values(), *(row for names in rest for row in names.values())]
+    rows = [
+        *first.values(),
+        *globals().values(),
+        *(row for names in rest for row in names.values()),
+    ]
     return list(dict.fromkeys(row for row in rows if isinstance(row, Diagnosis)))
 
 
@@ -106,6 +110,8 @@ def _run(check: Check, context: CheckContext, results: dict[str, Finding]) -> No
         error = err
     except ImportError as err:
         error = DiagnosisError(diagnosis.PACKAGE_MISSING, str(err))
+    except Exception as err:  # noqa: BLE001 - one check's own fault must not hold up the others
+        error = KitError("the check itself failed", f"{type(err).__name__}: {err}")
     seconds = round(time.monotonic() - begin, 3)
     if error is None:
         results[check.name] = Finding(check.name, "ok", answer, seconds=seconds)

@@ -1,5 +1,6 @@
 """The checks of `kit doctor` on the supercomputer: key, ssh, Slurm, modules, project folder."""
 
+import shlex
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -16,7 +17,7 @@ from kit.base.settings import Hpc, Settings
 from kit.doctor import keys, link_race
 from kit.doctor.context import Check, CheckContext, script
 from kit.doctor.diagnosis import CheckSkipped, Diagnosis, DiagnosisError, Known
-from kit.slurm import SitePaths, Slurm, module_lines
+from kit.slurm.client import Slurm
 
 MAX_SKEW_S = 60.0  # beside the time that the answer took
 SHORT_S = 3600.0
@@ -113,7 +114,9 @@ ENVIRONMENT_MISSING = Diagnosis(
     "the first run creates it: configured = False",
     "warning",
 )
-SEFF_MISSING = Diagnosis("seff-missing", "seff", "the site has no seff", "set [hpc] has_seff = false")
+SEFF_MISSING = Diagnosis(
+    "seff-missing", "seff", "the site has no seff", "set [hpc] has_seff = false"
+)
 FOLDER_MISSING = Diagnosis(
     "folder-missing",
     "project folder",
@@ -142,7 +145,7 @@ def checks(settings: Settings) -> Iterable[Check]:
     if settings.hpc is None:
         return
     yield Check("ssh key", _key, {})
-    if settings.hpc.needs_certificate:
+    if settings.hpc.certificate:
         yield Check("ssh certificate", _certificate, {})
     yield Check("ssh", _ssh, SSH)
     yield Check("clock", _clock, {})
@@ -221,7 +224,11 @@ def _partition(host: Host, hpc: Hpc) -> str:
 
 def _as_in_a_job(context: CheckContext, *lines: str) -> tuple[int, str, str]:
     """Run lines after the modules with an empty environment, as `--export=NIL` gives a job."""
-    text = "\n".join([*module_lines(context.hpc), *lines, ""])
+    hpc = context.hpc
+    load = [f"source {shlex.quote(hpc.module_init)}"] if hpc.module_init else []
+    load += [f"module use {shlex.quote(hpc.module_path)}"] if hpc.module_path else []
+    load += [f"module load {shlex.quote(name)} || exit 96" for name in hpc.modules]
+    text = "\n".join([*load, *lines, ""])
     host = context.site.needed()
     done = host.run(["env", "-i", "bash", "-s"], text.encode(), timeout=30, check=False)
     return done.code, done.out.strip(), done.err.strip()
@@ -241,15 +248,13 @@ def _modules(context: CheckContext) -> str:
 
 def _environment(context: CheckContext) -> str:
     """Look for the environment that a run with configured = True would use, and its Python."""
-    import shlex
-
     from kit.submitter import env
 
     hpc = context.hpc
     code, out, err = _as_in_a_job(context, f"{shlex.quote(hpc.python)} --version")
     if code:
         raise DiagnosisError(PYTHON_MISSING, f"{hpc.python}: {err[-300:]}")
-    link = f"{SitePaths(hpc).venvs}/{env.environment_key(hpc, env.pins())}"
+    link = f"{hpc.project_dir}/kit/venvs/{env.environment_key(hpc, env.pins())}"
     argv = ["readlink", "-e", link]
     folder = context.site.needed().run(argv, timeout=20, check=False).out.strip()
     if not folder:
@@ -260,7 +265,7 @@ def _environment(context: CheckContext) -> str:
 def _seff(context: CheckContext) -> str:
     host, hpc = context.site.needed(), context.hpc
     there = host.run(["bash", "-s"], b"command -v seff", timeout=20, check=False).code == 0
-    if hpc.has_seff and not there:
+    if hpc.seff and not there:
         raise DiagnosisError(SEFF_MISSING, hpc.ssh_host)
     return "there" if there else "missing: the kit computes its figures from sacct"
 

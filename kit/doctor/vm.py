@@ -19,9 +19,8 @@ REGISTRY = "kind-registry"
 ROW = "{{.ID}}|{{.Names}}|{{.Status}}|{{.Ports}}"
 LIST = ["docker", "ps", "--all", "--no-trunc", "--format", ROW]
 LISTENERS = ["sudo", "-n", "ss", "-Hltnp"]
-LOG = (
-    "journalctl --unit docker --since -1day --quiet --no-pager --output cat"  # the last day's
-).split()
+LOG = ["journalctl", "--unit", "docker", "--since", "-1day", "--quiet", "--no-pager"]
+LOG += ["--output", "cat"]
 PODS = ["kubectl", "get", "pods", "--all-namespaces", "--output", "json", "--request-timeout=10s"]
 NOT_PULLED = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName")
 SSHD_LOG = "look on the VM: `grep sshd /var/log/auth.log`"

@@ -1,4 +1,4 @@
-"""The doctor: a healthy sandbox, seeded faults, checks that hang or cannot be."""
+"""The doctor: a healthy sandbox, checks that hang or cannot run, packages that are missing."""
 
 import dataclasses
 import json
@@ -12,38 +12,38 @@ import pytest
 from kit.base import KitError, Unreachable
 from kit.base.settings import Cloud, Site, load
 from kit.doctor import checks as doctor
-from kit.doctor import findings
-from kit.doctor.context import Check, Ground
+from kit.doctor import diagnosis, hpc, vm
+from kit.doctor.context import Check, CheckContext
 
 BARE = dataclasses.replace(load("sandbox"), store=None, hpc=None, cloud=None, ports={})
 
 
 def look(loaded, **more):
-    return doctor.look(Ground(loaded), **more)
+    return doctor.run_checks(CheckContext(loaded), **more)
 
 
 def by_name(found):
     return {finding.name: finding for finding in found}
 
 
-def test_a_profile_that_does_not_exist_is_the_only_finding():
+def test_missing_profile_is_the_only_finding():
     (finding,) = doctor.examine("atlantis")
     assert (finding.name, finding.diagnosis) == ("profile", "profile-unknown")
     assert "sandbox" in finding.next_step
 
 
-def test_a_profile_with_nothing_set_up_has_nothing_to_check():
-    assert [(f.name, f.state) for f in look(BARE)] == [("profile", "ok")]
+def test_empty_profile_checks_this_machine_only():
+    assert [(f.name, f.state) for f in look(BARE)] == [("profile", "ok"), ("results folder", "ok")]
 
 
-def test_a_closed_site_says_its_sentence():
+def test_closed_site_is_reported_with_its_reason():
     closed = dataclasses.replace(BARE, site=Site("old", "Old", closed="closed in 2026: use new"))
     (finding,) = look(closed)
     assert finding.diagnosis == "site-closed"
     assert "closed in 2026: use new" in finding.answer
 
 
-def test_a_check_that_hangs_is_told_and_does_not_hold_up_the_others(monkeypatch):
+def test_check_that_hangs_is_reported_and_delays_no_other(monkeypatch):
     def hangs(_ground):
         time.sleep(60)
         return "never"
@@ -61,16 +61,21 @@ def test_a_check_that_hangs_is_told_and_does_not_hold_up_the_others(monkeypatch)
     ("raised", "state", "diagnosis", "step"),
     [
         (KitError("broken", "noise", "mend it"), "failed", "", "mend it"),
-        (Unreachable("broken", "noise", ""), "failed", "vm-away", "is it on"),
-        (findings.Found("certificate-short", "broken"), "warning", "certificate-short", "new one"),
-        (findings.Skipped("broken"), "skipped", "", ""),
+        (Unreachable("broken", "noise", ""), "failed", "vm-away", "check that the VM is running"),
+        (
+            diagnosis.DiagnosisError(hpc.CERTIFICATE_SHORT, "broken"),
+            "warning",
+            "certificate-short",
+            "new one",
+        ),
+        (diagnosis.CheckSkipped("broken"), "skipped", "", ""),
     ],
 )
-def test_an_error_becomes_a_finding_with_its_next_step(monkeypatch, raised, state, diagnosis, step):
+def test_error_becomes_a_finding_with_its_next_step(monkeypatch, raised, state, diagnosis, step):
     def check(_ground):
         raise raised
 
-    known = {Unreachable: "vm-away"}
+    known = {Unreachable: vm.VM_AWAY}
     monkeypatch.setattr(doctor, "_checks", lambda *_: [Check("it", check, known)])
     found = by_name(look(BARE))["it"]
     assert (found.state, found.diagnosis) == (state, diagnosis)
@@ -78,7 +83,7 @@ def test_an_error_becomes_a_finding_with_its_next_step(monkeypatch, raised, stat
     assert step in found.next_step
 
 
-def test_a_runner_that_is_away_is_told():
+def test_reports_a_runner_that_is_away():
     cloud = Cloud(runner="cluster", kfp_url="http://127.0.0.1:9")
     found = by_name(look(dataclasses.replace(BARE, cloud=cloud)))["pipelines"]
     assert found.diagnosis == "kfp-away"
@@ -86,9 +91,9 @@ def test_a_runner_that_is_away_is_told():
 
 
 @pytest.mark.parametrize("profile", ["sandbox", "roihu", "lumi"])
-def test_with_nothing_set_up_it_says_what_is_missing(tmp_path, profile):
+def test_reports_what_is_missing_with_nothing_set_up(tmp_path, profile):
     environ = {"HOME": str(tmp_path), "KIT_SANDBOX_DIR": str(tmp_path), "PATH": os.environ["PATH"]}
-    argv = [sys.executable, "-m", "kit", "doctor", profile]
+    argv = [sys.executable, "-m", "kit", "doctor", "--profile", profile]
     done = subprocess.run([*argv, "--json"], capture_output=True, text=True, env=environ)
     assert (done.returncode, done.stderr) == (1, "")
     found = {row["name"]: row for row in json.loads(done.stdout)}
@@ -104,6 +109,32 @@ def test_with_nothing_set_up_it_says_what_is_missing(tmp_path, profile):
     )
 
 
+def test_missing_package_is_a_sentence_not_a_traceback(monkeypatch):
+    """After `make local` there is no keystoneauth1."""
+
+    def check(_context):
+        raise ModuleNotFoundError("No module named 'keystoneauth1'")
+
+    monkeypatch.setattr(doctor, "_checks", lambda *_: [Check("token", check, {})])
+    found = by_name(look(BARE))["token"]
+    assert (found.state, found.diagnosis) == ("failed", "package-missing")
+    assert "keystoneauth1" in found.answer
+    assert found.next_step == "`make setup`"
+
+
+def test_site_with_a_default_partition_needs_none_in_the_profile(tmp_path, monkeypatch):
+    from doctor_bench import Bench
+
+    bench = Bench(tmp_path, monkeypatch)
+    try:
+        sinfo, accounts = "echo 'small* up 1:00:00 2'", "echo project_1"
+        server = bench.bare(sinfo=sinfo, sacctmgr=accounts)
+        found = by_name(bench.login_node(server, partition=""))["Slurm"]
+    finally:
+        bench.close()
+    assert (found.state, found.answer) == ("ok", "no account; small* up 1:00:00 2")
+
+
 # -- the sandbox -------------------------------------------------------------------------------
 
 
@@ -114,27 +145,29 @@ def loaded(sandbox, monkeypatch):
 
 
 @pytest.mark.sandbox
-def test_a_healthy_sandbox_passes_every_check(loaded):
+def test_healthy_sandbox_passes_every_check(loaded):
     found = look(loaded)
     state = {f.name: f.diagnosis for f in found if f.state != "ok"}
     assert {name: got for name, got in state.items() if got != "environment-missing"} == {}
-    assert len(found) == 23
+    assert len(found) == 24
 
 
 @pytest.mark.sandbox
-def test_the_command_prints_json_and_its_exit_code_tells(loaded):
+def test_command_prints_json_and_its_exit_code(loaded):
     done = subprocess.run(
         [sys.executable, "-m", "kit", "doctor", "--json"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
     assert {row["state"] for row in json.loads(done.stdout)} <= {"ok", "warning"}
-    bad = subprocess.run([sys.executable, "-m", "kit", "doctor", "atlantis"], capture_output=True)
+    bad = subprocess.run(
+        [sys.executable, "-m", "kit", "doctor", "--profile", "atlantis"], capture_output=True
+    )
     assert bad.returncode == 1
 
 
 @pytest.mark.sandbox
 @pytest.mark.slow
-def test_the_race_is_run_on_request_and_its_cost_is_said(loaded):
+def test_race_runs_on_request_and_reports_its_cost(loaded):
     argv = [sys.executable, "-m", "kit", "doctor", "--race", "--json"]
     done = subprocess.run(argv, capture_output=True, text=True)
     found = {row["name"]: row for row in json.loads(done.stdout)}

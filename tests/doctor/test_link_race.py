@@ -8,7 +8,7 @@ import pytest
 from kit.base import DataError, LocalHost
 from kit.base.settings import Hpc
 from kit.doctor import link_race
-from kit.doctor.link_race import Race, check, race
+from kit.doctor.link_race import Race, check_race, race
 from kit.slurm.script import JobSpec
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ class LocalJobs:
 SPEC = JobSpec("race", ())
 
 
-def test_both_sides_agree_on_the_winner_of_every_link(tmp_path):
+def test_both_sides_agree_on_the_winner_of_every_symlink(tmp_path):
     jobs = LocalJobs(tmp_path)
     result = race(jobs, SPEC, "0123456789ab", rounds=100)
     assert result.disputed == ()
@@ -50,7 +50,7 @@ def test_both_sides_agree_on_the_winner_of_every_link(tmp_path):
     assert jobs.job.wait() == 0
 
 
-def test_a_file_system_where_the_later_link_wins_is_found_out(tmp_path):
+def test_finds_a_file_system_where_the_later_symlink_wins(tmp_path):
     (tmp_path / "bin").mkdir()
     ln = tmp_path / "bin" / "ln"  # as if `ln -sT` replaced what is there
     ln.write_text('#!/bin/sh\nshift; exec /bin/ln -sfT "$@"\n')
@@ -60,14 +60,14 @@ def test_a_file_system_where_the_later_link_wins_is_found_out(tmp_path):
     jobs.job.wait()
 
 
-def test_a_job_that_does_not_start_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="race for links"):
-        race(LocalJobs(tmp_path, starts=False), SPEC, "0123456789ab", rounds=3, patience_s=1)
+def test_job_that_does_not_start_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="race for symlinks"):
+        race(LocalJobs(tmp_path, starts=False), SPEC, "0123456789ab", rounds=3, limit_s=1)
 
 
-def test_a_check_says_who_won_and_leaves_no_links(tmp_path):
+def test_check_reports_the_winners_and_leaves_no_symlinks(tmp_path):
     jobs = LocalJobs(tmp_path)
-    assert "of 200 links, no dispute" in check(jobs)
+    assert "of 200 symlinks, no dispute" in check_race(jobs)
     assert jobs.job.wait() == 0
     assert [path.name for path in tmp_path.iterdir()] == ["seen"]
 
@@ -76,15 +76,15 @@ def test_a_check_says_who_won_and_leaves_no_links(tmp_path):
     ("words", "won"),
     [("disagree who won 2", Race(150, 50, (3, 7))), ("never met", Race(200, 0, ()))],
 )
-def test_a_file_system_that_cannot_be_trusted_fails_the_check(tmp_path, monkeypatch, words, won):
+def test_disputed_symlinks_fail_the_check(tmp_path, monkeypatch, words, won):
     monkeypatch.setattr(link_race, "race", lambda *_: won)
     with pytest.raises(DataError, match=words):
-        check(LocalJobs(tmp_path))
+        check_race(LocalJobs(tmp_path))
 
 
-def test_a_job_that_does_not_start_is_cancelled(tmp_path, monkeypatch):
+def test_job_that_does_not_start_is_cancelled(tmp_path, monkeypatch):
     jobs = LocalJobs(tmp_path)
     monkeypatch.setattr(link_race, "race", lambda *_: (_ for _ in ()).throw(DataError("late")))
     with pytest.raises(DataError, match="late"):
-        check(jobs)
+        check_race(jobs)
     assert len(jobs.cancelled) == 12

@@ -20,7 +20,7 @@ from private_sshd import CLIENT, PrivateSshd, keygen
 
 from kit.base.settings import Cloud, Hpc, load
 from kit.doctor import checks as doctor
-from kit.doctor.context import Ground
+from kit.doctor.context import CheckContext
 from kit.doctor.vm import LIST, LISTENERS, LOG, PODS
 
 BARE = dataclasses.replace(load("sandbox"), store=None, hpc=None, cloud=None, ports={})
@@ -30,8 +30,10 @@ CSC_PASSWORD=it is
 CSC_USER_DOMAIN_NAME=Default
 CSC_PROJECT_NAME=project_1
 """
-TOOLS = ("bash", "sh", "cat", "head", "hostname", "ss", "timeout", "true", "date", "readlink", "id",
-         "mktemp", "dd", "ln", "df", "tail", "rm")  # fmt: skip
+TOOLS = (
+    *("env", "bash", "sh", "cat", "head", "hostname", "ss", "timeout", "true", "date", "readlink"),
+    *("id", "mktemp", "dd", "ln", "df", "tail", "rm"),
+)
 KIND = ["kind", "get", "clusters"]
 MADE = {
     (*LIST,): "made/docker-ps.txt",
@@ -54,8 +56,8 @@ class Bench:
 
     def look(self, limit_s=doctor.LIMIT_S, ahead_s=0.0, **parts):
         """Let the doctor look at a profile that has these parts and nothing else."""
-        ground = Ground(dataclasses.replace(BARE, **parts), lambda: time.time() + ahead_s)
-        return doctor.look(ground, limit_s)
+        ground = CheckContext(dataclasses.replace(BARE, **parts), lambda: time.time() + ahead_s)
+        return doctor.run_checks(ground, limit_s)
 
     @staticmethod
     def loaded(env_file=None, **parts):
@@ -67,7 +69,7 @@ class Bench:
 
     def sandbox(self, **changes):
         """Let the doctor look at the sandbox with a profile that is changed as for `loaded`."""
-        return doctor.look(Ground(self.loaded(**changes)))
+        return doctor.run_checks(CheckContext(self.loaded(**changes)))
 
     def profile(self, text):
         """Let the doctor look at a profile of the person's own, by its file."""

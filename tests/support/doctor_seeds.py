@@ -1,8 +1,11 @@
 """How faults are seeded that take more than a line; each gives the doctor's findings."""
 
 import dataclasses
+import errno
+import http.server
 import shutil
 import sys
+import threading
 import time
 import uuid
 
@@ -15,10 +18,11 @@ from memory_store import MemoryStore
 from private_sshd import keygen
 
 from kit.base import Secret
+from kit.base.errors import CredentialRefused
 from kit.base.settings import SITES, Cloud, Port, Store
 from kit.doctor import checks as doctor
-from kit.doctor import link_race
-from kit.doctor.context import Ground
+from kit.doctor import context, link_race, local
+from kit.doctor.context import CheckContext
 from kit.store import opening as store
 from kit.store.keystone import Ec2Key, Keystone, keystone_for
 
@@ -66,6 +70,57 @@ def no_kfp(bench):
 def kfp_refuses(bench):
     url = bench.ends.enter_context(serving(FakeKfp([], cookie="a=b")))
     return bench.look(cloud=Cloud(runner="cluster", kfp_url=url))
+
+
+def mlflow_answers(bench, status, text, artifacts=200):
+    """Serve MLflow's two paths with these answers."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(artifacts if "artifacts" in self.path else status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    bench.ends.callback(server.server_close)
+    bench.ends.callback(server.shutdown)
+    return bench.look(cloud=Cloud(mlflow_url=f"http://127.0.0.1:{server.server_port}"))
+
+
+def skewed_store(bench):
+    class Skewed(MemoryStore):
+        def ensure_bucket(self):
+            raise CredentialRefused("list pipeline: not allowed", "HTTP 403 RequestTimeTooSkewed")
+
+    bench.monkeypatch.setattr(store, "open_store", lambda *_, **__: Skewed())
+    return bench.look(store=Store("directory", str(bench.folder)))
+
+
+def without_locks(bench):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    bench.monkeypatch.setattr(local.fcntl, "flock", flock)
+    return bench.look(results_dir=bench.folder / "results")
+
+
+def tracking_uri(bench, uri):
+    bench.monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return bench.look()
+
+
+def without_keystoneauth(bench):
+    """After `make local` the packages of the cloud are missing."""
+    bench.monkeypatch.setattr(context, "keystone_for", missing_package)
+    return login(bench)
+
+
+def missing_package(*_):
+    raise ModuleNotFoundError("No module named 'keystoneauth1'")
 
 
 def late(bench):
@@ -121,8 +176,8 @@ def full_folder(bench):
     return bench.login_node(bench.bare(dd=dd))
 
 
-def slurm(bench, **programs):
-    return bench.login_node(bench.bare(**programs), partition="small", account="p")
+def slurm(bench, partition="small", **programs):
+    return bench.login_node(bench.bare(**programs), partition=partition, account="p")
 
 
 def links_that_replace(bench):
@@ -139,8 +194,8 @@ def raced(bench, found):
         return found
 
     bench.monkeypatch.setattr(link_race, "race", race)
-    ground = Ground(dataclasses.replace(BARE, hpc=bench.site(bench.bare())))
-    return doctor.look(ground, race=True)
+    made = CheckContext(dataclasses.replace(BARE, hpc=bench.site(bench.bare())))
+    return doctor.run_checks(made, race=True)
 
 
 def budget(bench):
@@ -188,4 +243,4 @@ def taken_bucket(bench):
     other = store.open_store(loaded, store.bucket_name(loaded, "pipeline"), keystone=login)
     other.ensure_bucket()
     bench.ends.callback(other.delete_bucket)
-    return doctor.look(Ground(loaded))
+    return doctor.run_checks(CheckContext(loaded))
