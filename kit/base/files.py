@@ -7,6 +7,7 @@ temporary file beside the target and arrives by rename, so a reader sees a file 
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import secrets
@@ -171,14 +172,39 @@ def read_history(path: Path) -> tuple[list[Json], list[str]]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             record = json.loads(line)
-        except ValueError:
+            odd = _odd_field(record)
+        except (ValueError, RecursionError):
             problems.append(f"{path.name} line {number} is damaged and was left out")
             continue
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA or "run" not in record:
-            problems.append(f"{path.name} line {number} has another shape and was left out")
-            continue
-        records.append(record)
+        if odd:
+            problems.append(f"{path.name} line {number} was left out: {odd}")
+        else:
+            if "figures" in record:  # a figure that was not measured may be null
+                record["figures"] = {k: v for k, v in record["figures"].items() if v is not None}
+            records.append(record)
     return records, problems
+
+
+def _odd_field(record: Any) -> str:
+    """Return what is wrong with a line of the history; empty if its fields have their types."""
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        return "it has another shape"
+    if not isinstance(record.get("run"), str):
+        return "run is not a text"
+    for name in ("parameters", "data", "figures", "host", "seconds", "git", "versions"):
+        if not isinstance(record.get(name, {}), dict):
+            return f"{name} is not a table"
+    title = record.get("data", {}).get("title", "")
+    if not isinstance(title, str):
+        return "the title of the data is not a text"
+    figures = {k: v for k, v in record.get("figures", {}).items() if v is not None}
+    for name, value in {**record.get("seconds", {}), **figures}.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            return f"{name} is not a number"
+    if not 0 <= figures.get("accuracy", 0) <= 1:
+        return "accuracy is not between 0 and 1"
+    return ""
 
 
 def sha256_of(source: bytes | Path) -> str:
@@ -187,14 +213,6 @@ def sha256_of(source: bytes | Path) -> str:
         return hashlib.sha256(source).hexdigest()
     with source.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def code_hash() -> str:
-    """Give the hex SHA-256 over the sources of this package."""
-    folder = Path(__file__).parents[1]
-    files = sorted(folder.rglob("*.py"))
-    parts = [f"{path.relative_to(folder)} {sha256_of(path.read_bytes())}" for path in files]
-    return sha256_of("\n".join(parts).encode())
 
 
 def git_state(root: Path) -> Json:

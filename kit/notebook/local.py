@@ -4,7 +4,6 @@ A notebook holds one `Local` and passes it from step to step: start, look at the
 evaluate, keep the results, compare.
 """
 
-import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +79,7 @@ def begin(
     with timeline.span("data"):
         data = fashion_mnist.load(loaded.data_dir, loaded.cache_dir)
     run = runs.start_run(loaded, target, parameters, data.hash, fresh)
-    run.timeline = timeline
+    run.timeline.add(timeline)
     return run, data
 
 
@@ -217,7 +216,7 @@ def beside_article(loaded: Settings, target: str, published: str) -> "pandas.Dat
 def show_timeline(work: Local) -> "Figure":
     """Draw where the seconds of this run went."""
     seconds = work.run.timeline.seconds()
-    seconds["other"] = max(0.0, time.time() - work.run.started - sum(seconds.values()))
+    seconds["other"] = max(0.0, work.run.active_s() - sum(seconds.values()))
     return plots.timeline({work.run.target: seconds}, work.data.warning)
 
 

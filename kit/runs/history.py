@@ -1,34 +1,38 @@
 """Runs: their ids, their folders, and how a finished run becomes the published files.
 
 A run is one execution of one target. Its id is `<target>-<12 hex>-<n>`; the hex is a hash of
-profile, target, parameters, data, code and the folder of the results: the store and the site are
-shared with others and outlive that folder, and a new one must not find old results there. A run
-that was broken off goes on under its id.
+profile, target, experiment, parameters, data, the experiment's own source files, the format of
+this room and the folder of the results: the store and the site are shared and outlive that
+folder, and a new folder must not find old results there. An interrupted run resumes under its id.
 """
 
+import contextlib
 import json
 import secrets
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from kit.base import (
     ROOT,
     Busy,
+    DataError,
     Json,
     KitError,
     Timeline,
     UsageError,
     append_history,
-    code_hash,
     git_state,
     host_facts,
     read_history,
     read_json,
     sha256_of,
+    time_record,
     versions,
     write_bytes,
     write_json,
@@ -37,12 +41,58 @@ from kit.base import (
 from kit.base.settings import Settings
 
 TARGETS = ("local", "cloud", "cloud-hpc")
+EXPERIMENT = "fashion_mnist"
+FORMAT = 1  # part of every run id: raised when folders of an older kit must not be resumed
 LOCK_WAIT_S = 60.0
+# What is judged, shown or refused after the training, and so is not part of a run's id.
+NOT_IN_THE_ID = ("gates", "strict", "tunnel", "min_accuracy", "min_precision", "min_recall")
+_NO_LOCKS = "set KIT_RESULTS_DIR to a folder on a file system with locks, such as a local disk"
+
+
+class RunTimeline(Timeline):
+    """A timeline that is stored at each change, so that a resumed run keeps earlier seconds."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @contextlib.contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Time the block; also store that it has begun, for a process that is killed in it."""
+        start = time.time()
+        self._store({"name": name, "start-time": start})
+        try:
+            yield
+        finally:
+            self.spans.append(time_record(name, start, time.time()))
+            self._store()
+
+    def add(self, other: Timeline) -> None:
+        """Add the spans that were measured before the run had a folder."""
+        self.spans += other.spans
+        self._store()
+
+    def load(self, last_active: float) -> None:
+        """Read the spans of earlier starts; a span that was cut ends at `last_active`."""
+        if not self.path.exists():
+            return
+        for span in read_json(self.path):
+            if "end-time" not in span:
+                end = max(last_active, span["start-time"])
+                span = time_record(span["name"], span["start-time"], end)
+            self.spans.append(span)
+
+    def _store(self, *unfinished: Json) -> None:
+        write_json(self.path, [*self.spans, *unfinished])
 
 
 @dataclass
 class Run:
-    """One execution of a target and its folder `results/<profile>/runs/<id>/`."""
+    """One execution of a target and its folder `results/<profile>/runs/<id>/`.
+
+    `first` is what was true when the run started: time, git commit, versions, host. `earlier_s`
+    are the seconds of earlier starts that were interrupted.
+    """
 
     id: str
     target: str
@@ -52,11 +102,18 @@ class Run:
     started: float
     settings: Settings
     lock: FileLock
-    timeline: Timeline = field(default_factory=Timeline)
+    first: Json
+    timeline: RunTimeline
+    earlier_s: float = 0.0
+    resumed_at: float = field(default_factory=lambda: time.time())
 
     def __repr__(self) -> str:
-        """Name the run and say whether it goes on with an earlier start."""
-        return f"run {self.id}" + (" (goes on where it was broken off)" if self.resumed else "")
+        """Return the run's id and whether it resumes an earlier start."""
+        return f"run {self.id}" + (" (resumed where it was interrupted)" if self.resumed else "")
+
+    def active_s(self) -> float:
+        """Return the seconds in which this run was executed, over all its starts."""
+        return self.earlier_s + time.time() - self.resumed_at
 
     def save(self, name: str, value: object) -> Path:
         """Write a JSON file (or text, or bytes) into the run's folder."""
@@ -70,11 +127,11 @@ class Run:
         return path
 
     def finish(self, publish: Mapping[str, str], facts: Json) -> Json:
-        """Publish files of the run, add it to the history, mark it finished.
+        """Publish files of the run, add it to the history, mark it finished; return the line.
 
         `publish` maps a path below `results/<profile>/` to a file name in the run's folder;
-        `facts` are the times, metrics and bill of the history line. Returns that line. Killed
-        at any point and started again it ends the same: one line, the files of this run.
+        `facts` are the times, metrics and bill of the history line. Killed at any point and
+        started again the result is the same: one line, the files of this run.
         """
         line = {
             "run": self.id,
@@ -84,12 +141,12 @@ class Run:
             "resumed": self.resumed,
             "started": self.started,
             "ended": time.time(),
-            "git": git_state(ROOT),
-            "versions": dict(versions()),
-            "host": host_facts(),
+            **self.first,
             "seconds": self.timeline.seconds(),
             **facts,
         }
+        if (state := git_state(ROOT)) != line["git"]:
+            line["git_at_end"] = state
         with results_lock(self.settings):
             _publish(self, publish)
             history = self.settings.profile_dir / "history.jsonl"
@@ -107,7 +164,7 @@ def start_run(
     data_hash: str,
     fresh: bool = False,
 ) -> Run:
-    """Go on with the newest unfinished run of this kind, or begin a new one.
+    """Resume the newest unfinished run of this kind, or begin a new one.
 
     Raises Busy when another process is executing that run, UsageError for an unknown target.
     """
@@ -119,40 +176,140 @@ def start_run(
         folder = settings.profile_dir / "runs" / f"{stem}-{number}"
         unfinished = number > 0 and not (folder / "record.json").exists()
         if fresh or not unfinished:
-            number += 1
-            folder = settings.profile_dir / "runs" / f"{stem}-{number}"
+            folder = settings.profile_dir / "runs" / f"{stem}-{number + 1}"
             unfinished = False
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as err:
-            raise KitError(f"cannot make {folder}", str(err), "set KIT_RESULTS_DIR") from err
+        _make_folder(folder)
         lock = _hold(folder)
-        start = folder / "run.json"
-        if not start.exists():
-            first = {"run": folder.name, "started": time.time(), "parameters": parameters}
-            write_json(start, first)
-    started = float(read_json(start)["started"])
-    return Run(folder.name, target, folder, parameters, unfinished, started, settings, lock)
+        last_active = _last_active(folder)
+        first = _first_start(settings, folder, target, parameters)
+    timeline = RunTimeline(folder / "timeline.json")
+    timeline.load(last_active)
+    started = float(first.pop("started"))
+    earlier_s = _earlier_seconds(folder, last_active)
+    return Run(
+        id=folder.name,
+        target=target,
+        folder=folder,
+        parameters=parameters,
+        resumed=unfinished,
+        started=started,
+        settings=settings,
+        lock=lock,
+        first=first,
+        timeline=timeline,
+        earlier_s=earlier_s,
+    )
 
 
-def results_lock(settings: Settings) -> FileLock:
-    """Give the lock under which published files and the history change."""
+def _first_start(settings: Settings, folder: Path, target: str, parameters: Json) -> Json:
+    """Return what was true at the first start of a run; record it if this is the first start.
+
+    The notebook and the list of package versions are copied, because both may be edited later.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        for source in (ROOT / "notebooks" / f"{target}.ipynb", ROOT / "requirements.lock"):
+            if source.is_file():
+                (folder / "source").mkdir(exist_ok=True)
+                shutil.copyfile(source, folder / "source" / source.name)
+        write_json(
+            path,
+            {
+                "run": folder.name,
+                "started": time.time(),
+                "parameters": parameters,
+                "profile": settings.profile,
+                "git": git_state(ROOT),
+                "versions": dict(versions()),
+                "host": host_facts(),
+                "code": experiment_hash(),
+            },
+        )
+    names = ("started", "git", "versions", "host", "code")
+    first = read_json(path)
+    if not isinstance(first, dict) or any(name not in first for name in names):
+        raise DataError(f"read {path}", "it does not hold the start of a run", "use --fresh")
+    return {name: first[name] for name in names}
+
+
+def _earlier_seconds(folder: Path, last_active: float) -> float:
+    """Return the seconds of earlier starts, and record that another start begins now."""
+    path = folder / "starts.json"
+    starts: list[list[float]] = read_json(path) if path.exists() else []
+    if starts and len(starts[-1]) == 1:
+        starts[-1].append(max(last_active, starts[-1][0]))
+    earlier_s = sum(end - start for start, end in starts)
+    write_json(path, [*starts, [time.time()]])
+    return earlier_s
+
+
+def _last_active(folder: Path) -> float:
+    """Return when a file of the run was last written: an interrupted start leaves no other sign."""
+    times = [0.0]
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.name != ".lock":
+                times.append(path.stat().st_mtime)
+    return max(times)
+
+
+def results_lock(settings: Settings) -> contextlib.AbstractContextManager[object]:
+    """Return the lock under which published files and the history change."""
     folder = settings.profile_dir
+    _make_folder(folder)
+    return _locked(FileLock(folder / ".lock", timeout=LOCK_WAIT_S, is_singleton=True))
+
+
+@contextlib.contextmanager
+def _locked(lock: FileLock) -> Iterator[FileLock]:
+    """Hold a lock for the block. Raises Busy, or KitError on a file system without locks."""
+    with _explained(lock):
+        lock.acquire()
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _explained(lock: FileLock) -> Iterator[None]:
+    """Turn the exceptions of taking a lock into errors of the kit."""
+    path = Path(lock.lock_file)
+    try:
+        yield
+    except Timeout as err:
+        raise Busy(
+            f"lock {path.parent}",
+            f"another process has held {path.name} for {lock.timeout:.0f} s",
+            f"wait for it; if no other run is active, remove {path}",
+        ) from err
+    except (OSError, NotImplementedError) as err:
+        raise KitError(f"lock {path}", str(err), _NO_LOCKS) from err
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise KitError(f"cannot make {folder}", str(err), "set KIT_RESULTS_DIR") from err
-    return FileLock(folder / ".lock", timeout=LOCK_WAIT_S, is_singleton=True)
 
 
 def _kind(settings: Settings, target: str, parameters: Json, data_hash: str) -> str:
-    parts = [settings.profile, target, parameters, data_hash, code_hash()]
-    parts.append(_origin(settings))
+    trained = {name: value for name, value in parameters.items() if name not in NOT_IN_THE_ID}
+    parts: list[Any] = [FORMAT, settings.profile, target, EXPERIMENT, trained, data_hash]
+    parts += [experiment_hash(), _origin(settings)]
     return sha256_of(json.dumps(parts, sort_keys=True).encode())[:12]
 
 
+def experiment_hash() -> str:
+    """Return the SHA-256 over the experiment's own source files."""
+    folder = Path(__file__).parents[1] / "experiments" / EXPERIMENT
+    parts = [f"{path.name} {sha256_of(path.read_bytes())}" for path in sorted(folder.glob("*.py"))]
+    return sha256_of("\n".join(parts).encode())
+
+
 def _origin(settings: Settings) -> str:
-    """Name these results, at random and once: nobody else's runs have the ids of theirs."""
+    """Return a random name of these results, made once: nobody else's runs have their ids."""
     path = settings.profile_dir / "origin"
     if not path.exists():
         write_text(path, secrets.token_hex(8) + "\n")
@@ -166,13 +323,14 @@ def _newest(settings: Settings, stem: str) -> int:
 
 
 def _hold(folder: Path) -> FileLock:
-    """Take the run for this process; a killed process lets go by itself."""
+    """Take the run for this process; a killed process releases it."""
     lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
     try:
-        lock.acquire()
-    except Timeout as err:
-        step = "wait for it, stop it, or start a run of its own with --fresh"
-        raise Busy(f"{folder.name} is being executed by another process", next_step=step) from err
+        with _explained(lock):
+            lock.acquire()
+    except Busy as err:
+        next_step = "wait for it, stop it, or start another run with --fresh"
+        raise Busy(f"{folder.name} is being executed by another process", "", next_step) from err
     return lock
 
 

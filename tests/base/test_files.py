@@ -12,8 +12,6 @@ from kit.base import (
     KitError,
     Timeline,
     append_history,
-    code_hash,
-    files,
     git_state,
     host_facts,
     read_history,
@@ -157,9 +155,46 @@ def test_host_facts_and_versions_can_be_written_as_json():
     json.dumps(facts)
 
 
-def test_the_code_hash_changes_with_the_code(tmp_path, monkeypatch):
-    before = code_hash()
-    assert before == code_hash()
-    (tmp_path / "a.py").write_text("")
-    monkeypatch.setattr(files, "__file__", str(tmp_path / "base" / "files.py"))
-    assert code_hash() != before
+GOOD_LINE = {
+    "schema": 1,
+    "run": "local-000000000000-1",
+    "target": "local",
+    "parameters": {"epochs": 1},
+    "data": {"title": "own files 720 + 180", "hash": "0"},
+    "figures": {"training_s": 1.0, "accuracy": 0.5},
+    "host": {"cpu": "CPU"},
+}
+ODD_FIELDS = {
+    "accuracy in percent": {"figures": {"accuracy": 99.1}},
+    "negative accuracy": {"figures": {"accuracy": -0.1}},
+    "data null": {"data": None},
+    "data is a text": {"data": "x"},
+    "figures null": {"figures": None},
+    "figures is a list": {"figures": [1]},
+    "figure is a text": {"figures": {"training_s": "39,1"}},
+    "figure is true": {"figures": {"training_s": True}},
+    "host null": {"host": None},
+    "title is a number": {"data": {"title": 12}},
+    "parameters is a list": {"parameters": [1]},
+    "run is a number": {"run": 3},
+}
+
+
+@pytest.mark.parametrize("name", ODD_FIELDS)
+def test_one_odd_field_costs_that_line_of_the_history(tmp_path, name):
+    path = tmp_path / "history.jsonl"
+    lines = [json.dumps(GOOD_LINE | ODD_FIELDS[name]), "[" * 5000, json.dumps(GOOD_LINE)]
+    path.write_text("\n".join(lines) + "\n")
+    found, problems = read_history(path)
+    assert found == [GOOD_LINE]
+    assert [text.split(" was")[0].split(" is")[0] for text in problems] == [
+        "history.jsonl line 1",
+        "history.jsonl line 2",
+    ]
+
+
+def test_a_figure_that_was_not_measured_is_left_out(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.write_text(json.dumps(GOOD_LINE | {"figures": {"training_s": None, "accuracy": 1}}) + "\n")
+    found, problems = read_history(path)
+    assert (found[0]["figures"], problems) == ({"accuracy": 1}, [])

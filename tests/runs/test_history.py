@@ -1,12 +1,17 @@
 """Run ids, going on with a broken-off run, publishing."""
 
+import contextlib
 import dataclasses
+import errno
+import os
 import subprocess
 import sys
+import time
 
 import pytest
+from filelock import FileLock, Timeout
 
-from kit.base import Busy, KitError, UsageError, read_history, read_json
+from kit.base import ROOT, Busy, KitError, UsageError, read_history, read_json
 from kit.base.settings import load
 from kit.runs import history as runs
 
@@ -50,11 +55,113 @@ def test_fresh_leaves_an_unfinished_run_alone(loaded):
     assert (second.id, second.resumed) == (first.id[:-1] + "2", False)
 
 
-def test_other_parameters_or_code_are_another_run(loaded, monkeypatch):
+def test_other_parameters_or_another_experiment_are_another_run(loaded, monkeypatch):
     first = start(loaded)
     assert start(loaded, {"epochs": 2}).id != first.id
-    monkeypatch.setattr(runs, "code_hash", lambda: "other")
+    monkeypatch.setattr(runs, "experiment_hash", lambda: "other")
     assert start(loaded).id != first.id
+
+
+@pytest.mark.parametrize(
+    "changed", [{"gates": [0.1] * 3}, {"strict": True}, {"tunnel": "none"}, {"min_accuracy": 0.1}]
+)
+def test_what_is_judged_after_the_training_does_not_orphan_an_unfinished_run(loaded, changed):
+    first = start(loaded, {"epochs": 1, "gates": [0.8] * 3, "strict": False, "tunnel": ""})
+    first.lock.release(force=True)
+    again = start(
+        loaded, {"epochs": 1, "gates": [0.8] * 3, "strict": False, "tunnel": ""} | changed
+    )
+    assert (again.id, again.resumed) == (first.id, True)
+
+
+def test_editing_the_kit_outside_the_experiment_does_not_orphan_an_unfinished_run(
+    tmp_path, monkeypatch
+):
+    own, other = tmp_path / "kit/experiments/fashion_mnist/model.py", tmp_path / "kit/report/a.py"
+    for path in (own, other):
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "kit/runs/history.py"))
+    before = runs.experiment_hash()
+    other.write_text("# edited")
+    assert runs.experiment_hash() == before
+    own.write_text("# edited")
+    assert runs.experiment_hash() != before
+
+
+def test_commit_versions_and_host_of_the_start_are_recorded(loaded, monkeypatch):
+    monkeypatch.setattr(runs, "git_state", lambda root: {"commit": "a", "clean": True})
+    first = start(loaded)
+    first.lock.release(force=True)
+    monkeypatch.setattr(runs, "git_state", lambda root: {"commit": "b", "clean": False})
+    monkeypatch.setattr(runs, "versions", lambda: {"kit": "another"})
+    line = finish(start(loaded))
+    assert line["git"] == {"commit": "a", "clean": True}
+    assert line["git_at_end"] == {"commit": "b", "clean": False}
+    assert line["versions"]["kit"] != "another"
+
+
+def test_notebook_and_lock_of_the_start_are_copied_into_the_run_folder(loaded):
+    run = start(loaded)
+    for name, source in (
+        ("local.ipynb", ROOT / "notebooks/local.ipynb"),
+        ("requirements.lock", ROOT / "requirements.lock"),
+    ):
+        assert (run.folder / "source" / name).read_bytes() == source.read_bytes()
+
+
+def test_a_resumed_run_keeps_the_seconds_of_its_earlier_start(loaded, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    first = start(loaded)
+    with first.timeline.span("data"):
+        now[0] += 2
+    with contextlib.suppress(RuntimeError), first.timeline.span("training"):
+        now[0] += 5
+        raise RuntimeError("interrupted")
+    for path in first.folder.rglob("*"):
+        os.utime(path, (1007, 1007))
+    first.lock.release(force=True)
+    now[0] = 90_000.0  # the night in between
+    again = start(loaded)
+    with again.timeline.span("training"):
+        now[0] += 3
+    assert again.timeline.seconds() == {"data": 2.0, "training": 8.0}
+    assert again.active_s() == 10.0
+
+
+def test_a_span_that_was_cut_by_a_kill_ends_with_the_last_sign_of_the_run(loaded, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    first = start(loaded)
+    span = first.timeline.span("training")
+    span.__enter__()  # and the process is killed
+    for path in first.folder.rglob("*"):
+        os.utime(path, (1006, 1006))
+    first.lock.release(force=True)
+    now[0] = 90_000.0
+    assert start(loaded).timeline.seconds() == {"training": 6.0}
+    span.gen.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named_with_the_setting(loaded, monkeypatch, number):
+    def refuse(self, *_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(KitError, match="KIT_RESULTS_DIR") as error:
+        start(loaded)
+    assert ".lock" in str(error.value)
+
+
+def test_a_lock_file_that_nobody_releases_is_named(loaded, monkeypatch):
+    def wait_in_vain(self, *_, **__):
+        raise Timeout(self.lock_file)
+
+    monkeypatch.setattr(FileLock, "acquire", wait_in_vain)
+    with pytest.raises(Busy, match="remove"):
+        start(loaded)
 
 
 def test_other_results_have_other_run_ids_whatever_is_left_in_the_store(loaded, monkeypatch):
