@@ -152,7 +152,7 @@ def number(settings: Settings, key: str, name: str, text: str) -> Decimal:
 
 
 def _where(settings: Settings, key: str) -> str:
-    return f"env/sites/{settings.profile}.toml: [rates.{key}]"
+    return f"{settings.file}: [rates.{key}]"
 
 
 def cloud_lines(settings: Settings, duration: Decimal, started: bool = False) -> list[Line]:

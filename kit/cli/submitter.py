@@ -73,7 +73,7 @@ def template_command(profile: str | None, folder: Path) -> None:
     ssh = compose_secrets.ssh_template(
         hpc.ssh_host if hpc else "",
         cloud.ssh_host if cloud else "",
-        hpc.renew_hint if hpc and hpc.certificate else "",
+        hpc.renew_hint if hpc and hpc.needs_certificate else "",
     )
     secrets, config = compose_secrets.write_templates(folder, ssh)
     click.echo(f"{config}: fill in the values in <...>, then append the file to ~/.ssh/config")

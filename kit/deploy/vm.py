@@ -25,7 +25,9 @@ def commands(loaded: Settings) -> list[tuple[str, list[str]]]:
         raise UsageError(f"plan the VM of {loaded.profile}", got, "use a profile with a cloud")
     rule = ["security", "group", "rule", "create", "--protocol", "tcp", "--dst-port", "22"]
     allowed = [("ssh from there", HERE)]
-    allowed += [(f"ssh from {loaded.site.title.split(',')[0]}", f"{a}/32") for a in hpc.nat]
+    allowed += [
+        (f"ssh from {loaded.site.title.split(',')[0]}", f"{a}/32") for a in hpc.egress_addresses
+    ]
     public = f"$HOME/.ssh/{KEY}.pem.pub"
     new = ["-f", "value", "-c", "floating_ip_address", "public"]
     server = ["--flavor", cloud.flavor, "--image", cloud.image, "--key-name", KEY,

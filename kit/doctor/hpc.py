@@ -145,7 +145,7 @@ def checks(settings: Settings) -> Iterable[Check]:
     if settings.hpc is None:
         return
     yield Check("ssh key", _key, {})
-    if settings.hpc.certificate:
+    if settings.hpc.needs_certificate:
         yield Check("ssh certificate", _certificate, {})
     yield Check("ssh", _ssh, SSH)
     yield Check("clock", _clock, {})
@@ -265,7 +265,7 @@ def _environment(context: CheckContext) -> str:
 def _seff(context: CheckContext) -> str:
     host, hpc = context.site.needed(), context.hpc
     there = host.run(["bash", "-s"], b"command -v seff", timeout=20, check=False).code == 0
-    if hpc.seff and not there:
+    if hpc.has_seff and not there:
         raise DiagnosisError(SEFF_MISSING, hpc.ssh_host)
     return "there" if there else "missing: the kit computes its figures from sacct"
 

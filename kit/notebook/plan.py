@@ -56,7 +56,7 @@ def batch(loaded: Settings, request: RunRequest) -> Batch:
         configured=request.configured,
         hyperparameters=request.hyperparameters,
         workers=request.workers,
-        environment=f"{place}/venvs/made-by-ssh" if hpc.env_in == "login" else "",
+        environment=f"{place}/venvs/made-by-ssh" if hpc.build_env_on == "login" else "",
     )
     cloud = loaded.cloud
     if cloud and cloud.tunnel_address and request.wants_tunnel(hpc.tunnel):

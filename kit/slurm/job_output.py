@@ -35,7 +35,7 @@ def accounting(host: Host, hpc: Hpc, job_id: str, life: int = 0) -> Accounting:
     """
     text = listing(host, f"--jobs={job_id}")
     usage = read_usage(read_account(text, ZoneInfo(hpc.timezone)), job_id, life)
-    seff_text = host.run(["seff", job_id], check=False, repeat=True).out if hpc.seff else ""
+    seff_text = host.run(["seff", job_id], check=False, repeat=True).out if hpc.has_seff else ""
     try:
         seff = read_seff(seff_text)
     except DataError:

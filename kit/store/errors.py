@@ -100,7 +100,7 @@ def refused(tried: str, bucket: str, status: int, text: str) -> KitError:
         return BucketTaken(
             f"{tried}: another project has a bucket {bucket}",
             got,
-            "names are global: change [store] bucket_prefix or ice_id in the profile",
+            "names are global: change [store] bucket_prefix or collector_id in the profile",
         )
     if status in (401, 403):
         step = (

@@ -197,7 +197,7 @@ def clock(settings: Settings, now: float | None = None) -> list[Credential]:
 def certificates(settings: Settings, now: float) -> list[Credential]:
     """List the ssh certificate of the profile, if it needs one: read here, nobody is asked."""
     hpc = settings.hpc
-    if hpc is None or not hpc.certificate:
+    if hpc is None or not hpc.needs_certificate:
         return []
     host = SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
     what, renew = f"ssh certificate for {hpc.ssh_host}", hpc.renew_hint or "ask the centre"

@@ -113,7 +113,7 @@ def check_bucket(name: str) -> str:
         raise UsageError(
             f"{name!r:.200} cannot be the name of a bucket",
             "3 to 63 of a-z, 0-9, `-` and single `.`, first and last a letter or digit, no address",
-            "change [store] bucket_prefix or ice_id in the profile",
+            "change [store] bucket_prefix or collector_id in the profile",
         )
     return name
 

@@ -62,7 +62,7 @@ def bucket_name(settings: Settings, role: str, user: str = "") -> str:
     store = settings.store
     if store is None:
         raise UsageError(f"profile {settings.profile} has no object store", next_step=ADD_STORE)
-    parts = [store.bucket_prefix, role, store.ice_id]
+    parts = [store.bucket_prefix, role, store.collector_id]
     if role != "forwarder":
         parts.append(user or user_of(settings))
     return "-".join(parts)

@@ -48,7 +48,7 @@ class Staging:
             host.put(ray_job.data_file(content), data_file)
         environment, private = "", False
         hpc_env.stage_pins(host, hpc)
-        if hpc.env_in == "login":
+        if hpc.build_env_on == "login":
             why = "its Python environment is found or made on the login node, a minute or more"
             self.show({"state": "STAGING", "why": why})
             made = hpc_env.make_environment(host, hpc, name, request.configured, log.info)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kit.base import ROOT, UsageError
-from kit.base.settings import SITES, load, profile_names, read_profile
+from kit.base.sections import SECTIONS, TABLES
+from kit.base.settings import SITES, load, profile_names, read_profile, reference, template
 
 GOOD = """
 [site]
@@ -52,13 +53,19 @@ def test_a_profile_is_read_with_types_defaults_and_names_filled_in(tmp_path):
     ("change", "message"),
     [
         (("[site]", "[site]\ncolour = 1"), "unknown key 'colour' at [site]"),
-        (("[hpc]", "[hpcc]"), "unknown key 'hpcc' at top level"),
-        (("poll_floor_s = 15", "poll_floor_s = 'fast'"), "poll_floor_s = 'fast' is a str"),
-        (("port = 5000", "port = true"), "port = True is a bool"),
+        (("[hpc]", "[hpcc]"), "unknown section [hpcc]"),
+        (
+            ("poll_floor_s = 15", "poll_floor_s = 'fast'"),
+            "poll_floor_s = 'fast': input should be",
+        ),
+        (("port = 5000", "port = true"), "port = True: input should be a valid integer"),
         (('ssh_host = "hpc"\n', ""), "[hpc] lacks ssh_host"),
         (('name = "x"\n', ""), "[site] lacks name"),
         (("[site]", "[site"), "is not valid TOML"),
-        (('modules = ["pytorch"]', 'modules = "pytorch"'), "modules = 'pytorch' is a str"),
+        (
+            ('modules = ["pytorch"]', 'modules = "pytorch"'),
+            "modules = 'pytorch': input should",
+        ),
         (("[ports.mlflow]\nport = 5000", "[ports]\nmlflow = 5000"), "[ports.mlflow]"),
     ],
 )
@@ -67,6 +74,125 @@ def test_a_mistake_in_a_profile_is_named_with_its_file(tmp_path, change, message
         read(tmp_path, GOOD.replace(*change))
     assert message in str(caught.value)
     assert "x.toml" in str(caught.value)
+
+
+def test_every_wrong_key_of_a_profile_is_reported_at_once(tmp_path):
+    text = GOOD.replace("[site]", "[site]\ncolour = 1").replace("port = 5000", "port = true")
+    with pytest.raises(UsageError, match="x.toml has 2 mistakes") as caught:
+        read(tmp_path, text)
+    assert "colour" in caught.value.got
+    assert "[ports.mlflow] port" in caught.value.got
+    assert caught.value.next_step
+
+
+@pytest.mark.parametrize("number", ["0.75", '"0.75"'])
+def test_a_rate_may_be_a_number_or_a_text_and_stays_exact(tmp_path, number):
+    text = GOOD.replace(
+        'rate = "100"', f"max = {{ cores = {number} }}\nplus = {{ gib = {number} }}"
+    )
+    rate = read(tmp_path, text)["rates"]["node"]
+    assert (rate.max, rate.plus) == ({"cores": "0.75"}, {"gib": "0.75"})
+
+
+@pytest.mark.parametrize("value", ["true", "[1]", "{ cores = [1] }"])
+def test_a_rate_that_is_not_a_number_is_refused_with_its_key(tmp_path, value):
+    key = "max" if "{" in value else "rate"
+    with pytest.raises(UsageError, match=rf"\[rates.node\] {key}"):
+        read(tmp_path, GOOD.replace('rate = "100"', f"{key} = {value}"))
+
+
+def test_a_time_zone_that_does_not_exist_is_refused_when_the_profile_is_read(tmp_path):
+    with pytest.raises(UsageError, match="timezone = 'Europe/Atlantis': this time zone does not"):
+        read(tmp_path, GOOD.replace("[hpc]", '[hpc]\ntimezone = "Europe/Atlantis"'))
+
+
+def test_a_percent_sign_in_the_project_folder_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="project_dir = '/p/100%u': Slurm replaces %"):
+        read(tmp_path, GOOD.replace("${KIT_SANDBOX_DIR}/project", "/p/100%u"))
+
+
+PRICED = """
+[partitions]
+small = { time = "1:00:00", nodes = 1, cores = 4, gib = 8, rate = "node" }
+large = { rate = "node" }
+"""
+
+
+def test_partitions_refer_to_rates_that_are_written_once(tmp_path):
+    sections = read(tmp_path, GOOD + PRICED)
+    assert sections["rates"]["small"] is sections["rates"]["node"]
+    assert sections["rates"]["large"] is sections["rates"]["node"]
+    assert list(sections["partitions"]) == ["small"]  # `large` has a price and takes no jobs
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (', rate = "node" }', " }", "[partitions.small] has no rate"),
+        ('rate = "node" }\nlarge', 'rate = "nodes" }\nlarge', "there is no such [rates]"),
+        ('large = { rate = "node" }', "node = {}", "[partitions.node] lacks time"),
+    ],
+)
+def test_a_partition_without_a_rate_is_refused_before_anything_runs(tmp_path, old, new, message):
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path, GOOD + PRICED.replace(old, new))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "value", "new"),
+    [
+        ("nat", '["10.0.0.1"]', "egress_addresses"),
+        ("env_in", '"login"', "build_env_on"),
+        ("seff", "true", "has_seff"),
+        ("certificate", "true", "needs_certificate"),
+    ],
+)
+def test_old_keys_are_accepted_with_a_warning_that_names_the_new_key(tmp_path, old, value, new):
+    with pytest.warns(UserWarning, match=rf"x.toml: \[hpc\] {old} is now named {new}"):
+        sections = read(tmp_path, GOOD.replace("[hpc]", f"[hpc]\n{old} = {value}"))
+    assert getattr(sections["hpc"], new)
+
+
+def test_a_profile_with_the_platform_has_its_ports_and_may_replace_one(tmp_path):
+    cloud = '[cloud]\nrunner = "cluster"\nkfp_url = "http://127.0.0.1:8080"\n'
+    ports = read(tmp_path, GOOD + cloud)["ports"]
+    assert (ports["grafana"].port, ports["grafana"].target) == (5050, 3000)
+    assert ports["mlflow"].svc == ""  # the profile's own row
+    assert list(read(tmp_path, GOOD)["ports"]) == ["mlflow"]
+
+
+def test_a_missing_section_is_one_error_that_names_the_file():
+    bare = dataclasses.replace(load("sandbox", {}), hpc=None, store=None, cloud=None)
+    for section in ("hpc", "store", "cloud"):
+        with pytest.raises(UsageError, match=rf"no section \[{section}\]") as caught:
+            getattr(bare, f"{section}_section")()
+        assert "sandbox.toml" in caught.value.got
+    with pytest.raises(UsageError, match="accepts no jobs"):
+        load("mahti-2024", {}).hpc_section(accepts_jobs=True)
+
+
+def test_the_reference_page_describes_every_key():
+    page = reference()
+    for section, cls in [*SECTIONS.items(), *TABLES.items()]:
+        assert f"`[{section}" in page
+        for item in dataclasses.fields(cls):
+            assert re.search(rf"^\| `{item.name}` +\|.*[a-z]", page, re.MULTILINE), item.name
+
+
+def test_the_template_is_a_profile_once_it_is_filled_in(tmp_path):
+    text = template()
+    with pytest.raises(UsageError, match="not filled in"):
+        read(tmp_path, text)
+    filled = re.sub('^(\\w+) = "<.*>"$', '\\1 = "x"', text, flags=re.MULTILINE)
+    assert read(tmp_path, filled)["hpc"].project_dir == "x"
+    assert read(tmp_path, filled.replace("\n# qos", "\nqos"))["hpc"].qos == ""
+
+
+@pytest.mark.parametrize("name", ["RESULTS", "CACHE", "DATA", "SANDBOX"])
+def test_a_tilde_in_a_variable_of_a_folder_is_the_home_folder(name):
+    loaded = load("sandbox", {f"KIT_{name}_DIR": "~/kit files"})
+    assert getattr(loaded, f"{name.lower()}_dir") == Path.home() / "kit files"
 
 
 def test_a_syntax_error_names_the_line(tmp_path):
@@ -118,7 +244,8 @@ def test_an_own_slurm_needs_six_values_each_named_until_it_is_there(tmp_path):
             path.write_text(text)
             with pytest.raises(UsageError) as caught:
                 load("slurm", environ)
-            assert f"{path}: [{section}] {key} is not filled in" in str(caught.value)
+            assert str(path) in str(caught.value)
+            assert f"[{section}] {key} is not filled in" in str(caught.value)
             assert caught.value.next_step
             text = re.sub(f"^{key} = .*$", f"{key} = {value!r}", text, flags=re.MULTILINE)
     path.write_text(text)

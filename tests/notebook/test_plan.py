@@ -48,7 +48,7 @@ def test_the_script_is_the_one_that_a_request_gives(loaded):
     assert "a" * 64 in made.script
     assert made.argv[-1] == f"{loaded.hpc.project_dir}/kit/tries/000000000000/job.sh"
     assert " no || exit" in made.script
-    by_ssh = replace(loaded, hpc=replace(loaded.hpc, env_in="login"))
+    by_ssh = replace(loaded, hpc=replace(loaded.hpc, build_env_on="login"))
     assert "venvs/made-by-ssh" in plan.batch(by_ssh, request).script
 
 

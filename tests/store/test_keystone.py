@@ -220,7 +220,7 @@ def test_a_profile_without_keystone_says_so(loaded):
 
 
 def test_the_clock_names_a_problem_and_goes_on(loaded, tmp_path):
-    hpc = Hpc("nowhere", "/p", ssh_config="/dev/null", certificate=True, renew_hint="ask")
+    hpc = Hpc("nowhere", "/p", ssh_config="/dev/null", needs_certificate=True, renew_hint="ask")
     rows = clock(replace(loaded, hpc=hpc))
     assert [row.what for row in rows] == ["login", "ssh certificate for nowhere"]
     assert "cannot read the login" in rows[0].problem

@@ -193,7 +193,7 @@ def test_both_files_are_written_private_and_ssh_takes_its_block_filled_in(tmp_pa
         told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
         assert {f"user {user}", "identityfile value", "identitiesonly yes"} <= set(told)
         assert f"hostname {host if '.' in host else 'value'}" in told
-    assert ("to renew it:" in filled) == loaded.hpc.certificate
+    assert ("to renew it:" in filled) == loaded.hpc.needs_certificate
 
 
 def test_what_is_there_is_never_overwritten_and_nothing_else_is_left(tmp_path):

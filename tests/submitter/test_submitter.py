@@ -52,7 +52,7 @@ def test_a_request_becomes_a_job_and_its_files_a_result(world):
 @pytest.mark.parametrize("private", [True, False])
 def test_an_environment_on_the_login_node_is_told_and_used(tmp_path, monkeypatch, private):
     world, told = World(tmp_path), []
-    world.hpc = dataclasses.replace(world.hpc, env_in="login")
+    world.hpc = dataclasses.replace(world.hpc, build_env_on="login")
     world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
 
     def make(*_):
@@ -70,7 +70,7 @@ def test_an_environment_on_the_login_node_is_told_and_used(tmp_path, monkeypatch
 
 def test_an_environment_that_cannot_be_made_ends_the_try_with_its_cause(tmp_path, monkeypatch):
     world, made = World(tmp_path), []
-    world.hpc = dataclasses.replace(world.hpc, env_in="login")
+    world.hpc = dataclasses.replace(world.hpc, build_env_on="login")
     world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
 
     def make(*_):
@@ -96,7 +96,7 @@ def test_an_environment_that_another_submitter_made_meanwhile_is_not_given_up(
     tmp_path, monkeypatch
 ):
     world = World(tmp_path)
-    world.hpc = dataclasses.replace(world.hpc, env_in="login")
+    world.hpc = dataclasses.replace(world.hpc, build_env_on="login")
     world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
     other, begun = world.submitter(), []
 

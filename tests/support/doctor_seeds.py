@@ -135,12 +135,12 @@ def forwarded(bench, port):
 def certificate(bench, start_s, end_s):
     server = bench.sshd(start=False, certificates=True)
     server.certify(time.time() + start_s, time.time() + end_s)
-    return bench.login_node(server, certificate=True, renew_hint="sign a new one")
+    return bench.login_node(server, needs_certificate=True, renew_hint="sign a new one")
 
 
 def without_ssh(bench):
     bench.monkeypatch.setenv("PATH", str(bench.folder))
-    return bench.look(hpc=bench.site(None, "/nowhere", certificate=True), cloud=Cloud())
+    return bench.look(hpc=bench.site(None, "/nowhere", needs_certificate=True), cloud=Cloud())
 
 
 def refused(bench, of):

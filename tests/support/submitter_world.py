@@ -98,7 +98,7 @@ class World:
         self.files = {}
         self.site = WorkingSite(self.files)
         self.jobs, self.data = RunRequests(MemoryStore()), MemoryStore()
-        self.hpc = Hpc(ssh_host="x", project_dir="/proj", poll_floor_s=0, env_in="job", **hpc)
+        self.hpc = Hpc(ssh_host="x", project_dir="/proj", poll_floor_s=0, build_env_on="job", **hpc)
         self.settings = dataclasses.replace(
             load("sandbox", {"KIT_CACHE_DIR": str(folder)}), hpc=self.hpc
         )

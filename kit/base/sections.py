@@ -1,0 +1,318 @@
+"""The sections of a profile: each key with its type, default and description.
+
+They are written here and nowhere else; the reference page and the commented template are made
+from them.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+
+from kit.base.files import ROOT
+from kit.base.text import to_markdown
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def exact(value: Any) -> Any:
+    """Convert a number to its shortest decimal text: 0.75 to "0.75", never a binary fraction."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return format(Decimal(repr(value)), "f")
+
+
+def _zone(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            ZoneInfo(value)
+        except (ValueError, OSError, LookupError) as err:
+            raise ValueError("this time zone does not exist; an example: Europe/Helsinki") from err
+    return value
+
+
+def _no_percent(value: Any) -> Any:
+    if isinstance(value, str) and "%" in value:
+        raise ValueError("Slurm replaces % in the path of a job's log; use a folder without %")
+    return value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if type(v) is list else v)]
+Number = Annotated[str, BeforeValidator(exact)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Site:
+    """The profile itself."""
+
+    name: str = Field(description="Name of the profile, the same as the file's.")
+    title: str = Field(description="Title for tables and pages.")
+    closed: str = Field(
+        default="", description="Sentence that refuses submissions; empty: jobs may run."
+    )
+    alias_of: str = Field(default="", description="Name of the profile that this one stands for.")
+    env_file: str = Field(default="", description="File with the login of the object store.")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Store:
+    """The object store."""
+
+    kind: str = Field(description="s3, swift, or directory (a folder of this machine).")
+    url: str = Field(description="URL of the S3 service; the folder if kind is directory.")
+    auth_url: str = Field(default="", description="URL of Keystone, where the login is checked.")
+    region: str = Field(default="regionOne", description="Region of the store.")
+    bucket_prefix: str = Field(
+        default="integration", description="First word of the buckets' names."
+    )
+    collector_id: str = Field(
+        default="s0-c0-u1", description="Id of the article's collector in names."
+    )
+    ca_file: str = Field(default="", description="Certificates to trust; empty: the system's.")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Hpc:
+    """The Slurm site: how to log in, what a job asks for, where files are written."""
+
+    ssh_host: str = Field(description="Login node, as in `ssh NAME`.")
+    project_dir: Annotated[str, BeforeValidator(_no_percent)] = Field(
+        description="Folder on the shared file system that is not purged; never created."
+    )
+    account: str = Field(default="", description="Account that is charged (sbatch --account).")
+    user: str = Field(default="", description="User name at the login node; empty: as ssh decides.")
+    ssh_config: str = Field(default="", description="ssh config file; empty: ~/.ssh/config.")
+    partition: str = Field(
+        default="", description="Partition (sbatch --partition); empty: the default."
+    )
+    time: str = Field(default="00:20:00", description="Time limit of a job, as sbatch reads it.")
+    nodes: int = Field(default=1, description="Nodes of a job.")
+    cpus: int = Field(default=1, description="CPU cores of each node's task.")
+    mem: str = Field(
+        default="3G", description="Memory of each node, as sbatch reads it (3G, 500M)."
+    )
+    gres: str = Field(
+        default="", description="Generic resources of each node, such as gpu:gh200:1."
+    )
+    qos: str = Field(default="", description="Quality of service (sbatch --qos).")
+    constraint: str = Field(default="", description="Features of the nodes (sbatch --constraint).")
+    clusters: str = Field(default="", description="Cluster of a federation (sbatch --clusters).")
+    licenses: str = Field(default="", description="Licences that a job takes (sbatch --licenses).")
+    modules: Texts = Field(default=(), description="Environment modules to load.")
+    module_init: str = Field(
+        default="", description="File that defines `module`; empty: the site's own."
+    )
+    module_path: str = Field(default="", description="Folder for `module use` before loading.")
+    python: str = Field(default="python3", description="Python 3.11 of the nodes, with PyTorch.")
+    build_env_on: str = Field(
+        default="job", description="Where the environment is built: job or login (the login node)."
+    )
+    tunnel: str = Field(default="none", description="Reverse tunnel to the VM: reverse or none.")
+    poll_floor_s: float = Field(
+        default=15.0, description="Least seconds between two questions to Slurm."
+    )
+    timezone: Annotated[str, BeforeValidator(_zone)] = Field(
+        default="UTC", description="Time zone of the accounting, such as Europe/Helsinki."
+    )
+    has_seff: bool = Field(default=False, description="Whether the site has the command seff.")
+    needs_certificate: bool = Field(
+        default=False, description="Whether a login needs an ssh certificate."
+    )
+    renew_hint: str = Field(default="", description="How to get a new certificate or login.")
+    retries: int = Field(
+        default=0, description="New attempts after one that failed without any work."
+    )
+    egress_addresses: Texts = Field(
+        default=(), description="Addresses from which jobs reach the VM."
+    )
+
+
+@dataclass(frozen=True, config=STRICT)
+class Cloud:
+    """The MLOps platform and its virtual machine."""
+
+    runner: str = Field(
+        default="local", description="Where pipelines run: local (kfp.local) or cluster."
+    )
+    ssh_host: str = Field(default="", description="The VM, as in `ssh NAME`.")
+    tunnel_address: str = Field(
+        default="", description="Address of the VM at which tunnels listen."
+    )
+    tunnel_keys: str = Field(
+        default="/home/kit-tunnel/.ssh/authorized_keys",
+        description="authorized_keys file for tunnels.",
+    )
+    kfp_url: str = Field(default="", description="URL of Kubeflow Pipelines.")
+    mlflow_url: str = Field(default="", description="URL of MLflow.")
+    mlflow_env_file: str = Field(default="", description="File with user and password of MLflow.")
+    forwarder_url: str = Field(default="", description="URL of the forwarder's API.")
+    forwarder_token_file: str = Field(default="", description="File with the token of that API.")
+    prometheus_url: str = Field(default="", description="URL of Prometheus.")
+    prometheus_env_file: str = Field(
+        default="", description="File with user and password of Prometheus."
+    )
+    forward_address: str = Field(
+        default="127.0.0.1", description="Address of forwarded ports here."
+    )
+    flavor: str = Field(
+        default="", description="Flavor of the VM; empty: there is no VM to create."
+    )
+    image: str = Field(default="", description="Image of the VM.")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Port:
+    """A service: behind Kubernetes (`svc`, `namespace`) or at an `address`."""
+
+    port: int = Field(description="Port at which the service is reached here.")
+    svc: str = Field(default="", description="Name of the Kubernetes service.")
+    namespace: str = Field(default="", description="Namespace of the Kubernetes service.")
+    address: str = Field(default="", description="Address of a service outside Kubernetes.")
+    target: int = Field(default=0, description="Port of the service itself; 0: the same.")
+    user: str = Field(default="", description="User name of its login.")
+    password: str = Field(default="", description="Command that shows the password of that user.")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Partition:
+    """What one job may use of a partition. A row with only `rate` has a price and no jobs."""
+
+    time: str = Field(default="", description="Longest time limit of a job.")
+    nodes: int = Field(default=0, description="Most nodes of a job.")
+    cores: int = Field(default=0, description="CPU cores of a node.")
+    gib: int = Field(default=0, description="Memory of a node in GiB.")
+    gpus: int = Field(default=0, description="GPUs of a node.")
+    rate: str = Field(
+        default="", description="Name of its [rates.NAME]; empty: the partition's name."
+    )
+
+
+@dataclass(frozen=True, config=STRICT)
+class Rate:
+    """A price. With `max` the price of an hour is `rate` times the largest term.
+
+    A term is a factor of cores, gib, gpus or disk_gib; "/8" counts started eights.
+    """
+
+    per: str = Field(description="What is priced: h, node-h, GPU-h, TiB-h.")
+    unit: str = Field(description="Unit of the price, such as BU.")
+    kind: str = Field(description="Kind of the unit; units of two kinds are never added.")
+    source: str = Field(description="Page with the price.")
+    checked: str = Field(description="Month in which that page was read.")
+    rate: Number = Field(default="", description="Units for one of `per`; empty: 1.")
+    max: Mapping[str, Number] = Field(
+        default_factory=dict, description="Terms; the largest counts."
+    )
+    plus: Mapping[str, Number] = Field(default_factory=dict, description="Terms to add each hour.")
+
+
+SECTIONS: Mapping[str, type] = {"site": Site, "store": Store, "hpc": Hpc, "cloud": Cloud}
+TABLES: Mapping[str, type] = {"ports": Port, "partitions": Partition, "rates": Rate}
+OLD_KEYS = {  # accepted until the next release
+    "hpc": {
+        "nat": "egress_addresses",
+        "env_in": "build_env_on",
+        "seff": "has_seff",
+        "certificate": "needs_certificate",
+    },
+    "store": {"ice_id": "collector_id"},
+}
+
+
+def _platform_port(port: int, svc: str, namespace: str, key: str = "", **more: Any) -> Port:
+    secrets = ROOT / "env" / "platform" / "secrets" / "platform.env"
+    password = f"grep {key} '{secrets}'" if key else ""
+    return Port(port, svc=svc, namespace=namespace, password=password, **more)
+
+
+PLATFORM_PORTS: Mapping[str, Port] = {  # the services of env/platform
+    "dashboard": _platform_port(
+        8080,
+        "istio-ingressgateway",
+        "istio-system",
+        "DEX_PASSWORD",
+        target=80,
+        user="user@example.com",
+    ),
+    "minio": _platform_port(
+        9000, "minio-service", "kubeflow", "KFP_MINIO_PASSWORD", user="kubeflow"
+    ),
+    "mlflow": _platform_port(5000, "mlflow", "mlflow"),
+    "mlflow-minio": _platform_port(
+        9001, "mlflow-minio-service", "mlflow", "MLFLOW_MINIO_PASSWORD", user="mlflow"
+    ),
+    "prometheus": _platform_port(8090, "prometheus-service", "monitoring", target=8080),
+    "grafana": _platform_port(
+        5050, "grafana", "monitoring", "GRAFANA_PASSWORD", target=3000, user="admin"
+    ),
+    "forwarder": _platform_port(6500, "fastapi-service", "forwarder", "FORWARDER_TOKEN"),
+    "flower": _platform_port(6501, "flower-service", "forwarder", "FLOWER_PASSWORD", user="flower"),
+    "worker": _platform_port(6502, "celery-service", "forwarder", "FORWARDER_GAUGES_TOKEN"),
+    "ray": Port(8280),  # on the VM itself, while a job with a tunnel runs
+}
+
+
+def _keys() -> Iterator[tuple[str, type, list[tuple[str, str, str, str]]]]:
+    """Yield each section: its heading, its class, and (key, type, default, description) rows."""
+    for section, cls in [*SECTIONS.items(), *TABLES.items()]:
+        heading = section if section in SECTIONS else f"{section}.NAME"
+        hints = typing.get_type_hints(cls)
+        rows = []
+        for item in dataclasses.fields(cls):
+            info = item.default
+            if not isinstance(info, FieldInfo):
+                raise TypeError(f"{heading} {item.name} has no description")
+            default = (
+                "required"
+                if info.is_required()
+                else _toml(info.get_default(call_default_factory=True))
+            )
+            rows.append((item.name, _type_name(hints[item.name]), default, info.description or ""))
+        yield heading, cls, rows
+
+
+def _type_name(hint: Any) -> str:
+    origin = typing.get_origin(hint) or hint
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    return names.get(origin, "list of texts" if origin is tuple else "table of numbers")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return "{}" if isinstance(value, Mapping) else str(value)
+
+
+def reference() -> str:
+    """Return the reference page of all keys of a profile, in Markdown."""
+    parts = []
+    for heading, cls, rows in _keys():
+        table = [
+            {"key": f"`{key}`", "type": kind, "default": f"`{default}`", "description": text}
+            for key, kind, default, text in rows
+        ]
+        parts.append(f"## `[{heading}]`\n\n{cls.__doc__}\n\n{to_markdown(table)}\n")
+    budget = "## `[budget]`\n\nMost units of a kind that one run may cost, such as `CPU = 50`.\n"
+    return "\n".join([*parts, budget])
+
+
+def template() -> str:
+    """Return a commented profile with every key: required ones to fill in, others as comments."""
+    lines = ["# A profile of the kit. Fill in the values in <angle brackets>."]
+    for heading, cls, rows in _keys():
+        if heading in SECTIONS:
+            lines += ["", f"# {(cls.__doc__ or '').splitlines()[0]}", f"[{heading}]"]
+            for key, _, default, text in rows:
+                shown = f'{key} = "<{text}>"' if default == "required" else f"# {key} = {default}"
+                lines += [f"# {text}", shown]
+    return "\n".join(lines) + "\n"
