@@ -258,8 +258,8 @@ def _problem(section: str, cls: type, error: Any) -> str:
         return f"unknown key {key!r} at [{section}]; allowed: {allowed}"
     if error["type"] == "missing":
         return f"[{section}] lacks {key}"
-    reason = error["msg"].removeprefix("Value error, ")
-    return f"[{section}] {key} = {error['input']!r}: {reason[:1].lower()}{reason[1:]}"
+    reason = error["msg"].removeprefix("Value error, ").replace("Input", "input")
+    return f"[{section}] {key} = {error['input']!r}: {reason}"
 
 
 def _join_rates(sections: dict[str, Any], problems: list[str]) -> None:
