@@ -1,3 +1,109 @@
-"""One small experiment on three targets: a laptop, a cloud MLOps platform, a supercomputer."""
+"""One experiment on three targets: a laptop, a cloud MLOps platform, a supercomputer.
+
+`import kit` is all that a notebook needs. The names below are the public surface; each is loaded
+when it is used, so that the import stays light. docs/reference/api.md describes them.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from kit.base import (
+        CommandFailed,
+        CredentialRefused,
+        DataError,
+        KitError,
+        LocalHost,
+        SSHHost,
+        Unreachable,
+        UsageError,
+    )
+    from kit.base.settings import Settings as Profile
+    from kit.base.settings import load as load_profile
+    from kit.experiments.parameters import Parameters
+    from kit.report import plots
+    from kit.report.article import sizes as notebook_sizes
+    from kit.report.dashboard import panels as dashboard_panels
+    from kit.report.page import beside_article as compare_with_article
+    from kit.report.page import frame as report_table
+    from kit.report.page import notes as report_notes
+    from kit.report.page import page as report_page
+    from kit.report.page import pictures as report_pictures
+    from kit.slurm.client import Slurm
+    from kit.slurm.script import JobSpec
+    from kit.slurm.status import JobStatus
+    from kit.store.objects import ObjectStore
+    from kit.store.opening import open_store
+
+# public name -> module and attribute; without an attribute the module itself
+_PLACES = {
+    "CommandFailed": "kit.base.errors:CommandFailed",
+    "CredentialRefused": "kit.base.errors:CredentialRefused",
+    "DataError": "kit.base.errors:DataError",
+    "JobSpec": "kit.slurm.script:JobSpec",
+    "JobStatus": "kit.slurm.status:JobStatus",
+    "KitError": "kit.base.errors:KitError",
+    "LocalHost": "kit.base.host:LocalHost",
+    "ObjectStore": "kit.store.objects:ObjectStore",
+    "Parameters": "kit.experiments.parameters:Parameters",
+    "Profile": "kit.base.settings:Settings",
+    "SSHHost": "kit.base.ssh:SSHHost",
+    "Slurm": "kit.slurm.client:Slurm",
+    "Unreachable": "kit.base.errors:Unreachable",
+    "UsageError": "kit.base.errors:UsageError",
+    "compare_with_article": "kit.report.page:beside_article",
+    "dashboard_panels": "kit.report.dashboard:panels",
+    "load_profile": "kit.base.settings:load",
+    "notebook_sizes": "kit.report.article.sizes",
+    "open_store": "kit.store.opening:open_store",
+    "plots": "kit.report.plots",
+    "report_notes": "kit.report.page:notes",
+    "report_page": "kit.report.page:page",
+    "report_pictures": "kit.report.page:pictures",
+    "report_table": "kit.report.page:frame",
+}
+
+__all__ = [
+    "CommandFailed",
+    "CredentialRefused",
+    "DataError",
+    "JobSpec",
+    "JobStatus",
+    "KitError",
+    "LocalHost",
+    "ObjectStore",
+    "Parameters",
+    "Profile",
+    "SSHHost",
+    "Slurm",
+    "Unreachable",
+    "UsageError",
+    "compare_with_article",
+    "dashboard_panels",
+    "load_profile",
+    "notebook_sizes",
+    "open_store",
+    "plots",
+    "report_notes",
+    "report_page",
+    "report_pictures",
+    "report_table",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is used (PEP 562)."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'kit' has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    loaded: object = importlib.import_module(module)
+    value = getattr(loaded, attribute) if attribute else loaded
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, also those not loaded yet."""
+    return [*globals(), *__all__]

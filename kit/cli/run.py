@@ -88,7 +88,7 @@ def run_command(
     """
     from kit.base.settings import load
     from kit.billing import run as run_bill
-    from kit.report import reproduce
+    from kit.report.article import reproduce
     from kit.runs import notebooks
 
     if "profile" in dict(pairs):
@@ -148,7 +148,7 @@ def reproduce_command(ctx: click.Context, profile: str | None) -> None:
     """
     from kit.base.settings import load
     from kit.cli.main import cli
-    from kit.report import reproduce
+    from kit.report.article import reproduce
 
     def start_sandbox() -> None:
         command = cli.get_command(ctx, "sandbox")

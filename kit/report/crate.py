@@ -1,4 +1,4 @@
-"""`kit export`: a finished run as a Workflow Run RO-Crate, a folder that explains itself.
+"""`kit export`: a finished run as a Workflow Run RO-Crate, a folder that describes itself.
 
 It conforms to Workflow Run Crate 0.5 (https://w3id.org/ro/wfrun/workflow/0.5): the notebook is the
 workflow, the run the action, with parameters and data as its inputs and files as its results.
@@ -10,9 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kit.base import ROOT, DataError, Json, UsageError, refuse_secrets, sha256_of
+from kit.base import DataError, Json, UsageError, refuse_secrets, sha256_of
 from kit.base.settings import Settings
-from kit.runs import notebooks
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
@@ -23,15 +22,16 @@ PROFILES = {
 TERMS = {
     name: f"https://w3id.org/ro/terms/workflow-run#{name}" for name in ("sha256", "environment")
 }
-LOCK = ROOT / "requirements.lock"
+SOURCE = "source"  # folder of a run: the notebook and the lock as they were at its start
+LOCK = "requirements.lock"
 ARTICLE = "https://doi.org/10.1145/3672608.3707866"
-# files of a run's folder and what they are; what is not there is left out
+# files of a run's folder and what they are; a missing one is left out
 ABOUT = {
     "record.json": "the run's line of the history: parameters, versions, git commit, figures",
     "bill.json": "what the run cost, each line with its rate and the rate's source",
     "sacct.txt": "the accounting's own text",
-    "sacct-tries.txt": "the accounting's own text of every try of the run",
-    "seff.txt": "the text of seff, or of what stands for it",
+    "sacct-tries.txt": "the accounting's own text of every attempt of the run",
+    "seff.txt": "the text of seff, or the same figures computed from sacct",
     "job.sh": "the batch script",
     "job.log": "the log of the batch job",
     "stages.json": "the records of the pipeline's components",
@@ -41,16 +41,16 @@ ABOUT = {
 
 
 def export(settings: Settings, run: Json, target: Path) -> Path:
-    """Write a run of the history as a crate into the new folder `target`; give its metadata file.
+    """Write a run of the history as a crate into the new folder `target`; return its metadata file.
 
-    Raises UsageError when the folder is there, DataError when the run's own folder is not,
-    SecretFound when a file holds a secret; then nothing is left.
+    Raises UsageError when the folder exists, DataError when the run's own folder is damaged,
+    SecretFound when a file holds a secret; then nothing is written.
     """
     folder = settings.profile_dir / "runs" / str(run["run"])
     if not (folder / "record.json").exists():
         raise DataError(f"export {run['run']}", f"{folder} has no record.json", "run it again")
     if target.exists():
-        raise UsageError(f"export into {target}", "it is there already", "name a new folder")
+        raise UsageError(f"export into {target}", "the folder exists already", "name a new folder")
     files = _files(folder)
     refuse_secrets(settings, files)
     making = target.with_name(f".{target.name}.part")
@@ -61,9 +61,14 @@ def export(settings: Settings, run: Json, target: Path) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Choose what is handed on: the run's own files, no checkpoints and no locks."""
+    """List the files that are exported: the run's own files, no checkpoints and no locks."""
     kept = (".json", ".ipynb", ".txt", ".log", ".sh", ".safetensors")
-    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in kept]
+    paths = [*sorted(folder.iterdir()), *sorted((folder / SOURCE).glob("*.*"))]
+    return [
+        path
+        for path in paths
+        if path.is_file() and path.suffix in (*kept, ".lock") and not path.name.startswith(".")
+    ]
 
 
 def _crate(run: Json, folder: Path, files: list[Path]) -> Any:
@@ -83,11 +88,14 @@ def _crate(run: Json, folder: Path, files: list[Path]) -> Any:
         _thing(crate, uri, "CreativeWork", name, version=uri.rpartition("/")[2])
         for uri, name in PROFILES.items()
     ]
-    workflow = _workflow(crate, target, run)
-    results = [_file(crate, path, run) for path in files]
+    workflow = _workflow(crate, target, run, folder)
+    results = [_file(crate, path) for path in files if path.parent == folder]
     inputs = [*_parameters(crate, workflow, run), *_data(crate, workflow, run)]
     action = crate.add_action(
-        workflow, identifier=f"#{name}", object=inputs, result=results,
+        workflow,
+        identifier=f"#{name}",
+        object=inputs,
+        result=results,
         properties={
             "name": f"run {name}",
             "description": f"kit run {target}, by papermill or by hand",
@@ -95,33 +103,49 @@ def _crate(run: Json, folder: Path, files: list[Path]) -> Any:
             "endTime": _moment(run["ended"]),
             "actionStatus": "http://schema.org/CompletedActionStatus",
         },
-    )  # fmt: skip
-    action["agent"] = _thing(crate, "#person", "Person", "who ran it")
+    )
+    action["agent"] = _thing(crate, "#person", "Person", "the person who ran it")
     action["environment"] = _environment(crate, run)
     crate.root_dataset["mentions"] = [action]
-    crate.add_file(str(LOCK), properties={
-        "name": LOCK.name, "description": "the versions of all packages of the environment",
-        "encodingFormat": "text/plain", "sha256": sha256_of(LOCK.read_bytes()),
-    })  # fmt: skip
+    lock = folder / SOURCE / LOCK
+    if lock.exists():
+        properties = {
+            "name": LOCK,
+            "description": "the versions of all packages of the environment",
+            "encodingFormat": "text/plain",
+            "sha256": sha256_of(lock.read_bytes()),
+        }
+        crate.add_file(str(lock), LOCK, properties=properties)
     return crate
 
 
-def _workflow(crate: Any, target: str, run: Json) -> Any:
-    """Add the notebook as it stands in the checkout: the main entity."""
+def _workflow(crate: Any, target: str, run: Json, folder: Path) -> Any:
+    """Add the notebook of the run's start as the main entity; of an old run the executed one."""
     from rocrate.model.computerlanguage import ComputerLanguage
 
-    path = notebooks.NOTEBOOKS / f"{target}.ipynb"
+    copies = [folder / SOURCE / f"{target}.ipynb", folder / f"{target}.ipynb"]
+    path = next((copy for copy in copies if copy.exists()), None)
+    if path is None:
+        step = "run it again, then export the new run"
+        raise DataError(f"export {run['run']}", f"{folder} has no copy of the notebook", step)
     commit = run.get("git", {}).get("commit") or "unknown"
     jupyter = ComputerLanguage(
-        crate, "https://w3id.org/workflowhub/workflow-ro-crate#jupyter",
+        crate,
+        "https://w3id.org/workflowhub/workflow-ro-crate#jupyter",
         properties={"name": "Jupyter Notebook", "url": "https://jupyter.org/"},
-    )  # fmt: skip
+    )
     crate.add(jupyter)
     workflow = crate.add_workflow(
-        str(path), f"workflow/{path.name}", main=True, lang=jupyter,
-        properties={"name": f"notebook {path.stem}", "version": commit,
-                    "sha256": sha256_of(path.read_bytes())},
-    )  # fmt: skip
+        str(path),
+        f"workflow/{path.name}",
+        main=True,
+        lang=jupyter,
+        properties={
+            "name": f"notebook {path.stem}",
+            "version": commit,
+            "sha256": sha256_of(path.read_bytes()),
+        },
+    )
     workflow["license"] = {"@id": "https://spdx.org/licenses/MIT"}
     return workflow
 
@@ -140,7 +164,7 @@ def _parameters(crate: Any, workflow: Any, run: Json) -> list[Any]:
 
 
 def _data(crate: Any, workflow: Any, run: Json) -> list[Any]:
-    """Name the data set and its files by their hashes; the images themselves stay outside."""
+    """Add the data set and its files as hashes; the data itself is not exported."""
     data = run.get("data", {})
     formal = crate.add_formal_parameter("data set", "Dataset", identifier="#parameter-data")
     workflow.append_to("input", formal)
@@ -148,25 +172,39 @@ def _data(crate: Any, workflow: Any, run: Json) -> list[Any]:
         _thing(crate, f"#file-{name}", "PropertyValue", f"hash of {name}", value=str(value))
         for name, value in data.get("files", {}).items()
     ]
-    given = _thing(crate, "#data", "PropertyValue", str(data.get("title", "data set")),
-                   value=str(data.get("hash", "unknown")))  # fmt: skip
+    given = _thing(
+        crate,
+        "#data",
+        "PropertyValue",
+        str(data.get("title", "data set")),
+        value=str(data.get("hash", "unknown")),
+    )
     given["exampleOfWork"] = formal
     return [given, *files]
 
 
-def _file(crate: Any, path: Path, run: Json) -> Any:
-    kinds = {".json": "application/json", ".ipynb": "application/x-ipynb+json",
-             ".safetensors": "application/octet-stream"}  # fmt: skip
+def _file(crate: Any, path: Path) -> Any:
+    kinds = {
+        ".json": "application/json",
+        ".ipynb": "application/x-ipynb+json",
+        ".safetensors": "application/octet-stream",
+    }
     about = ABOUT.get(path.name, "a published file, or the executed notebook with its outputs")
-    return crate.add_file(str(path), f"run/{path.name}", properties={
-        "name": path.name, "description": about,
-        "encodingFormat": kinds.get(path.suffix, "text/plain"),
-        "contentSize": str(path.stat().st_size), "sha256": sha256_of(path.read_bytes()),
-    })  # fmt: skip
+    return crate.add_file(
+        str(path),
+        f"run/{path.name}",
+        properties={
+            "name": path.name,
+            "description": about,
+            "encodingFormat": kinds.get(path.suffix, "text/plain"),
+            "contentSize": str(path.stat().st_size),
+            "sha256": sha256_of(path.read_bytes()),
+        },
+    )
 
 
 def _environment(crate: Any, run: Json) -> list[Any]:
-    """Say on what it ran: the versions of the packages, the machine, the git commit."""
+    """Add where it ran: the versions of the packages, the machine, the git commit."""
     facts = {**run.get("versions", {}), **{f"host {k}": v for k, v in run.get("host", {}).items()}}
     facts["git commit"] = run.get("git", {}).get("commit") or "unknown"
     return [

@@ -25,7 +25,7 @@ TIMEOUT_S = 10.0
 
 
 def panels(settings: Settings) -> tuple[dict[str, "Figure"], str]:
-    """Draw each panel under its title; and say what is missing, and why."""
+    """Draw each panel under its title; also return what is missing, and why."""
     drawn: dict[str, Figure] = {}
     empty = []
     try:
@@ -33,9 +33,9 @@ def panels(settings: Settings) -> tuple[dict[str, "Figure"], str]:
             bars = _bars(settings, panel)
             if bars:
                 heights = [h for row in bars.values() for h in row.values() if h > 0]
-                far = bool(heights) and max(heights) > 1000 * min(heights)
+                wide = bool(heights) and max(heights) > 1000 * min(heights)
                 unit = "s" if set(_units(panel).values()) == {"s"} else ""
-                drawn[panel["title"]] = plots.bars(bars, panel["title"], unit, logarithmic=far)
+                drawn[panel["title"]] = plots.bars(bars, panel["title"], unit, logarithmic=wide)
             else:
                 empty.append(panel["title"])
     except KitError as err:
@@ -44,13 +44,13 @@ def panels(settings: Settings) -> tuple[dict[str, "Figure"], str]:
 
 
 def _units(panel: Json) -> dict[str, str]:
-    """Give the unit of each series."""
+    """Return the unit of each series."""
     rows = panel["fieldConfig"]["overrides"]
     return {row["matcher"]["options"]: row["properties"][0]["value"] for row in rows}
 
 
 def _bars(settings: Settings, panel: Json) -> dict[str, dict[str, float]]:
-    """Ask the queries of a panel: bar -> series -> height, as its table has them; bytes in GiB."""
+    """Send the queries of a panel; return bar -> series -> height, bytes in GiB."""
     names = panel["transformations"][1]["options"]["renameByName"]
     bars: dict[str, dict[str, float]] = {}
     for target in panel["targets"]:
@@ -64,14 +64,15 @@ def _bars(settings: Settings, panel: Json) -> dict[str, dict[str, float]]:
 
 
 def _ask(settings: Settings, query: str, label: str) -> list[tuple[str, float]]:
-    """Ask Prometheus for a vector: one of its labels and the value of each finite sample."""
+    """Query Prometheus for a vector; return one label and the value of each finite sample."""
     import requests
     from dotenv import dotenv_values
 
     cloud = settings.cloud
     if cloud is None or not cloud.prometheus_url:
-        raise UsageError(f"profile {settings.profile} has no Prometheus",
-                         next_step="set [cloud] prometheus_url")  # fmt: skip
+        raise UsageError(
+            f"profile {settings.profile} has no Prometheus", next_step="set [cloud] prometheus_url"
+        )
     url = f"{cloud.prometheus_url.rstrip('/')}/api/v1/query"
     step = "check [cloud] prometheus_url; for the sandbox: kit sandbox status"
     path = Path(cloud.prometheus_env_file) if cloud.prometheus_env_file else None
@@ -82,15 +83,18 @@ def _ask(settings: Settings, query: str, label: str) -> list[tuple[str, float]]:
     try:
         answer = requests.get(url, {"query": query}, auth=auth, timeout=TIMEOUT_S)
         if answer.status_code == 401:
-            raise CredentialRefused(f"ask {url}", "401", f"give {' and '.join(names)} in the file"
-                                    " that [cloud] prometheus_env_file names")  # fmt: skip
+            raise CredentialRefused(
+                f"ask {url}",
+                "401",
+                f"give {' and '.join(names)} in the file that [cloud] prometheus_env_file names",
+            )
         answer.raise_for_status()
         rows = answer.json()["data"]["result"]
         found = [(str(row["metric"][label]), float(row["value"][1])) for row in rows]
     except requests.JSONDecodeError as err:
-        raise DataError(f"ask {url}", "it is no JSON", step) from err
+        raise DataError(f"ask {url}", "the answer is not JSON", step) from err
     except requests.RequestException as err:
         raise Unreachable(f"ask {url}", str(err)[:300], step) from err
     except (ValueError, KeyError, TypeError, IndexError) as err:
-        raise DataError(f"ask {url}", f"no answer of Prometheus: {err!r:.200}", step) from err
+        raise DataError(f"ask {url}", f"not an answer of Prometheus: {err!r:.200}", step) from err
     return [(text, value) for text, value in found if math.isfinite(value)]

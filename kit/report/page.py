@@ -1,92 +1,127 @@
-"""The report as one page that stands alone, as pictures for a paper, and as text."""
+"""The report as one HTML page that needs nothing else, as pictures for a paper, and as text."""
 
 import base64
-import html
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.base import KitError, Rows, write_bytes
+from kit.base import KitError, Rows, UsageError, write_bytes
 from kit.base.settings import Settings
 from kit.billing import run as run_bill
 from kit.billing import tables as bill_tables
-from kit.report import comparison, plots
-from kit.report import table as report
-from kit.report.table import Column
+from kit.report import plots
+from kit.report.article.figures import ODDITIES, SOURCES
+from kit.report.noise import INTERVAL, compare, seconds_by_kind
+from kit.report.table import Column, build, columns, table, table_rows, to_form
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem;
-       color: #1a1a1a; background: #fff; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .86rem; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd;
-         vertical-align: top; min-width: 5rem; }
-th:first-child, td:first-child { text-align: left; font-weight: 600; min-width: 9rem; }
-td:last-child { max-width: 34rem; }
-thead th { border-bottom: 2px solid #333; }
-thead th { white-space: nowrap; } table.words td, table.words th { text-align: left; }
-img { max-width: 100%; height: auto; display: block; margin: .5rem 0 1.5rem; }
-.green { background: #d9f2e3; } .amber { background: #fdebc8; } .red { background: #f8d7da; }
-@page { size: A4 landscape; margin: 12mm; }
-@media print { body { margin: 0; max-width: none; padding: 0; font-size: 9.5pt; }
-  table { font-size: 8pt; } .wide { overflow: visible; break-inside: avoid; }
-  th, td { padding: 1pt 4pt; min-width: 0 !important; } h2, h3 { break-after: avoid; }
-  img { break-inside: avoid; max-height: 125mm; } }
-"""
 ABOUT = (
     "New columns: one run as it is, several as median [smallest to largest].",
-    f"Accuracy: {comparison.INTERVAL}.",
+    f"Accuracy: {INTERVAL}, where every class has the same number of test images.",
     "Times faster: over the local column of the same kind.",
     "The total adds CPU and Cloud BU as the article's table does; they are separate budgets.",
 )
-NOTHING = "<p>There are no new runs yet: <code>kit run local</code>, then this report again.</p>"
+NOTHING = "There are no new runs yet: kit run local, then this report again."
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of a section: a heading, a table (of `words`: left-aligned), a picture, lines."""
+
+    lines: Sequence[str] = ()
+    table: Rows = ()
+    words: bool = False
+    picture: str = ""
+    heading: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a page; `empty` is the sentence that is shown when it has no parts."""
+
+    title: str
+    parts: Sequence[Part]
+    empty: str = NOTHING
+
+
+def render(title: str, sections: Sequence[Section]) -> str:
+    """Return an HTML page: no script, no address outside, every text escaped."""
+    from jinja2 import Environment
+
+    template = resources.files("kit.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    page = Environment(autoescape=True).from_string(template)
+    return page.render(title=title, sections=sections) + "\n"
 
 
 def pictures(settings: Settings) -> dict[str, "Figure"]:
     """Draw the report's pictures: name -> figure."""
-    return _pictures(report.columns(settings)[0])
+    return _pictures(columns(settings)[0])
 
 
-def _pictures(found: Sequence[Column]) -> dict[str, "Figure"]:
+def _pictures(shown: Sequence[Column]) -> dict[str, "Figure"]:
     times, units, accuracy = {}, {}, {}
-    for column in found:
-        shown = {"training": "training_s", "whole pipeline": "pipeline_s"}
-        times[column.title] = _medians(column, shown)
-        shown = {"Slurm (CPU BU)": "slurm_bu", "VM and address (Cloud BU)": "cloud_bu"}
-        units[column.title] = _medians(column, shown)
+    for column in shown:
+        keys = {"training": "training_s", "whole pipeline": "pipeline_s"}
+        times[column.title] = _medians(column, keys)
+        keys = {"Slurm (CPU BU)": "slurm_bu", "VM and address (Cloud BU)": "cloud_bu"}
+        units[column.title] = _medians(column, keys)
         if interval := column.interval():
             low, high = interval
             accuracy[column.title] = (low, column.median("accuracy") or 0, high)
     units = {title: parts for title, parts in units.items() if any(parts.values())}
-    seconds = {name: parts for name, parts in comparison.timelines(found).items() if parts}
+    seconds = {title: parts for title, parts in seconds_by_kind(shown).items() if parts}
     return {
         "where-the-seconds-went": plots.timeline(seconds, shares=True),
         "times": plots.bars(times, "Seconds of training and of the whole pipeline", "s", True),
-        "accuracy": plots.intervals(accuracy, f"Accuracy, {comparison.INTERVAL}", "accuracy"),
+        "accuracy": plots.intervals(accuracy, f"Accuracy, {INTERVAL}", "accuracy"),
         "billing-units": plots.bars(units, "Billing units, each kind for itself", "BU"),
     }
 
 
-def _medians(column: Column, shown: dict[str, str]) -> dict[str, float]:
-    values = {label: column.median(key) for label, key in shown.items()}
+def _medians(column: Column, keys: dict[str, str]) -> dict[str, float]:
+    values = {label: column.median(key) for label, key in keys.items()}
     return {label: value for label, value in values.items() if value is not None}
 
 
 def frame(settings: Settings) -> "pandas.DataFrame":
-    """Give the table for a notebook."""
+    """Return the table for a notebook."""
     import pandas
 
-    rows = report.rows(report.table(settings)[0])
-    return pandas.DataFrame(rows).set_index("").rename_axis(None)
+    return pandas.DataFrame(table_rows(table(settings)[0])).set_index("").rename_axis(None)
+
+
+def beside_article(settings: Settings, column: str) -> "pandas.DataFrame":
+    """Return the newest runs of a column (such as cloud-hpc-1) beside the article's figures.
+
+    Raises UsageError when no run of that column is finished yet.
+    """
+    import pandas
+
+    cells = table(settings)[0]
+    if f"{column} (new)" not in cells:
+        step = "finish a run first: the notebook's cells up to here, or kit run"
+        raise UsageError(f"compare {column} with the article", "there is no finished run", step)
+    new, published = cells[f"{column} (new)"], cells[f"article {column}"]
+    rows = {label: [published[label], text] for label, text in new.items() if text != "-"}
+    return pandas.DataFrame.from_dict(rows, orient="index", columns=["article", "this run"])
+
+
+def notes(settings: Settings) -> dict[str, list[str]]:
+    """Return the remarks of the report: noise of the differences, oddities, sources of figures."""
+    return {
+        "noise": compare(columns(settings)[0]) or [NOTHING],
+        "oddities": list(ODDITIES),
+        "sources": [f"{figure}: {file}" for figure, file in SOURCES.items()],
+    }
 
 
 def save_pictures(settings: Settings, folder: Path) -> list[Path]:
-    """Write every picture as SVG and PDF into a folder; give the paths."""
+    """Write every picture as SVG and PDF into a folder; return the paths."""
     paths = []
     for name, figure in pictures(settings).items():
         for form in ("svg", "pdf"):
@@ -96,89 +131,64 @@ def save_pictures(settings: Settings, folder: Path) -> list[Path]:
 
 
 def page(settings: Settings) -> str:
-    """Give the whole report as HTML: no script, no address outside, pictures inside."""
-    found, problems = report.columns(settings)
-    feeds = [{"figure": k, "file below results/<profile>/": v} for k, v in comparison.FEEDS.items()]
-    parts = [
-        ("The table", table(report.rows(report.texts(found))) + listed(ABOUT)),
-        ("Is a difference more than noise?", listed(comparison.noise(found)) or NOTHING),
-        *((name.replace("-", " ").capitalize(), _picture(name, figure))
-          for name, figure in _pictures(found).items()),
-        ("Bills of the newest runs", "".join(
-            f"<h3>{html.escape(run)}</h3>{table(rows)}{listed(told)}"
-            for run, rows, told in _bills(settings, found)
-        ) or NOTHING),
-        ("What a careful reader should know of the published figures",
-         listed(comparison.ODDITIES)),
-        ("Which file feeds which figure", table(feeds, words=True)),
-        ("What could not be read", listed(problems) or "<p>Everything could be read.</p>"),
-    ]  # fmt: skip
-    return document(f"One experiment on three targets: profile {settings.profile}", parts)
+    """Return the whole report as one HTML page, with the pictures inside."""
+    shown, problems = columns(settings)
+    sources = [{"figure": k, "file below results/<profile>/": v} for k, v in SOURCES.items()]
+    noise = compare(shown)
+    bills = [Part(lines, rows, heading=run) for run, rows, lines in _bills(settings, shown)]
+    drawn = [
+        Section(name.replace("-", " ").capitalize(), [Part(picture=_svg(figure))])
+        for name, figure in _pictures(shown).items()
+    ]
+    sections = [
+        Section("The table", [Part(ABOUT, table_rows(build(shown)))]),
+        Section("Is a difference more than noise?", [Part(noise)] if noise else []),
+        *drawn,
+        Section("Bills of the newest runs", bills),
+        Section("What a careful reader should know of the published figures", [Part(ODDITIES)]),
+        Section("Which file feeds which figure", [Part(table=sources, words=True)]),
+        Section(
+            "What could not be read",
+            [Part(problems)] if problems else [],
+            "Everything could be read.",
+        ),
+    ]
+    return render(f"One experiment on three targets: profile {settings.profile}", sections)
 
 
-def document(title: str, parts: Sequence[tuple[str, str]]) -> str:
-    """Give an HTML page of sections: title and content of each, the content ready-made."""
-    body = "\n".join(f"<h2>{html.escape(name)}</h2>\n{content}" for name, content in parts)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width">\n<title>{html.escape(title)}</title>'
-        f"\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n{body}\n"
-        "</body>\n</html>\n"
-    )
+def _svg(figure: "Figure") -> str:
+    return base64.b64encode(plots.picture(figure, "svg")).decode()
 
 
-def _bills(settings: Settings, found: Sequence[Column]) -> Iterator[tuple[str, Rows, list[str]]]:
-    """Give the newest run of each new column: its id, the lines of its bill, what to say of it."""
-    for run in (column.runs[-1] for column in found if column.new):
+def _bills(settings: Settings, shown: Sequence[Column]) -> Iterator[tuple[str, Rows, list[str]]]:
+    """Yield the newest run of each new column: its id, the lines of its bill, remarks."""
+    for run in (column.runs[-1] for column in shown if column.new):
         try:
             bill = run_bill.of_run(settings, run)
-            told = [*bill_tables.summary(bill), *bill_tables.advice(settings, run)]
-        except KitError as err:  # its files are damaged: the report goes on
+            lines = [*bill_tables.summary(bill), *bill_tables.advice(settings, run)]
+        except KitError as err:  # its files are damaged: the other runs are shown
             yield run["run"], [], [str(err)]
             continue
         if bill.lines:
-            yield run["run"], bill_tables.rows(bill.lines), told
-
-
-def table(rows: Rows, words: bool = False) -> str:
-    """Give rows as an HTML table; of `words` all stand to the left, in the first one's colour."""
-    if not rows:
-        return ""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-    body = "".join(
-        f'<tr class="{html.escape(row.get("", "")) if words else ""}">'
-        + "".join(f"<td>{html.escape(value)}</td>" for value in row.values())
-        + "</tr>\n"
-        for row in rows
-    )
-    kind = ' class="words"' * words
-    return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead>\n{body}</table></div>'
-
-
-def listed(texts: Sequence[str]) -> str:
-    """Give texts as an HTML list."""
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
-    return f"<ul>{items}</ul>" if items else ""
-
-
-def _picture(name: str, figure: "Figure") -> str:
-    content = base64.b64encode(plots.picture(figure, "svg")).decode()
-    return f'<img alt="{html.escape(name)}" src="data:image/svg+xml;base64,{content}">'
+            yield run["run"], bill_tables.rows(bill.lines), lines
 
 
 def text(settings: Settings, form: str) -> tuple[str, list[str]]:
-    """Give the report in a form: table, md, csv, tex or html; and what could not be read."""
+    """Return the report in a form (table, md, csv, tex or html) and what could not be read."""
     if form == "html":
         return page(settings), []
-    found, problems = report.columns(settings)
-    shown = report.render(report.texts(found), form)
+    shown, problems = columns(settings)
+    result = to_form(build(shown), form)
     if form in ("csv", "tex"):
-        return shown, problems
+        return result, problems
     mark, heads = ("- ", "## ") if form == "md" else ("", "")
-    told = [f"{run}: {line}" for run, _, lines in _bills(settings, found) for line in lines]
-    parts = {"Noise": comparison.noise(found), "Bills of the newest runs": told,
-             "The published figures": comparison.ODDITIES}  # fmt: skip
+    bills = [f"{run}: {line}" for run, _, lines in _bills(settings, shown) for line in lines]
+    parts = {
+        "Noise": compare(shown),
+        "Bills of the newest runs": bills,
+        "The published figures": ODDITIES,
+    }
     for name, lines in parts.items():
         if lines:
-            shown += f"\n\n{heads}{name}\n\n" + "\n".join(mark + line for line in lines)
-    return shown, problems
+            result += f"\n\n{heads}{name}\n\n" + "\n".join(mark + line for line in lines)
+    return result, problems

@@ -1,7 +1,6 @@
 """Records in, figures out: every picture of the notebooks, readable in print and without colour.
 
-Every function returns a matplotlib Figure. `warning` (of a stand-in data set) is written
-across the top of a picture, so that no picture of stand-in data can pass for a real one.
+Every function returns a matplotlib Figure. A `warning` is written across the top of a picture.
 """
 
 import io
@@ -17,7 +16,7 @@ HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 
 
 def _style(number: int) -> dict[str, str]:
-    """Give colour and hatch of a series: the pair is another one for each of the first 64."""
+    """Return colour and hatch of a series; the pairs of the first 64 series differ."""
     return {"color": COLOURS[number % 8], "hatch": HATCHES[(number + 3 * (number // 8)) % 8]}
 
 
@@ -45,13 +44,15 @@ def image_grid(
     for number, (axes, name) in enumerate(zip(row, names, strict=True)):
         axes.set_title(name, fontsize=8)
         axes.axis("off")
-        found = [index for index, label in enumerate(labels) if label == number]
-        if found:
-            axes.imshow(images[found[0]], cmap="gray_r", vmin=0, vmax=255)
+        indexes = [index for index, label in enumerate(labels) if label == number]
+        if indexes:
+            axes.imshow(images[indexes[0]], cmap="gray_r", vmin=0, vmax=255)
     return figure
 
 
-def loss_curve(losses: Sequence[tuple[int, float]], steps_per_epoch: int, warning: str) -> Figure:
+def loss_curve(
+    losses: Sequence[tuple[int, float]], steps_per_epoch: int, warning: str = ""
+) -> Figure:
     """Draw mean training loss (cross entropy) over steps, with the epochs marked."""
     figure, axes = _figure(7, 3, "Training loss", warning)
     axes.plot([s for s, _ in losses], [v for _, v in losses], "o-", color=COLOURS[0], markersize=3)
@@ -84,10 +85,10 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], warning: str = ""
 def timeline(
     rows: Mapping[str, Mapping[str, float]], warning: str = "", shares: bool = False
 ) -> Figure:
-    """Stack the seconds of each row (a run) by what they went to; the total stands behind.
+    """Stack the seconds of each row (a run) by what they were spent on, with the total behind.
 
-    With `shares` every row is drawn to 100 %, for runs of very different lengths. What has no
-    seconds in any row is left out, but counts for the looks of the others.
+    With `shares` every row is drawn to 100 %, for runs of very different lengths. A part without
+    seconds in any row is left out, but counts for the colours of the others.
     """
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
     shown = {name for parts in rows.values() for name, seconds in parts.items() if seconds}
@@ -112,7 +113,7 @@ def timeline(
 
 
 def _short(value: float) -> str:
-    """Four digits that count, and never fewer than those before the point."""
+    """Return a number with four significant digits, or all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
 
 
@@ -123,8 +124,14 @@ def intervals(points: Mapping[str, tuple[float, float, float]], title: str, unit
         new = "(new)" in list(points)[row]
         style = {"fmt": "s" if new else "o", "color": COLOURS[3 * new], "capsize": 4}
         axes.errorbar(value, row, xerr=[[value - low], [high - value]], markersize=5, **style)
-        axes.annotate(f"{value:.4f}", (value, row), (0, 6), textcoords="offset points",
-                      ha="center", fontsize=8)  # fmt: skip
+        axes.annotate(
+            f"{value:.4f}",
+            (value, row),
+            (0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
     axes.set_yticks(range(len(points)), list(points))
     axes.invert_yaxis()
     axes.margins(y=0.12)
@@ -159,7 +166,7 @@ def bars(
 
 
 def picture(figure: Figure, form: str) -> bytes:
-    """Give a figure as the bytes of an svg, pdf or png file: the same figure, the same bytes."""
+    """Return a figure as svg, pdf or png bytes; the same figure gives the same bytes."""
     from matplotlib import rc_context
 
     buffer = io.BytesIO()

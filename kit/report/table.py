@@ -1,87 +1,65 @@
-"""The article's table from `results/article/`, and new runs beside it.
+"""The comparison table: the article's columns, and new runs beside them.
 
-A new column holds every finished run of one target with the newest parameters and data: one
-run as it is, several as their median with the smallest and largest value. Speed-ups are over the
+A new column holds the finished runs of one target with the newest parameters and data: one run
+as it is, several as their median with the smallest and largest value. Speed-ups are over the
 local column of the same kind (article or new), training to training and pipeline to training.
 """
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.base import (
-    ROOT,
-    DataError,
-    Json,
-    read_history,
-    read_json,
-    to_csv,
-    to_latex,
-    to_markdown,
-    to_text,
-)
+from kit.base import ROOT, DataError, Json, read_history, to_csv, to_latex, to_markdown
 from kit.base.settings import Settings
+from kit.report.article.figures import (
+    OFFICIAL_TEST_ITEMS,
+    OFFICIAL_TITLE,
+    ROWS,
+    article_figures,
+    column_of,
+)
+from kit.runs.history import TARGETS
 
-ARTICLE = ROOT / "results" / "article" / "figures.json"
 NOTEBOOKS = ROOT / "notebooks"
-# label of the row -> key of the figure, digits after the point
-ROWS: Mapping[str, tuple[str, int]] = {
-    "training s": ("training_s", 2),
-    "Ray job s": ("ray_job_s", 2),
-    "train component s": ("train_component_s", 2),
-    "pipeline s": ("pipeline_s", 2),
-    "rows of notebook code": ("notebook_rows", 0),
-    "accuracy": ("accuracy", 4),
-    "Slurm BU": ("slurm_bu", 2),
-    "VM + floating IP BU": ("cloud_bu", 2),
-    "total BU, as in the article": ("total_bu", 2),
-}
-TARGETS = ("local", "cloud", "cloud-hpc")
-FORMS = {"table": to_text, "md": to_markdown, "csv": to_csv, "tex": to_latex}
+WIDTH = 100  # columns of a terminal
+CELL_WIDTH = 18
 Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
-OFFICIAL_TEST_IMAGES = 10_000
 Table = dict[str, dict[str, str]]  # title of a column -> label of a row -> text
 
 
 @dataclass(frozen=True)
 class Column:
-    """The runs of one column, oldest first, or the article's one (`new` false).
+    """The runs of one column, oldest first, or a published one (`new` false).
 
     `name` is local, cloud, cloud-hpc-1 or cloud-hpc-2; `values` has one value a run of each
-    figure; `test_images` is how many they were tested on.
+    figure; `test_items` is the number of items they were tested on, 0 when it is not known or
+    when the classes are not balanced: then no interval of the accuracy can be given.
     """
 
     name: str
     new: bool
     runs: Sequence[Json]
     values: Mapping[str, Sequence[float]]
-    test_images: int
+    test_items: int
 
     @property
     def title(self) -> str:
-        """What stands above the column."""
+        """Heading of the column."""
         return f"{self.name} (new)" if self.new else f"article {self.name}"
 
     def median(self, key: str) -> float | None:
-        """Give the median over the runs; None where no run has that figure."""
+        """Return the median over the runs; None where no run has that figure."""
         return statistics.median(self.values[key]) if self.values.get(key) else None
 
     def interval(self) -> tuple[float, float] | None:
-        """Give the 95 % interval of the (median) accuracy; None where it is not known."""
+        """Return the 95 % interval of the (median) accuracy; None where it is not known."""
         share = self.median("accuracy")
-        if share is None or not self.test_images:
+        if share is None or not self.test_items:
             return None
-        return wilson(share, self.test_images)
-
-
-def article() -> dict[str, Json]:
-    """Give the published figures: target -> figure -> value."""
-    targets: dict[str, Json] = read_json(ARTICLE)["targets"]
-    return targets
+        return wilson(share, self.test_items)
 
 
 def notebook_rows(path: Path) -> int:
@@ -90,7 +68,7 @@ def notebook_rows(path: Path) -> int:
 
 
 def code_cells(path: Path) -> list[str]:
-    """Give the sources of a notebook's code cells. Raises DataError for what is no notebook."""
+    """Return the sources of a notebook's code cells. Raises DataError for any other file."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
@@ -99,7 +77,11 @@ def code_cells(path: Path) -> list[str]:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """Give the 95 % interval of a share of `count` tests, after Wilson (1927)."""
+    """Return the 95 % interval of a share of `count` tests, after Wilson (1927).
+
+    It holds for the share of items that were classified correctly. Macro accuracy, a mean over
+    the classes, is that share only where every class has the same number of items.
+    """
     if count <= 0:
         return 0.0, 1.0
     spread = Z95 * Z95 / count
@@ -108,81 +90,115 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def test_images(run: Json) -> int:
-    """Say on how many images a run was tested: the last number of its data's title."""
-    numbers = re.findall(r"\d[\d,]*", str(run.get("data", {}).get("title", "")))
-    return int(numbers[-1].replace(",", "")) if numbers else 0
+def test_items(run: Json) -> int:
+    """Return the number of items a run was tested on; 0 when unknown or not balanced."""
+    data = run.get("data") or {}
+    return int(data.get("test_items") or 0) if data.get("balanced") else 0
+
+
+def problem_of(run: Json) -> str:
+    """Return why a line of the history cannot be shown; "" when it can."""
+    if run.get("target") not in TARGETS:
+        return "has no known target"
+    for name in ("parameters", "data", "figures", "host", "seconds"):
+        if not isinstance(run.get(name, {}), dict):
+            return f"has no valid {name}"
+    figures = run.get("figures", {})
+    for name, value in figures.items():
+        if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+            return f"has a {name} that is not a number"
+    if figures.get("accuracy", 0) > 1:
+        return "has an accuracy above 1"
+    if not isinstance(run.get("data", {}).get("title", ""), str):
+        return "has a data title that is not a text"
+    return ""
+
+
+def read_runs(settings: Settings) -> tuple[list[Json], list[str]]:
+    """Read the finished runs of a profile; also return what was left out, and why."""
+    history, problems = read_history(settings.profile_dir / "history.jsonl")
+    runs = []
+    for run in history:
+        problem = problem_of(run)
+        if problem:
+            problems.append(f"history.jsonl: {run['run']} {problem} and was left out")
+        else:
+            runs.append(run)
+    return runs, problems
 
 
 def columns(settings: Settings) -> tuple[list[Column], list[str]]:
-    """Give the article's columns, then the new ones, and what could not be read."""
-    history, problems = read_history(settings.profile_dir / "history.jsonl")
-    whole = []
-    for run in history:
-        if run.get("target") in TARGETS and isinstance(run.get("parameters"), dict):
-            whole.append(run)
-        else:
-            problems.append(f"history.jsonl: {run['run']} has no known target and was left out")
-    found = [
-        Column(name, False, (), {k: [v] for k, v in figures.items()}, OFFICIAL_TEST_IMAGES)
-        for name, figures in article().items()
+    """Return the article's columns, then the new ones, and what could not be read."""
+    runs, problems = read_runs(settings)
+    article = article_figures()
+    result = [
+        Column(name, False, (), {key: [value] for key, value in row.items()}, OFFICIAL_TEST_ITEMS)
+        for name, row in article.items()
     ]
-    for name, runs in _newest_groups(whole).items():
-        figures = [run.get("figures", {}) for run in runs]
-        keys = {key for each in figures for key in each}
-        values = {key: [each[key] for each in figures if key in each] for key in keys}
-        found.append(Column(name, True, runs, values, test_images(runs[-1])))
-    return found, problems
+    for name, group in _newest_groups(runs).items():
+        figures = [run.get("figures", {}) for run in group]
+        keys = {key for row in figures for key in row}
+        values = {key: [row[key] for row in figures if key in row] for key in keys}
+        result.append(Column(name, True, group, values, test_items(group[-1])))
+    return result, problems
 
 
 def _newest_groups(history: Iterable[Json]) -> dict[str, list[Json]]:
-    """Give for each column the runs that share parameters and data with its newest run."""
+    """Return for each column the runs that share parameters and data with its newest run."""
     groups: dict[str, dict[str, list[Json]]] = {}
     for run in history:
         kind = json.dumps([run["parameters"], run.get("data", {}).get("hash")], sort_keys=True)
         kinds = groups.setdefault(column_of(run["target"], run["parameters"]), {})
-        runs = kinds.pop(kind, [])  # put back last: the kind of the newest run stands there
+        runs = kinds.pop(kind, [])  # inserted again as the last one: the kind of the newest run
         runs.append(run)
         kinds[kind] = runs
-    return {name: list(groups[name].values())[-1] for name in article() if name in groups}
+    return {name: list(groups[name].values())[-1] for name in article_figures() if name in groups}
 
 
-def column_of(target: str, parameters: Json) -> str:
-    """Name the article's column of a run: cloud-hpc has 1, unconfigured, and 2, configured."""
-    if target != "cloud-hpc":
-        return target
-    return f"{target}-{2 if parameters.get('configured') else 1}"
+def differences(runs: Sequence[Json]) -> str:
+    """Return on how many machines and code versions the runs of a column were made, if several."""
+    machines = {str((run.get("host") or {}).get("cpu")) for run in runs}
+    versions = {str((run.get("git") or {}).get("commit")) for run in runs}
+    parts = [
+        f"{len(values)} {name}"
+        for name, values in (("machines", machines), ("code versions", versions))
+        if len(values) > 1
+    ]
+    return f" on {', '.join(parts)}" if parts else ""
 
 
-def texts(found: Sequence[Column]) -> Table:
+def build(shown: Sequence[Column]) -> Table:
     """Build the table of these columns."""
-    local = {column.new: column.median("training_s") for column in found if column.name == "local"}
-    return {column.title: _text(column, local.get(column.new)) for column in found}
+    local = {column.new: column.median("training_s") for column in shown if column.name == "local"}
+    return {column.title: _cells(column, local.get(column.new)) for column in shown}
 
 
 def table(settings: Settings) -> tuple[Table, list[str]]:
-    """Build the table of a profile; also say what could not be read."""
-    found, problems = columns(settings)
-    return texts(found), problems
+    """Build the table of a profile; also return what could not be read."""
+    shown, problems = columns(settings)
+    return build(shown), problems
 
 
-def _text(column: Column, local: float | None) -> dict[str, str]:
-    text = {label: _spread(column.values.get(key, ()), n) for label, (key, n) in ROWS.items()}
-    text |= {"data": "official 60,000 + 10,000", "runs": "1", "hardware": "as published"}
+def _cells(column: Column, local: float | None) -> dict[str, str]:
+    cells = {label: _spread(column.values.get(key, ()), n) for label, (key, n) in ROWS.items()}
+    cells |= {"data": OFFICIAL_TITLE, "runs": "1", "hardware": "as published"}
     if column.new:
         newest = column.runs[-1]
-        rows_here = notebook_rows(NOTEBOOKS / f"{newest['target']}.ipynb")
-        text["rows of notebook code"] = str(rows_here)
+        rows = notebook_rows(NOTEBOOKS / f"{newest['target']}.ipynb")
         cpu, threads = newest.get("host", {}).get("cpu", "?"), newest["parameters"].get("threads")
-        text |= {"runs": str(len(column.runs)), "hardware": f"{cpu}, {threads} thread(s)"}
-        text["data"] = newest.get("data", {}).get("title", "not recorded")
+        cells |= {
+            "rows of notebook code": str(rows),
+            "runs": f"{len(column.runs)}{differences(column.runs)}",
+            "hardware": f"{cpu}, {threads} thread(s)",
+            "data": newest.get("data", {}).get("title", "not recorded"),
+        }
     low, high = column.interval() or (None, None)
-    text["accuracy, 95 % interval (Wilson)"] = "-" if low is None else f"{low:.4f} to {high:.4f}"
+    cells["accuracy, 95 % interval (Wilson)"] = "-" if low is None else f"{low:.4f} to {high:.4f}"
     for what in ("training", "pipeline"):
-        took = column.median(f"{what}_s")
-        faster = f"{local / took:.2f}" if local and took else "-"
-        text[f"{what}, times faster than local"] = faster
-    return text
+        seconds = column.median(f"{what}_s")
+        ratio = f"{local / seconds:.2f}" if local and seconds else "-"
+        cells[f"{what}, times faster than local"] = ratio
+    return cells
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
@@ -193,8 +209,8 @@ def _spread(values: Sequence[float], digits: int) -> str:
     return middle if low == high else f"{middle} [{low} to {high}]"
 
 
-def rows(table: Table) -> list[dict[str, str]]:
-    """Turn columns into rows, the label first; what a column has not is `-`."""
+def table_rows(table: Table) -> list[dict[str, str]]:
+    """Turn columns into rows, the label first; a missing cell is `-`."""
     labels = dict.fromkeys(label for column in table.values() for label in column)
     return [
         {"": label, **{title: column.get(label, "-") for title, column in table.items()}}
@@ -202,6 +218,53 @@ def rows(table: Table) -> list[dict[str, str]]:
     ]
 
 
-def render(table: Table, form: str) -> str:
-    """Give the table as text: form table (terminal), md, csv or tex."""
-    return FORMS[form](rows(table))
+def to_form(table: Table, form: str) -> str:
+    """Return the table as text: form table (terminal), md, csv or tex."""
+    if form == "table":
+        return to_terminal(table)
+    forms = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
+    return forms[form](table_rows(table))
+
+
+def to_terminal(table: Table) -> str:
+    """Return the table in blocks of columns that fit WIDTH; long cells are wrapped."""
+    from tabulate import tabulate
+
+    blocks = []
+    for titles in _blocks(table):
+        rows = table_rows({title: table[title] for title in titles})
+        limits = [None, *(CELL_WIDTH for _ in titles)]
+        alignment = ["left", *("right" for _ in titles)]
+        lines = [[_wrapped(cell) for cell in row.values()] for row in rows]
+        headers = ["", *(_wrapped(title) for title in titles)]
+        blocks.append(
+            tabulate(
+                lines,
+                headers,
+                "simple",
+                maxcolwidths=limits,
+                colalign=alignment,
+                disable_numparse=True,
+            )
+        )
+    return "\n\n".join(blocks)
+
+
+def _wrapped(cell: str) -> str:
+    """Start a new line before a range, so that median and range stand below each other."""
+    return cell.replace(" [", "\n[")
+
+
+def _blocks(table: Table) -> list[list[str]]:
+    """Distribute the columns over blocks that fit the width of a terminal."""
+    label = max((len(name) for column in table.values() for name in column), default=0)
+    blocks: list[list[str]] = []
+    room = 0
+    for title, column in table.items():
+        width = 2 + max(len(title), *(min(CELL_WIDTH, len(cell)) for cell in column.values()))
+        if not blocks or width > room:
+            blocks.append([])
+            room = WIDTH - label
+        blocks[-1].append(title)
+        room -= width
+    return blocks

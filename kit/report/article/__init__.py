@@ -1,0 +1,1 @@
+"""What belongs to the article alone: its figures, its published files, its notebooks' sizes."""

@@ -1,0 +1,78 @@
+"""`kit reproduce`: every notebook in order, then the article's table and the reproduction report.
+
+Where the sandbox cannot be started, the notebooks that do not need it still run, and the end
+says what was left out and how to get it.
+"""
+
+import os
+from collections.abc import Callable
+
+from kit.base import Json, KitError, UsageError
+from kit.base.settings import Settings
+from kit.report.article import reproduction
+from kit.report.article.figures import column_of
+from kit.report.noise import compare
+from kit.report.table import build, columns, table, to_form
+from kit.runs import notebooks
+
+Report = Callable[[str], None]
+# notebook, its parameters, whether it needs the sandbox's services
+ORDER: tuple[tuple[str, dict[str, object], bool], ...] = (
+    ("local", {}, False),
+    ("cloud", {}, True),
+    ("cloud-hpc", {"configured": False}, True),
+    ("cloud-hpc", {"configured": True}, True),
+    ("Notebook_Size_Comparison", {}, False),
+    ("report", {}, False),
+)
+
+
+def reproduce(settings: Settings, report: Report, start_sandbox: Callable[[], object]) -> int:
+    """Run everything; return the exit code: 1 in CI when something had to be left out."""
+    reason = _sandbox_problem(settings, report, start_sandbox)
+    left_out = []
+    for name, values, needs_sandbox in ORDER:
+        title = ", ".join([name, *(f"{key} = {value}" for key, value in values.items())])
+        if needs_sandbox and reason is not None:
+            left_out.append(title)
+            continue
+        report(f"running the notebook {title} …")
+        report(summary(notebooks.run(settings, name, values)))
+    shown, problems = table(settings)
+    text, path = reproduction.write(settings)
+    for line in [to_form(shown, "table"), *problems, f"\n{text}", f"as a page: {path}"]:
+        report(line)
+    if reason is None:
+        return 0
+    report(f"\nNot run: {'; '.join(left_out) or 'the sandbox'}\n{reason}")
+    return 1 if os.environ.get("CI") else 0
+
+
+def summary(record: Json | None) -> str:
+    """Return a line with the figures of a run."""
+    if record is None:
+        return "  done"
+    figures = ", ".join(f"{key} {value:.5g}" for key, value in record["figures"].items())
+    return f"  {record['run']}: {figures}"
+
+
+def repeated(settings: Settings, record: Json) -> str:
+    """Return the median and spread of several runs of one kind, and which differences count."""
+    shown = columns(settings)[0]
+    title = f"{column_of(record['target'], record['parameters'])} (new)"
+    text = to_form({title: build(shown)[title]}, "table")
+    return "\n".join([text, *compare(shown)])
+
+
+def _sandbox_problem(
+    settings: Settings, report: Report, start_sandbox: Callable[[], object]
+) -> KitError | None:
+    """Start the sandbox; return the reason when its packages are missing."""
+    if settings.profile != "sandbox":
+        return None
+    report("starting the sandbox …")
+    try:
+        start_sandbox()
+    except UsageError as err:
+        return err
+    return None

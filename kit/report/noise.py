@@ -1,0 +1,66 @@
+"""Whether differences between columns are more than noise, and where the seconds went."""
+
+import itertools
+import statistics
+from collections.abc import Iterable
+
+from kit.report.article.figures import by_kind, published_seconds
+from kit.report.table import Column, differences
+
+INTERVAL = "95 % Wilson interval over the test images"
+
+
+def compare(columns: Iterable[Column]) -> list[str]:
+    """Report for every two new columns whether their differences are more than noise.
+
+    Rule for times: more than noise when the ranges of at least two runs each do not meet. Rule
+    for accuracy: more than noise when the Wilson intervals of the medians do not meet.
+    """
+    new = [column for column in columns if column.new]
+    single = [column.title for column in new if len(column.values.get("training_s", ())) < 2]
+    lines = []
+    if single and len(new) > 1:
+        names = ", ".join(single)
+        lines.append(
+            f"{names}: fewer than two runs, the noise of their times is not known "
+            "(kit run --repeat 5)."
+        )
+    lines += [
+        f"{column.title}: its median mixes runs{mixed}."
+        for column in new
+        if (mixed := differences(column.runs))
+    ]
+    for pair in itertools.combinations(new, 2):
+        lines += [text for text in (_training_noise(*pair), _accuracy_noise(*pair)) if text]
+    return lines
+
+
+def _training_noise(first: Column, second: Column) -> str:
+    a, b = first.values.get("training_s", ()), second.values.get("training_s", ())
+    if min(len(a), len(b)) < 2:
+        return ""
+    meet = min(a) <= max(b) and min(b) <= max(a)
+    gap = abs(statistics.median(a) - statistics.median(b))
+    verdict = "within the noise: the ranges meet" if meet else "more than noise"
+    return f"{first.title} and {second.title}, training: {gap:.2f} s apart, {verdict}."
+
+
+def _accuracy_noise(first: Column, second: Column) -> str:
+    a, b = first.interval(), second.interval()
+    if a is None or b is None:
+        return ""
+    gap = abs((first.median("accuracy") or 0) - (second.median("accuracy") or 0))
+    verdict = "within the noise" if a[0] <= b[1] and b[0] <= a[1] else "more than noise"
+    return f"{first.title} and {second.title}, accuracy: {gap:.4f} apart, {verdict}."
+
+
+def seconds_by_kind(columns: Iterable[Column]) -> dict[str, dict[str, float]]:
+    """Return where the seconds of each published and newest new run went: title -> kind -> s."""
+    return {
+        column.title: by_kind(
+            column.runs[-1].get("pipeline") or column.runs[-1].get("seconds", {})
+            if column.new
+            else published_seconds(column.name)
+        )
+        for column in columns
+    }
