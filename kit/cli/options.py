@@ -1,6 +1,7 @@
 """Options and output that several commands share."""
 
 import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -58,10 +59,9 @@ def echo_table(rows: Sequence[Mapping[str, str]]) -> None:
     names = list(rows[0])
     widths = [max(len(name) + 2, *(len(row[name]) for row in rows)) for name in names]
     room = max(24, WIDTH - sum(widths[:-1]) - 2 * (len(names) - 1))
-    lines = [list(row.values()) for row in rows]
-    limits = [*(None for _ in names[:-1]), room]
+    lines = [[*list(row.values())[:-1], textwrap.fill(row[names[-1]], room)] for row in rows]
     headers = [name.upper() for name in names]
-    click.echo(tabulate(lines, headers, "plain", maxcolwidths=limits, disable_numparse=True))
+    click.echo(tabulate(lines, headers, "plain", disable_numparse=True))
 
 
 def warn_renamed(old: str, new: str) -> None:

@@ -16,7 +16,7 @@ from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.notebook import local as experiment
 from kit.notebook.local import too_early
 from kit.report import plots
-from kit.report.article import figures as article
+from kit.report.article import figures as published
 from kit.runs import history as runs
 from kit.runs import outcome as cloud_run
 from kit.runs.kfp_here import States
@@ -228,16 +228,16 @@ def _log_units(work: Work, facts: Json) -> Json:
 
 def compare(work: Work) -> "pandas.DataFrame":
     """Put this run beside the article's column of its kind."""
-    name = article.column_of(work.run.target, work.run.parameters)
+    name = published.column_of(work.run.target, work.run.parameters)
     return experiment.beside_article(work.run.settings, name, f"article {name}")
 
 
 def show_timeline(work: Work) -> "Figure":
     """Draw which share of the pipeline went where, beside the article's."""
-    name = article.column_of(work.run.target, work.run.parameters)
-    theirs = article.published_seconds(name)
+    name = published.column_of(work.run.target, work.run.parameters)
+    theirs = published.published_seconds(name)
     rows = {"article": theirs, "this run": outcome_of(work).seconds()}
-    shown = {title: article.by_kind(parts) for title, parts in rows.items()}
+    shown = {title: published.by_kind(parts) for title, parts in rows.items()}
     return plots.timeline(shown, work.data.warning, shares=True)
 
 

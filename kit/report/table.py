@@ -8,6 +8,7 @@ local column of the same kind (article or new), training to training and pipelin
 import json
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from kit.runs.history import TARGETS
 
 NOTEBOOKS = ROOT / "notebooks"
 WIDTH = 100  # columns of a terminal
-CELL_WIDTH = 18
+CELL_WIDTH = 14
 Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 Table = dict[str, dict[str, str]]  # title of a column -> label of a row -> text
 
@@ -233,38 +234,22 @@ def to_terminal(table: Table) -> str:
     blocks = []
     for titles in _blocks(table):
         rows = table_rows({title: table[title] for title in titles})
-        limits = [None, *(CELL_WIDTH for _ in titles)]
-        alignment = ["left", *("right" for _ in titles)]
-        lines = [[_wrapped(cell) for cell in row.values()] for row in rows]
+        lines = [[row[""], *(_wrapped(row[title]) for title in titles)] for row in rows]
         headers = ["", *(_wrapped(title) for title in titles)]
-        blocks.append(
-            tabulate(
-                lines,
-                headers,
-                "simple",
-                maxcolwidths=limits,
-                colalign=alignment,
-                disable_numparse=True,
-            )
-        )
+        alignment = ["left", *("right" for _ in titles)]
+        blocks.append(tabulate(lines, headers, "simple", colalign=alignment, disable_numparse=True))
     return "\n\n".join(blocks)
 
 
 def _wrapped(cell: str) -> str:
-    """Start a new line before a range, so that median and range stand below each other."""
-    return cell.replace(" [", "\n[")
+    """Wrap a cell; a range starts a new line, so that it is below its median."""
+    lines = cell.replace(" [", "\n[").split("\n")
+    return "\n".join(textwrap.fill(line, CELL_WIDTH, break_on_hyphens=False) for line in lines)
 
 
 def _blocks(table: Table) -> list[list[str]]:
     """Distribute the columns over blocks that fit the width of a terminal."""
     label = max((len(name) for column in table.values() for name in column), default=0)
-    blocks: list[list[str]] = []
-    room = 0
-    for title, column in table.items():
-        width = 2 + max(len(title), *(min(CELL_WIDTH, len(cell)) for cell in column.values()))
-        if not blocks or width > room:
-            blocks.append([])
-            room = WIDTH - label
-        blocks[-1].append(title)
-        room -= width
-    return blocks
+    count = max(1, (WIDTH - label) // (CELL_WIDTH + 2))
+    titles = list(table)
+    return [titles[start : start + count] for start in range(0, len(titles), count)]

@@ -12,7 +12,7 @@ import pytest
 from kit.base import DataError, UsageError, dumps
 from kit.base.settings import Rate, load
 from kit.billing import rates as billing
-from kit.report import table as report
+from kit.report.article.figures import article_figures
 from kit.slurm import resources as reserved
 from kit.slurm import usage
 from kit.slurm.resources import Load
@@ -99,7 +99,7 @@ def test_storage_is_billed_by_tebibyte_and_hour():
     ],
 )
 def test_the_published_billing_units_come_out_to_the_last_digit(target, slurm, cloud, together):
-    figures = report.article()[target]
+    figures = article_figures()[target]
     lines = billing.cloud_lines(MAHTI, Decimal(str(figures["pipeline_s"])))
     if "job_s" in figures:
         lines += billing.job_lines(
@@ -144,7 +144,7 @@ RAW = {
 @pytest.mark.parametrize(("target", "figure"), list(RAW))
 def test_every_figure_of_the_article_is_that_of_its_published_file(target, figure):
     file, *keys = RAW[target, figure]
-    ours = report.article()[target][figure]
+    ours = article_figures()[target][figure]
     folder = os.environ.get("KIT_TEST_DATA")
     if folder is None:  # the published files are not at hand: the figures stand for themselves
         assert ours > 0

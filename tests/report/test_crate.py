@@ -1,6 +1,7 @@
 """A run as a Workflow Run RO-Crate: what is in it, that it is valid, and no secret ever."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from kit.report import crate
 from kit.runs import history as runs
 from kit.runs import notebooks
 
+START = '{"cells": [], "as": "at the start"}'
+
 
 @pytest.fixture
 def loaded(tmp_path, monkeypatch):
@@ -39,6 +42,9 @@ def run(loaded):
     run.save("local_metrics.json", {"performance": {}})
     run.save("sacct.txt", "JobID|State\n1|COMPLETED\n")
     run.save("local.ipynb", '{"cells": []}')
+    (run.folder / "source").mkdir(exist_ok=True)
+    run.save("source/local.ipynb", START)
+    run.save("source/requirements.lock", "torch==1\n")
     (run.folder / "checkpoint").mkdir()
     (run.folder / "checkpoint" / "1.pt").write_bytes(b"x")
     data = {"hash": "d" * 64, "title": "own files 7 + 1", "files": {"train images": "a" * 64}}
@@ -64,6 +70,20 @@ def test_the_crate_names_notebook_parameters_versions_data_results_and_lock(load
     assert environment["torch"]["value"] == run["versions"]["torch"]
     assert environment["git commit"]["value"] == run["git"]["commit"]
     assert "requirements.lock" in found
+
+
+def test_notebook_and_lock_are_those_of_the_runs_start(loaded, run, tmp_path):
+    """An export months later must not put today's notebook under the commit of the run."""
+    crate.export(loaded, run, tmp_path / "out")
+    assert (tmp_path / "out" / "workflow" / "local.ipynb").read_text() == START
+    assert (tmp_path / "out" / "requirements.lock").read_text() == "torch==1\n"
+
+
+def test_a_run_without_those_copies_is_exported_with_its_executed_notebook(loaded, run, tmp_path):
+    shutil.rmtree(loaded.profile_dir / "runs" / run["run"] / "source")
+    found = graph(crate.export(loaded, run, tmp_path / "out"))
+    assert (tmp_path / "out" / "workflow" / "local.ipynb").read_text() == '{"cells": []}'
+    assert "requirements.lock" not in found
 
 
 def test_every_file_is_there_with_its_hash_and_checkpoints_stay_out(loaded, run, tmp_path):
@@ -95,7 +115,7 @@ def test_the_crate_is_valid_and_a_spoilt_one_is_not(loaded, run, tmp_path):
 
 def test_a_folder_that_is_there_is_not_overwritten(loaded, run, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(UsageError, match="it is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         crate.export(loaded, run, tmp_path / "out")
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from kit.base import ROOT, DataError, append_history, read_json
+from kit.base import DataError, append_history, read_json
 from kit.base.settings import load
-from kit.report import plots, sizes
+from kit.report import plots
 from kit.report import table as report
+from kit.report.article import sizes
+from kit.report.article.figures import ARTICLE, ROWS, article_figures
+from kit.report.noise import compare
 
 # Contract of the published table: hand-copied from the article.
 PUBLISHED = {
@@ -32,14 +35,16 @@ def loaded(tmp_path, monkeypatch):
 
 def add(loaded, run, training_s, epochs=5, data="d1", **more):
     loaded.profile_dir.mkdir(parents=True, exist_ok=True)
+    facts = {"hash": data, "title": f"title {data}", "test_items": 180, "balanced": True}
     line = {
         "run": run,
         "target": run.rsplit("-", 2)[0],
-        "parameters": {"epochs": epochs, "threads": 1, **more},
-        "data": {"hash": data, "title": f"title {data}"},
-        "figures": {"training_s": training_s, "accuracy": training_s / 100, "total_bu": 0},
-        "host": {"cpu": "A CPU"},
+        "data": more.pop("data_facts", facts),
+        "figures": {"training_s": training_s, "accuracy": min(1, training_s / 100), "total_bu": 0},
+        "host": more.pop("host", {"cpu": "A CPU"}),
+        "git": more.pop("git", {"commit": "a"}),
     }
+    line["parameters"] = {"epochs": epochs, "threads": 1, **more}
     append_history(loaded.profile_dir / "history.jsonl", line)
 
 
@@ -47,12 +52,14 @@ def add(loaded, run, training_s, epochs=5, data="d1", **more):
 def test_the_article_column_is_the_published_one(loaded, target):
     table, _ = report.table(loaded)
     column = table[f"article {target}"]
-    assert tuple(column[label] for label in report.ROWS) == PUBLISHED[target]
+    assert tuple(column[label] for label in ROWS) == PUBLISHED[target]
 
 
 def test_the_seconds_of_run_1_add_up_to_its_pipeline_within_one_second():
-    went = read_json(report.ARTICLE)["cloud-hpc-1_went_to_s"]
-    assert sum(went.values()) == pytest.approx(report.article()["cloud-hpc-1"]["pipeline_s"], abs=1)
+    went = read_json(ARTICLE)["cloud-hpc-1_went_to_s"]
+    assert sum(went.values()) == pytest.approx(
+        article_figures()["cloud-hpc-1"]["pipeline_s"], abs=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +71,7 @@ def test_the_seconds_of_run_1_add_up_to_its_pipeline_within_one_second():
 )
 def test_the_figures_are_those_of_the_published_files(file, target, keys):
     folder = os.environ.get("KIT_TEST_DATA")
-    figures = report.article()[target]
+    figures = article_figures()[target]
     if folder is None:  # the published files are not at hand: the figures stand for themselves
         assert figures["training_s"] > 1000
         return
@@ -117,13 +124,74 @@ def test_a_damaged_history_line_is_told_and_costs_only_itself(loaded):
     assert len(problems) == 1
 
 
-def test_markdown_and_terminal_table_have_every_row_and_column(loaded):
+def test_markdown_table_has_every_row_and_column(loaded):
     table, _ = report.table(loaded)
-    markdown = report.render(table, "md").splitlines()
-    terminal = report.render(table, "table").splitlines()
-    assert len(markdown) == len(terminal) == len(report.ROWS) + 6 + 2
+    markdown = report.to_form(table, "md").splitlines()
+    assert len(markdown) == len(ROWS) + 6 + 2
     assert {line.count("|") for line in markdown} == {len(table) + 2}
-    assert terminal[2].split()[:3] == ["training", "s", "1,555.07"]
+
+
+def test_terminal_table_fits_100_columns_with_every_row_and_column(loaded):
+    cpu = "An Extraordinarily Long Processor Name with 64 Cores @ 2.40GHz"
+    for target in ("local", "cloud", "cloud-hpc"):
+        for number, seconds in enumerate((1051.25, 1060.0, 1040.0), 1):
+            add(loaded, f"{target}-a-{number}", seconds, host={"cpu": cpu}, configured=False)
+    table, problems = report.table(loaded)
+    assert problems == []
+    text = report.to_form(table, "table")
+    assert max(map(len, text.splitlines())) <= 100
+    words = " ".join(text.split())
+    for column in table:
+        assert all(word in words for word in column.split())
+    for label in ROWS:
+        assert text.count(f"\n{label}  ") == text.count("\n\n") + 1 == 2
+    assert "1,051.25 [1,040.00 to" in words
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"figures": {"accuracy": 99.1}}, "accuracy above 1"),
+        ({"figures": {"accuracy": -0.1}}, "accuracy that is not a number"),
+        ({"figures": None}, "no valid figures"),
+        ({"figures": []}, "no valid figures"),
+        ({"figures": {"training_s": None}}, "training_s that is not a number"),
+        ({"figures": {"training_s": "50"}}, "training_s that is not a number"),
+        ({"data": None}, "no valid data"),
+        ({"data": "official"}, "no valid data"),
+        ({"data": {"title": 7}}, "title that is not a text"),
+        ({"host": None}, "no valid host"),
+        ({"target": None}, "no known target"),
+        ({"parameters": None}, "no valid parameters"),
+    ],
+)
+def test_one_odd_field_of_the_history_costs_only_its_line(loaded, change, words):
+    add(loaded, "local-a-1", 50.0)
+    line = {"run": "local-b-1", "target": "local", "parameters": {"threads": 1}, **change}
+    append_history(loaded.profile_dir / "history.jsonl", line)
+    table, problems = report.table(loaded)
+    assert table["local (new)"]["training s"] == "50.00"
+    (problem,) = problems
+    assert words in problem
+
+
+def test_a_median_over_several_machines_or_code_versions_says_so(loaded):
+    add(loaded, "local-a-1", 50.0)
+    add(loaded, "local-a-2", 10.0, host={"cpu": "Another CPU"}, git={"commit": "b"})
+    column = report.table(loaded)[0]["local (new)"]
+    assert column["runs"] == "2 on 2 machines, 2 code versions"
+    assert "mixes runs on 2 machines" in compare(report.columns(loaded)[0])[0]
+
+
+@pytest.mark.parametrize(
+    "data", [{"test_items": 180}, {"test_items": 180, "balanced": False}, {"balanced": True}, {}]
+)
+def test_no_interval_where_wilsons_condition_is_not_known_to_hold(loaded, data):
+    """Macro accuracy is a share of the items only where all classes have the same size."""
+    add(loaded, "local-a-1", 50.0, data_facts={"hash": "d", "title": "own 720 + 180", **data})
+    column = report.table(loaded)[0]["local (new)"]
+    assert column["accuracy"] == "0.5000"
+    assert column["accuracy, 95 % interval (Wilson)"] == "-"
 
 
 def _notebook(path: Path, *sources: str) -> Path:
@@ -146,19 +214,14 @@ def test_what_is_no_notebook_is_named(tmp_path, content):
         report.notebook_rows(path)
 
 
-def test_package_lines_follow_the_imports_of_the_files_imported(tmp_path):
-    notebook = _notebook(
-        tmp_path / "n.ipynb", "%matplotlib inline\nfrom kit.runs import history as runs"
-    )
-    lines = sizes.package_lines(notebook)
-    assert {"runs/history.py", "base/files.py", "base/errors.py", "base/settings.py"} <= set(lines)
-    assert "training.py" not in lines
-    source = (ROOT / "kit" / "runs" / "history.py").read_text()
-    assert lines["runs/history.py"] == len(source.splitlines())
+def test_lines_of_a_room_are_code_without_docstrings_comments_and_blank_lines(tmp_path):
+    path = tmp_path / "x.py"
+    path.write_text('"""Doc\nstring."""\n\n# comment\ndef f():\n    """Doc."""\n    return 1\n')
+    assert sizes._code_lines(path) == 2
 
 
-def test_a_notebook_without_the_kit_pulls_in_only_the_package_itself(tmp_path):
-    assert set(sizes.package_lines(_notebook(tmp_path / "n.ipynb", "import os"))) == {"__init__.py"}
+def test_every_room_of_a_target_exists():
+    assert {room for rooms in sizes.ROOMS.values() for room in rooms} <= set(sizes.room_lines())
 
 
 def test_the_size_table_has_the_articles_rows_and_ours():

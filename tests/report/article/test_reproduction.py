@@ -1,4 +1,4 @@
-"""The reproduction certificate: green, amber and red, each by its rule."""
+"""The reproduction report: green, amber and red, each by its rule."""
 
 import json
 import os
@@ -8,11 +8,13 @@ import pytest
 
 from kit.base import append_history, read_json, sha256_of, write_json
 from kit.base.settings import load
-from kit.report import reproduction as certificate
+from kit.report.article import reproduction
+from kit.report.article.figures import OFFICIAL_TITLE
 
 TIME = {"name": "x", "start-time": 1.0, "end-time": 2.0, "total-seconds": 1555.0}
-CLASSES = {f"class-{kind}": [0.5] * 10 for kind in certificate.KINDS}
-OFFICIAL = {"title": certificate.DATA}
+CLASSES = {f"class-{kind}": [0.5] * 10 for kind in reproduction.METRICS}
+OFFICIAL = {"title": OFFICIAL_TITLE, "test_items": 10_000, "balanced": True}
+OWN = {"title": "own files 720 + 180", "test_items": 180, "balanced": True}
 NAME = "local/artifacts/local_metrics.json"
 
 
@@ -41,7 +43,7 @@ def publish(loaded, content, data=OFFICIAL, target="local", name=NAME, **paramet
 
 
 def rows(loaded, name=NAME):
-    return {row["figure"]: row for row in certificate.make(loaded) if row["file"] == name}
+    return {row["figure"]: row for row in reproduction.rows_of(loaded) if row["file"] == name}
 
 
 def test_a_run_that_agrees_is_green(loaded):
@@ -51,14 +53,31 @@ def test_a_run_that_agrees_is_green(loaded):
     assert (found["accuracy"]["published"], found["accuracy"]["new"]) == ("0.8887", "0.8925")
 
 
-def test_a_difference_with_a_reason_is_amber_and_the_reasons_are_named(loaded):
-    publish(loaded, metrics(0.41, 0.9), data={"title": "own files 720 + 180"}, epochs=2)
+def test_other_parameters_explain_any_figure(loaded):
+    publish(loaded, metrics(0.41, 40.9), epochs=2)
     found = rows(loaded)
     assert [row[""] for row in found.values()] == ["amber", "amber"]
+    assert found["accuracy"]["why it differs"] == "epochs 2, not 5"
+    assert found["training_s"]["why it differs"].endswith("hardware: A CPU")
+
+
+def test_other_data_explains_seconds_but_never_an_accuracy(loaded):
+    publish(loaded, metrics(0.9908, 0.9), data=OWN, epochs=2)
+    found = rows(loaded)
+    assert (found["accuracy"][""], found["training_s"][""]) == ("red", "amber")
     assert found["accuracy"]["why it differs"] == (
         "data: own files 720 + 180, not official 60,000 + 10,000; epochs 2, not 5"
     )
-    assert found["training_s"]["why it differs"].endswith("hardware: A CPU")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "colour"), [(1800.0, "green"), (60.0, "amber"), (20.0, "red"), (90_000.0, "red")]
+)
+def test_hardware_excuses_seconds_only_within_a_stated_factor(loaded, seconds, colour):
+    publish(loaded, metrics(0.8887, seconds))
+    row = rows(loaded)["training_s"]
+    assert row[""] == colour
+    assert ("more than 50 times apart" in row["why it differs"]) == (colour == "red")
 
 
 def test_a_difference_without_a_reason_is_red(loaded):
@@ -68,13 +87,27 @@ def test_a_difference_without_a_reason_is_red(loaded):
     assert found["training_s"][""] == "green"
 
 
+def test_a_run_that_is_not_in_the_history_is_never_green(loaded):
+    publish(loaded, metrics(0.1, 1555.0))
+    (loaded.profile_dir / "history.jsonl").unlink()
+    found = rows(loaded)
+    assert {row[""] for row in found.values()} == {"red"}
+    assert found["accuracy"]["why it differs"] == "its run is not in the history"
+
+
+def test_an_accuracy_over_an_unknown_number_of_items_is_not_green(loaded):
+    publish(loaded, metrics(0.8887, 1555.0), data={"title": OFFICIAL_TITLE})
+    row = rows(loaded)["accuracy"]
+    assert (row[""], row["why it differs"]) == ("red", "the number of test items is unknown")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda c: c["performance"].pop("recall"), "performance lacks 'recall'"),
-        (lambda c: c["time"].update({"total-seconds": "1"}), "total-seconds is no float"),
-        (lambda c: c["performance"].update({"class-recall": [0.5] * 9}), "no list of 10"),
-        (lambda c: c.update(time=[]), "time is no table"),
+        (lambda c: c["time"].update({"total-seconds": "1"}), "total-seconds is not a float"),
+        (lambda c: c["performance"].update({"class-recall": [0.5] * 9}), "not a list of 10"),
+        (lambda c: c.update(time=[]), "time is not an object"),
     ],
 )
 def test_another_shape_is_red_and_says_where(loaded, change, said):
@@ -96,29 +129,29 @@ def test_a_file_that_was_changed_cut_or_not_made_is_red(loaded):
     assert "is not JSON" in rows(loaded)["accuracy"]["shape"]
 
 
-def test_the_bill_stands_beside_seffs_file(loaded):
+def test_the_bill_is_compared_beside_seffs_file(loaded):
     name = "cloud-hpc/artifacts/seff-1.json"
-    publish(loaded, dict.fromkeys(certificate.SEFF, "x"), target="cloud-hpc", name=name)
+    publish(loaded, dict.fromkeys(reproduction.SEFF, "x"), OWN, "cloud-hpc", name)
     row = rows(loaded, name)["slurm_bu"]
     assert (row[""], row["published"], row["new"]) == ("amber", "23.1700", "0.0700")
     assert "profile sandbox" in row["why it differs"]
 
 
 def test_every_published_file_has_a_row():
-    published = {file.path for file in certificate.files()}
+    published = {file.path for file in reproduction.published_files()}
     assert len(published) == 13
     folder = os.environ.get("KIT_TEST_DATA")
     if folder:  # the published files are at hand: each has the shape that is asked for
-        for file in certificate.files():
+        for file in reproduction.published_files():
             path = Path(folder) / "article" / file.path
             if path.exists():
-                assert certificate.differs(json.loads(path.read_text()), file.shape) == ""
+                assert reproduction.difference(json.loads(path.read_text()), file.shape) == ""
 
 
 def test_the_text_and_the_page_have_the_rule_and_the_colours(loaded):
-    publish(loaded, metrics(0.8887, 0.9), data={"title": "<b> 1 + 1"})
-    text, path = certificate.write(loaded)
-    assert text.startswith("Reproduction certificate: 1 green, 1 amber, ")
+    publish(loaded, metrics(0.8887, 0.9), data={**OWN, "title": "<b> 1 + 1"})
+    text, path = reproduction.write(loaded)
+    assert text.startswith("Reproduction report: 1 green, 1 amber, ")
     page = path.read_text()
     for said in ("green: the published shape", 'class="amber"', 'class="red"', "&lt;b&gt; 1 + 1"):
         assert said in page, said

@@ -4,7 +4,7 @@ import pytest
 
 from kit.base import Busy, UsageError
 from kit.base.settings import load
-from kit.report import reproduce
+from kit.report.article import reproduce
 from kit.runs import notebooks
 
 NEEDS = UsageError("packages are missing", "slurmctld", "sudo kit sandbox install")
@@ -25,7 +25,7 @@ def run(said, start_sandbox=lambda: None):
     return reproduce.reproduce(load("sandbox"), said.append, start_sandbox)
 
 
-def test_every_notebook_is_run_in_order_and_table_and_certificate_end_it(ran, monkeypatch):
+def test_every_notebook_is_run_in_order_then_table_and_report(ran, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
     said = []
     assert run(said) == 0
@@ -37,10 +37,10 @@ def test_every_notebook_is_run_in_order_and_table_and_certificate_end_it(ran, mo
         ("Notebook_Size_Comparison", {}),
         ("report", {}),
     ]
-    table, certificate, page = said[-3:]
+    table, reproduction, page = said[-3:]
     assert "training s" in table
-    assert "Reproduction certificate: " in certificate
-    assert page.endswith("certificate.html")
+    assert "Reproduction report: " in reproduction
+    assert page.endswith("reproduction.html")
 
 
 @pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 1)])
@@ -67,7 +67,7 @@ def test_another_fault_of_the_sandbox_is_not_taken_for_missing_packages(ran):
     assert ran == []
 
 
-def test_the_summary_of_a_run_on_stand_in_data_says_so():
-    record = {"run": "local-a-1", "figures": {"accuracy": 0.5}, "data": {"warning": "STAND-IN"}}
-    assert reproduce.summary(record) == "  local-a-1: accuracy 0.5\n  !!! STAND-IN"
+def test_the_summary_of_a_run_has_its_figures():
+    record = {"run": "local-a-1", "figures": {"accuracy": 0.5}, "data": {}}
+    assert reproduce.summary(record) == "  local-a-1: accuracy 0.5"
     assert reproduce.summary(None) == "  done"

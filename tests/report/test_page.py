@@ -1,4 +1,4 @@
-"""What stands beside the table: intervals, speed-ups, noise, seconds, oddities, the page."""
+"""What is beside the table: intervals, speed-ups, noise, seconds, oddities, the page."""
 
 import json
 import re
@@ -11,10 +11,13 @@ from kit.base import SSHHost, Unreachable, UsageError, append_history, read_hist
 from kit.base.settings import load
 from kit.cli.main import cli
 from kit.cli.report import report_command
-from kit.report import comparison
+from kit.report import noise as report_noise
 from kit.report import page as report_page
 from kit.report import table as report
+from kit.report.article.figures import ODDITIES, ROWS, SOURCES
 from kit.runs import notebooks
+
+DATA = {"hash": "d", "title": "own files 720 + 180", "test_items": 180, "balanced": True}
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def add(loaded, target, training_s, accuracy=0.5, number=1, **more):
         figures |= {"pipeline_s": training_s * 2, "cloud_bu": 0.25}
     line = {"run": f"{target}-0123456789ab-{number}", "target": target,
             "parameters": {"threads": 1, "configured": False}, "figures": figures,
-            "data": {"hash": "d", "title": "own files 720 + 180"}, "host": {"cpu": "A CPU"},
+            "data": DATA, "host": {"cpu": "A CPU"},
             "seconds": {"training": training_s, "data": 1.0, "new word": 2.0}}  # fmt: skip
     append_history(loaded.profile_dir / "history.jsonl", {**line, **more})
 
@@ -63,7 +66,7 @@ def test_without_a_local_run_there_is_no_speed_up(loaded):
 
 
 def noise(loaded):
-    return comparison.noise(report.columns(loaded)[0])
+    return report_noise.compare(report.columns(loaded)[0])
 
 
 def test_with_fewer_than_two_runs_the_noise_is_not_known(loaded):
@@ -91,7 +94,7 @@ def test_accuracies_differ_when_their_intervals_do_not_meet(loaded, accuracy, wa
 
 
 def test_the_eight_parts_of_the_published_run_1_are_drawn_apart_and_all_of_them(loaded):
-    parts = comparison.timelines(report.columns(loaded)[0])["article cloud-hpc-1"]
+    parts = report_noise.seconds_by_kind(report.columns(loaded)[0])["article cloud-hpc-1"]
     assert {name: value for name, value in parts.items() if value} == {
         "training": 272, "Ray start and data load": 16, "queue": 10.5,
         "HPC set-up, environment": 64, "starting pods, components": 83,
@@ -102,7 +105,7 @@ def test_the_eight_parts_of_the_published_run_1_are_drawn_apart_and_all_of_them(
 
 def test_of_the_other_published_runs_only_what_is_known_is_drawn(loaded):
     # 1309.7505 - 1020.58485; 279.60 - 272.92072 and the rest of 1431.2155
-    found = comparison.timelines(report.columns(loaded)[0])
+    found = report_noise.seconds_by_kind(report.columns(loaded)[0])
     assert sum(found["article local"].values()) == found["article local"]["training"] == 1555.06633
     assert found["article cloud"]["not attributed"] == pytest.approx(289.16565)
     assert found["article cloud-hpc-2"]["Ray start and data load"] == pytest.approx(6.67928)
@@ -111,7 +114,7 @@ def test_of_the_other_published_runs_only_what_is_known_is_drawn(loaded):
 
 def test_seconds_under_a_name_that_is_not_known_are_not_lost(loaded):
     add(loaded, "local", 60.0)
-    parts = comparison.timelines(report.columns(loaded)[0])["local (new)"]
+    parts = report_noise.seconds_by_kind(report.columns(loaded)[0])["local (new)"]
     assert (parts["training"], parts["data, evaluation, records"]) == (60.0, 1.0)
     assert (parts["not attributed"], sum(parts.values())) == (2.0, 63.0)
 
@@ -122,11 +125,11 @@ def test_seconds_under_a_name_that_is_not_known_are_not_lost(loaded):
      "no spread", "80 %", "not parallelism"],
 )  # fmt: skip
 def test_the_oddities_of_the_published_figures_are_named(said):
-    assert any(said in text for text in comparison.ODDITIES)
+    assert any(said in text for text in ODDITIES)
 
 
 def test_every_figure_of_the_table_says_which_file_it_is_from():
-    assert list(comparison.FEEDS) == list(report.ROWS)
+    assert list(SOURCES) == list(ROWS)
 
 
 # -- the page and the other forms
@@ -208,7 +211,7 @@ def test_repeated_runs_end_with_their_median_spread_and_what_is_noise(loaded, mo
     monkeypatch.setattr(notebooks, "run", execute)
     done = CliRunner().invoke(cli, ["run", "local", "--repeat", "3"], catch_exceptions=False)
     assert (done.exit_code, next(times, None)) == (0, None)
-    assert re.search(r"training s +60.00 \[50.00 to 70.00\]", done.stdout)
+    assert re.search(r"training s +60.00\n +\[50.00 to\n +70.00\]", done.stdout)
     assert "local (new) and cloud (new), training: 40.00 s apart, more than noise." in done.stdout
 
 
