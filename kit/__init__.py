@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from kit.report.page import notes as report_notes
     from kit.report.page import page as report_page
     from kit.report.page import pictures as report_pictures
-    from kit.slurm.client import Slurm
-    from kit.slurm.script import JobSpec
-    from kit.slurm.status import JobStatus
+    from kit.slurm import JobSpec, JobStatus, Slurm
     from kit.store.objects import ObjectStore
     from kit.store.opening import open_store
 
@@ -42,15 +40,15 @@ _PLACES = {
     "CommandFailed": "kit.base.errors:CommandFailed",
     "CredentialRefused": "kit.base.errors:CredentialRefused",
     "DataError": "kit.base.errors:DataError",
-    "JobSpec": "kit.slurm.script:JobSpec",
-    "JobStatus": "kit.slurm.status:JobStatus",
+    "JobSpec": "kit.slurm:JobSpec",
+    "JobStatus": "kit.slurm:JobStatus",
     "KitError": "kit.base.errors:KitError",
     "LocalHost": "kit.base.host:LocalHost",
     "ObjectStore": "kit.store.objects:ObjectStore",
     "Parameters": "kit.experiments.parameters:Parameters",
     "Profile": "kit.base.settings:Settings",
     "SSHHost": "kit.base.ssh:SSHHost",
-    "Slurm": "kit.slurm.client:Slurm",
+    "Slurm": "kit.slurm:Slurm",
     "Unreachable": "kit.base.errors:Unreachable",
     "UsageError": "kit.base.errors:UsageError",
     "compare_with_article": "kit.report.page:beside_article",

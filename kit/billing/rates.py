@@ -13,8 +13,7 @@ from typing import Any
 
 from kit.base import DataError, UsageError
 from kit.base.settings import Rate, Settings
-from kit.slurm.resources import Load, used
-from kit.slurm.usage import Usage
+from kit.slurm import Resources, Usage, allocated_resources
 
 HOUR, TIB = Decimal(3600), 2**40
 CLOUD = ("vm", "floating-ip")
@@ -67,7 +66,7 @@ def totals(lines: Iterable[Line]) -> dict[str, Decimal]:
     return sums
 
 
-def job_lines(settings: Settings, load: Load, what: str = "job", note: str = "") -> list[Line]:
+def job_lines(settings: Settings, load: Resources, what: str = "job", note: str = "") -> list[Line]:
     """Price what a job holds.
 
     Raises UsageError for a partition without a rate and a rate that is no number, DataError for
@@ -97,7 +96,7 @@ def job_lines(settings: Settings, load: Load, what: str = "job", note: str = "")
 
 
 def _term(
-    settings: Settings, key: str, rate: Rate, name: str, load: Load
+    settings: Settings, key: str, rate: Rate, name: str, load: Resources
 ) -> tuple[Decimal, str, Decimal]:
     """Give one term of a `max`: how many, of what, at which price an hour."""
     factor = rate.max[name]
@@ -111,8 +110,8 @@ def _term(
     return held, unit, base * number(settings, key, f"max.{name}", factor)
 
 
-def _held(load: Load, name: str, what: str) -> Decimal:
-    value = getattr(load, name, None)
+def _held(load: Resources, name: str, what: str) -> Decimal:
+    value = getattr(load, {"gib": "memory_gib"}.get(name, name), None)
     if value is None:
         step = "ask sacct for AllocTRES or ReqMem, or name the memory in the profile ([hpc] mem)"
         raise DataError(f"price {what}", f"how much {name} it held is not known", step)
@@ -197,7 +196,7 @@ def actual(settings: Settings, usages: Sequence[Usage], committed: str = "") -> 
             zero = Decimal(0)
             lines.append(Line(what, zero, "h", zero, zero, kind, "sacct", "", note))
             continue
-        lines += job_lines(settings, used(usage), what, note)
+        lines += job_lines(settings, allocated_resources(usage), what, note)
     return lines
 
 

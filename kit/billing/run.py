@@ -12,17 +12,14 @@ from kit.base.settings import Settings
 from kit.billing import rates as billing
 from kit.billing.rates import Bill, Line, money
 from kit.runs.history import Run
-from kit.slurm import resources as reserved
-from kit.slurm import usage
-from kit.slurm.text import read_account
-from kit.slurm.usage import Usage
+from kit.slurm import Usage, job_starts, planned_resources, read_account, usage_of
 from kit.store.objects import ObjectStore
 
 
 def usages(loaded: Settings, sacct_text: str) -> list[Usage]:
     """Read every life of every job of a raw sacct listing."""
     zone = ZoneInfo(loaded.hpc.timezone if loaded.hpc else "UTC")
-    return [usage.usage_of(life) for life in usage.lives(read_account(sacct_text, zone))]
+    return [usage_of(start) for start in job_starts(read_account(sacct_text, zone))]
 
 
 def of_run(loaded: Settings, run: Json) -> Bill:
@@ -106,7 +103,7 @@ def estimate(loaded: Settings, target: str) -> Bill:
     lines: list[Line] = []
     duration = billing.HOUR
     if target == "cloud-hpc" and loaded.hpc is not None:
-        load = reserved.asked(reserved.planned(loaded.hpc))
+        load = planned_resources(loaded.hpc)
         lines += billing.job_lines(loaded, load, "job, to its time limit")
         duration = load.seconds
     lines += billing.cloud_lines(loaded, duration)

@@ -11,8 +11,7 @@ from kit.billing import rates as billing
 from kit.billing import waste
 from kit.billing.rates import Bill, Line, money
 from kit.billing.run import estimate, of_run, sacct_of, usages
-from kit.slurm import resources as reserved
-from kit.slurm.values import size
+from kit.slurm import GIB, allocated_resources, parse_size
 
 if TYPE_CHECKING:
     import pandas
@@ -120,13 +119,13 @@ def used(loaded: Settings, run: Json) -> waste.Used | None:
     if not found:
         return None
     last = found[-1]
-    load, columns = reserved.used(last), last.rows[0].columns
+    load, columns = allocated_resources(last), last.rows[0].columns
     asked = dict(p.split("=", 1) for p in columns.get("ReqTRES", "").split(",") if "=" in p)
-    gib = Decimal(size(asked.get("mem", "")) or 0) / reserved.GIB or load.gib or Decimal(0)
+    gib = Decimal(parse_size(asked.get("mem", "")) or 0) / GIB or load.memory_gib or Decimal(0)
     cores = int(asked.get("cpu") or columns.get("ReqCPUS") or load.cores)
     worked, rss = Decimal(str(last.cpu_seconds or 0)), Decimal(last.max_rss_bytes or 0)
     workers = int(run.get("parameters", {}).get("workers", 1))
-    return waste.Used(load, cores, gib, worked, rss / reserved.GIB, workers)
+    return waste.Used(load, cores, gib, worked, rss / GIB, workers)
 
 
 def sites() -> list[Settings]:

@@ -7,8 +7,7 @@ from decimal import ROUND_CEILING, Decimal
 from kit.base.settings import Partition, Settings
 from kit.billing import rates as billing
 from kit.billing.rates import Line, money
-from kit.slurm.resources import Load
-from kit.slurm.values import seconds
+from kit.slurm import Resources, parse_duration
 
 # A job that used 2.2 GiB asks for 3: whole GiB, with a tenth to spare.
 SPARE = Decimal("1.1")
@@ -23,7 +22,7 @@ class Used:
     while there are any.
     """
 
-    load: Load
+    load: Resources
     asked_cores: int
     asked_gib: Decimal
     worked_seconds: Decimal
@@ -77,7 +76,7 @@ def elsewhere(job: Used, sites: Iterable[Settings]) -> list[Offer]:
                     "what it used": (job.needed_cores, Decimal(job.needed_whole_gib)),
                 }
             for what, (cores, gib) in wanted.items():
-                load = replace(job.load, partition=name, cores=cores, gib=gib)
+                load = replace(job.load, partition=name, cores=cores, memory_gib=gib)
                 if _holds(partition, load, whole=rate.per == "node-h"):
                     cores_gib = "" if rate.per == "node-h" else f" ({_cores(cores)}, {gib:f} GiB)"
                     line = billing.job_lines(site, load)[0]
@@ -91,17 +90,17 @@ def _cores(count: int) -> str:
     return f"{count} core{'s' * (count > 1)}"
 
 
-def _holds(partition: Partition, load: Load, whole: bool) -> bool:
+def _holds(partition: Partition, load: Resources, whole: bool) -> bool:
     """Say whether a job fits: its time, its nodes and its GPUs, its cores and memory together."""
     nodes = load.nodes if whole else min(load.nodes, partition.nodes)
-    limit = Decimal(str(seconds(partition.time) or 0))
+    limit = Decimal(str(parse_duration(partition.time) or 0))
     return (
         load.seconds <= limit
         and nodes <= partition.nodes
         and bool(load.gpus) == bool(partition.gpus)
         and load.gpus <= partition.gpus * nodes
         and load.cores <= partition.cores * nodes
-        and (load.gib or 0) <= partition.gib * nodes
+        and (load.memory_gib or 0) <= partition.gib * nodes
     )
 
 

@@ -26,7 +26,7 @@ from kit.runs.requests import RUN_ID, RunState, RunStatus, attempt_id
 from kit.runs.stored_log import write_stored_log
 
 if TYPE_CHECKING:
-    from kit.slurm.status import JobStatus
+    from kit.slurm import JobStatus
     from kit.submitter.submitter import Submitter
 
 ON_SITE = RunState.SUBMITTED, RunState.CANCELLING
@@ -158,7 +158,7 @@ def _live_row(
 ) -> Row:
     """Return the row of a run on the site; without an answer, when it was last seen."""
     run, state, number = status.run, status.state.name, status.number
-    if job and job.seen:
+    if job and job.observed:
         return Row(run, state, number, job.job_id, job.state.name, job.why)
     progress = submitter.jobs.read(run, "progress") or {}
     reason = job.why if job else reason

@@ -17,7 +17,7 @@ from kit.base.settings import Hpc, Settings
 from kit.doctor import keys, link_race
 from kit.doctor.context import Check, CheckContext, script
 from kit.doctor.diagnosis import CheckSkipped, Diagnosis, DiagnosisError, Known
-from kit.slurm.client import Slurm
+from kit.slurm import Slurm
 
 MAX_SKEW_S = 60.0  # beside the time that the answer took
 SHORT_S = 3600.0

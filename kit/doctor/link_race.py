@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from kit.base import DataError, KitError
 from kit.doctor.context import script
 from kit.doctor.diagnosis import Diagnosis, Known
-from kit.slurm.client import Slurm
-from kit.slurm.script import JobSpec
+from kit.slurm import JobSpec, Slurm
 
 ROUNDS = 200
 COST = "one core for some seconds, at most two minutes"

@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from kit.base import DataError, Json
-from kit.slurm.values import seconds, size, when
+from kit.slurm import parse_duration, parse_size, parse_time
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST  # of what `exposition` gives
 SACCT, SEFF = "cloud_hpc_job_sacct_metrics", "cloud_hpc_job_seff_metrics"
@@ -119,16 +119,16 @@ _ROWS: dict[str, tuple[str, Callable[[str], float | None]]] = {
     "AcCPUS": ("AllocCPUS", _count),
     "RqNod": ("ReqNodes", _count),
     "AcNod": ("AllocNodes", _count),
-    "AvCPUSec": ("AveCPU", seconds),
+    "AvCPUSec": ("AveCPU", parse_duration),
     "AvCPUFreqkhz": ("AveCPUFreq", khz),
-    "AvDiReByte": ("AveDiskRead", size),
-    "AvDiWrByte": ("AveDiskWrite", size),
-    "TiLiSec": ("Timelimit", seconds),
-    "ElaSec": ("Elapsed", seconds),
-    "PlaSec": ("Planned", seconds),
-    "PlaCPUSec": ("PlannedCPU", seconds),
-    "CPUTiSec": ("CPUTime", seconds),
-    "ToCPUSec": ("TotalCPU", seconds),
+    "AvDiReByte": ("AveDiskRead", parse_size),
+    "AvDiWrByte": ("AveDiskWrite", parse_size),
+    "TiLiSec": ("Timelimit", parse_duration),
+    "ElaSec": ("Elapsed", parse_duration),
+    "PlaSec": ("Planned", parse_duration),
+    "PlaCPUSec": ("PlannedCPU", parse_duration),
+    "CPUTiSec": ("CPUTime", parse_duration),
+    "ToCPUSec": ("TotalCPU", parse_duration),
 }
 
 
@@ -139,7 +139,7 @@ def _sacct(kept: RunSnapshot, result: Json) -> list[Sample]:
         labels = (kept.user, kept.run, *(text or "" for text in about))
         values = {name: read(row[key] or "") for name, (key, read) in _ROWS.items() if row[key]}
         for name, key in (("SuTi", "Submit"), ("StTi", "Start"), ("EnTi", "End")):
-            values[name] = when(row[key] or "", zone)
+            values[name] = parse_time(row[key] or "", zone)
         found += [(SACCT, (*labels, name), v) for name, v in values.items() if v is not None]
     return found
 
@@ -164,17 +164,17 @@ def _seff(kept: RunSnapshot, result: Json) -> list[Sample]:
     plain: dict[str, tuple[str | None, Callable[[str], float | None]]] = {
         "Nod": (seff.get("Nodes"), _count),
         "CoPeNod": (seff.get("Cores per node", seff.get("Cores")), _count),
-        "CPUUSec": (seff.get("CPU Utilized"), seconds),
-        "JoWaClTISec": (seff.get("Job Wall-clock time"), seconds),
-        "MemUtiByte": (seff.get("Memory Utilized"), size),
+        "CPUUSec": (seff.get("CPU Utilized"), parse_duration),
+        "JoWaClTISec": (seff.get("Job Wall-clock time"), parse_duration),
+        "MemUtiByte": (seff.get("Memory Utilized"), parse_size),
         "BiUn": (seff.get("Non-Interactive BUs"), float),
     }
     values = {name: read(text) for name, (text, read) in plain.items() if text}
     values.setdefault("BiUn", kept.units)
     if text := seff.get("CPU Efficiency"):
-        values["CPUEffPe"], values["CPUEffSec"] = _share(text, seconds)
+        values["CPUEffPe"], values["CPUEffSec"] = _share(text, parse_duration)
     if text := seff.get("Memory Efficiency"):
-        values["MemEffPe"], values["MemEffByte"] = _share(text, size)
+        values["MemEffPe"], values["MemEffByte"] = _share(text, parse_size)
     return [(SEFF, (*labels, name), v) for name, v in values.items() if v is not None]
 
 

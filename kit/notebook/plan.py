@@ -13,9 +13,7 @@ from kit.base.settings import Hpc, Settings
 from kit.billing import tables as bill_tables
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.requests import RunRequest
-from kit.slurm import script as jobspec
-from kit.slurm.script import JobSpec
-from kit.slurm.values import seconds
+from kit.slurm import JobSpec, build_script, node_hours, parse_duration, sbatch_argv
 from kit.store import keystone as credentials
 from kit.store.keystone import held_against
 from kit.store.opening import bucket_name
@@ -63,12 +61,12 @@ def batch(loaded: Settings, request: RunRequest) -> Batch:
         reach = {"host": cloud.ssh_host, "port": 22, "user": "kit-tunnel"}
         task = dataclasses.replace(task, tunnel=tunnel.tunnel_settings(cloud, reach))
     spec, folder = ray_job.job_spec(hpc, task), f"{place}/tries/{task.token}"
-    return Batch(tuple(jobspec.argv(folder)), jobspec.script(spec, folder), spec)
+    return Batch(tuple(sbatch_argv(folder)), build_script(spec, folder), spec)
 
 
 def end_of(loaded: Settings, now: float) -> float:
     """When a job's time limit would be over, were it submitted now and started at once."""
-    return now + (seconds(site_of(loaded).time) or 0)
+    return now + (parse_duration(site_of(loaded).time) or 0)
 
 
 def sections(loaded: Settings, target: str, now: float) -> list[tuple[str, str]]:
@@ -127,7 +125,7 @@ def _bucket(loaded: Settings, role: str) -> str:
 
 
 def _estimate(spec: JobSpec) -> str:
-    hours = f"{jobspec.node_hours(spec):.3g}"
+    hours = f"{node_hours(spec):.3g}"
     return (
         f"at most {hours} node-hours: {spec.nodes} node(s) of {spec.partition}"
         f" for at most {spec.time}, {spec.cpus} core(s) and {spec.memory} each,"

@@ -17,13 +17,19 @@ from pathlib import Path
 
 from kit.base import SCHEMA, Json, KitError, read_json, sha256_of, time_record, write_json
 from kit.onsite import tunnel as ray_tunnel
-from kit.onsite.ray_cluster import NODE_LOST, NOT_STARTED, Cluster, RayFailed, say, tail
-from kit.slurm.values import expand_hosts
+from kit.onsite.names import KILLED, MANIFEST, NODE_LOST, NOT_WRITABLE
+from kit.onsite.names import RAY_NOT_STARTED as NOT_STARTED
+from kit.onsite.names import RESULTS as FILES
+from kit.onsite.names import WRONG_RAY_VERSION as WRONG_VERSION
+from kit.onsite.ray_cluster import (
+    Cluster,
+    RayFailed,
+    node_names,
+    say,
+    tail,
+)
 
-NOT_WRITABLE, WRONG_VERSION, KILLED = 89, 91, 93
-MANIFEST = "manifest.json"
 DRIVER_FAILED = "the driver failed"
-FILES = ("model.safetensors", "predictions.npy", "losses.json", "metrics.json", "times.json")
 
 
 def drive(cluster: Cluster, token: str) -> Json:
@@ -66,7 +72,7 @@ def run(task: Json, folder: Path, began: float) -> None:
     if ray.__version__ != task["ray"]:
         got = f"the environment has Ray {ray.__version__}, this kit needs {task['ray']}"
         raise RayFailed(WRONG_VERSION, "start Ray", got, "run with configured = False")
-    nodes = expand_hosts(os.environ["SLURM_JOB_NODELIST"])
+    nodes = node_names(os.environ["SLURM_JOB_NODELIST"])
     cluster = Cluster(
         nodes, Path(sys.executable).with_name("ray"), folder, os.environ["SLURM_JOB_ID"]
     )

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kit.base import KitError
+from kit.onsite.names import NODE_LOST, TOLD_TO_END
+from kit.onsite.names import RAY_NOT_STARTED as NOT_STARTED
 
-NOT_STARTED, NODE_LOST, TOLD_TO_END = 90, 92, 94
 READY_S = 120.0
 
 # $1 Ray's temporary folder, then `ray start …`: run it until stdin ends. Ray may take half a
@@ -148,6 +149,12 @@ class Cluster:
                 step.kill()
         shutil.rmtree(self.tmp, ignore_errors=True)
         say("Ray has ended")
+
+
+def node_names(listed: str) -> list[str]:
+    """Return the names of a job's nodes from Slurm's short form (`c[1-3]`)."""
+    argv = ["scontrol", "show", "hostnames", listed]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
 
 
 def node_address(node: str) -> str:

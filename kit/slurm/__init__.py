@@ -1,1 +1,83 @@
-"""Jobs on any Slurm, at most one execution per attempt."""
+"""Jobs on any Slurm site, each attempt executed and committed at most once.
+
+The room knows no run, no store and no Ray. Begin reading with `fence.py` (the three symlinks that
+an attempt rests on), then `status.py` (how its state is derived) and `client.py` (the methods of
+`Slurm`). `text.py` and `usage.py` read what Slurm prints, `script.py` builds the batch script;
+the shell programs are in `scripts/`.
+"""
+
+from kit.slurm.client import Accounting, Slurm
+from kit.slurm.fence import ATTEMPT_ID, Attempt, SitePaths, job_name
+from kit.slurm.script import JobSpec, build_script, job_for, module_lines, node_hours, sbatch_argv
+from kit.slurm.status import EXIT_MEANINGS, JobStatus
+from kit.slurm.text import (
+    ACCOUNT_COLUMNS,
+    AccountRow,
+    JobState,
+    account_row,
+    format_duration,
+    parse_count,
+    parse_duration,
+    parse_memory,
+    parse_size,
+    parse_time,
+    read_account,
+)
+from kit.slurm.usage import (
+    GIB,
+    PUBLISHED,
+    Resources,
+    Usage,
+    allocated_resources,
+    computed_seff,
+    count_gres,
+    job_starts,
+    planned_resources,
+    published_rows,
+    read_seff,
+    read_usage,
+    requested_resources,
+    usage_of,
+)
+
+__all__ = [
+    "ACCOUNT_COLUMNS",
+    "ATTEMPT_ID",
+    "EXIT_MEANINGS",
+    "GIB",
+    "PUBLISHED",
+    "AccountRow",
+    "Accounting",
+    "Attempt",
+    "JobSpec",
+    "JobState",
+    "JobStatus",
+    "Resources",
+    "SitePaths",
+    "Slurm",
+    "Usage",
+    "account_row",
+    "allocated_resources",
+    "build_script",
+    "computed_seff",
+    "count_gres",
+    "format_duration",
+    "job_for",
+    "job_name",
+    "job_starts",
+    "module_lines",
+    "node_hours",
+    "parse_count",
+    "parse_duration",
+    "parse_memory",
+    "parse_size",
+    "parse_time",
+    "planned_resources",
+    "published_rows",
+    "read_account",
+    "read_seff",
+    "read_usage",
+    "requested_resources",
+    "sbatch_argv",
+    "usage_of",
+]

@@ -1,4 +1,4 @@
-"""Jobs on a Slurm site: at most one execution and one commit a try, whatever breaks on the way.
+"""Jobs on a Slurm site: at most one execution and one commit per attempt, whatever breaks.
 
 Loss of contact changes no state. Live states come from squeue, ends from sacct with an end time,
 success only from the committed manifest; everything else is UNKNOWN with the reason in a
@@ -6,207 +6,277 @@ sentence. Every method may be called again after any failure, from any machine.
 """
 
 import dataclasses
-import random
 import time
-from collections.abc import Callable, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from kit.base import (
-    Busy,
-    CommandFailed,
-    CredentialRefused,
-    DataError,
-    Host,
-    HostKeyRefused,
-    Unreachable,
-    UsageError,
-)
-from kit.base.settings import Hpc
+from kit.base import Busy, CommandFailed, DataError, Host, Unreachable
 from kit.slurm import fence
-from kit.slurm import script as jobspec
-from kit.slurm import status as fate
-from kit.slurm.job_output import Accounting, accounting, log
-from kit.slurm.script import JobSpec
+from kit.slurm import status as states
+from kit.slurm.fence import SitePaths, job_name
+from kit.slurm.script import LOG_NAME, JobSpec, build_script, sbatch_argv
 from kit.slurm.status import JobStatus
-from kit.slurm.text import ACCOUNT_COLUMNS, AccountRow, QueueRow, read_account, read_queue
-from kit.slurm.values import seconds
+from kit.slurm.text import (
+    ACCOUNT_COLUMNS,
+    LIMIT_PATTERN,
+    NO_ACCOUNTING,
+    QUEUE_FORMAT,
+    AccountRow,
+    JobState,
+    QueueRow,
+    parse_duration,
+    read_account,
+    read_queue,
+)
+from kit.slurm.usage import Usage, computed_seff, matches, read_seff, read_usage
 
-ANSWER_S = 10  # how long a submission waits for sbatch; slurmctld's own time-out is 9 to 10 s
-SUBMIT_STEPS = "submit 1 written", "submit 2 answered", "submit 3 looked up"
-WAIT_STEPS = "wait 1 asked", "wait 2 closed", "wait 3 ended"
+if TYPE_CHECKING:
+    from kit.base.settings import Hpc
+
+REPLY_WAIT_S = 10  # how long a submission waits for sbatch; slurmctld's own time-out is 9 to 10 s
+LOG_END_BYTES = 4000
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """What a job used, with the texts it was read from, and what is missing.
+
+    `missing` has a sentence for each figure that the accounting does not have (yet); `usage` is
+    None while it has none at all. `available` is false on a site without accounting, where
+    waiting is of no use.
+    """
+
+    usage: Usage | None
+    seff: dict[str, str] = field(default_factory=dict)
+    sacct_text: str = ""
+    seff_text: str = ""
+    missing: tuple[str, ...] = ()
+    available: bool = True
 
 
 class Slurm:
     """The jobs of one user on one site. `hpc` is the profile's section, `host` its login node.
 
-    `say` gets a sentence for the person, `step` the name of each step that was done (for tests
-    that kill there); `clock`, `sleep` and `jitter` (0 to 1) can be replaced. `lost_after_s`: a
-    submission that shows up nowhere for so long is given up by its fence.
+    `say` receives a sentence for the person; `clock`, and `sleep` for those who follow a job, can
+    be replaced. `lost_after_s`: a submission that is found nowhere for that long is closed by its
+    fence. `exit_meanings` explains the exit codes of what the jobs run.
     """
 
     def __init__(
         self,
         host: Host,
-        hpc: Hpc,
+        hpc: "Hpc",
         clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-        jitter: Callable[[], float] = random.random,
         say: Callable[[str], None] = lambda _: None,
-        step: Callable[[str], None] = lambda _: None,
         lost_after_s: float = 120,
+        exit_meanings: Mapping[int, str] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.host, self.hpc, self.clock, self.sleep, self.jitter = host, hpc, clock, sleep, jitter
-        self.say, self.step, self.lost_after_s = say, step, lost_after_s
-
-    def folder(self, token: str) -> str:
-        """Name the folder of a try on the site. Raises UsageError for what is no token."""
-        if not fence.TOKEN.fullmatch(token):
-            raise UsageError(f"{token!r} is no token", next_step="give 12 hex digits")
-        return f"{self._tries}/{token}"
-
-    def submit(self, spec: JobSpec, token: str) -> JobStatus:
-        """Submit a try, or find out how it stands when that was asked before.
-
-        One round trip. Raises CommandFailed when sbatch refused (the try is closed then),
-        Unreachable when nothing is known: call it again, the try is submitted once at most.
-        """
-        folder = self.folder(token)
-        text = jobspec.script(dataclasses.replace(spec, name=f"kit-{token}"), folder)
-        argv = jobspec.argv(folder)
-        self._warn(spec)
-        self.step("submit 1 written")
-        body = fence.wrap(fence.SUBMIT, self._tries, token, str(ANSWER_S), text, *argv)
-        answer = self._ask(body, [token])
-        found = answer.tries[token]
-        self.step("submit 2 answered")
-        if found.reply and found.reply.refused and not found.worked:
-            self._close(token, "settle")
-            step = "mend what it names (account, partition, time, nodes) and start a new try"
-            raise CommandFailed(argv, found.code, err=found.reply.text, next_step=step)
-        status = fate.from_links(found) or fate.after_submit(found)
-        if not status.job_id and not status.done:
-            status = self.status([token])[token]
-        self.step("submit 3 looked up")
-        return status
-
-    def status(self, tokens: Sequence[str]) -> dict[str, JobStatus]:
-        """Say how tries stand: one squeue, and one sacct where that leaves an end open.
-
-        A scheduler that does not answer makes UNKNOWN, not an error. Raises Unreachable and
-        DataError when there was no whole answer at all: then nothing has changed.
-        """
-        if not tokens:
-            return {}
-        for token in tokens:
-            self.folder(token)
-        answer = self._ask(fence.wrap(fence.QUEUE, self._tries, *tokens), tokens)
-        (code, text), *_ = answer.listing("queue")
-        rows: list[QueueRow] | str = answer.err if code else read_queue(text, self._zone)
-        known: dict[str, JobStatus] = {}
-        open_ends: dict[str, str] = {}
-        for token, found in answer.tries.items():
-            job_id, live = fate.from_queue(found, rows)
-            if status := fate.from_links(found) or live:
-                known[token] = status
-            else:
-                open_ends[token] = job_id
-        return {**known, **(self._ends(open_ends) if open_ends else {})}
-
-    def wait(
-        self,
-        token: str,
-        on_status: Callable[[JobStatus], None] = lambda _: None,
-        timeout_s: float | None = None,
-    ) -> JobStatus:
-        """Follow a try to its end and close it; after `timeout_s` give how it stands (not done).
-
-        Asks politely: at once, then after the profile's floor, later up to four times as long.
-        Contact that is lost or refused changes no state; it goes on when contact is back. Raises
-        HostKeyRefused, because that does not mend itself.
-        """
-        begun, pause, last = self.clock(), self.hpc.poll_floor_s, JobStatus(token)
-        while True:
-            last = self._look(last)
-            on_status(last)
-            if last.done or (timeout_s is not None and self.clock() - begun >= timeout_s):
-                self.step("wait 3 ended")
-                return last
-            self.sleep(pause * (1 + 0.1 * self.jitter()))
-            pause = min(pause * 1.5, self.hpc.poll_floor_s * 4)
-
-    def give_up(self, token: str) -> JobStatus:
-        """Close a try, so that nothing of it can work or publish any more; then a next may open.
-
-        Raises Busy while its job lives, Unreachable while the job's fate is not known.
-        """
-        found = self._close(token, "fence").tries[token]
-        status = fate.from_links(found)
-        if status is None or not status.done:
-            status = self.status([token])[token]
-        if status.done:
-            return self._settle(status)
-        live = f"job {status.job_id} of try {token} is {status.state.name}: {status.why}"
-        if status.state.name != "UNKNOWN":
-            raise Busy("give up a try", live, "wait for its end or cancel it")
-        raise Unreachable("give up a try", live, "ask again later: its fate is not known")
-
-    def cancel(self, token: str) -> JobStatus:
-        """Take both links and end the jobs. What was committed before stays COMPLETED.
-
-        Raises CommandFailed when scancel failed: the result can no longer be published, but the
-        job may run on; call it again.
-        """
-        answer = self._close(token, "cancel")
-        if answer.cancel_code:
-            step = "cancel it again: the scheduler did not take it"
-            raise CommandFailed(
-                ["scancel", token], answer.cancel_code, err=answer.err, next_step=step
-            )
-        status = fate.from_links(answer.tries[token])
-        if status and status.manifest:
-            return dataclasses.replace(status, why="it had finished before the cancel")
-        return status or self.status([token])[token]
-
-    def usage(self, job_id: str, life: int = 0) -> Accounting:
-        """Read what a job used; see `job_output.accounting`."""
-        return accounting(self.host, self.hpc, job_id, life)
-
-    def logs(self, token: str, offset: int = 0, name: str = "") -> tuple[bytes, int]:
-        """Read what a job has written since `offset`; see `job_output.log`."""
-        self.folder(token)
-        return log(self.host, self.hpc, token, offset, name)
+        self.host = host
+        self.hpc = hpc
+        self.clock = clock
+        self.sleep = sleep
+        self.say = say
+        self.lost_after_s = lost_after_s
+        self.exit_meanings = {**states.EXIT_MEANINGS, **(exit_meanings or {})}
 
     @property
-    def _tries(self) -> str:
-        return f"{self.hpc.project_dir}/kit/tries"
+    def paths(self) -> SitePaths:
+        """Where the kit's files are on the site."""
+        return SitePaths(self.hpc)
+
+    def folder(self, attempt_id: str) -> str:
+        """Return the folder of an attempt on the site. Raises UsageError for another form of id."""
+        return self.paths.attempt(attempt_id)
+
+    def submit(self, job: JobSpec, attempt_id: str) -> JobStatus:
+        """Submit an attempt, or return its status if that was done before.
+
+        One round trip. Raises CommandFailed when sbatch refused the job (the attempt is closed
+        then), Busy when a limit on the number of jobs refused it (the next call submits again),
+        Unreachable if the outcome is unknown. It is safe to call again: an attempt is never
+        submitted twice.
+        """
+        folder = self.folder(attempt_id)
+        text = build_script(dataclasses.replace(job, name=job_name(attempt_id)), folder)
+        argv = sbatch_argv(folder)
+        self._warn(job)
+        words = [attempt_id, str(REPLY_WAIT_S), LIMIT_PATTERN, text, *argv]
+        attempt = self._ask("submit", words, [attempt_id]).attempts[attempt_id]
+        if attempt.reply and attempt.reply.refused and not attempt.started:
+            self._refuse(attempt, argv)
+        status = states.from_links(attempt) or states.after_submit(attempt)
+        return status or self.status([attempt_id])[attempt_id]
+
+    def status(self, attempt_ids: Sequence[str]) -> dict[str, JobStatus]:
+        """Return the status of attempts: one squeue, and sacct where that leaves an end open.
+
+        A scheduler that does not answer makes UNKNOWN, not an error. Raises Unreachable and
+        DataError when there was no complete answer at all: then nothing has changed.
+        """
+        if not attempt_ids:
+            return {}
+        for attempt_id in attempt_ids:
+            self.folder(attempt_id)
+        answer = self._ask("queue", [QUEUE_FORMAT, self._clusters, *attempt_ids], attempt_ids)
+        (code, text), *_ = answer.listing("queue")
+        rows: list[QueueRow] | str = (answer.err or text) if code else read_queue(text)
+        known: dict[str, JobStatus] = {}
+        open_ends: dict[str, str] = {}
+        for attempt_id, attempt in answer.attempts.items():
+            job_id, live = states.from_queue(attempt, rows)
+            if status := states.from_links(attempt) or live:
+                known[attempt_id] = status
+            else:
+                open_ends[attempt_id] = job_id
+        return {**known, **(self._ends(open_ends) if open_ends else {})}
+
+    def settle(self, attempt_id: str) -> JobStatus:
+        """Return the status of an attempt, and close the attempt if it has ended.
+
+        A submission that is found nowhere for `lost_after_s` is closed by its fence. An attempt
+        whose status is `done` afterwards can neither start nor publish any more. Raises what
+        `status` raises, and Unreachable if it is not known whether a lost job still runs.
+        """
+        status = self.status([attempt_id])[attempt_id]
+        if status.missing_s > self.lost_after_s:
+            return self.give_up(attempt_id)
+        if status.done and not status.manifest:
+            return self._settle(status)
+        return status
+
+    def give_up(self, attempt_id: str) -> JobStatus:
+        """Close an attempt, so that nothing of it can start or publish; then a next may open.
+
+        Raises Busy while its job is live, Unreachable if it is not known whether it is.
+        """
+        attempt = self._close(attempt_id, "fence").attempts[attempt_id]
+        status = states.from_links(attempt)
+        if status is None or not status.done:
+            status = self.status([attempt_id])[attempt_id]
+        if status.done:
+            return self._settle(status)
+        tried = f"close attempt {attempt_id}"
+        got = f"its job {status.job_id} is {status.state.name}: {status.why}"
+        if status.state is not JobState.UNKNOWN:
+            raise Busy(tried, got, "wait for its end or cancel it")
+        raise Unreachable(tried, got, "ask again later: it is not known whether its job runs")
+
+    def cancel(self, attempt_id: str) -> JobStatus:
+        """Take both symlinks and end the jobs. What was committed before stays COMPLETED.
+
+        Raises CommandFailed when scancel failed: the result can no longer be published, but the
+        job may still run; call it again.
+        """
+        answer = self._close(attempt_id, "cancel")
+        if answer.cancel_code:
+            raise CommandFailed(
+                ["scancel", job_name(attempt_id)],
+                answer.cancel_code,
+                err=answer.err,
+                next_step="cancel it again: the scheduler did not accept it",
+            )
+        status = states.from_links(answer.attempts[attempt_id])
+        if status and status.manifest:
+            return dataclasses.replace(status, why="it had finished before the cancel")
+        return status or self.status([attempt_id])[attempt_id]
+
+    def usage(self, attempt_id: str, job_id: str, restart_count: int = 0) -> Accounting:
+        """Return what one start of an attempt's job used, from sacct and, where there is one, seff.
+
+        What the accounting does not have is in `missing`; it is not an error.
+        """
+        which = (f"--jobs={job_id}", f"--name={job_name(attempt_id)}")
+        answer = self.host.run(self._sacct_argv(*which), check=False, repeat=True)
+        if answer.code:
+            why = " ".join((answer.err or answer.out).split())[-300:]
+            available = not NO_ACCOUNTING.search(why)
+            return Accounting(None, missing=(f"sacct: {why}",), available=available)
+        try:
+            rows = read_account(answer.out, self._zone)
+            usage = read_usage(rows, job_id, restart_count, job_name(attempt_id))
+        except DataError as err:
+            why = f"sacct: {err.tried}"
+            return Accounting(None, sacct_text=answer.out, missing=(why,))
+        missing = tuple(
+            f"sacct: {f'step {row.step}' if row.step else f'job {row.job_id}'} has no end"
+            for row in usage.rows
+            if row.end is None
+        )
+        seff, seff_text = self._seff(usage)
+        return Accounting(usage, seff, answer.out, seff_text, missing)
+
+    def list_accounting(self, attempt_ids: Sequence[str]) -> str:
+        """Return sacct's text of all jobs of some attempts, every start. Raises CommandFailed."""
+        names = ",".join(job_name(self._checked(attempt_id)) for attempt_id in attempt_ids)
+        argv = self._sacct_argv(f"--name={names}", "--starttime=now-30days")
+        return self.host.run(argv, repeat=True).out
+
+    def logs(self, attempt_id: str, offset: int = 0, name: str = "") -> tuple[bytes, int]:
+        """Return what a job has written since `offset` (at most 1 MB), and the next offset.
+
+        `name` is a file of the attempt's folder; without it the log of the job that owns the
+        attempt, which is empty before a job has started.
+        """
+        text = self._tail(attempt_id, f"+{offset + 1}", name)
+        return text, offset + len(text)
+
+    def log_end(self, attempt_id: str, size: int = LOG_END_BYTES, name: str = "") -> bytes:
+        """Return the last `size` bytes (at most 1 MB) of the same log or file."""
+        return self._tail(attempt_id, str(size), name)
+
+    @staticmethod
+    def log_name(job_id: str) -> str:
+        """Return the name of a job's log in its attempt's folder."""
+        return LOG_NAME.format(job_id)
 
     @property
     def _zone(self) -> ZoneInfo:
         return ZoneInfo(self.hpc.timezone)
 
-    def _ask(self, body: bytes, tokens: Sequence[str]) -> fence.Answer:
-        """Run one script on the site (each may be sent twice) and read its answer."""
-        done = self.host.run(["bash", "-s"], body, timeout=90, repeat=True)
-        return fence.read_answer(done.out, done.err, tokens)
+    @property
+    def _clusters(self) -> str:
+        return self.hpc.clusters
 
-    def _close(self, token: str, mode: str) -> fence.Answer:
-        self.folder(token)
-        return self._ask(fence.wrap(fence.CLOSE, self._tries, token, mode), [token])
+    def _checked(self, attempt_id: str) -> str:
+        self.folder(attempt_id)
+        return attempt_id
+
+    def _ask(self, script: str, words: Sequence[str], attempt_ids: Sequence[str]) -> fence.Answer:
+        """Run one script on the site (each may be sent twice) and read its answer."""
+        body = fence.wrap(script, self.paths.attempts, *words)
+        done = self.host.run(["bash", "-s"], body, timeout=90, repeat=True)
+        return fence.read_answer(done.out, done.err, attempt_ids)
+
+    def _close(self, attempt_id: str, mode: str) -> fence.Answer:
+        self.folder(attempt_id)
+        return self._ask("close", [attempt_id, mode, self._clusters], [attempt_id])
+
+    def _refuse(self, attempt: fence.Attempt, argv: list[str]) -> None:
+        """Raise the error of a submission that sbatch refused."""
+        text = attempt.reply.text if attempt.reply else ""
+        if attempt.reply and attempt.reply.limited and not attempt.abandoned:
+            tried = f"submit attempt {attempt.attempt_id}"
+            raise Busy(tried, text, "wait: it is submitted again when other jobs have ended")
+        self._close(attempt.attempt_id, "settle")
+        step = "fix what it names (account, partition, time, nodes), then start a new attempt"
+        raise CommandFailed(argv, attempt.exit_code, err=text, next_step=step)
 
     def _settle(self, status: JobStatus) -> JobStatus:
-        """Close a try that has ended; a commit that was made before that is its result."""
-        found = self._close(status.token, "settle").tries[status.token]
-        self.step("wait 2 closed")
-        committed = fate.from_links(found) if found.manifest else None
-        return committed or dataclasses.replace(status, worked=found.worked)
+        """Close an attempt that has ended; a commit made before that is its result."""
+        attempt = self._close(status.attempt_id, "settle").attempts[status.attempt_id]
+        committed = states.from_links(attempt) if attempt.manifest else None
+        return committed or dataclasses.replace(status, started=attempt.started)
 
     def _ends(self, job_ids: dict[str, str]) -> dict[str, JobStatus]:
-        """Ask sacct about tries that squeue has no live job of; by name where no id is known."""
+        """Ask sacct about attempts without a live job; by name alone where no id is known."""
         ids = ",".join(sorted({job for job in job_ids.values() if job}))
-        names = ",".join(f"kit-{token}" for token, job in job_ids.items() if not job)
-        columns = ",".join(ACCOUNT_COLUMNS)
-        body = fence.wrap(fence.ACCOUNT, self._tries, columns, ids, names, *job_ids)
-        answer = self._ask(body, list(job_ids))
+        names = ",".join(job_name(attempt_id) for attempt_id, job in job_ids.items() if not job)
+        words = [",".join(ACCOUNT_COLUMNS), self._clusters, ids, names, *job_ids]
+        answer = self._ask("account", words, list(job_ids))
         rows: list[AccountRow] | str = []
         for code, text in answer.listing("account"):
             if code or isinstance(rows, str):
@@ -214,39 +284,41 @@ class Slurm:
             elif text.strip():
                 rows += read_account(text, self._zone)
         return {
-            token: fate.from_links(found)
-            or fate.from_account(found, job_ids[token], rows, answer.now)
-            for token, found in answer.tries.items()
+            attempt_id: states.from_links(attempt)
+            or states.from_account(
+                attempt, job_ids[attempt_id], rows, answer.now, self.exit_meanings
+            )
+            for attempt_id, attempt in answer.attempts.items()
         }
 
-    def _look(self, last: JobStatus) -> JobStatus:
-        """Ask how a try stands and close it at its end; without an answer nothing changes."""
-        try:
-            status = self.status([last.token])[last.token]
-            self.step("wait 1 asked")
-            if status.missing_s > self.lost_after_s:
-                status = self.give_up(last.token)
-            elif status.done and not status.manifest:
-                status = self._settle(status)
-        except HostKeyRefused:
-            raise
-        except (Busy, Unreachable, CredentialRefused, CommandFailed, DataError) as err:
-            reason = " · ".join(part for part in (err.tried, err.got, err.next_step) if part)
-            if isinstance(err, CredentialRefused) and reason not in last.why:
-                self.say(str(err))
-        else:
-            if status.seen or not last.seen:
-                return dataclasses.replace(status, last_seen=self.clock() if status.seen else None)
-            reason = status.why
-        ago = "never" if last.last_seen is None else f"{self.clock() - last.last_seen:.0f} s ago"
-        return dataclasses.replace(last, why=f"{reason} (last seen {ago})", done=False)
+    def _sacct_argv(self, *which: str) -> list[str]:
+        clusters = [f"--clusters={self._clusters}"] if self._clusters else []
+        columns = f"--format={','.join(ACCOUNT_COLUMNS)}"
+        sacct = ["sacct", "--parsable2", "--duplicates", columns, *clusters, *which]
+        return ["env", "SLURM_TIME_FORMAT=%s", *sacct]
 
-    def _warn(self, spec: JobSpec) -> None:
-        """Say so when the certificate ends before the job can have ended."""
+    def _seff(self, usage: Usage) -> tuple[dict[str, str], str]:
+        """Return seff's figures of a job and its text; computed ones where seff has none of it."""
+        if not self.hpc.has_seff:
+            return computed_seff(usage), ""
+        text = self.host.run(["seff", usage.job_id], check=False, repeat=True).out
+        try:
+            seff = read_seff(text)
+        except DataError:
+            seff = {}
+        return (seff if matches(seff, usage) else computed_seff(usage)), text
+
+    def _tail(self, attempt_id: str, count: str, name: str) -> bytes:
+        self.folder(attempt_id)
+        body = fence.wrap("log", self.paths.attempts, attempt_id, count, name)
+        return b64decode(self.host.run(["bash", "-s"], body, repeat=True).out)
+
+    def _warn(self, job: JobSpec) -> None:
+        """Tell the person when the certificate ends before the job can have ended."""
         end = self.host.valid_until()
-        if end is not None and self.clock() + (seconds(spec.time) or 0) > end:
+        if end is not None and self.clock() + (parse_duration(job.time) or 0) > end:
             until = time.strftime("%H:%M", time.localtime(end))
             self.say(
-                f"the certificate ends at {until}, before the job's time limit is over: the job "
-                f"goes on, the kit waits for a new one. {self.hpc.renew_hint}".rstrip()
+                f"the certificate ends at {until}, before the job's time limit: the job goes on "
+                f"and the kit waits for a new certificate. {self.hpc.renew_hint}".rstrip()
             )

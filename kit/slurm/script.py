@@ -1,117 +1,128 @@
 """A batch job as data, its script as text. Pure: nothing is written or run here.
 
-Every script begins with the fence of its try: the first start of the first job owns the try,
+A script of an attempt begins with the fence: the first start of the first job owns the attempt,
 any other start ends before it does anything (98: the link cannot be made, 99: not the owner).
 """
 
+import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
-from kit.base import UsageError
-from kit.slurm.values import seconds
+from kit.base import DataError, UsageError
+from kit.slurm.text import format_duration, parse_duration, parse_memory
+
+if TYPE_CHECKING:
+    from kit.base.settings import Hpc
 
 
 @dataclass(frozen=True)
 class JobSpec:
     """One batch job. Field names are sbatch's where it has one; an empty field is left out.
 
-    `time` is `[d-]hh:mm:ss`, `memory` per node (`3G`), `gres` such as `gpu:gh200:1`, `cpus` per
-    task, `signal` such as `B:TERM@60`, `output` relative to the try's folder. `commands` are
-    bash lines that run in the try's folder (`$try`); `commit FILE` publishes and comes last.
-    `environment` is written into the script: it is no place for secrets.
+    `time` and `memory` (per node) in any form that sbatch accepts, `gres` such as `gpu:gh200:1`,
+    `cpus` per task. `warning_s`: seconds before the time limit at which the script receives
+    SIGTERM (0: never; less for a short limit). `commands` are bash lines that run in the job's
+    folder (`$try` in a fenced script, where `commit FILE` publishes and comes last).
+    `environment` is written into the script: it is not a place for secrets.
     """
 
     name: str
     commands: tuple[str, ...]
     account: str = ""
     partition: str = ""
+    qos: str = ""
+    clusters: str = ""
+    constraint: str = ""
+    licenses: str = ""
     nodes: int = 1
-    tasks: int = 0
     tasks_per_node: int = 0
     cpus: int = 1
     memory: str = ""
     gres: str = ""
     time: str = "00:20:00"
-    output: str = "job-%j.log"
-    signal: str = ""
-    singleton: bool = True
-    requeue: bool = False
+    warning_s: int = 0
     module_init: str = ""
     module_path: str = ""
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-# sbatch's option, the field, what the field may hold. A value is one word: it cannot add a line.
+# sbatch's option, the field, what the field may hold, how to write it. A value is one word: it
+# cannot add a line.
 WORD = r"[A-Za-z0-9][\w.+-]*"
-OPTIONS = (
-    ("job-name", "name", WORD),
-    ("account", "account", WORD),
-    ("partition", "partition", rf"{WORD}(,{WORD})*"),
-    ("nodes", "nodes", r"[1-9]\d*"),
-    ("ntasks", "tasks", r"[1-9]\d*"),
-    ("ntasks-per-node", "tasks_per_node", r"[1-9]\d*"),
-    ("cpus-per-task", "cpus", r"[1-9]\d*"),
-    ("mem", "memory", r"\d+[KMGT]?"),
-    ("gres", "gres", r"[\w.+-]+(:[\w.+-]+)*(,[\w.+-]+(:[\w.+-]+)*)*"),
-    ("time", "time", r"(\d+-)?\d{1,3}:\d\d:\d\d"),
-    ("output", "output", r"[\w.%+-]+"),
-    ("signal", "signal", r"(B:)?[A-Z0-9]+(@\d+)?"),
+_OPTIONS = (
+    ("job-name", "name", WORD, "letters, digits and . _ + -"),
+    ("account", "account", WORD, "the project's name"),
+    ("partition", "partition", rf"{WORD}(,{WORD})*", "a partition's name, or several with commas"),
+    ("qos", "qos", WORD, "the name of a QOS"),
+    ("clusters", "clusters", WORD, "the name of one cluster"),
+    ("constraint", "constraint", r"[\w.+-]+([&|,][\w.+-]+)*", "features such as a100&nvlink"),
+    ("licenses", "licenses", r"[\w.@-]+(:\d+)?(,[\w.@-]+(:\d+)?)*", "such as matlab:1"),
+    ("nodes", "nodes", r"[1-9]\d*", "a whole number from 1"),
+    ("ntasks-per-node", "tasks_per_node", r"[1-9]\d*", "a whole number from 1"),
+    ("cpus-per-task", "cpus", r"[1-9]\d*", "a whole number from 1"),
+    ("mem", "memory", r"\d+[KMGT]?", "3G or 3000M; a bare number is MiB, 0 is the whole node"),
+    ("gres", "gres", r"[\w.+-]+(:[\w.+-]+)*(,[\w.+-]+(:[\w.+-]+)*)*", "such as gpu:gh200:1"),
+    ("time", "time", r"(\d+-)?\d{2}:\d\d:\d\d", "hh:mm:ss or d-hh:mm:ss"),
 )
-
-PREAMBLE = """\
-export SLURM_EXPORT_ENV=ALL PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}
-export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
-umask 077
-cd "$try" || exit 98
-me=$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
-ln -sT "$me" owner 2>/dev/null
-case "$(readlink owner)" in "$me") ;; "") exit 98 ;; *) exit 99 ;; esac
-
-# commit FILE: publish the try's manifest, once and last; 97: the try was closed before.
-commit() {
-    local hash
-    hash=$(sha256sum <"$1") && hash=${hash%% *} || exit 97
-    mv -T "$1" "$try/manifest-$hash" && sync "$try/manifest-$hash" || exit 97
-    ln -sT "manifest-$hash" "$try/commit" 2>/dev/null
-    [ "$(readlink "$try/commit")" = "manifest-$hash" ] || exit 97
-}
-"""
+_MUST_BE_SET = ("name", "nodes", "cpus", "time")
+LOG_NAME = "job-{}.log"  # the log of a job, in its folder
 
 
-def script(spec: JobSpec, folder: str) -> str:
-    """Write the batch script of a try whose folder on the site is `folder` (absolute).
+def job_for(hpc: "Hpc", name: str, commands: Sequence[str], **more: Any) -> JobSpec:
+    """Return a job on a profile's site, with everything that its section [hpc] requests."""
+    fields = {
+        "account": hpc.account,
+        "partition": hpc.partition,
+        "qos": hpc.qos,
+        "clusters": hpc.clusters,
+        "constraint": hpc.constraint,
+        "licenses": hpc.licenses,
+        "nodes": hpc.nodes,
+        "tasks_per_node": 1,
+        "cpus": hpc.cpus,
+        "memory": hpc.mem,
+        "gres": hpc.gres,
+        "time": hpc.time,
+        "module_init": hpc.module_init,
+        "module_path": hpc.module_path,
+        "modules": tuple(hpc.modules),
+    }
+    return JobSpec(name, tuple(commands), **{**fields, **more})
 
+
+def build_script(job: JobSpec, folder: str, fenced: bool = True) -> str:
+    """Return the batch script of a job whose folder on the site is `folder` (absolute).
+
+    `fenced`: it is the script of an attempt. A plain job may run as often as it is submitted.
     Raises UsageError for a value that Slurm or bash would take for something else.
     """
     if not folder.startswith("/") or "\n" in folder:
         raise UsageError(
-            f"the try's folder {folder!r} is no absolute path",
-            next_step="give [hpc] project_dir in full in the profile",
+            f"the job's folder {folder!r} is not an absolute path",
+            next_step="write [hpc] project_dir in full in the profile",
         )
-    lines = ["#!/bin/bash", *directives(spec), "", f"try={shlex.quote(folder)}", PREAMBLE]
-    lines += [*_modules(spec), *_environment(spec.environment)]
-    lines += [_checked("commands", command, r"[^\0]*") for command in spec.commands]
+    if "%" in folder:  # Slurm expands %j, %u … in the path of the log, and cannot open it then
+        raise UsageError(
+            f"the job's folder {folder!r} has a '%' in its name",
+            "Slurm would not find the job's log there",
+            "choose a [hpc] project_dir without '%'",
+        )
+    quoted = shlex.quote(folder)
+    start = [f"try={quoted}", shell("fence")] if fenced else [f"cd {quoted} || exit 98"]
+    lines = ["#!/bin/bash", *_directives(job, fenced), "", *start]
+    lines += [*module_lines(job), *_environment(job.environment)]
+    lines += [_checked("commands", command, r"[^\0]*") for command in job.commands]
     return "\n".join(lines) + "\n"
 
 
-def directives(spec: JobSpec) -> list[str]:
-    """Write the `#SBATCH` lines. Raises UsageError for a value that is not allowed."""
-    lines = []
-    for option, name, allowed in OPTIONS:
-        value = getattr(spec, name)
-        if value or name in ("name", "nodes", "cpus", "time"):
-            lines.append(f"#SBATCH --{option}={_checked(name, str(value), allowed)}")
-    if spec.singleton:
-        lines.append("#SBATCH --dependency=singleton")
-    lines.append("#SBATCH --requeue" if spec.requeue else "#SBATCH --no-requeue")
-    return lines
-
-
-def argv(folder: str) -> list[str]:
-    """Name the command that submits the script `job.sh` of the try in `folder`.
+def sbatch_argv(folder: str) -> list[str]:
+    """Return the command that submits the script `job.sh` in `folder`.
 
     Nothing of the login shell's environment travels along (`NIL`; `NONE` would run the person's
     login profile on the node).
@@ -119,20 +130,65 @@ def argv(folder: str) -> list[str]:
     return ["sbatch", "--parsable", "--export=NIL", f"--chdir={folder}", f"{folder}/job.sh"]
 
 
-def node_hours(spec: JobSpec) -> float:
-    """Give the most that a job can take: its nodes times its time limit, in node-hours."""
-    return spec.nodes * (seconds(spec.time) or 0) / 3600
+def node_hours(job: JobSpec) -> float:
+    """Return the most that a job can take: its nodes times its time limit, in node-hours."""
+    return job.nodes * (parse_duration(job.time) or 0) / 3600
 
 
-def _modules(spec: JobSpec) -> list[str]:
-    """Load modules; a batch shell has no `module` before its start file was read."""
+def module_lines(site: "JobSpec | Hpc") -> list[str]:
+    """Return the bash lines that load the modules of a job or a profile; a failure exits 96.
+
+    A batch shell has no `module` before its start file was read. Used by the job, by the
+    environment's builder on the login node and by the doctor.
+    """
     lines = []
-    if spec.module_init:
-        lines.append(f"source {shlex.quote(_checked('module_init', spec.module_init, '/.*'))}")
-    if spec.module_path:
-        lines.append(f"module use {shlex.quote(_checked('module_path', spec.module_path, '/.*'))}")
-    names = [_checked("modules", name, r"[\w.+/-]+") for name in spec.modules]
-    return [*lines, *(f"module load {name} || exit 96" for name in names)]
+    if site.module_init:
+        lines.append(f"source {shlex.quote(_checked('module_init', site.module_init, '/.*'))}")
+    if site.module_path:
+        lines.append(f"module use {shlex.quote(_checked('module_path', site.module_path, '/.*'))}")
+    names = [_checked("modules", name, r"[\w.+/-]+") for name in site.modules]
+    if names:
+        lines += [shell("modules").rstrip(), *(f"load_module {name}" for name in names)]
+    return lines
+
+
+@cache
+def shell(name: str) -> str:
+    """Return the text of one of the room's shell files, `scripts/<name>.sh`."""
+    return (files(__package__) / "scripts" / f"{name}.sh").read_text(encoding="utf-8")
+
+
+def _directives(job: JobSpec, fenced: bool) -> list[str]:
+    """Return the `#SBATCH` lines. Raises UsageError for a value that is not allowed."""
+    lines = []
+    for option, name, allowed, form in _OPTIONS:
+        value = _written(name, str(getattr(job, name) or ""), form)
+        if value or name in _MUST_BE_SET:
+            lines.append(f"#SBATCH --{option}={_checked(name, value, allowed, form)}")
+    lines.append(f"#SBATCH --output={LOG_NAME.format('%j')}")
+    if job.warning_s:
+        limit = parse_duration(job.time) or 0
+        # Slurm may send the signal up to 60 s early: a short limit must leave time for the work.
+        lines.append(f"#SBATCH --signal=B:TERM@{max(1, min(job.warning_s, int(limit // 10)))}")
+    if fenced:  # a second job of the same attempt has no work to do: it waits, then ends 99
+        lines.append("#SBATCH --dependency=singleton")
+    return [*lines, "#SBATCH --no-requeue"]
+
+
+def _written(name: str, value: str, form: str) -> str:
+    """Return time and memory in sbatch's full form; other values as they are."""
+    try:
+        if name == "time" and value:
+            limit = parse_duration(value)
+            if not limit or math.isinf(limit) or limit % 1:
+                raise DataError(f"the time limit {value!r} has no end")
+            return format_duration(limit)
+        if name == "memory" and value:
+            parse_memory(value)
+            return value.strip().upper().removesuffix("B")
+    except DataError as err:
+        raise _refused(name, value, form) from err
+    return value
 
 
 def _environment(values: Mapping[str, str]) -> list[str]:
@@ -143,10 +199,12 @@ def _environment(values: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _checked(name: str, value: str, allowed: str) -> str:
+def _checked(name: str, value: str, allowed: str, form: str = "") -> str:
     flags = re.DOTALL if allowed.startswith("[^") else re.NOFLAG
     if not re.fullmatch(allowed, value, flags):
-        raise UsageError(
-            f"the job's {name} = {value!r} is not allowed", next_step=f"it must match {allowed}"
-        )
+        raise _refused(name, value, form or f"text that matches {allowed}")
     return value
+
+
+def _refused(name: str, value: str, form: str) -> UsageError:
+    return UsageError(f"the job's {name} = {value!r} is not allowed", next_step=f"write {form}")

@@ -1,54 +1,63 @@
-"""How a try stands, from what was seen: links first, then squeue, then sacct. Pure functions.
+"""The status of an attempt from the evidence: symlinks first, then squeue, then sacct. Pure.
 
-States move only on positive evidence. The committed manifest overrides everything; live states
-come from squeue; an end comes from sacct with an end time; the rest is UNKNOWN with a reason.
+States change on positive evidence only. The committed manifest overrides everything; live states
+come from squeue; an end comes from sacct, from a row with the job's name and an end time;
+everything else is UNKNOWN with a reason.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from kit.slurm.fence import Try
-from kit.slurm.text import AccountRow, QueueRow
-from kit.slurm.values import JobState, why
+from kit.slurm.fence import Attempt
+from kit.slurm.text import NO_ACCOUNTING, AccountRow, JobState, QueueRow, explain_reason
 
 GRACE_S = 120  # squeue shows a new job at once, sacct by name after 2 to 5 s
-WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD",
-           "LAUNCH_FAILED")  # fmt: skip
-EXITS = {
-    89: "its folder is full or cannot be written: make room in the project folder, run again",
+# The states of a job that was put back to the queue.
+WAITING = (
+    JobState.PENDING,
+    JobState.REQUEUED,
+    JobState.REQUEUE_HOLD,
+    JobState.REQUEUE_FED,
+    JobState.SPECIAL_EXIT,
+    JobState.RESV_DEL_HOLD,
+    JobState.LAUNCH_FAILED,
+)
+# Exit codes of the job script. What the script runs has its own, given as `exit_meanings`.
+EXIT_MEANINGS = {
     96: "a module could not be loaded",
-    97: "its result could not be published: the try was closed before",
-    98: "the try's folder cannot be used on the compute node, no work was done",
-    99: "another start owns the try, no work was done by this one",
+    97: "its result could not be published: the attempt was closed before, or the disk is full",
+    98: "the attempt's folder cannot be used on the compute node; no work was done",
+    99: "another start owns the attempt; this one did no work",
 }
+NO_LOG = (
+    "Slurm could not open the job's log (0:53): the project folder is not on the compute node, "
+    "or its disk or its number of files is full"
+)
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How one try stands. Success is `manifest`; a Slurm state never means success by itself.
+    """The status of one attempt. Success is `manifest`; a Slurm state never means success.
 
-    `done`: nothing of it works any more. `worked`: a job of it has begun to work, so a new try
-    would repeat work. `seen`: this is positive evidence. `missing_s`: for so long the submission
-    has shown up nowhere, although squeue and sacct answered.
-    `last_seen` is this machine's clock, `start` and `end` are the site's.
+    `done`: no job of this attempt is running or can still start. `started`: a job began
+    executing, so a new attempt would repeat work. `observed`: this is positive evidence.
+    `missing_s`: how long the submission has been found nowhere although squeue and sacct
+    answered. `nodes` as squeue writes them (`c[1-3]`).
     """
 
-    token: str
+    attempt_id: str
     state: JobState = JobState.UNKNOWN
-    why: str = "it was not asked about yet"
+    why: str = "not looked up yet"
     job_id: str = ""
-    life: int = 0
+    restart_count: int = 0
     manifest: str = ""
     exit_code: int | None = None
-    signal: int | None = None
-    start: float | None = None
-    end: float | None = None
     done: bool = False
-    worked: bool = False
-    seen: bool = False
+    started: bool = False
+    observed: bool = False
     missing_s: float = 0
-    last_seen: float | None = None
-    nodes: tuple[str, ...] = ()
+    nodes: str = ""
 
     @property
     def succeeded(self) -> bool:
@@ -56,131 +65,139 @@ class JobStatus:
         return bool(self.manifest)
 
 
-def from_links(found: Try) -> JobStatus | None:
-    """Read an end from the links alone; None when they do not tell one."""
-    if found.manifest:
-        state, reason = JobState.COMPLETED, "its result is committed"
-    elif found.given_up:
-        state = JobState.CANCELLED
-        reason = f"the try was {found.owner} before any job of it could work"
-    else:
-        return None
-    return JobStatus(
-        token=found.token,
-        state=state,
-        why=reason,
-        job_id=found.job_id,
-        life=found.life or 0,
-        manifest=found.manifest,
-        done=True,
-        worked=found.worked,
-        seen=True,
-    )
+def status_of(attempt: Attempt, **more: Any) -> JobStatus:
+    """Return the status with everything that the symlinks tell, and `more`."""
+    links = {
+        "attempt_id": attempt.attempt_id,
+        "job_id": attempt.job_id,
+        "restart_count": attempt.restart_count or 0,
+        "started": attempt.started,
+    }
+    return JobStatus(**{**links, **more})
 
 
-def after_submit(found: Try) -> JobStatus:
-    """How a try stands whose submission was just answered: started, submitted, or not known."""
-    if found.worked:
-        return _status(found, found.job_id, JobState.RUNNING, "it has begun to work")
-    if found.job_id:
-        return _status(found, found.job_id, JobState.PENDING, "submitted, not listed yet")
-    reason = f"sbatch's answer says neither yes nor no: {found.reply.text}" if found.reply else ""
-    return _unknown(found, "", reason or "it was submitted, sbatch has not answered yet")
+def from_links(attempt: Attempt) -> JobStatus | None:
+    """Return an end that the symlinks alone prove, else None."""
+    end = {"done": True, "observed": True}
+    if attempt.manifest:
+        why = "its result is committed"
+        return status_of(
+            attempt, state=JobState.COMPLETED, why=why, manifest=attempt.manifest, **end
+        )
+    if attempt.abandoned:
+        why = f"the attempt was {attempt.owner} before any job of it could start"
+        if attempt.reply and not attempt.reply.job_id:
+            why += f"; sbatch answered: {attempt.reply.text}"
+        return status_of(attempt, state=JobState.CANCELLED, why=why, **end)
+    return None
 
 
-def from_queue(found: Try, rows: Sequence[QueueRow] | str) -> tuple[str, JobStatus | None]:
-    """Read a live state from squeue's rows (a text is its error): the job, and how it stands.
+def after_submit(attempt: Attempt) -> JobStatus | None:
+    """Return the status of a submission that sbatch has just answered.
 
-    No state: the accounting must tell. A job that waits although the try has an owner was put
-    back to the queue: the start that owned the try has ended.
+    None where the site must be asked: sbatch's answer is missing or unclear, or the attempt is an
+    older one whose job has started, and may have ended.
+    """
+    if attempt.job_id and not attempt.started and not attempt.commit:
+        why = "submitted, not listed yet"
+        return status_of(attempt, state=JobState.PENDING, why=why, observed=True)
+    return None
+
+
+def from_queue(attempt: Attempt, rows: Sequence[QueueRow] | str) -> tuple[str, JobStatus | None]:
+    """Return the job of an attempt and its live state from squeue (a text is squeue's error).
+
+    Return None as the state if squeue shows no live job; the caller then asks sacct. A job that
+    waits although the attempt has an owner was requeued: the start that owned it has ended.
     """
     if isinstance(rows, str):
-        reason = f"the scheduler does not answer: {' '.join(rows.split())[-300:]}"
-        return found.job_id, _unknown(found, found.job_id, reason)
-    mine = [row for row in rows if row.name == f"kit-{found.token}"]
-    mine.sort(key=lambda row: row.state.finished)
-    job_id = found.job_id or (mine[0].job_id if mine else "")
+        why = f"the scheduler does not answer: {' '.join(rows.split())[-300:]}"
+        return attempt.job_id, status_of(attempt, why=why)
+    mine = sorted((r for r in rows if r.name == attempt.name), key=lambda row: row.state.finished)
+    job_id = attempt.job_id or (mine[0].job_id if mine else "")
     row = next((row for row in mine if row.job_id == job_id), None)
-    if not job_id and not found.submit:
-        return "", _unknown(found, "", "nothing was submitted for this try")
-    if row is None or row.state.finished or (found.worked and row.state.name in WAITING):
+    if not job_id and not attempt.submit:
+        return "", status_of(attempt, why="nothing was submitted for this attempt")
+    if row is None or row.state.finished or (attempt.started and row.state in WAITING):
         return job_id, None
     if row.state is JobState.UNKNOWN:
-        return job_id, _unknown(found, job_id, f"squeue names a state {row.word!r}, not known")
-    reason = why(row.reason) if row.reason not in ("", "None") else row.state.when
-    start = None if row.state is JobState.PENDING else row.start
-    status = _status(found, job_id, row.state, reason, start=start)
-    return job_id, replace(status, nodes=row.nodes)
+        why = f"squeue reports the unknown state {row.word!r}"
+        return job_id, status_of(attempt, job_id=job_id, why=why)
+    why = explain_reason(row.reason) if row.reason not in ("", "None") else row.state.when
+    live = {"state": row.state, "why": why, "nodes": row.nodes, "observed": True}
+    return job_id, status_of(attempt, job_id=job_id, **live)
 
 
 def from_account(
-    found: Try, job_id: str, rows: Sequence[AccountRow] | str, now: float
+    attempt: Attempt,
+    job_id: str,
+    rows: Sequence[AccountRow] | str,
+    now: float,
+    exit_meanings: Mapping[int, str] = EXIT_MEANINGS,
 ) -> JobStatus:
-    """Read an end from sacct's rows (a text is its error); squeue did not tell a live state.
+    """Return an end from sacct's rows (a text is sacct's error); squeue showed no live job.
 
-    `now` is the server's time. The life that counts is the one that owns the try, else the last.
+    `now` is the server's time. Only rows with the job's name count: a site may use an id again.
+    The start that counts is the one that owns the attempt, else the last.
     """
     if isinstance(rows, str):
-        reason = f"the accounting does not answer: {' '.join(rows.split())[-300:]}"
-        return _unknown(found, job_id, reason)
-    jobs = [row for row in rows if not row.step]
-    named = [row.job_id for row in jobs if row.columns.get("JobName") == f"kit-{found.token}"]
-    job_id = job_id or (named[-1] if named else "")
-    lives = [row for row in jobs if row.job_id == job_id]
-    number = len(lives) - 1 if found.life is None else found.life
-    if not 0 <= number < len(lives):
-        return _absent(found, job_id, now)
-    row = lives[number]
-    put_back = number < len(lives) - 1
-    if row.end is None or not row.whole or not (row.state.finished or put_back):
-        return _unknown(
-            found,
-            job_id,
-            f"squeue has no live job, sacct says {row.word} but not all of it yet",
-        )
-    reason = EXITS.get(row.exit_code or 0, row.state.when)
-    if put_back:
-        reason = f"{row.state.when}; it was put back to the queue, where it may not work again"
+        return _without_account(attempt, job_id, rows, now)
+    jobs = [row for row in rows if not row.step and row.columns.get("JobName") == attempt.name]
+    job_id = job_id or (jobs[-1].job_id if jobs else "")
+    starts = [row for row in jobs if row.job_id == job_id]
+    number = len(starts) - 1 if attempt.restart_count is None else attempt.restart_count
+    if not 0 <= number < len(starts):
+        return _absent(attempt, job_id, now)
+    row = starts[number]
+    requeued = number < len(starts) - 1
+    if row.end is None or not row.complete or not (row.state.finished or requeued):
+        why = f"squeue shows no live job, and sacct's record is not complete yet ({row.word})"
+        return status_of(attempt, job_id=job_id, why=why)
+    return status_of(
+        attempt,
+        job_id=job_id,
+        state=row.state,
+        why=_explain_end(row, requeued, exit_meanings),
+        restart_count=number,
+        exit_code=row.exit_code,
+        done=True,
+        observed=True,
+    )
+
+
+def _explain_end(row: AccountRow, requeued: bool, exit_meanings: Mapping[int, str]) -> str:
+    if requeued:
+        return f"{row.state.when}; it was put back to the queue, where it may not start again"
+    if row.signal == 53:
+        return NO_LOG
     if row.state is JobState.FAILED and 9 in (row.exit_code, row.signal):
-        reason = "it was killed (signal 9): most often for more memory than it asked for"
-    status = _status(found, job_id, row.state, reason, start=row.start)
-    return replace(
-        status, life=number, exit_code=row.exit_code, signal=row.signal, end=row.end, done=True
-    )
+        return "it was killed (signal 9): most often it used more memory than it requested"
+    return exit_meanings.get(row.exit_code or 0, row.state.when)
 
 
-def _absent(found: Try, job_id: str, now: float) -> JobStatus:
-    """How a try stands that neither squeue nor sacct lists."""
-    since = now - (found.replied or found.asked or now)
+def _without_account(attempt: Attempt, job_id: str, error: str, now: float) -> JobStatus:
+    """Return the status when sacct cannot be asked; on a site without accounting squeue decides.
+
+    There a job that squeue no longer lists has ended; how it ended is not known.
+    """
+    text = " ".join(error.split())[-300:]
+    if not NO_ACCOUNTING.search(error):
+        return status_of(attempt, job_id=job_id, why=f"the accounting does not answer: {text}")
+    if not job_id or (now - (attempt.replied_at or now) < GRACE_S and not attempt.started):
+        return _absent(attempt, job_id, now)
+    why = "squeue no longer lists its job, and this site has no accounting: how it ended is unknown"
+    return status_of(attempt, job_id=job_id, state=JobState.FAILED, why=why, done=True)
+
+
+def _absent(attempt: Attempt, job_id: str, now: float) -> JobStatus:
+    """Return the status of an attempt that neither squeue nor sacct lists."""
+    since = now - (attempt.replied_at or attempt.submitted_at or now)
     if not job_id:
-        said = f": {found.reply.text}" if found.reply else ", sbatch has not answered"
-        return _unknown(found, "", f"submitted {since:.0f} s ago and listed nowhere{said}", since)
-    if since < GRACE_S and not found.worked:
-        return _status(found, job_id, JobState.PENDING, f"submitted {since:.0f} s ago, not listed")
-    return _unknown(found, job_id, "neither squeue nor sacct lists it; give the try up to go on")
-
-
-def _unknown(found: Try, job_id: str, reason: str, missing_s: float = 0) -> JobStatus:
-    return JobStatus(
-        found.token,
-        why=reason,
-        job_id=job_id,
-        life=found.life or 0,
-        worked=found.worked,
-        missing_s=missing_s,
-    )
-
-
-def _status(
-    found: Try, job_id: str, state: JobState, reason: str, start: float | None = None
-) -> JobStatus:
-    return JobStatus(
-        token=found.token,
-        state=state,
-        why=reason,
-        job_id=job_id,
-        life=found.life or 0,
-        start=start,
-        worked=found.worked,
-        seen=True,
-    )
+        answer = f": {attempt.reply.text}" if attempt.reply else ", sbatch has not answered"
+        why = f"submitted {since:.0f} s ago and listed nowhere{answer}"
+        return status_of(attempt, why=why, missing_s=since)
+    if since < GRACE_S and not attempt.started:
+        why = f"submitted {since:.0f} s ago, not listed yet"
+        return status_of(attempt, job_id=job_id, state=JobState.PENDING, why=why, observed=True)
+    why = "neither squeue nor sacct lists it; close the attempt to continue"
+    return status_of(attempt, job_id=job_id, why=why)

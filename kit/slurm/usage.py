@@ -1,7 +1,7 @@
-"""What a job used: one life of it in sacct's figures, seff's text of both kinds, or computed.
+"""What a job used and what it holds: sacct's figures, seff's text, resources. Pure functions.
 
-Pure functions over the rows of `slurm_text.read_account`. sacct is the truth; the raw text is
-kept by whoever asked.
+sacct is the truth; whoever asked keeps the raw text. A job id that the site has used before is
+never trusted: only the rows of a job with the expected name count.
 """
 
 import math
@@ -9,29 +9,55 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
+from decimal import Decimal
+from typing import TYPE_CHECKING
 
-from kit.base import DataError
-from kit.slurm.text import AccountRow
-from kit.slurm.values import JobState, seconds, size
-
-PUBLISHED = (
-    *("JobID", "JobName", "Account", "Partition", "ReqCPUS", "AllocCPUS", "ReqNodes", "AllocNodes"),
-    *("State", "AveCPU", "AveCPUFreq", "AveDiskRead", "AveDiskWrite", "Timelimit", "Submit"),
-    *("Start", "Elapsed", "Planned", "End", "PlannedCPU", "CPUTime", "TotalCPU"),
+from kit.base import DataError, UsageError
+from kit.slurm.script import JobSpec, job_for
+from kit.slurm.text import (
+    AccountRow,
+    JobState,
+    format_duration,
+    parse_count,
+    parse_duration,
+    parse_memory,
+    parse_size,
 )
+
+if TYPE_CHECKING:
+    from kit.base.settings import Hpc
+
+GIB = 2**30
+_COLUMNS = (
+    "JobID,JobName,Account,Partition,ReqCPUS,AllocCPUS,ReqNodes,AllocNodes,State,AveCPU,"
+    "AveCPUFreq,AveDiskRead,AveDiskWrite,Timelimit,Submit,Start,Elapsed,Planned,End,PlannedCPU,"
+    "CPUTime,TotalCPU"
+)
+PUBLISHED = tuple(_COLUMNS.split(","))
 SEFF_KEYS = (
-    *("Job ID", "Cluster", "User/Group", "State", "Nodes", "Cores", "Cores per node"),
-    *("CPU Utilized", "CPU Efficiency", "Job Wall-clock time", "Memory Utilized"),
-    *("Memory Efficiency", "Billed project", "Non-Interactive BUs"),
+    "Job ID",
+    "Cluster",
+    "User/Group",
+    "State",
+    "Nodes",
+    "Cores",
+    "Cores per node",
+    "CPU Utilized",
+    "CPU Efficiency",
+    "Job Wall-clock time",
+    "Memory Utilized",
+    "Memory Efficiency",
+    "Billed project",
+    "Non-Interactive BUs",
 )
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one life of a job used: the truth for bills (`rows`: the job, then its steps).
+    """What one start of a job used (`rows`: the job's row, then its steps).
 
-    Seconds and bytes; `core_seconds` is what was allocated, `cpu_seconds` what was worked,
-    `queued_seconds` start minus submit. None where sacct has no value.
+    Seconds and bytes; `core_seconds` were allocated, `cpu_seconds` were worked, `queued_seconds`
+    is start minus submission. None where sacct has no value.
     """
 
     job_id: str
@@ -48,56 +74,67 @@ class Usage:
     rows: tuple[AccountRow, ...]
 
 
-def lives(rows: Sequence[AccountRow]) -> list[list[AccountRow]]:
-    """Sort a listing into lives of jobs, each the job's row and its steps, in order."""
-    found: list[list[AccountRow]] = []
-    newest: dict[str, list[AccountRow]] = {}
+def job_starts(rows: Sequence[AccountRow], prefix: str = "") -> list[list[AccountRow]]:
+    """Group a listing into starts of jobs, each the job's row and its steps, in sacct's order.
+
+    `prefix`: only jobs whose name begins with it (steps have names of their own).
+    """
+    starts: list[list[AccountRow]] = []
+    latest: dict[str, list[AccountRow]] = {}
     for row in rows:
         if not row.step:
-            newest[row.job_id] = [row]
-            found.append(newest[row.job_id])
-        elif row.job_id in newest:
-            newest[row.job_id].append(row)
-    return found
+            latest[row.job_id] = [row]
+            if row.columns.get("JobName", "").startswith(prefix):
+                starts.append(latest[row.job_id])
+        elif row.job_id in latest:
+            latest[row.job_id].append(row)
+    return starts
 
 
-def read_usage(rows: Sequence[AccountRow], job_id: str, life: int = 0) -> Usage:
-    """Sum up one life of a job (0 = its first start).
+def read_usage(
+    rows: Sequence[AccountRow], job_id: str, restart_count: int = 0, name: str = ""
+) -> Usage:
+    """Sum up one start of a job (restart count 0 is its first) whose job name is `name`.
 
-    Raises DataError when it is not listed, or not whole yet (`whole`).
+    Without a name every row of the id counts: only for listings that were requested by name.
+    Raises DataError when that start is not listed or its record is not complete yet.
     """
-    found = [each for each in lives(rows) if each[0].job_id == job_id]
-    if life >= len(found) or not found[life][0].whole:
+    starts = [
+        start
+        for start in job_starts(rows)
+        if start[0].job_id == job_id and (not name or start[0].columns.get("JobName") == name)
+    ]
+    if restart_count >= len(starts) or not starts[restart_count][0].complete:
         raise DataError(f"job {job_id} is not in the accounting", next_step="ask again later")
-    return usage_of(found[life])
+    return usage_of(starts[restart_count])
 
 
-def usage_of(life: Sequence[AccountRow]) -> Usage:
-    """Sum up the rows of one life."""
-    job, *steps = life
-    rss = [size(step.columns.get("MaxRSS", "")) or 0 for step in steps]
+def usage_of(start: Sequence[AccountRow]) -> Usage:
+    """Sum up the rows of one start."""
+    job, *steps = start
+    sizes = [parse_size(step.columns.get("MaxRSS", "")) or 0 for step in steps]
     get = job.columns.get
     return Usage(
         job_id=job.job_id,
         state=job.state,
         exit_code=job.exit_code,
-        elapsed_seconds=_seconds(get("ElapsedRaw"), get("Elapsed", "")),
+        elapsed_seconds=_whole_seconds(get("ElapsedRaw"), get("Elapsed", "")),
         queued_seconds=job.start - job.submit if job.start and job.submit else None,
-        nodes=_number(get("AllocNodes")),
-        cores=_number(get("AllocCPUS")),
-        core_seconds=_seconds(get("CPUTimeRAW"), get("CPUTime", "")),
-        cpu_seconds=seconds(get("TotalCPU", "")),
-        max_rss_bytes=max(rss, default=0) or None,
+        nodes=parse_count(get("AllocNodes")),
+        cores=parse_count(get("AllocCPUS")),
+        core_seconds=_whole_seconds(get("CPUTimeRAW"), get("CPUTime", "")),
+        cpu_seconds=parse_duration(get("TotalCPU", "")),
+        max_rss_bytes=max(sizes, default=0) or None,
         tres=dict(p.split("=", 1) for p in get("AllocTRES", "").split(",") if "=" in p),
         rows=(job, *steps),
     )
 
 
 def published_rows(usage: Usage, zone: tzinfo) -> dict[str, dict[str, str | None]]:
-    """Give the 22 published columns of each row, numbered from "1"; empty texts are None.
+    """Return the 22 published columns of each row, numbered from "1"; empty texts are None.
 
-    Times are local to the site's `zone`, as sacct prints them. Planned (start minus submit) and
-    PlannedCPU (times the cores asked for) are computed: sacct names them differently by version.
+    Times are local to the site's `zone`, as sacct prints them. Planned (start minus submission)
+    and PlannedCPU (times the requested cores) are computed: their names differ by version.
     """
     rows: dict[str, dict[str, str | None]] = {}
     for number, row in enumerate(usage.rows, start=1):
@@ -106,40 +143,40 @@ def published_rows(usage: Usage, zone: tzinfo) -> dict[str, dict[str, str | None
             if moment is not None:
                 columns[name] = datetime.fromtimestamp(moment, zone).strftime("%Y-%m-%dT%H:%M:%S")
         if not row.step and usage.queued_seconds is not None:
-            asked = _number(columns.get("ReqCPUS")) or 0
-            columns.setdefault("Planned", _clock(usage.queued_seconds))
-            columns.setdefault("PlannedCPU", _clock(usage.queued_seconds * asked))
+            cores = parse_count(columns.get("ReqCPUS")) or 0
+            columns.setdefault("Planned", format_duration(usage.queued_seconds))
+            columns.setdefault("PlannedCPU", format_duration(usage.queued_seconds * cores))
         rows[str(number)] = {name: columns.get(name) or None for name in PUBLISHED}
     return rows
 
 
 def read_seff(text: str) -> dict[str, str]:
-    """Read `seff`: `key: value` lines, with either kind of billing lines of CSC.
+    """Read `seff`: `key: value` lines, with either kind of CSC's billing lines.
 
     Today's `Job consumed 46.32 CSC billing units` is kept under the old key too. Raises
     DataError without an id and a state (`Job not found` also comes when the database is away).
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = (part.strip() for part in line.partition(":"))
         if value and (key in SEFF_KEYS or value.endswith(" BU")):
-            found[key] = value
+            values[key] = value
         if match := re.search(r"consumed (\d+(?:[.,]\d+)?) \w* ?billing units", line):
-            found["Non-Interactive BUs"] = match[1].replace(",", ".")
-    if "Job ID" not in found or "State" not in found:
-        raise DataError("seff gave no figures", repr(text[-200:]), "ask again later")
-    return found
+            values["Non-Interactive BUs"] = match[1].replace(",", ".")
+    if "Job ID" not in values or "State" not in values:
+        raise DataError("seff printed no figures", repr(text[-200:]), "ask again later")
+    return values
 
 
 def computed_seff(usage: Usage) -> dict[str, str]:
-    """Compute seff's keys from sacct where a site has no seff, and say so in `Source`.
+    """Compute seff's keys from sacct where a site has no seff, and note it in `Source`.
 
-    CPU efficiency is worked over allocated core seconds; memory efficiency is the largest
-    step's resident memory over what was asked for, as contribs/seff of Slurm 22.05 does.
+    CPU efficiency is worked over allocated core-seconds; memory efficiency is the largest step's
+    resident memory over the allocated memory, as contribs/seff of Slurm 22.05 does.
     """
     column = usage.rows[0].columns
     core, worked = usage.core_seconds or 0, usage.cpu_seconds or 0
-    asked = size(usage.tres.get("mem", "")) or 0
+    memory = parse_size(usage.tres.get("mem", "")) or 0
     used, nodes = usage.max_rss_bytes or 0, usage.nodes or 1
     return {
         "Job ID": usage.job_id,
@@ -148,39 +185,131 @@ def computed_seff(usage: Usage) -> dict[str, str]:
         "State": f"{usage.state.name} (exit code {usage.exit_code or 0})",
         "Nodes": str(nodes),
         "Cores per node": str((usage.cores or 0) // nodes),
-        "CPU Utilized": _clock(worked),
-        "CPU Efficiency": f"{_percent(worked, core)} of {_clock(core)} core-walltime",
-        "Job Wall-clock time": _clock(usage.elapsed_seconds or 0),
-        "Memory Utilized": _memory(used),
-        "Memory Efficiency": f"{_percent(used, asked)} of {_memory(asked)}",
+        "CPU Utilized": format_duration(worked),
+        "CPU Efficiency": f"{_percent(worked, core)} of {format_duration(core)} core-walltime",
+        "Job Wall-clock time": format_duration(usage.elapsed_seconds or 0),
+        "Memory Utilized": _format_memory(used),
+        "Memory Efficiency": f"{_percent(used, memory)} of {_format_memory(memory)}",
         "Billed project": column.get("Account", ""),
         "Source": "computed from sacct",
     }
 
 
-def _seconds(raw: str | None, clock: str) -> int | None:
+def matches(seff: Mapping[str, str], usage: Usage) -> bool:
+    """Whether seff's figures are those of this start of the job.
+
+    seff takes a job id only and prints the latest job of that id: of a requeued job, or of an id
+    that the site has used before, that may be another one than the start that sacct was asked for.
+    """
+    try:
+        elapsed = parse_duration(seff.get("Job Wall-clock time", ""))
+    except DataError:
+        return False
+    state = seff.get("State", "").split(" ")[0]
+    same_time = None in (elapsed, usage.elapsed_seconds) or elapsed == usage.elapsed_seconds
+    return same_time and state == usage.state.name
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job holds while it runs, summed over its nodes; `memory_gib` None: not known."""
+
+    partition: str
+    seconds: Decimal
+    nodes: int
+    cores: int
+    memory_gib: Decimal | None
+    gpus: int = 0
+    disk_gib: Decimal = Decimal(0)
+
+
+def planned_resources(hpc: "Hpc") -> Resources:
+    """Return what a run on the profile's site requests. Raises UsageError as below."""
+    return requested_resources(job_for(hpc, "plan", ()))
+
+
+def requested_resources(job: JobSpec) -> Resources:
+    """Return what a job holds from its start to its time limit.
+
+    The memory of a job that requests whole nodes (`--mem=0`) or the site's default is not known.
+    Raises UsageError for a time without an end and a memory size that sbatch does not accept.
+    """
+    try:
+        limit, memory = parse_duration(job.time), parse_memory(job.memory)
+    except DataError as err:
+        tried = f"plan a job with time {job.time!r} and memory {job.memory!r}"
+        raise UsageError(tried, err.got, "write [hpc] time as hh:mm:ss and mem as 3G") from err
+    if not limit or math.isinf(limit):
+        tried = f"price a job with the time limit {job.time!r}"
+        raise UsageError(tried, "it has no end", "write [hpc] time as hh:mm:ss")
+    return Resources(
+        partition=job.partition,
+        seconds=Decimal(str(limit)),
+        nodes=job.nodes,
+        cores=job.nodes * max(1, job.tasks_per_node) * job.cpus,
+        memory_gib=Decimal(memory) / GIB * job.nodes if memory else None,
+        gpus=count_gres(job.gres, "gpu") * job.nodes,
+        disk_gib=Decimal(count_gres(job.gres, "nvme") * job.nodes),
+    )
+
+
+def allocated_resources(usage: Usage) -> Resources:
+    """Return what one start of a job held, from AllocTRES where sacct has it, else from columns."""
+    columns, tres = usage.rows[0].columns, usage.tres
+    text = ",".join(f"{key}={value}" for key, value in tres.items())
+    nodes = parse_count(tres.get("node")) or usage.nodes or 0
+    cores = parse_count(tres.get("cpu")) or usage.cores or 0
+    memory = parse_size(tres.get("mem", ""))
+    if memory is None and (requested := parse_size(columns.get("ReqMem", ""))):
+        memory = requested * (cores if columns["ReqMem"].endswith("c") else max(nodes, 1))
+    return Resources(
+        partition=columns.get("Partition", ""),
+        seconds=Decimal(usage.elapsed_seconds or 0),
+        nodes=nodes,
+        cores=cores,
+        memory_gib=None if memory is None else Decimal(memory) / GIB,
+        gpus=count_gres(text, "gpu"),
+        disk_gib=Decimal(count_gres(text, "nvme")),
+    )
+
+
+def count_gres(text: str, name: str) -> int:
+    """Count one resource of a request (`gpu:gh200:4,nvme:100`) or of AllocTRES (`gres/gpu:a100=4`).
+
+    A type may begin with a digit (`gpu:1g.5gb:1`, a MIG slice). In AllocTRES a total without a
+    type counts alone; everywhere else the counts of all types are added.
+    """
+    total, typed = 0, 0
+    for item in text.split(","):
+        key, is_tres, value = item.strip().removeprefix("gres/").partition("=")
+        kind, *parts = key.split(":")
+        if kind != name:
+            continue
+        if is_tres:
+            count = parse_count(value) or 0
+        else:
+            number = parse_count(parts[-1]) if parts else None
+            count = 1 if number is None else number
+        if is_tres and not parts:
+            total = max(total, count)
+        else:
+            typed += count
+    return total or typed
+
+
+def _whole_seconds(raw: str | None, clock: str) -> int | None:
     """Read whole seconds: the raw column, or the clock's where a listing has only that."""
     if raw or not clock:
-        return _number(raw)
-    total = seconds(clock)
+        return int(raw) if raw and raw.isdigit() else None
+    total = parse_duration(clock)
     return None if total is None or math.isinf(total) else int(total)
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
 
 
 def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole if whole else 0:.2f}%"
 
 
-def _clock(total: float) -> str:
-    days, rest = divmod(round(total), 86400)
-    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
-    return f"{days}-{clock}" if days else clock
-
-
-def _memory(count: float) -> str:
+def _format_memory(count: float) -> str:
     unit = 0
     while count >= 1024 and unit < 4:
         count, unit = count / 1024, unit + 1

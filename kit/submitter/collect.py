@@ -16,12 +16,8 @@ from kit.base import CommandFailed, DataError, Host, Json, dumps, sha256_of
 from kit.onsite import tunnel as ray_tunnel
 from kit.runs.objects import StageStore
 from kit.runs.requests import attempt_id
-from kit.slurm.client import Slurm
-from kit.slurm.job_output import listing
-from kit.slurm.status import JobStatus
-from kit.slurm.usage import published_rows
+from kit.slurm import JobStatus, Slurm, published_rows
 
-LOG_END = 4000
 PROGRESS_FILES = {"training": "progress.json", "tunnel": ray_tunnel.STATE}
 
 # $1 the folder of tries, then tokens: gives a line "token file content" for each file that is
@@ -64,11 +60,8 @@ class Collector:
 
         Raises DataError for a file that is not the one that the manifest names.
         """
-        try:
-            used = self.slurm.usage(status.job_id, status.life)
-        except DataError:
-            return None
-        if any(row.end is None for row in used.usage.rows):
+        used = self.slurm.usage(self.token, status.job_id, status.restart_count)
+        if used.usage is None or used.missing:
             return None
         zone = ZoneInfo(self.slurm.hpc.timezone)
         figures = {
@@ -84,14 +77,12 @@ class Collector:
         files["seff.txt"] = self._keep("seff.txt", used.seff_text.encode())
         if self.number > 1:  # the run's bill has the jobs of all its tries
             files["sacct-tries.txt"] = self._keep("sacct-tries.txt", self._all_tries().encode())
-        job = {"id": status.job_id, "life": status.life, "state": used.usage.state.name}
+        job = {"id": status.job_id, "life": status.restart_count, "state": used.usage.state.name}
         return {"try": self.number, "token": self.token, "job": job, "files": files, **figures}
 
     def _all_tries(self) -> str:
-        names = ",".join(
-            f"kit-{attempt_id(self.objects.run_id, n)}" for n in range(1, self.number + 1)
-        )
-        return listing(self.slurm.host, f"--name={names}", "--starttime=now-30days")
+        attempts = [attempt_id(self.objects.run_id, n) for n in range(1, self.number + 1)]
+        return self.slurm.list_accounting(attempts)
 
     def failure(self, status: JobStatus) -> Json:
         """Say why a try came to nothing: its state, the cause that it left, its log's end."""
@@ -101,9 +92,9 @@ class Collector:
             left = json.loads(text) if text else {}
         except ValueError:
             left = {"got": text.decode(errors="replace")}
-        log = self.slurm.logs(self.token)[0].decode(errors="replace")[-LOG_END:]
-        job = {"id": status.job_id, "life": status.life, "state": status.state.name}
-        facts = {"why": status.why, "exit_code": status.exit_code, "worked": status.worked}
+        log = self.slurm.log_end(self.token).decode(errors="replace")
+        job = {"id": status.job_id, "life": status.restart_count, "state": status.state.name}
+        facts = {"why": status.why, "exit_code": status.exit_code, "worked": status.started}
         return {"token": self.token, "job": job, **facts, "failure": left, "log": log}
 
     def _files(self, status: JobStatus) -> dict[str, Json]:

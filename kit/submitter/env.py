@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kit.base import ROOT, DataError, Host, UsageError, sha256_of
 from kit.base.settings import Hpc
-from kit.slurm.fence import TOKEN
+from kit.slurm import ATTEMPT_ID
 
 REQUIREMENTS = ROOT / "env" / "hpc" / "requirements.txt"
 LOCK = ROOT / "requirements.lock"
@@ -128,7 +128,7 @@ def pins_key(text: str) -> str:
 
 def environment_call(hpc: Hpc, token: str, configured: bool) -> str:
     """Give the line that calls `environment`. Raises UsageError for what is no token."""
-    if not TOKEN.fullmatch(token):
+    if not ATTEMPT_ID.fullmatch(token):
         raise UsageError(f"{token!r} is no token", next_step="give 12 hex digits")
     text, use = pins(), "yes" if configured else "no"
     words = [hpc.project_dir, environment_key(hpc, text), pins_key(text), hpc.python, token, use]

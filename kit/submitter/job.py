@@ -16,18 +16,16 @@ from kit.base import Json
 from kit.base.settings import Hpc
 from kit.experiments.fashion_mnist.data import Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.onsite.main import KILLED, MANIFEST
-from kit.slurm.script import JobSpec
+from kit.onsite.names import ENVIRONMENT_FAILED, KILLED, MANIFEST
+from kit.slurm import JobSpec, job_for, job_name
 from kit.submitter import env as hpc_env
 
 WARNING_S = 60  # so long before the time limit the job is told to end
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
-SHIPPED_ROOMS = ("base", "experiments", "onsite", "slurm")
+SHIPPED_ROOMS = ("base", "experiments", "onsite")
 SHIPPED = (".py", ".sh", ".toml")
 
-# Exit codes are below 128: Slurm shows larger ones minus 128, as signals.
-ENVIRONMENT_FAILED = 95
 
 BEGIN = """\
 private=
@@ -80,21 +78,11 @@ def job_spec(hpc: Hpc, task: Task) -> JobSpec:
     else:
         wanted = hpc_env.environment_call(hpc, task.token, task.configured)
         environment = f"{hpc_env.FUNCTION}\n{wanted} || exit {ENVIRONMENT_FAILED}"
-    return JobSpec(
-        name=f"kit-{task.token}",
-        commands=(BEGIN, environment, RUN),
-        account=hpc.account,
-        partition=hpc.partition,
-        nodes=hpc.nodes,
-        tasks_per_node=1,
-        cpus=hpc.cpus,
-        memory=hpc.mem,
-        gres=hpc.gres,
-        time=hpc.time,
-        signal=f"B:TERM@{WARNING_S}",
-        module_init=hpc.module_init,
-        module_path=hpc.module_path,
-        modules=hpc.modules,
+    return job_for(
+        hpc,
+        job_name(task.token),
+        (BEGIN, environment, RUN),
+        warning_s=WARNING_S,
         environment={"KIT_TASK": task_text(task), "KIT_CODE": task.code},
     )
 

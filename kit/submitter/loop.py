@@ -12,8 +12,9 @@ from pathlib import Path
 
 from kit.base import KitError, NoSuchBucket, NoSuchObject, SSHHost, UsageError
 from kit.base.settings import Settings, load
+from kit.onsite import EXIT_MEANINGS
 from kit.runs.requests import RunRequests
-from kit.slurm.client import Slurm
+from kit.slurm import Slurm
 from kit.store.objects import ObjectStore
 from kit.store.opening import bucket_name, open_store
 from kit.submitter import compose_secrets
@@ -42,7 +43,9 @@ def submitter_for(profile: Settings, step: Callable[[str], None] = lambda _: Non
     jobs = RunRequests(open_store(profile, bucket))
     data = open_store(profile, bucket_name(profile, "pipeline"))
     vm = tunnel_keys(profile, bucket)
-    return Submitter(profile, Slurm(host, hpc, say=log.info), jobs, data, step, vm)
+    return Submitter(
+        profile, Slurm(host, hpc, say=log.info, exit_meanings=EXIT_MEANINGS), jobs, data, step, vm
+    )
 
 
 def run_loop(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:

@@ -14,9 +14,7 @@ from kit.base.settings import Hpc
 from kit.onsite.tunnel import STATE
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, attempt_id
-from kit.slurm import resources as reserved
-from kit.slurm.client import Slurm
-from kit.slurm.values import seconds
+from kit.slurm import Slurm, parse_duration, planned_resources
 from kit.store.opening import ObjectStore
 from kit.submitter import env as hpc_env
 from kit.submitter import job as ray_job
@@ -78,7 +76,7 @@ class Staging:
         why = "the profile names no VM ([cloud] ssh_host and tunnel_address)"
         if self.vm is not None:
             try:
-                return self.vm.open(host, folder, name, seconds(self.slurm.hpc.time) or 0)
+                return self.vm.open(host, folder, name, parse_duration(self.slurm.hpc.time) or 0)
             except KitError as err:
                 log.warning("no tunnel: %s", err)
                 why = f"the VM cannot be prepared: {err.got or err.tried}"
@@ -89,7 +87,7 @@ class Staging:
 
 def refuse_too_many(hpc: Hpc, request: RunRequest) -> None:
     """Raise DataError for more workers than CPUs or GPUs: Ray would wait for ever."""
-    held, device = reserved.asked(reserved.planned(hpc)), request.hyperparameters.device
+    held, device = planned_resources(hpc), request.hyperparameters.device
     most, unit = (held.gpus, "GPUs") if device == "cuda" else (held.cores, "CPUs")
     if request.workers > most:
         got = f"the profile asks for {most} {unit}, and each needs one"

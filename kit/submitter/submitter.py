@@ -22,9 +22,7 @@ from kit.base.settings import Hpc, Settings
 from kit.billing import run as run_bill
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
-from kit.slurm.client import Slurm
-from kit.slurm.status import JobStatus
-from kit.slurm.values import JobState
+from kit.slurm import JobState, JobStatus, Slurm
 from kit.store.opening import ObjectStore
 from kit.submitter import collect, staging
 from kit.submitter import env as hpc_env
@@ -171,13 +169,15 @@ class Submitter:
 
     def _look(self, standing: RunStatus, status: JobStatus, told: Json) -> None:
         if not status.manifest and (status.done or status.missing_s > self.slurm.lost_after_s):
-            status = self.slurm.wait(status.token, timeout_s=0)  # closes what has ended
+            status = self.slurm.settle(status.attempt_id)  # closes what has ended
         self.step("asked")
         if not status.done:
             shown = {"state": status.state.name, "why": status.why, "job": status.job_id}
-            self._show(standing.run, {**shown, "nodes": list(status.nodes), **told})
+            self._show(
+                standing.run, {**shown, "nodes": [status.nodes] if status.nodes else [], **told}
+            )
             return
-        again = not status.worked or standing.number <= self.hpc.retries
+        again = not status.started or standing.number <= self.hpc.retries
         if not status.manifest and again and standing.number < TRIES:
             log.info("%s: try %s did no work: %s", standing.run, standing.number, status.why)
             self._begin(standing.run, standing.number + 1)
@@ -198,9 +198,9 @@ class Submitter:
 
     def _end(self, standing: RunStatus, status: JobStatus) -> None:
         """Publish what a try came to. A result waits until the accounting has all of it."""
-        self._sweep([status.token])
+        self._sweep([status.attempt_id])
         objects = StageStore(self.data, standing.run)
-        collector = Collector(self.slurm, objects, standing.number, status.token)
+        collector = Collector(self.slurm, objects, standing.number, status.attempt_id)
         if not status.manifest:
             failure = collector.failure(status)
             self.jobs.write(standing.run, f"try-{standing.number}/ended", failure)

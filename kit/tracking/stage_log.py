@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kit.base import Json
 from kit.experiments.fashion_mnist.data import LABELS
-from kit.slurm.values import seconds, when
+from kit.slurm import parse_duration, parse_time
 from kit.tracking import runlog
 from kit.tracking.runlog import RunLog
 
@@ -91,8 +91,8 @@ def sacct_metrics(rows: Mapping[str, Mapping[str, str | None]]) -> dict[str, flo
     found: dict[str, float | None] = {}
     for number, row in rows.items():
         for name, column in SACCT:
-            found[f"{number}-{name}-seconds"] = seconds(row[column] or "")
-        submit, start, end = (when(row[name] or "") for name in ("Submit", "Start", "End"))
+            found[f"{number}-{name}-seconds"] = parse_duration(row[column] or "")
+        submit, start, end = (parse_time(row[name] or "") for name in ("Submit", "Start", "End"))
         if submit is not None and start is not None:
             found[f"{number}-total-submit-start-seconds"] = start - submit
         if start is not None and end is not None:
@@ -103,9 +103,9 @@ def sacct_metrics(rows: Mapping[str, Mapping[str, str | None]]) -> dict[str, flo
 def seff_metrics(seff: Mapping[str, str]) -> dict[str, float]:
     """Give the figures of seff; what it does not say is left out."""
     found: dict[str, float | None] = {
-        "cpu-utilized-seconds": seconds(seff.get("CPU Utilized", "")),
+        "cpu-utilized-seconds": parse_duration(seff.get("CPU Utilized", "")),
         "cpu-efficiency-percentage": _percent(seff.get("CPU Efficiency", "")),
-        "job-wall-clock-time-seconds": seconds(seff.get("Job Wall-clock time", "")),
+        "job-wall-clock-time-seconds": parse_duration(seff.get("Job Wall-clock time", "")),
         "memory-efficiency-percentage": _percent(seff.get("Memory Efficiency", "")),
         "billing-units": _number(seff.get("Non-Interactive BUs", "")),
     }

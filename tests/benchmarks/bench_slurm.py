@@ -21,10 +21,13 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+from slurm_follow import follow
+
 from kit.base import SSHHost
 from kit.base.settings import load
-from kit.slurm.client import Slurm
-from kit.slurm.script import JobSpec
+from kit.slurm import JobSpec, Slurm
 
 ROUNDS = 30
 OPTIONS = ["--partition=gputest", "--mem=1M", "--time=1", "--output=/dev/null"]
@@ -151,7 +154,7 @@ def wait_for_60_seconds(hpc, host):
     spec, token = JobSpec("bench", commands, account=hpc.account, **SMALL), new_token()
     slurm.submit(spec, token)
     begun, calls = time.perf_counter(), host.calls
-    status = slurm.wait(token)
+    status = follow(slurm, token)
     return {
         "state": status.state.name,
         "seconds": round(time.perf_counter() - begun, 1),

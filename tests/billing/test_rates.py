@@ -13,17 +13,23 @@ from kit.base import DataError, UsageError, dumps
 from kit.base.settings import Rate, load
 from kit.billing import rates as billing
 from kit.report.article.figures import article_figures
-from kit.slurm import resources as reserved
-from kit.slurm import usage
-from kit.slurm.resources import Load
-from kit.slurm.script import JobSpec
-from kit.slurm.text import account_row, read_account
+from kit.slurm import (
+    JobSpec,
+    Resources,
+    account_row,
+    allocated_resources,
+    job_starts,
+    read_account,
+    read_usage,
+    requested_resources,
+    usage_of,
+)
 
 ROIHU, LUMI, MAHTI = (load(name, {}) for name in ("roihu", "lumi", "mahti-2024"))
 
 
 def held_resources(partition, seconds=3600, nodes=1, cores=1, gib=1, gpus=0, disk=0):
-    return Load(partition, Decimal(seconds), nodes, cores, Decimal(gib), gpus, Decimal(disk))
+    return Resources(partition, Decimal(seconds), nodes, cores, Decimal(gib), gpus, Decimal(disk))
 
 
 GOLDEN = [
@@ -116,7 +122,7 @@ def test_the_published_billing_units_come_out_to_the_last_digit(target, slurm, c
 def test_the_published_bill_comes_out_of_the_published_sacct_file_as_it_is():
     published = json.loads(captured.read("slurm-mahti-2024/sacct-1.json"))
     rows = [account_row({k: v or "" for k, v in row.items()}) for row in published.values()]
-    (job,) = [usage.usage_of(life) for life in usage.lives(rows)]
+    (job,) = [usage_of(life) for life in job_starts(rows)]
     # Elapsed 00:06:57 = 417 s on AllocNodes 2: 2 x 100 x 417 / 3600
     assert (job.elapsed_seconds, job.core_seconds, job.nodes) == (417, 213_504, 2)
     assert sums(billing.actual(MAHTI, [job])) == {"CPU BU": "23.17"}
@@ -211,10 +217,10 @@ def test_a_rate_that_cannot_be_used_is_named_by_key_and_file(change, message):
 
 
 def test_memory_that_decides_the_price_but_is_not_known_is_an_error():
-    held = dataclasses.replace(held_resources("small"), gib=None)
+    held = dataclasses.replace(held_resources("small"), memory_gib=None)
     with pytest.raises(DataError, match="how much gib it held is not known"):
         billing.job_lines(ROIHU, held)
-    held = dataclasses.replace(held_resources("medium"), gib=None)
+    held = dataclasses.replace(held_resources("medium"), memory_gib=None)
     assert sums(billing.job_lines(ROIHU, held)) == {"CPU BU": "288.00"}
 
 
@@ -240,27 +246,27 @@ def test_the_closed_site_says_where_to_go_and_answers_to_its_old_name():
 def test_an_estimate_is_the_request_times_its_time_limit():
     spec = JobSpec("x", (), partition="small", nodes=2, tasks_per_node=2, cpus=4, memory="8G",
                    gres="nvme:100", time="1-00:30:00")  # fmt: skip
-    held = reserved.asked(spec)
-    assert held == Load("small", Decimal(88200), 2, 16, Decimal(16), 0, Decimal(200))
+    held = requested_resources(spec)
+    assert held == Resources("small", Decimal(88200), 2, 16, Decimal(16), 0, Decimal(200))
 
 
 @pytest.mark.parametrize(
     ("gres", "count"), [("gpu:gh200:4", 4), ("gpu:2", 2), ("gpu", 1), ("", 0), ("nvme:9", 0)]
 )
 def test_gpus_are_counted_in_every_form_of_gres(gres, count):
-    assert reserved.asked(JobSpec("x", (), gres=gres)).gpus == count
+    assert requested_resources(JobSpec("x", (), gres=gres)).gpus == count
 
 
 def test_a_job_without_an_end_cannot_be_estimated():
     with pytest.raises(UsageError, match="it has no end"):
-        reserved.asked(JobSpec("x", (), time="UNLIMITED"))
+        requested_resources(JobSpec("x", (), time="UNLIMITED"))
 
 
 # -- what sacct says
 
 
 def lines_of(text, site=ROIHU):
-    return billing.actual(site, [usage.usage_of(one) for one in usage.lives(read_account(text))])
+    return billing.actual(site, [usage_of(one) for one in job_starts(read_account(text))])
 
 
 HEADER = "JobID|Partition|State|AllocCPUS|AllocNodes|Start|End|ElapsedRaw|ReqMem|AllocTRES|JobName"
@@ -321,7 +327,7 @@ def test_a_job_whose_memory_sacct_does_not_know_is_an_error_and_no_smaller_bill(
 def test_a_real_listing_of_slurm_is_priced():
     # job 31: 2 nodes of 128 cores, 19 s; on Mahti 2 x 100 x 19 / 3600 = 1.0555…
     rows = read_account(captured.read("slurm-22.05/sacct-clean-end.txt"))
-    held = dataclasses.replace(reserved.used(usage.read_usage(rows, "31")), partition="medium")
+    held = dataclasses.replace(allocated_resources(read_usage(rows, "31")), partition="medium")
     assert sums(billing.job_lines(MAHTI, held)) == {"CPU BU": "1.06"}
 
 

@@ -9,13 +9,13 @@ from kit.base.settings import load
 from kit.billing import rates as billing
 from kit.billing import waste
 from kit.billing.rates import money
-from kit.slurm.resources import Load
+from kit.slurm import Resources
 
 SITES = [load(name, {}) for name in ("mahti-2024", "roihu", "lumi", "sandbox")]
 # The article's job: 417 s on 2 nodes, 2 cores and 20 GiB asked for, 310.966 s of CPU time worked,
 # 2.21 GiB used, 512 hardware threads reserved.
 ARTICLE = waste.Used(
-    Load("medium", Decimal(417), 2, 512, Decimal(20)),
+    Resources("medium", Decimal(417), 2, 512, Decimal(20)),
     2,
     Decimal(20),
     Decimal("310.966"),
@@ -70,7 +70,7 @@ def test_waste_is_told_with_the_one_change_that_would_have_saved_most():
 
 
 def test_a_job_that_used_what_it_held_is_not_told_off():
-    busy = waste.Used(Load("small", Decimal(3600), 1, 2, Decimal(4)), 2, Decimal(4),
+    busy = waste.Used(Resources("small", Decimal(3600), 1, 2, Decimal(4)), 2, Decimal(4),
                       Decimal(7100), Decimal("3.5"))  # fmt: skip
     cost = billing.job_lines(SITES[1], busy.load)[0]
     told = waste.sentences(busy, cost, waste.elsewhere(busy, [SITES[1]]))
@@ -95,8 +95,8 @@ def test_a_site_without_prices_is_told_what_was_not_used_and_nothing_to_save():
 
 
 def test_a_job_of_no_time_divides_by_nothing():
-    nothing = waste.Used(Load("small", Decimal(0), 1, 1, Decimal(1)), 1, Decimal(1), Decimal(0),
-                         Decimal(0))  # fmt: skip
+    held = Resources("small", Decimal(0), 1, 1, Decimal(1))
+    nothing = waste.Used(held, 1, Decimal(1), Decimal(0), Decimal(0))
     cost = billing.job_lines(SITES[1], nothing.load)[0]
     assert waste.sentences(nothing, cost, waste.elsewhere(nothing, SITES)) == [
         "1.0 GiB of memory were asked for, 0.0 GiB were used."

@@ -18,7 +18,7 @@ from kit.base.settings import load
 from kit.cli import runs
 from kit.cli.main import cli
 from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
-from kit.slurm.script import JobSpec
+from kit.slurm import JobSpec
 from kit.store.opening import bucket_name, open_store
 from kit.submitter.loop import submitter_for
 
@@ -55,7 +55,7 @@ def break_contact(submitter):
 
 def log_of(world, content):
     (job,) = world.live()
-    name = f"/proj/kit/tries/{job.token}/job-{job.id}.log"
+    name = f"/proj/kit/tries/{job.attempt_id}/job-{job.id}.log"
     world.files[name] = world.files.get(name, b"") + content
 
 

@@ -9,7 +9,7 @@ from kit.base import DataError, LocalHost
 from kit.base.settings import Hpc
 from kit.doctor import link_race
 from kit.doctor.link_race import Race, check_race, race
-from kit.slurm.script import JobSpec
+from kit.slurm import JobSpec
 
 pytestmark = pytest.mark.slow
 

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from kit.slurm.values import JobState
+from slurm_follow import follow
 from slurm_site import Relay, until
 
 from kit.base import (
@@ -27,11 +29,10 @@ from kit.base import (
     Unreachable,
 )
 from kit.doctor.link_race import race
-from kit.slurm.client import SUBMIT_STEPS, WAIT_STEPS
-from kit.slurm.values import JobState
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 HERE = Path(__file__).parent
+SUPPORT = HERE.parent / "support"
 
 
 def names(statuses):
@@ -43,28 +44,37 @@ def names(statuses):
 # The client dies.
 
 
-def client_process(site, token, spec, kill, control):
-    """Run a client until it dies at the step `kill`; gives the steps that it came to."""
-    code = [sys.executable, HERE / "slurm_client.py", site.sshd.folder / "config", control, token]
-    code += [json.dumps(dataclasses.asdict(spec)), kill]
-    env = {**os.environ, "PYTHONPATH": str(HERE.parent.parent)}
-    done = subprocess.run(code, env=env, capture_output=True, text=True, timeout=90)
-    return done.returncode, done.stdout.splitlines()
+def client_process(site, attempt_id, spec, moment, script):
+    """Run a client until it dies before or after its first call of a script."""
+    argv = [sys.executable, SUPPORT / "slurm_client.py", site.sshd.folder / "config"]
+    argv += [site.folder / "killed", attempt_id, json.dumps(dataclasses.asdict(spec))]
+    path = f"{HERE.parent.parent}:{SUPPORT}"
+    env = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run([*argv, moment, script], env=env, timeout=90).returncode
 
 
-@pytest.mark.parametrize("step", [*SUBMIT_STEPS, *WAIT_STEPS])
-def test_a_client_killed_after_any_step_and_run_again_comes_to_the_same_end(site, seen, step):
-    fails = step == "wait 2 closed"  # a try is closed by hand only when it has no result
-    token, spec = site.token(), site.spec(then="exit 3; " if fails else "")
-    code, steps = client_process(site, token, spec, step, site.folder / "killed")
-    assert (code, steps[-1]) == (-signal.SIGKILL, step)
+@pytest.mark.parametrize(
+    ("moment", "script"),
+    [
+        ("before", "submit"),
+        ("after", "submit"),
+        ("after", "queue"),
+        ("after", "account"),
+        ("before", "close"),
+        ("after", "close"),
+    ],
+)
+def test_client_killed_at_any_call_and_run_again_comes_to_the_same_end(site, seen, moment, script):
+    fails = script in ("account", "close")  # a committed result needs neither
+    attempt_id, spec = site.attempt_id(), site.spec(then="exit 3; " if fails else "")
+    assert client_process(site, attempt_id, spec, moment, script) == -signal.SIGKILL
     slurm = site.slurm()
-    slurm.submit(spec, token)
-    status = slurm.wait(token)
+    slurm.submit(spec, attempt_id)
+    status = follow(slurm, attempt_id)
     assert (status.done, status.succeeded) == (True, not fails)
-    site.check(token, bodies=1, committed=not fails)
-    outcome = "FAILED 3, try closed" if fails else "1 body, 1 commit"
-    seen(f"client killed after {step!r}, run again", outcome)
+    site.check(attempt_id, bodies=1, committed=not fails)
+    outcome = "FAILED 3, attempt closed" if fails else "1 body, 1 commit"
+    seen(f"client killed {moment} the call {script!r}, run again", outcome)
 
 
 # sbatch does not say what happened.
@@ -72,80 +82,80 @@ def test_a_client_killed_after_any_step_and_run_again_comes_to_the_same_end(site
 
 def test_whatever_sbatch_answers_one_body_runs(site, seen):
     modes = ["drop", "noise", "error", "hang", "twice", "submits-twice", "slow"]
-    tokens = {mode: site.token(mode) for mode in modes}
+    attempt_ids = {mode: site.attempt_id(mode) for mode in modes}
 
     def play(mode):
         slurm = site.slurm()
-        slurm.submit(site.spec(), tokens[mode])
-        return slurm.submit(site.spec(), tokens[mode]), slurm.wait(tokens[mode])
+        slurm.submit(site.spec(), attempt_ids[mode])
+        return slurm.submit(site.spec(), attempt_ids[mode]), follow(slurm, attempt_ids[mode])
 
     with ThreadPoolExecutor(len(modes)) as pool:
         results = dict(zip(modes, pool.map(play, modes), strict=True))
     for mode, (_, status) in results.items():
         assert status.succeeded, (mode, status)
-        site.check(tokens[mode])
+        site.check(attempt_ids[mode])
         seen(f"sbatch: {mode}", "job found, 1 body, 1 commit")
-    twice = tokens["submits-twice"]
+    twice = attempt_ids["submits-twice"]
     ends = until(lambda: len(e := site.ends(twice)) == 2 and e)
     assert sorted(ends) == [("COMPLETED", "0:0"), ("FAILED", "99:0")]
     seen("sbatch: submits-twice, the surplus job", "ended 99 before any work")
 
 
-def test_a_reply_lost_with_the_connection_costs_nothing(site, seen):
+def test_reply_lost_with_the_connection_costs_nothing(site, seen):
     moments = [0.1, 0.3, 0.5, 0.7, 0.9]
 
     def play(number):
-        token, sshd = site.token("slow"), site.login(f"cut{number}")
+        attempt_id, sshd = site.attempt_id("slow"), site.login(f"cut{number}")
         host = site.host(sshd)
         host.run(["true"])
         timer = threading.Timer(moments[number], sshd.cut)
         timer.start()
         with pytest.raises(Unreachable):
-            site.slurm(host).submit(site.spec(), token)
+            site.slurm(host).submit(site.spec(), attempt_id)
         timer.join()
-        site.slurm().submit(site.spec(), token)
-        assert site.slurm().wait(token).succeeded
+        site.slurm().submit(site.spec(), attempt_id)
+        assert follow(site.slurm(), attempt_id).succeeded
         sshd.stop()
-        return token
+        return attempt_id
 
     with ThreadPoolExecutor(len(moments)) as pool:
-        for token in pool.map(play, range(len(moments))):
-            site.check(token)
+        for attempt_id in pool.map(play, range(len(moments))):
+            site.check(attempt_id)
     seen(f"ssh connection killed {moments} s into sbatch", "1 body, 1 commit each")
 
 
 def test_many_clients_with_one_token_run_one_body(site, seen):
     rounds = 50
     slurms = [site.slurm() for _ in range(8)]
-    crowds = [(count, site.token()) for _ in range(rounds) for count in (2, 8)]
+    crowds = [(count, site.attempt_id()) for _ in range(rounds) for count in (2, 8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda slurm: slurm.host.run(["true"]), slurms))
-        for count, token in crowds:
+        for count, attempt_id in crowds:
             barrier = threading.Barrier(count)
 
-            def play(slurm, token=token, barrier=barrier):
+            def play(slurm, attempt_id=attempt_id, barrier=barrier):
                 barrier.wait()
-                return slurm.submit(site.spec(seconds=0, memory="1M"), token).job_id
+                return slurm.submit(site.spec(seconds=0, memory="1M"), attempt_id).job_id
 
             ids = set(pool.map(play, slurms[:count]))
             assert len(ids - {""}) == 1, (count, ids)
-    waiting = [token for _, token in crowds]
+    waiting = [attempt_id for _, attempt_id in crowds]
     until(lambda: all(s.done for s in slurms[0].status(waiting).values()), 200, every=2)
-    for _, token in crowds:
-        site.check(token)
-        assert len(list((site.tries / token).glob("job-*.log"))) == 1
-    seen(f"2 and 8 clients with one token at once, {rounds} rounds each", "1 job, 1 body a round")
+    for _, attempt_id in crowds:
+        site.check(attempt_id)
+        assert len(list((site.attempts / attempt_id).glob("job-*.log"))) == 1
+    seen(f"2 and 8 clients with one attempt at once, {rounds} rounds each", "1 job, 1 body a round")
 
 
 # The scheduler does not answer.
 
 
-def test_a_submission_to_a_frozen_controller_whose_client_died_runs_once(site, seen):
-    token, sshd = site.token(), site.login("dying")
+def test_submission_to_a_frozen_controller_whose_client_died_runs_once(site, seen):
+    attempt_id, sshd = site.attempt_id(), site.login("dying")
     with site.frozen("slurmctld"):
-        thread = threading.Thread(target=submit_quietly, args=(site, sshd, token))
+        thread = threading.Thread(target=submit_quietly, args=(site, sshd, attempt_id))
         thread.start()
-        until(lambda: site.link(token, "submit"))
+        until(lambda: site.link(attempt_id, "submit"))
         time.sleep(1)
         sshd.cut()
         thread.join()
@@ -153,91 +163,91 @@ def test_a_submission_to_a_frozen_controller_whose_client_died_runs_once(site, s
         second.run(["true"])
         results = []
         asking = threading.Thread(
-            target=lambda: results.append(site.slurm(second).submit(site.spec(), token))
+            target=lambda: results.append(site.slurm(second).submit(site.spec(), attempt_id))
         )
         asking.start()
         time.sleep(4)
-        assert site.bodies(token) == []
+        assert site.bodies(attempt_id) == []
     asking.join()
     assert results[0].job_id
-    assert site.slurm().wait(token).succeeded
-    site.check(token)
+    assert follow(site.slurm(), attempt_id).succeeded
+    site.check(attempt_id)
     seen("slurmctld frozen, sbatch hangs, its client killed, a second client", "1 body, 1 commit")
     sshd.stop()
 
 
-def test_a_submission_without_a_controller_is_given_up_by_its_fence(site, seen):
-    token, slurm = site.token(), site.slurm(lost_after_s=5)
+def test_submission_without_a_controller_is_closed_by_its_fence(site, seen):
+    attempt_id, slurm = site.attempt_id(), site.slurm(lost_after_s=5)
     with site.stopped("slurmctld"):
-        status = slurm.submit(site.spec(), token)
+        status = slurm.submit(site.spec(), attempt_id)
         assert (status.state, status.done) == (JobState.UNKNOWN, False)
-        kept = slurm.wait(token, timeout_s=0)
-        assert (kept.done, site.link(token, "owner")) == (False, "")
-    status = slurm.wait(token)
-    assert (status.done, status.worked) == (True, False)
-    site.check(token, bodies=0, committed=False)
-    following = site.token()
+        kept = slurm.settle(attempt_id)
+        assert (kept.done, site.link(attempt_id, "owner")) == (False, "")
+    status = follow(slurm, attempt_id)
+    assert (status.done, status.started) == (True, False)
+    site.check(attempt_id, bodies=0, committed=False)
+    following = site.attempt_id()
     slurm.submit(site.spec(), following)
-    assert slurm.wait(following).succeeded
-    seen("slurmctld stopped at submit", "UNKNOWN; once it answers: fence taken, next try runs")
+    assert follow(slurm, following).succeeded
+    seen("slurmctld stopped at submit", "UNKNOWN; once it answers: fence taken, next attempt runs")
 
 
-def submit_quietly(site, sshd, token):
+def submit_quietly(site, sshd, attempt_id):
     """Submit on a connection that will be cut."""
     try:
-        site.slurm(site.host(sshd)).submit(site.spec(), token)
+        site.slurm(site.host(sshd)).submit(site.spec(), attempt_id)
     except Unreachable:
         return
 
 
-def test_a_fence_taken_before_a_late_sbatch_lands_leaves_no_body(site, seen):
-    token = site.token("slow")
-    thread = threading.Thread(target=submit_quietly, args=(site, site.sshd, token))
+def test_fence_taken_before_a_late_sbatch_lands_leaves_no_body(site, seen):
+    attempt_id = site.attempt_id("slow")
+    thread = threading.Thread(target=submit_quietly, args=(site, site.sshd, attempt_id))
     thread.start()
-    until(lambda: site.link(token, "submit"))
-    status = site.slurm().give_up(token)
-    assert (status.done, status.worked) == (True, False)
+    until(lambda: site.link(attempt_id, "submit"))
+    status = site.slurm().give_up(attempt_id)
+    assert (status.done, status.started) == (True, False)
     thread.join()
-    ends = until(lambda: site.ends(token))
+    ends = until(lambda: site.ends(attempt_id))
     assert ends in ([("FAILED", "99:0")], [("CANCELLED", "0:0")]), ends
-    site.check(token, bodies=0, committed=False)
-    assert site.link(token, "commit") == "closed"
+    site.check(attempt_id, bodies=0, committed=False)
+    assert site.link(attempt_id, "commit") == "closed"
     seen("fence taken, then a late sbatch lands", f"no body; job {ends[0][0]} {ends[0][1]}")
 
 
 def test_cancelling_a_submission_that_has_not_landed_leaves_no_body(site, seen):
-    token = site.token("slow")
-    thread = threading.Thread(target=submit_quietly, args=(site, site.sshd, token))
+    attempt_id = site.attempt_id("slow")
+    thread = threading.Thread(target=submit_quietly, args=(site, site.sshd, attempt_id))
     thread.start()
-    until(lambda: site.link(token, "submit"))
-    status = site.slurm().cancel(token)
+    until(lambda: site.link(attempt_id, "submit"))
+    status = site.slurm().cancel(attempt_id)
     thread.join()
     assert (status.state, status.done) == (JobState.CANCELLED, True)
-    until(lambda: site.ends(token))
-    site.check(token, bodies=0, committed=False)
-    seen("cancel, then a late sbatch lands", f"no body; job {site.ends(token)[0][1]}")
+    until(lambda: site.ends(attempt_id))
+    site.check(attempt_id, bodies=0, committed=False)
+    seen("cancel, then a late sbatch lands", f"no body; job {site.ends(attempt_id)[0][1]}")
 
 
 def test_cancelling_what_has_finished_keeps_the_result(site, seen):
-    token, slurm = site.token(), site.slurm()
-    slurm.submit(site.spec(), token)
-    assert slurm.wait(token).succeeded
-    status = slurm.cancel(token)
+    attempt_id, slurm = site.attempt_id(), site.slurm()
+    slurm.submit(site.spec(), attempt_id)
+    assert follow(slurm, attempt_id).succeeded
+    status = slurm.cancel(attempt_id)
     assert (status.state, status.why) == (JobState.COMPLETED, "it had finished before the cancel")
-    site.check(token)
+    site.check(attempt_id)
     seen("cancel of a finished job", "COMPLETED, 'finished before the cancel'")
 
 
 def test_cancelling_a_running_job_ends_it_without_a_result(site, seen):
-    token, slurm = site.token(), site.slurm()
-    slurm.submit(site.spec(seconds=60), token)
-    until(lambda: site.bodies(token))
+    attempt_id, slurm = site.attempt_id(), site.slurm()
+    slurm.submit(site.spec(seconds=60), attempt_id)
+    until(lambda: site.bodies(attempt_id))
     with pytest.raises(Busy):
-        slurm.give_up(token)
-    slurm.cancel(token)
-    status = slurm.wait(token)
+        slurm.give_up(attempt_id)
+    slurm.cancel(attempt_id)
+    status = follow(slurm, attempt_id)
     assert (status.state, status.done, status.succeeded) == (JobState.CANCELLED, True, False)
-    site.check(token, committed=False)
+    site.check(attempt_id, committed=False)
     seen("cancel of a running job", "CANCELLED, no commit")
 
 
@@ -245,17 +255,17 @@ def test_cancelling_a_running_job_ends_it_without_a_result(site, seen):
     "programs", [("slurmctld",), ("slurmdbd",), ("slurmdbd", "slurmctld")], ids="+".join
 )
 def test_services_away_for_30_seconds_change_no_state(site, seen, programs):
-    good, bad, slurm = site.token(), site.token(), site.slurm()
+    good, bad, slurm = site.attempt_id(), site.attempt_id(), site.slurm()
     told = {good: [], bad: []}
     slurm.submit(site.spec(seconds=8), good)
     slurm.submit(site.spec(seconds=8, then="exit 3; "), bad)
     until(lambda: site.bodies(good) and site.bodies(bad))
     with ThreadPoolExecutor(2) as pool:
-        waits = {t: pool.submit(site.slurm().wait, t, told[t].append) for t in told}
+        waits = {t: pool.submit(follow, site.slurm(), t, told[t].append) for t in told}
         until(lambda: all(s and s[-1].state is JobState.RUNNING for s in told.values()))
         with site.stopped(*programs):
             time.sleep(30)
-        ends = {token: wait.result(120) for token, wait in waits.items()}
+        ends = {attempt_id: wait.result(120) for attempt_id, wait in waits.items()}
     assert ends[good].succeeded
     assert (ends[bad].state, ends[bad].exit_code) == (JobState.FAILED, 3)
     assert names(told[bad]) == ["RUNNING", "FAILED"]
@@ -269,13 +279,13 @@ def test_services_away_for_30_seconds_change_no_state(site, seen, programs):
 # The way to the site is lost.
 
 
-def test_a_network_that_is_cut_mid_run_changes_no_state(site, seen):
+def test_network_that_is_cut_mid_run_changes_no_state(site, seen):
     sshd = site.login("relayed")
     relay = Relay(sshd.port)
     sshd.write_config(relay.port)
-    token, told = site.token(), []
+    attempt_id, told = site.attempt_id(), []
     slurm = site.slurm(site.host(sshd, connect_timeout_s=3, alive_s=1))
-    slurm.submit(site.spec(seconds=6), token)
+    slurm.submit(site.spec(seconds=6), attempt_id)
 
     def cut():
         until(lambda: told and told[-1].state is JobState.RUNNING)
@@ -285,21 +295,21 @@ def test_a_network_that_is_cut_mid_run_changes_no_state(site, seen):
 
     cutting = threading.Thread(target=cut)
     cutting.start()
-    status = slurm.wait(token, told.append)
+    status = follow(slurm, attempt_id, told.append)
     cutting.join()
     assert status.succeeded
     assert [n for n in names(told) if n != "PENDING"] == ["RUNNING", "COMPLETED"]
-    assert any("last seen" in status.why for status in told)
-    site.check(token)
+    assert any("reach" in status.why for status in told)
+    site.check(attempt_id)
     relay.close()
     sshd.stop()
-    seen("network cut for 10 s mid-run", "state stayed RUNNING ('last seen …'), then COMPLETED")
+    seen("network cut for 10 s mid-run", "state stayed RUNNING , then COMPLETED")
 
 
-def test_a_login_node_that_goes_away_mid_run_changes_no_state(site, seen):
-    sshd, token, told = site.login("restarted"), site.token(), []
+def test_login_node_that_goes_away_mid_run_changes_no_state(site, seen):
+    sshd, attempt_id, told = site.login("restarted"), site.attempt_id(), []
     slurm = site.slurm(site.host(sshd))
-    slurm.submit(site.spec(seconds=6), token)
+    slurm.submit(site.spec(seconds=6), attempt_id)
 
     def restart():
         until(lambda: told and told[-1].state is JobState.RUNNING)
@@ -309,21 +319,21 @@ def test_a_login_node_that_goes_away_mid_run_changes_no_state(site, seen):
 
     restarting = threading.Thread(target=restart)
     restarting.start()
-    assert slurm.wait(token, told.append).succeeded
+    assert follow(slurm, attempt_id, told.append).succeeded
     restarting.join()
     assert [n for n in names(told) if n != "PENDING"] == ["RUNNING", "COMPLETED"]
-    site.check(token)
+    site.check(attempt_id)
     sshd.stop()
     seen("login sshd stopped for 10 s mid-run", "state stayed RUNNING, then COMPLETED")
 
 
-def test_a_certificate_that_ends_mid_wait_pauses_until_it_is_renewed(site, seen):
+def test_certificate_that_ends_mid_wait_pauses_until_it_is_renewed(site, seen):
     sshd = site.login("certified", certificates=True)
     begun = time.time()
     sshd.certify(begun - 60, begun + 20)
-    token, told, said = site.token(), [], []
+    attempt_id, told, said = site.attempt_id(), [], []
     slurm = site.slurm(site.host(sshd, renew_hint="run csc_cert.py"), say=said.append)
-    slurm.submit(site.spec(seconds=25), token)
+    slurm.submit(site.spec(seconds=25), attempt_id)
 
     def renew():
         while time.time() < begun + 22:
@@ -336,59 +346,59 @@ def test_a_certificate_that_ends_mid_wait_pauses_until_it_is_renewed(site, seen)
 
     renewing = threading.Thread(target=renew)
     renewing.start()
-    status = slurm.wait(token, told.append)
+    status = follow(slurm, attempt_id, told.append)
     renewing.join()
     assert status.succeeded
     assert time.time() - begun < 55
     assert "before the job's time limit" in said[0]
-    assert any("ended at" in text and "csc_cert.py" in text for text in said[1:])
+    assert any("ended at" in s.why and "csc_cert.py" in s.why for s in told)
     assert [n for n in names(told) if n != "PENDING"] == ["RUNNING", "COMPLETED"]
-    site.check(token)
+    site.check(attempt_id)
     sshd.stop()
     seen("certificate of 20 s ends mid-wait, renewed after 40 s", "paused, said how, went on")
 
 
-def test_a_wrong_host_key_and_a_refused_key_change_no_state(site, seen):
-    sshd, token, told = site.login("refusing"), site.token(), []
+def test_wrong_host_key_and_a_refused_key_change_no_state(site, seen):
+    sshd, attempt_id, told = site.login("refusing"), site.attempt_id(), []
     known = (sshd.folder / "known_hosts").read_text()
     allowed = (sshd.folder / "authorized_keys").read_text()
     slurm = site.slurm(site.host(sshd))
-    slurm.submit(site.spec(seconds=8), token)
+    slurm.submit(site.spec(seconds=8), attempt_id)
     (sshd.folder / "known_hosts").write_text(known.replace("* ", "another "))
     sshd.cut()
     with pytest.raises(HostKeyRefused) as caught:
-        slurm.wait(token)
+        follow(slurm, attempt_id)
     assert caught.value.exit_code == 3
     (sshd.folder / "known_hosts").write_text(known)
     (sshd.folder / "authorized_keys").write_text("")
     with pytest.raises(CredentialRefused):
-        until(lambda: slurm.status([token]))
-    refused = slurm.wait(token, told.append, timeout_s=2)
+        until(lambda: slurm.status([attempt_id]))
+    refused = follow(slurm, attempt_id, told.append, timeout_s=2)
     assert (refused.done, refused.state) == (False, JobState.UNKNOWN)
     assert "refuses the login" in refused.why
     (sshd.folder / "authorized_keys").write_text(allowed)
-    assert slurm.wait(token).succeeded
-    site.check(token)
+    assert follow(slurm, attempt_id).succeeded
+    site.check(attempt_id)
     sshd.stop()
     seen("wrong host key mid-run", "exit 3 at once, nothing sent, job untouched")
     seen("key refused mid-run", "state kept, told why, went on when accepted")
 
 
 @pytest.mark.parametrize("minutes", [-10, 10])
-def test_a_client_whose_clock_is_wrong_comes_to_the_same_end(site, seen, minutes):
-    token = site.token()
+def test_client_whose_clock_is_wrong_comes_to_the_same_end(site, seen, minutes):
+    attempt_id = site.attempt_id()
     slurm = site.slurm(clock=lambda: time.time() + 60 * minutes)
-    slurm.submit(site.spec(), token)
-    assert slurm.wait(token).succeeded
-    site.check(token)
+    slurm.submit(site.spec(), attempt_id)
+    assert follow(slurm, attempt_id).succeeded
+    site.check(attempt_id)
     seen(f"client's clock {minutes:+d} min", "1 body, 1 commit")
 
 
 # The site itself.
 
 
-def test_a_full_project_folder_is_no_submission_and_room_mends_it(site, seen):
-    token = site.token()
+def test_full_project_folder_submits_nothing_until_there_is_room(site, seen):
+    attempt_id = site.attempt_id()
     host = site.host()
     run = host.run
 
@@ -399,68 +409,70 @@ def test_a_full_project_folder_is_no_submission_and_room_mends_it(site, seen):
 
     host.run = full
     with pytest.raises(CommandFailed):
-        site.slurm(host).submit(site.spec(), token)
-    assert site.link(token, "submit") == ""
+        site.slurm(host).submit(site.spec(), attempt_id)
+    assert site.link(attempt_id, "submit") == ""
     host.run = run
     slurm = site.slurm(host)
-    slurm.submit(site.spec(), token)
-    assert slurm.wait(token).succeeded
-    site.check(token)
+    slurm.submit(site.spec(), attempt_id)
+    assert follow(slurm, attempt_id).succeeded
+    site.check(attempt_id)
     seen("project folder full at submit", "refused before any link; with room again: 1 body")
 
 
-def test_a_project_folder_that_is_away_is_never_made_anew(site, seen):
+def test_missing_project_folder_is_never_created(site, seen):
     hpc = dataclasses.replace(site.hpc, project_dir=f"{site.hpc.project_dir}/away/project")
-    token = site.token()
-    for call in (lambda s: s.submit(site.spec(), token), lambda s: s.status([token]),
-                 lambda s: s.give_up(token)):  # fmt: skip
+    attempt_id = site.attempt_id()
+    for call in (lambda s: s.submit(site.spec(), attempt_id), lambda s: s.status([attempt_id]),
+                 lambda s: s.give_up(attempt_id)):  # fmt: skip
         with pytest.raises(CommandFailed, match="cannot use the folder"):
             call(site.slurm(hpc=hpc))
     assert not Path(hpc.project_dir).parent.exists()
     seen("project folder not mounted", "an error that names it, no folder made, no submission")
 
 
-def test_an_orphan_on_a_lost_node_cannot_publish_and_its_requeue_cannot_work(site, seen):
-    token, slurm = site.token(), site.slurm()
+def test_orphan_on_a_lost_node_cannot_publish_and_its_requeue_cannot_work(site, seen):
+    attempt_id, slurm = site.attempt_id(), site.slurm()
     body = (
         'echo "$me" >>bodies',
         "for i in $(seq 200); do [ -e go ] && break; sleep 0.5; done",
         "echo {} >m; (commit m); echo $? >orphan",
     )
-    slurm.submit(site.spec(commands=body, requeue=True), token)
-    until(lambda: site.bodies(token))
+    slurm.submit(site.spec(commands=body), attempt_id)
+    site.allow_requeue(attempt_id)
+    until(lambda: site.bodies(attempt_id))
     with site.frozen("slurmd-g1"):
-        status = slurm.wait(token)
+        status = follow(slurm, attempt_id)
         assert (status.state, status.done) == (JobState.NODE_FAIL, True), status
-        assert site.link(token, "commit") == "closed"
-        (site.tries / token / "go").touch()
-        until(lambda: (site.tries / token / "orphan").exists())
-        assert (site.tries / token / "orphan").read_text() == "97\n"
+        assert site.link(attempt_id, "commit") == "closed"
+        (site.attempts / attempt_id / "go").touch()
+        until(lambda: (site.attempts / attempt_id / "orphan").exists())
+        assert (site.attempts / attempt_id / "orphan").read_text() == "97\n"
     seen("node lost, its processes live on and commit after the close", "refused (97)")
-    job = site.link(token, "owner").partition(".")[0]
+    job = site.link(attempt_id, "owner").partition(".")[0]
     until(lambda: "down" not in site.node_state("g1"), 90, every=1)
     site.admin("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
-    until(lambda: ("FAILED", "99:0") in site.ends(token), 120, every=0.5)
-    site.check(token, committed=False)
-    assert site.slurm().status([token])[token].state is JobState.NODE_FAIL
+    until(lambda: ("FAILED", "99:0") in site.ends(attempt_id), 120, every=0.5)
+    site.check(attempt_id, committed=False)
+    assert site.slurm().status([attempt_id])[attempt_id].state is JobState.NODE_FAIL
     seen("the same job requeued by Slurm", "ended 99, 1 body, state stays NODE_FAIL")
 
 
-def test_a_job_put_back_to_the_queue_ends_its_try(site, seen):
-    token, slurm = site.token(), site.slurm()
-    job = slurm.submit(site.spec(seconds=60, requeue=True), token).job_id
-    until(lambda: site.bodies(token))
+def test_job_put_back_to_the_queue_ends_its_try(site, seen):
+    attempt_id, slurm = site.attempt_id(), site.slurm()
+    job = slurm.submit(site.spec(seconds=60), attempt_id).job_id
+    site.allow_requeue(attempt_id)
+    until(lambda: site.bodies(attempt_id))
     site.admin("scontrol", "requeue", job)
-    status = slurm.wait(token)
-    assert (status.done, status.worked, status.succeeded) == (True, True, False)
+    status = follow(slurm, attempt_id)
+    assert (status.done, status.started, status.succeeded) == (True, True, False)
     assert "put back" in status.why
     site.admin("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
-    until(lambda: ("FAILED", "99:0") in site.ends(token), 60)
-    site.check(token, committed=False)
-    seen("somebody requeues the running job", f"try ends ({status.state.name}), new start: 99")
+    until(lambda: ("FAILED", "99:0") in site.ends(attempt_id), 60)
+    site.check(attempt_id, committed=False)
+    seen("somebody requeues the running job", f"attempt ends ({status.state.name}), new start: 99")
 
 
-def test_every_ending_is_told_as_it_was(site, seen):
+def test_every_ending_is_reported_as_it_was(site, seen):
     slurm = site.slurm()
     eater = (
         'echo "$me" >>bodies',
@@ -475,22 +487,24 @@ def test_every_ending_is_told_as_it_was(site, seen):
         "preempted": site.spec(seconds=100, partition="low", nodes=2, memory="100M"),
         "purged": site.spec(then="exit 5; "),
     }
-    tokens = {name: site.token() for name in specs}
+    attempt_ids = {name: site.attempt_id() for name in specs}
     ids = {}
     for name, spec in specs.items():
-        ids[name] = slurm.submit(spec, tokens[name]).job_id
+        ids[name] = slurm.submit(spec, attempt_ids[name]).job_id
         if name == "held":
             site.admin("scontrol", "hold", ids["held"])
-    until(lambda: all(site.bodies(tokens[n]) for n in ("TIMEOUT", "somebody", "preempted")), 40)
-    urgent = site.token()
+    until(
+        lambda: all(site.bodies(attempt_ids[n]) for n in ("TIMEOUT", "somebody", "preempted")), 40
+    )
+    urgent = site.attempt_id()
     slurm.submit(site.spec(partition="urgent", nodes=2, memory="100M"), urgent)
     site.admin("scancel", ids["somebody"])
-    held = slurm.status([tokens["held"]])[tokens["held"]]
+    held = slurm.status([attempt_ids["held"]])[attempt_ids["held"]]
     assert (held.state, held.done) == (JobState.PENDING, False)
     assert "JobHeldAdmin: an administrator holds it" in held.why
     site.admin("scontrol", "release", ids["held"])
-    ends = {name: slurm.wait(tokens[name]) for name in specs if name != "purged"}
-    ends["purged"] = slurm.wait(tokens["purged"])  # 60 s and more after it left squeue
+    ends = {name: follow(slurm, attempt_ids[name]) for name in specs if name != "purged"}
+    ends["purged"] = follow(slurm, attempt_ids["purged"])  # 60 s and more after it left squeue
     told = {name: (s.state.name, s.exit_code, s.succeeded) for name, s in ends.items()}
     assert told.pop("memory")[0] in ("FAILED", "OUT_OF_MEMORY")  # with cgroups the latter
     assert "memory" in ends["memory"].why
@@ -502,43 +516,45 @@ def test_every_ending_is_told_as_it_was(site, seen):
         "preempted": ("PREEMPTED", 0, False),
         "purged": ("FAILED", 5, False),
     }
-    assert slurm.wait(urgent).succeeded
+    assert follow(slurm, urgent).succeeded
     for name, status in ends.items():
-        site.check(tokens[name], committed=status.succeeded)
-        end = "committed" if status.succeeded else f"{status.exit_code}:{status.signal}, closed"
+        site.check(attempt_ids[name], committed=status.succeeded)
+        end = "committed" if status.succeeded else f"{status.exit_code}, closed"
         seen(f"ending: {name}", f"{status.state.name} {end}")
 
 
-def test_a_pending_job_says_why_in_a_sentence(site, seen):
-    token, slurm = site.token(), site.slurm()
+def test_pending_job_says_why_in_a_sentence(site, seen):
+    attempt_id, slurm = site.attempt_id(), site.slurm()
     site.admin("scontrol", "update", "nodename=g1", "state=drain", "reason=test")
     try:
-        slurm.submit(site.spec(), token)
-        reason = until(lambda: (w := slurm.status([token])[token].why).startswith("Req") and w, 40)
+        slurm.submit(site.spec(), attempt_id)
+        reason = until(
+            lambda: (w := slurm.status([attempt_id])[attempt_id].why).startswith("Req") and w, 40
+        )
     finally:
         site.admin("scontrol", "update", "nodename=g1", "state=resume")
     assert reason.endswith("nodes that it needs are not available")
-    assert slurm.wait(token).succeeded
-    site.check(token)
+    assert follow(slurm, attempt_id).succeeded
+    site.check(attempt_id)
     seen("pending, the node is drained", f"PENDING, {reason!r}")
 
 
-def test_a_refusal_of_sbatch_is_an_error_and_no_job(site, seen):
-    token = site.token()
+def test_refusal_of_sbatch_is_an_error_and_no_job(site, seen):
+    attempt_id = site.attempt_id()
     with pytest.raises(CommandFailed, match="nvalid partition") as caught:
-        site.slurm().submit(site.spec(partition="nope"), token)
-    assert "new try" in caught.value.next_step
-    site.check(token, bodies=0, committed=False)
-    assert site.link(token, "owner") == "fenced"
-    seen("sbatch refuses (partition)", "error with the text, try closed, no job")
+        site.slurm().submit(site.spec(partition="nope"), attempt_id)
+    assert "new attempt" in caught.value.next_step
+    site.check(attempt_id, bodies=0, committed=False)
+    assert site.link(attempt_id, "owner") == "fenced"
+    seen("sbatch refuses (partition)", "error with the text, attempt closed, no job")
 
 
-def test_the_login_node_and_a_job_agree_on_the_winner_of_every_link(site, seen):
-    token, slurm = site.token(), site.slurm()
-    result = race(slurm, site.spec(memory="50M"), token, rounds=400)
+def test_login_node_and_a_job_agree_on_the_winner_of_every_link(site, seen):
+    attempt_id, slurm = site.attempt_id(), site.slurm()
+    result = race(slurm, site.spec(memory="50M"), attempt_id, rounds=400)
     assert (result.login + result.job, result.disputed) == (400, ())
     assert min(result.login, result.job) > 0
-    assert slurm.wait(token).done
+    assert follow(slurm, attempt_id).done
     outcome = f"login node won {result.login}, job {result.job}, no dispute"
     seen("race for 400 links, login node against a job", outcome)
 
@@ -546,16 +562,16 @@ def test_the_login_node_and_a_job_agree_on_the_winner_of_every_link(site, seen):
 def test_no_method_raises_anything_but_the_kits_errors_without_a_site(site):
     sshd = site.login("gone")
     sshd.stop()
-    slurm, token = site.slurm(site.host(sshd)), site.token()
+    slurm, attempt_id = site.slurm(site.host(sshd)), site.attempt_id()
     calls = [
-        lambda: slurm.submit(site.spec(), token),
-        lambda: slurm.status([token]),
-        lambda: slurm.give_up(token),
-        lambda: slurm.cancel(token),
-        lambda: slurm.usage("1"),
-        lambda: slurm.logs(token),
+        lambda: slurm.submit(site.spec(), attempt_id),
+        lambda: slurm.status([attempt_id]),
+        lambda: slurm.give_up(attempt_id),
+        lambda: slurm.cancel(attempt_id),
+        lambda: slurm.usage(attempt_id, "1"),
+        lambda: slurm.logs(attempt_id),
     ]
     for call in calls:
         with pytest.raises(KitError):
             call()
-    assert not slurm.wait(token, timeout_s=0).done
+    assert not follow(slurm, attempt_id, timeout_s=0).done

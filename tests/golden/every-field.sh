@@ -2,18 +2,23 @@
 #SBATCH --job-name=kit-0123456789ab
 #SBATCH --account=project_2000000
 #SBATCH --partition=gpumedium
+#SBATCH --qos=long
+#SBATCH --clusters=roihu
+#SBATCH --constraint=gh200&nvme
+#SBATCH --licenses=matlab:1
 #SBATCH --nodes=2
-#SBATCH --ntasks=4
 #SBATCH --ntasks-per-node=2
 #SBATCH --cpus-per-task=72
 #SBATCH --mem=200G
 #SBATCH --gres=gpu:gh200:2
 #SBATCH --time=1-02:30:00
-#SBATCH --output=%x-%j.out
+#SBATCH --output=job-%j.log
 #SBATCH --signal=B:TERM@60
-#SBATCH --requeue
+#SBATCH --dependency=singleton
+#SBATCH --no-requeue
 
 try='/projappl/project_2000000/a person'"'"'s/kit/tries/0123456789ab'
+# shellcheck disable=SC2154 # $try is set before this text
 export SLURM_EXPORT_ENV=ALL PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}
 export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
 umask 077
@@ -22,9 +27,10 @@ me=$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
 ln -sT "$me" owner 2>/dev/null
 case "$(readlink owner)" in "$me") ;; "") exit 98 ;; *) exit 99 ;; esac
 
-# commit FILE: publish the try's manifest, once and last; 97: the try was closed before.
+# commit FILE: publish the attempt's manifest, once and last; 97: the attempt was closed before.
 commit() {
     local hash
+    [ -s "$1" ] || exit 97
     hash=$(sha256sum <"$1") && hash=${hash%% *} || exit 97
     mv -T "$1" "$try/manifest-$hash" && sync "$try/manifest-$hash" || exit 97
     ln -sT "manifest-$hash" "$try/commit" 2>/dev/null
@@ -33,8 +39,22 @@ commit() {
 
 source /appl/lmod/init/bash
 module use /appl/local/csc/modulefiles
-module load python-pytorch/2.7 || exit 96
-module load git || exit 96
+# load_module NAME: exit 96 where it cannot be loaded. Modules 3.2 exits 0 all the same: then
+# LOADEDMODULES neither has the name nor has changed (an alias is listed under another name).
+load_module() {
+    local before=${LOADEDMODULES-}
+    if ! module load "$1"; then
+        echo "the module $1 could not be loaded" >&2
+        exit 96
+    fi
+    case :${LOADEDMODULES-}: in *":$1:"* | *":$1/"*) return ;; esac
+    if [ "${LOADEDMODULES-}" = "$before" ]; then
+        echo "the module $1 could not be loaded: it is not in LOADEDMODULES" >&2
+        exit 96
+    fi
+}
+load_module python-pytorch/2.7
+load_module git
 export KIT_EPOCHS=5
 export KIT_TITLE='it'"'"'s $HOME
 and `more`'

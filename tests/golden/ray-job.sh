@@ -14,6 +14,7 @@
 #SBATCH --no-requeue
 
 try=/projappl/project_2001234/kit/tries/0123456789ab
+# shellcheck disable=SC2154 # $try is set before this text
 export SLURM_EXPORT_ENV=ALL PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}
 export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
 umask 077
@@ -22,9 +23,10 @@ me=$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
 ln -sT "$me" owner 2>/dev/null
 case "$(readlink owner)" in "$me") ;; "") exit 98 ;; *) exit 99 ;; esac
 
-# commit FILE: publish the try's manifest, once and last; 97: the try was closed before.
+# commit FILE: publish the attempt's manifest, once and last; 97: the attempt was closed before.
 commit() {
     local hash
+    [ -s "$1" ] || exit 97
     hash=$(sha256sum <"$1") && hash=${hash%% *} || exit 97
     mv -T "$1" "$try/manifest-$hash" && sync "$try/manifest-$hash" || exit 97
     ln -sT "manifest-$hash" "$try/commit" 2>/dev/null
@@ -33,7 +35,21 @@ commit() {
 
 source /usr/share/lmod/lmod/init/bash
 module use /appl/modules
-module load pytorch/2.13 || exit 96
+# load_module NAME: exit 96 where it cannot be loaded. Modules 3.2 exits 0 all the same: then
+# LOADEDMODULES neither has the name nor has changed (an alias is listed under another name).
+load_module() {
+    local before=${LOADEDMODULES-}
+    if ! module load "$1"; then
+        echo "the module $1 could not be loaded" >&2
+        exit 96
+    fi
+    case :${LOADEDMODULES-}: in *":$1:"* | *":$1/"*) return ;; esac
+    if [ "${LOADEDMODULES-}" = "$before" ]; then
+        echo "the module $1 could not be loaded: it is not in LOADEDMODULES" >&2
+        exit 96
+    fi
+}
+load_module pytorch/2.13
 export KIT_TASK='{"data": "/projappl/project_2001234/kit/inputs/dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd.safetensors", "data_hash": "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd", "hyperparameters": {"batch_size": 4, "device": "cpu", "epochs": 3, "fast_step": true, "learning_rate": 0.001, "momentum": 0.9, "seed": 42, "threads": 1}, "number": 2, "previous": "/projappl/project_2001234/kit/tries/ba9876543210", "ray": "2.60.0", "run": "cloud-hpc-0123456789ab-1", "token": "0123456789ab", "tunnel": {"address": "10.1.2.3", "alias": "vm", "host": "vm.example", "port": 22, "ports": [8280, 8281, 8282, 8283, 8284, 8285, 8286, 8287, 8288, 8289], "user": "kit-tunnel"}, "workers": 1}'
 export KIT_CODE=/projappl/project_2001234/kit/inputs/cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc.zip
 private=

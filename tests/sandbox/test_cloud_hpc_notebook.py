@@ -27,7 +27,7 @@ from kit.base import ROOT, SSHHost, read_json
 from kit.base.settings import Settings, load
 from kit.experiments.fashion_mnist.data import LABELS
 from kit.runs.requests import RunRequests, attempt_id
-from kit.slurm.usage import PUBLISHED
+from kit.slurm import PUBLISHED
 from kit.store import opening as store
 from kit.tracking import delivery as tracking
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 
 import pytest
-from fake_slurm import FakeHost, Site
+from fake_slurm import FakeHost, Killed, Site
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -19,39 +19,23 @@ from kit.base import (
     UsageError,
 )
 from kit.base.settings import Hpc
-from kit.slurm.client import SUBMIT_STEPS, WAIT_STEPS, Slurm
+from kit.slurm import JobSpec, JobState, Slurm
 from kit.slurm.fence import read_answer
-from kit.slurm.script import JobSpec
-from kit.slurm.values import JobState
 
 SPEC = JobSpec("x", ("true",), partition="small")
 HPC = Hpc(ssh_host="site", project_dir="/projappl/p", poll_floor_s=15.0, renew_hint="csc_cert.py")
+NO_ACCOUNTING = "Slurm accounting storage is disabled"
 
 
-class Killed(BaseException):
-    """The client's process ends here, as by kill -9: nothing catches it."""
-
-
-def token(number):
+def attempt_id(number):
     return hashlib.sha256(f"run {number}".encode()).hexdigest()[:12]
 
 
-T = token(0)
+A = attempt_id(0)
 
 
-def client(site, host=None, at_sleep=lambda: None, **options):
-    """Make a client whose sleep moves the site's time on; a wait without an end is an error."""
-    slept = []
-
-    def sleep(seconds):
-        slept.append(seconds)
-        assert len(slept) < 500, "the client waits for ever"
-        site.now += round(seconds)
-        at_sleep()
-
-    host = host or FakeHost(site)
-    hpc = options.pop("hpc", HPC)
-    return Slurm(host, hpc, lambda: site.now, sleep, lambda: 0.5, **options)
+def client(site, host=None, **options):
+    return Slurm(host or FakeHost(site), options.pop("hpc", HPC), lambda: site.now, **options)
 
 
 @pytest.fixture
@@ -59,183 +43,250 @@ def site():
     return Site()
 
 
+@pytest.fixture
+def slurm(site):
+    return client(site)
+
+
+@pytest.fixture
+def running(site, slurm):
+    """A job that is running."""
+    slurm.submit(SPEC, A)
+    site.start(site.jobs[0])
+    return site.jobs[0]
+
+
 # One fault at a time.
 
 
-def test_a_job_is_submitted_started_committed_and_done(site):
-    slurm = client(site)
-    status = slurm.submit(SPEC, T)
+def test_job_is_submitted_started_committed_and_done(site, slurm):
+    status = slurm.submit(SPEC, A)
     assert (status.state, status.job_id, status.done) == (JobState.PENDING, "1", False)
     site.start(site.jobs[0])
-    assert slurm.status([T])[T].state is JobState.RUNNING
+    assert slurm.status([A])[A].state is JobState.RUNNING
     site.end(site.jobs[0], "COMPLETED")
-    status = slurm.wait(T)
+    status = slurm.settle(A)
     assert (status.state, status.done, status.succeeded) == (JobState.COMPLETED, True, True)
 
 
 @pytest.mark.parametrize("mode", ["ok", "noise", "drop", "error", "twice", "late"])
 @pytest.mark.parametrize("clients", [1, 2, 8])
-def test_one_token_works_once_whatever_sbatch_does(site, mode, clients):
+def test_one_attempt_runs_once_whatever_sbatch_does(site, mode, clients):
     site.sbatch = mode
     for _ in range(clients):
-        client(site).submit(SPEC, T)
+        client(site).submit(SPEC, A)
     for waiting in list(site.late):
         site.land(waiting)
     for job in site.jobs:
         site.start(job)
     assert len(site.bodies) == 1
-    assert client(site).status([T])[T].job_id == site.bodies[0][1].partition(".")[0]
+    assert client(site).status([A])[A].job_id == site.bodies[0][1].partition(".")[0]
 
 
-def test_a_lost_reply_is_found_by_the_jobs_name(site):
+def test_lost_reply_is_found_by_the_jobs_name(site, slurm):
     site.sbatch = "drop"
-    assert client(site).submit(SPEC, T).job_id == "1"
+    assert slurm.submit(SPEC, A).job_id == "1"
 
 
-def test_a_refusal_is_an_error_closes_the_try_and_is_told_again(site):
+def test_refusal_is_an_error_and_closes_the_attempt(site, slurm):
     site.sbatch = "refuse"
     for _ in range(2):
         with pytest.raises(CommandFailed, match="Invalid partition") as caught:
-            client(site).submit(SPEC, T)
-        assert "new try" in caught.value.next_step
-    assert site.links[T, "owner"][0] == "fenced"
+            slurm.submit(SPEC, A)
+        assert "new attempt" in caught.value.next_step
+    assert site.links[A, "owner"][0] == "fenced"
+    assert site.jobs == []
+    assert "Invalid partition" in slurm.status([A])[A].why
+
+
+def test_limit_on_the_number_of_jobs_waits_and_submits_again(site, slurm):
+    site.sbatch = "limit"
+    for _ in range(2):
+        with pytest.raises(Busy, match="AssocMaxSubmitJobLimit"):
+            slurm.submit(SPEC, A)
+    assert (A, "owner") not in site.links
+    site.sbatch = "ok"
+    assert slurm.submit(SPEC, A).state is JobState.PENDING
+    assert len(site.jobs) == 1
+
+
+def test_attempt_refused_by_a_limit_can_be_closed(site, slurm):
+    site.sbatch = "limit"
+    with pytest.raises(Busy):
+        slurm.submit(SPEC, A)
+    slurm.cancel(A)
+    site.sbatch = "ok"
+    with pytest.raises(CommandFailed):
+        slurm.submit(SPEC, A)
     assert site.jobs == []
 
 
-def test_a_submission_that_shows_up_nowhere_is_given_up_and_harmless_when_it_lands(site):
+@pytest.mark.parametrize(("end", "state"), [("FAILED", "FAILED"), ("TIMEOUT", "TIMEOUT")])
+def test_submitting_an_ended_attempt_reports_its_end(site, slurm, running, end, state):
+    site.end(running, end, 1)
+    slurm.settle(A)
+    status = slurm.submit(SPEC, A)
+    assert (status.state.name, status.done) == (state, True)
+
+
+def test_lost_submission_is_closed_and_harmless_when_it_lands(site, slurm):
     site.sbatch = "late"
-    slurm = client(site)
-    assert slurm.submit(SPEC, T).state is JobState.UNKNOWN
-    status = slurm.wait(T)
-    assert (status.done, status.worked, status.succeeded) == (True, False, False)
-    assert site.links[T, "submit"][1] + 120 < site.now
-    site.start(site.land(T))
+    assert slurm.submit(SPEC, A).state is JobState.UNKNOWN
+    site.now += 100
+    assert not slurm.settle(A).done
+    site.now += 30
+    status = slurm.settle(A)
+    assert (status.done, status.started, status.succeeded) == (True, False, False)
+    site.start(site.land(A))
     assert site.bodies == []
-    assert site.jobs[0].lives[-1]["code"] == 99
+    assert site.jobs[0].starts[-1]["code"] == 99
 
 
 @pytest.mark.parametrize("switch", ["controller", "database"])
-def test_a_service_that_is_away_changes_no_state(site, switch):
-    slurm = client(site)
-    slurm.submit(SPEC, T)
-    job = site.jobs[0]
-    site.start(job)
-    seen = []
-
-    def later():
-        # away for 100 s; the job fails meanwhile
-        if len(seen) == 1:
-            setattr(site, switch, False)
-            site.end(job, "FAILED", 3)
-        if len(seen) == 4:
-            setattr(site, switch, True)
-
-    slurm = client(site, at_sleep=later)
-    status = slurm.wait(T, seen.append)
-    assert [s.state.name for s in seen] == ["RUNNING", "RUNNING", "RUNNING", "RUNNING", "FAILED"]
-    assert "does not answer" in seen[2].why
-    assert "last seen" in seen[2].why
-    assert (status.exit_code, status.done, status.worked) == (3, True, True)
-    assert site.links[T, "commit"][0] == "closed"
+def test_service_that_is_away_changes_no_state(site, slurm, running, switch):
+    setattr(site, switch, False)
+    site.end(running, "FAILED", 3)
+    status = slurm.settle(A)
+    assert (status.state, status.done, status.observed) == (JobState.UNKNOWN, False, False)
+    assert "does not answer" in status.why
+    assert (A, "commit") not in site.links
+    setattr(site, switch, True)
+    status = slurm.settle(A)
+    assert (status.state, status.exit_code) == (JobState.FAILED, 3)
+    assert (status.done, status.started) == (True, True)
+    assert site.links[A, "commit"][0] == "closed"
 
 
-def test_contact_lost_for_a_while_changes_no_state_and_says_since_when(site):
+def test_lost_contact_is_an_error_and_changes_no_state(site, running):
     host = FakeHost(site)
-    seen = []
-
-    def later():
-        host.break_next = "before" if len(seen) < 4 else ""
-        if len(seen) == 3:
-            site.end(site.jobs[0], "COMPLETED")
-
-    slurm = client(site, host, at_sleep=later)
-    slurm.submit(SPEC, T)
-    site.start(site.jobs[0])
-    assert slurm.wait(T, seen.append).succeeded
-    assert [s.state.name for s in seen] == ["RUNNING"] * 4 + ["COMPLETED"]
-    assert seen[1].why.endswith("(last seen 16 s ago)")
-    assert "connection refused" in seen[2].why
+    site.end(running, "FAILED", 3)
+    host.failures = {0: "before", 1: "after", 3: "after"}  # 2: squeue, 3: sacct
+    for _ in range(3):
+        with pytest.raises(Unreachable, match="connection"):
+            client(site, host).settle(A)
+    assert client(site, host).settle(A).done
 
 
-def test_an_end_without_a_time_is_not_final(site):
-    slurm = client(site)
-    slurm.submit(SPEC, T)
-    site.start(site.jobs[0])
-    site.lag = True
-    site.end(site.jobs[0], "FAILED", 1)
-    status = slurm.status([T])[T]
-    assert (status.state, status.done) == (JobState.UNKNOWN, False)
-    site.jobs[0].lives[-1]["lag"] = False
-    assert slurm.status([T])[T].state is JobState.FAILED
+def test_site_without_accounting_delivers_a_committed_result(site, slurm, running):
+    site.database, site.database_error = False, NO_ACCOUNTING
+    site.end(running, "COMPLETED")
+    assert slurm.settle(A).succeeded
 
 
-def test_a_job_purged_from_the_queue_is_found_in_the_accounting(site):
-    slurm = client(site)
-    slurm.submit(SPEC, T)
-    site.start(site.jobs[0])
-    site.end(site.jobs[0], "TIMEOUT")
+def test_site_without_accounting_closes_a_job_that_left_the_queue(site, slurm, running):
+    site.database, site.database_error = False, NO_ACCOUNTING
+    assert not slurm.settle(A).done
+    site.end(running, "FAILED", 3)
+    running.purged = True
+    status = slurm.settle(A)
+    assert (status.done, status.started, status.succeeded) == (True, True, False)
+    assert "no accounting" in status.why
+    assert site.links[A, "commit"][0] == "closed"
+    assert not site.commit(running)
+
+
+def test_site_without_accounting_waits_for_a_job_that_is_not_listed_yet(site, slurm):
+    site.database, site.database_error = False, NO_ACCOUNTING
+    slurm.submit(SPEC, A)
     site.jobs[0].purged = True
-    assert slurm.wait(T).state is JobState.TIMEOUT
+    assert not slurm.settle(A).done
 
 
-def test_an_empty_queue_and_an_empty_accounting_end_nothing(site):
-    slurm = client(site)
-    slurm.submit(SPEC, T)
+def test_end_without_a_time_is_not_final(site, slurm, running):
+    site.lag = True
+    site.end(running, "FAILED", 1)
+    status = slurm.status([A])[A]
+    assert (status.state, status.done) == (JobState.UNKNOWN, False)
+    running.starts[-1]["lag"] = False
+    assert slurm.status([A])[A].state is JobState.FAILED
+
+
+def test_job_purged_from_the_queue_is_found_in_the_accounting(site, slurm, running):
+    site.end(running, "TIMEOUT")
+    running.purged = True
+    assert slurm.settle(A).state is JobState.TIMEOUT
+
+
+def test_empty_queue_and_empty_accounting_end_nothing(site, slurm):
+    slurm.submit(SPEC, A)
     site.jobs[0].purged = True
     job = site.jobs.pop()
-    assert slurm.status([T])[T].state is JobState.PENDING
+    assert slurm.status([A])[A].state is JobState.PENDING
     site.now += 1000
-    status = slurm.status([T])[T]
+    status = slurm.status([A])[A]
     assert (status.state, status.done, status.missing_s) == (JobState.UNKNOWN, False, 0)
-    assert "give the try up" in status.why
+    assert "close the attempt" in status.why
     site.jobs.append(job)
 
 
-def test_a_state_that_is_not_known_is_unknown_for_that_job_alone(site):
-    slurm, other = client(site), token(1)
-    slurm.submit(SPEC, T)
+def test_job_id_used_before_by_another_job_is_not_trusted(site, slurm, running):
+    old = site.land(attempt_id(7), stored=False)
+    old.id = running.id
+    site.end(old, "FAILED", 1)
+    site.jobs.insert(0, site.jobs.pop())
+    running.purged = old.purged = True
+    assert not slurm.settle(A).done, "the end of another job was taken for the end of this one"
+    site.end(running, "TIMEOUT")
+    assert slurm.settle(A).state is JobState.TIMEOUT
+
+
+def test_unknown_state_is_unknown_for_that_job_alone(site, slurm):
+    other = attempt_id(1)
+    slurm.submit(SPEC, A)
     slurm.submit(SPEC, other)
     site.start(site.jobs[0])
-    site.jobs[1].lives[-1]["state"] = "FROZEN_SOLID"
-    statuses = slurm.status([T, other])
-    assert statuses[T].state is JobState.RUNNING
+    site.jobs[1].starts[-1]["state"] = "FROZEN_SOLID"
+    statuses = slurm.status([A, other])
+    assert statuses[A].state is JobState.RUNNING
     assert (statuses[other].state, statuses[other].done) == (JobState.UNKNOWN, False)
     assert "FROZEN_SOLID" in statuses[other].why
 
 
-def test_a_lost_node_ends_the_try_even_when_the_job_is_put_back(site):
-    slurm = client(site)
-    slurm.submit(SPEC, T)
-    job = site.jobs[0]
-    site.start(job)
-    site.lose_node(job, requeue=True)
-    status = slurm.wait(T)
-    assert (status.state, status.done, status.life) == (JobState.NODE_FAIL, True, 0)
+def test_lost_node_ends_the_attempt_even_when_the_job_is_requeued(site, slurm, running):
+    site.lose_node(running, requeue=True)
+    status = slurm.settle(A)
+    assert (status.state, status.done, status.restart_count) == (JobState.NODE_FAIL, True, 0)
     assert "put back" in status.why
-    assert not site.commit(job), "an orphan published after the try was closed"
-    site.start(job)
-    assert (len(site.bodies), job.lives[-1]["code"]) == (1, 99)
-    assert slurm.status([T])[T].state is JobState.NODE_FAIL
+    assert not site.commit(running), "an orphan published after the attempt was closed"
+    site.start(running)
+    assert (len(site.bodies), running.starts[-1]["code"]) == (1, 99)
+    assert slurm.status([A])[A].state is JobState.NODE_FAIL
 
 
-def test_a_pending_reason_with_blanks_becomes_a_sentence(site):
-    slurm = client(site)
-    slurm.submit(SPEC, T)
+def test_pending_reason_with_blanks_becomes_a_sentence(site, slurm):
+    slurm.submit(SPEC, A)
     site.jobs[0].reason = "ReqNodeNotAvail, UnavailableNodes:c[1-2]"
-    assert slurm.status([T])[T].why.endswith("nodes that it needs are not available")
+    assert slurm.status([A])[A].why.endswith("nodes that it needs are not available")
 
 
-def test_giving_up_before_a_start_wins_and_after_it_waits_for_the_end(site):
-    slurm = client(site)
-    slurm.submit(SPEC, T)
-    assert slurm.give_up(T).worked is False
-    second = token(1)
+@pytest.mark.parametrize(
+    ("code", "signal", "word"),
+    [
+        (96, 0, "module"),
+        (99, 0, "another start"),
+        (93, 0, "ran out of chalk"),
+        (0, 53, "could not open the job's log"),
+        (0, 9, "memory"),
+        (3, 0, "another exit code"),
+    ],
+)
+def test_exit_codes_are_explained(site, running, code, signal, word):
+    site.end(running, "FAILED", code)
+    running.starts[-1]["signal"] = signal
+    status = client(site, exit_meanings={93: "it ran out of chalk"}).settle(A)
+    assert word in status.why
+
+
+def test_giving_up_before_a_start_wins_and_after_it_waits_for_the_end(site, slurm):
+    slurm.submit(SPEC, A)
+    assert slurm.give_up(A).started is False
+    second = attempt_id(1)
     slurm.submit(SPEC, second)
     site.start(site.jobs[1])
     with pytest.raises(Busy, match="RUNNING"):
         slurm.give_up(second)
     site.controller = False
-    with pytest.raises(Unreachable, match="fate is not known"):
+    with pytest.raises(Unreachable, match="not known whether"):
         slurm.give_up(second)
     site.controller = True
     site.end(site.jobs[1], "FAILED", 1)
@@ -243,116 +294,96 @@ def test_giving_up_before_a_start_wins_and_after_it_waits_for_the_end(site):
     assert site.links[second, "commit"][0] == "closed"
 
 
-def test_giving_up_what_was_never_submitted_bars_a_later_submission(site):
-    assert client(site).give_up(T).done
-    assert client(site).submit(SPEC, T).done
+def test_giving_up_before_any_submission_bars_a_later_one(site, slurm):
+    assert slurm.give_up(A).done
+    assert client(site).submit(SPEC, A).done
     assert site.jobs == []
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_cancelled_try_cannot_publish_and_its_jobs_end(site, begun):
-    slurm = client(site)
-    slurm.submit(SPEC, T)
-    if begun:
+@pytest.mark.parametrize("started", [False, True])
+def test_cancelled_attempt_cannot_publish_and_its_jobs_end(site, slurm, started):
+    slurm.submit(SPEC, A)
+    if started:
         site.start(site.jobs[0])
-    slurm.cancel(T)
+    slurm.cancel(A)
     assert site.jobs[0].state == "CANCELLED by 1001"
-    assert slurm.wait(T).state is JobState.CANCELLED
+    assert slurm.settle(A).state is JobState.CANCELLED
     assert not site.commit(site.jobs[0])
 
 
-def test_a_cancel_that_the_scheduler_did_not_take_is_an_error_but_bars_the_result(site):
-    slurm = client(site)
-    slurm.submit(SPEC, T)
-    site.start(site.jobs[0])
+def test_cancel_that_the_scheduler_did_not_accept_still_bars_the_result(site, slurm, running):
     site.controller = False
     with pytest.raises(CommandFailed, match="exit code 8"):
-        slurm.cancel(T)
-    assert not site.commit(site.jobs[0])
+        slurm.cancel(A)
+    assert not site.commit(running)
 
 
-def test_a_cancel_after_the_commit_changes_nothing(site):
-    slurm = client(site)
-    slurm.submit(SPEC, T)
-    site.start(site.jobs[0])
-    site.end(site.jobs[0], "COMPLETED")
-    status = slurm.cancel(T)
+def test_cancel_after_the_commit_changes_nothing(site, slurm, running):
+    site.end(running, "COMPLETED")
+    status = slurm.cancel(A)
     assert status.succeeded
     assert status.why == "it had finished before the cancel"
 
 
-def test_waiting_stops_at_its_time_limit_and_leaves_the_job_alone(site):
-    slurm = client(site)
-    slurm.submit(SPEC, T)
-    site.start(site.jobs[0])
-    status = slurm.wait(T, timeout_s=60)
-    assert (status.state, status.done) == (JobState.RUNNING, False)
-
-
-def test_a_job_of_60_seconds_costs_at_most_six_commands(site):
+def test_settling_leaves_a_running_job_alone(site, slurm, running):
     host = FakeHost(site)
-
-    def later():
-        if site.now >= begun + 60 and site.jobs[0].state == "RUNNING":
-            site.end(site.jobs[0], "FAILED", 1)
-
-    slurm = client(site, host, at_sleep=later)
-    slurm.submit(SPEC, T)
-    begun = site.now
-    site.start(site.jobs[0])
-    host.calls.clear()
-    slurm.wait(T)
-    assert len(host.calls) <= 6
-    assert site.now - begun < 60 + 4 * 15 * 1.1
+    status = client(site, host).settle(A)
+    assert (status.state, status.done) == (JobState.RUNNING, False)
+    assert len(host.calls) == 1
+    assert (A, "commit") not in site.links
 
 
 class Refusing(FakeHost):
-    """A login whose certificate ends at `until`; a new one comes at `renewed`."""
+    """A login whose certificate ends at `until`."""
 
-    until, renewed, error = 0, 0, None
+    until, error = 0, None
 
     def valid_until(self):
-        return self.until if self.site.now < self.renewed else self.renewed + 86400
+        return self.until
 
     def run(self, *args, **kwargs):
         if self.error:
             raise self.error
-        if self.valid_until() < self.site.now:
+        if self.until < self.site.now:
             raise CredentialExpired("the certificate ended", "Permission denied", HPC.renew_hint)
         return super().run(*args, **kwargs)
 
 
-def test_a_wait_that_outlives_the_certificate_pauses_says_how_to_renew_and_goes_on(site):
-    host, said = Refusing(site), []
-    host.until, host.renewed = site.now + 20, site.now + 300
-
-    def later():
-        if site.now > host.until + 100 and site.jobs[0].state == "RUNNING":
-            site.end(site.jobs[0], "COMPLETED")
-
-    slurm = client(site, host, at_sleep=later, say=said.append)
-    slurm.submit(SPEC, T)
-    site.start(site.jobs[0])
-    assert slurm.wait(T).succeeded
-    assert site.now >= host.renewed
-    assert "before the job's time limit is over" in said[0]
-    assert [text for text in said if "csc_cert.py" in text and "ended" in text] == said[1:]
-    assert len(said) == 2  # once, not at every look
+def test_certificate_that_ends_before_the_job_is_announced(site):
+    host, told = Refusing(site), []
+    host.until = site.now + 20
+    slurm = client(site, host, say=told.append)
+    slurm.submit(SPEC, A)
+    assert len(told) == 1
+    assert "before the job's time limit" in told[0]
+    assert "csc_cert.py" in told[0]
+    host.until = site.now + 86400
+    slurm.submit(SPEC, A)
+    assert len(told) == 1
 
 
-def test_a_machine_that_is_another_one_stops_the_wait(site):
+@pytest.mark.parametrize("error", [CredentialExpired, HostKeyRefused])
+def test_refused_login_changes_no_state(site, running, error):
     host = Refusing(site)
-    host.until = site.now + 1000
-    host.error = HostKeyRefused("reach fake", "Host key verification failed")
-    with pytest.raises(HostKeyRefused):
-        client(site, host).wait(T)
+    host.error = error("reach fake", "refused", "renew")
+    with pytest.raises(error):
+        client(site, host).settle(A)
+    host.error, host.until = None, site.now + 1000
+    assert client(site, host).settle(A).state is JobState.RUNNING
 
 
 @pytest.mark.parametrize("bad", ["", "x", "0123456789AB", "../../etc/12", "0123456789abc"])
-def test_what_is_no_token_never_reaches_the_site(site, bad):
-    slurm = client(site)
-    for call in (lambda: slurm.submit(SPEC, bad), lambda: slurm.status([bad]),
-                 lambda: slurm.give_up(bad), lambda: slurm.logs(bad)):  # fmt: skip
+def test_text_that_is_not_an_attempt_id_never_reaches_the_site(slurm, bad):
+    calls = (
+        lambda: slurm.submit(SPEC, bad),
+        lambda: slurm.status([bad]),
+        lambda: slurm.settle(bad),
+        lambda: slurm.give_up(bad),
+        lambda: slurm.logs(bad),
+        lambda: slurm.log_end(bad),
+        lambda: slurm.list_accounting([bad]),
+    )
+    for call in calls:
         with pytest.raises(UsageError):
             call()
     assert slurm.host.calls == []
@@ -360,93 +391,98 @@ def test_what_is_no_token_never_reaches_the_site(site, bad):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "@tries\n", "@tries\n@now\n", "@now x\n", "@queue\n@now 5\n", "Welcome\n",
-     "@tries\n@now 5\n@queue\n1|RUNNING"],
-)  # fmt: skip
-def test_an_answer_that_is_not_whole_is_an_error(text):
+    [
+        "",
+        "@attempts\n",
+        "@attempts\n@now\n",
+        "@now x\n",
+        "@queue\n@now 5\n",
+        "Welcome\n",
+        "@attempts\n@now 5\n@queue\n1|RUNNING",
+    ],
+)
+def test_incomplete_answer_is_an_error(text):
     with pytest.raises(DataError):
-        read_answer(text, "", [T])
+        read_answer(text, "", [A])
 
 
-def test_links_with_values_that_nobody_makes_are_no_evidence():
-    text = f"@tries\n{T}|owner|1.0|root\n{T}|commit|1.0|manifest-abc\n{T}|other|1.0|x\n@now 5\n"
-    found = read_answer(text, "", [T]).tries[T]
-    assert (found.worked, found.given_up, found.manifest, found.job_id) == (False, False, "", "")
+def test_symlinks_with_unexpected_values_are_no_evidence():
+    links = f"{A}|owner|1.0|root\n{A}|commit|1.0|manifest-abc\n{A}|other|1.0|x\n"
+    text = f"@attempts\n{links}@now 5\n"
+    attempt = read_answer(text, "", [A]).attempts[A]
+    assert not attempt.started
+    assert not attempt.abandoned
+    assert (attempt.manifest, attempt.job_id) == ("", "")
 
 
-def test_the_job_that_owns_the_try_is_its_job_whatever_sbatch_said(site):
-    slurm = client(site)
-    slurm.submit(SPEC, T)  # sbatch names job 1
-    site.start(site.land(T, stored=False))  # job 2 of the same try starts first
-    assert slurm.status([T])[T].job_id == "2"
+def test_job_that_owns_the_attempt_is_its_job_whatever_sbatch_answered(site, slurm):
+    slurm.submit(SPEC, A)  # sbatch names job 1
+    site.start(site.land(A, stored=False))  # job 2 of the same attempt starts first
+    assert slurm.status([A])[A].job_id == "2"
 
 
-def test_a_surplus_job_that_was_cancelled_is_not_the_end_of_the_try(site):
+def test_surplus_job_that_was_cancelled_is_not_the_end_of_the_attempt(site, slurm):
     site.sbatch = "twice"
-    slurm = client(site)
-    slurm.submit(SPEC, T)
+    slurm.submit(SPEC, A)
     site.end(site.jobs[0], "CANCELLED by 0")
-    status = slurm.status([T])[T]
+    status = slurm.status([A])[A]
     assert (status.state, status.job_id, status.done) == (JobState.PENDING, "2", False)
 
 
-def test_a_commit_made_just_before_the_close_is_the_result(site):
-    def orphan(name):
-        if name == "wait 1 asked" and site.orphans:
-            site.commit(site.orphans.pop())
+def test_commit_made_just_before_the_close_is_the_result(site, running):
+    class Orphaned(FakeHost):
+        def run(self, argv, input=b"", **options):
+            if b"mode=$3" in input:  # the client is about to close the attempt
+                site.commit(site.orphans.pop())
+            return super().run(argv, input, **options)
 
-    slurm = client(site, step=orphan)
-    slurm.submit(SPEC, T)
-    site.start(site.jobs[0])
-    site.lose_node(site.jobs[0], requeue=False)
-    assert slurm.wait(T).succeeded
+    site.lose_node(running, requeue=False)
+    assert client(site, Orphaned(site)).settle(A).succeeded
     assert len(site.commits) == 1
 
 
 # Thousands of orders of everything.
 
 
-FAULTS = {"who": st.integers(0, 1), "cut": st.sampled_from(["", "", "before", "after"])}
-SBATCH = ["ok", "late", "drop", "noise", "error", "twice", "refuse", "hung"]
+CUTS = ["before", "after", "kill before", "kill after"]
+FAULTS = {
+    "who": st.integers(0, 1),
+    "failures": st.dictionaries(st.integers(0, 3), st.sampled_from(CUTS), max_size=2),
+}
+SBATCH = ["ok", "late", "drop", "noise", "error", "twice", "refuse", "limit", "hung"]
 
 
 class Orders(RuleBasedStateMachine):
     """Two clients and a site on which anything may happen at any moment.
 
-    `n` is the try that is open. A client opens the next only when the kit said that the present
-    one is done without a result: that is the promise on trial.
+    `n` is the open attempt. A client opens the next only when the kit reported that the present
+    one is done without a result: that is the promise under test.
     """
 
     def __init__(self):
         super().__init__()
         self.site, self.n = Site(), 0
         self.hosts = [FakeHost(self.site), FakeHost(self.site)]
-        self.frozen = {}  # tokens that are closed: their bodies and commits at that moment
+        self.frozen = {}  # closed attempts: their bodies and commits at that moment
         self.cancelled = False
 
     # What clients do, with the connection cut or the process killed on the way.
 
-    def attempt(self, who, cut, kill, call):
+    def attempt(self, who, failures, call):
         host = self.hosts[who]
-        host.break_next = cut
-
-        def step(name):
-            if name == kill:
-                raise Killed(name)
-
-        slurm = client(self.site, host, step=step)
+        host.failures = dict(failures)
         try:
-            return call(slurm)
+            return call(client(self.site, host))
         except (Killed, Unreachable, Busy, CommandFailed) as err:
             if isinstance(err, CommandFailed) and "Invalid partition" in err.got:
                 self.close()
             return None
         finally:
-            host.break_next = ""
+            host.failures = {}
 
     def close(self):
-        """The kit said: done without a result. The next try opens, this one must stay still."""
-        current = token(self.n)
+        """The kit reported: done without a result. The next attempt opens, this one stays still."""
+        current = attempt_id(self.n)
         self.frozen[current] = self.work(current)
         self.n += 1
 
@@ -455,35 +491,35 @@ class Orders(RuleBasedStateMachine):
         bodies = [me for t, me in site.bodies if t == of]
         return bodies, [me for t, me in site.commits if t == of]
 
-    @rule(kill=st.sampled_from(["", *SUBMIT_STEPS]), **FAULTS)
-    def submit(self, who, cut, kill):
-        self.attempt(who, cut, kill, lambda slurm: slurm.submit(SPEC, token(self.n)))
-
-    @rule(kill=st.sampled_from(["", *WAIT_STEPS]), **FAULTS)
-    def follow(self, who, cut, kill):
-        current = token(self.n)
-        status = self.attempt(who, cut, kill, lambda slurm: slurm.wait(current, timeout_s=0))
-        self.judge(current, status)
+    @rule(**FAULTS)
+    def submit(self, who, failures):
+        self.attempt(who, failures, lambda slurm: slurm.submit(SPEC, attempt_id(self.n)))
 
     @rule(**FAULTS)
-    def give_up(self, who, cut):
-        current = token(self.n)
-        self.judge(current, self.attempt(who, cut, "", lambda slurm: slurm.give_up(current)))
+    def settle(self, who, failures):
+        current = attempt_id(self.n)
+        self.judge(current, self.attempt(who, failures, lambda slurm: slurm.settle(current)))
 
     @rule(**FAULTS)
-    def look(self, who, cut):
-        current = token(self.n)
-        statuses = self.attempt(who, cut, "", lambda slurm: slurm.status([current]))
+    def give_up(self, who, failures):
+        current = attempt_id(self.n)
+        self.judge(current, self.attempt(who, failures, lambda slurm: slurm.give_up(current)))
+
+    @rule(**FAULTS)
+    def look(self, who, failures):
+        current = attempt_id(self.n)
+        statuses = self.attempt(who, failures, lambda slurm: slurm.status([current]))
         status = statuses and statuses[current]
-        if status and status.done and status.worked and not status.manifest:
-            life = next(j for j in self.site.jobs if j.id == status.job_id).lives[status.life]
-            assert life["end"], "an end was told that had not come"
+        if status and status.done and status.started and not status.manifest:
+            job = next(job for job in self.site.jobs if job.id == status.job_id)
+            end = job.starts[status.restart_count]["end"]
+            assert end, "an end was reported that had not come"
 
     def judge(self, current, status):
         if status is None or not status.done:
             return
         if status.manifest:
-            assert self.work(current)[1], "a result was told that nobody committed"
+            assert self.work(current)[1], "a result was reported that nobody committed"
         else:
             assert not self.work(current)[1], "a committed result was overlooked"
             self.close()
@@ -523,7 +559,7 @@ class Orders(RuleBasedStateMachine):
         if job := self.some(data, "RUNNING", "FAILED", "COMPLETED", "TIMEOUT"):
             if job.state == "RUNNING":
                 self.site.end(job, "REQUEUED")
-            job.lives.append({"state": "PENDING", "start": "", "end": ""})
+            job.starts.append({"state": "PENDING", "start": "", "end": ""})
             job.purged = False
 
     @rule(data=st.data())
@@ -553,15 +589,15 @@ class Orders(RuleBasedStateMachine):
     # What must hold always, and in the end.
 
     @invariant()
-    def one_body_and_one_commit_a_try(self):
-        tokens = [t for t, _ in self.site.bodies]
-        assert len(tokens) == len(set(tokens)), "a try was executed twice"
+    def one_body_and_one_commit_per_attempt(self):
+        started = [t for t, _ in self.site.bodies]
+        assert len(started) == len(set(started)), "an attempt was executed twice"
         assert len(self.site.commits) <= 1, "two results were published"
 
     @invariant()
-    def a_closed_try_stays_still(self):
+    def a_closed_attempt_stays_still(self):
         for closed, work in self.frozen.items():
-            assert self.work(closed) == work, "a try worked or published after it was closed"
+            assert self.work(closed) == work, "an attempt ran or published after it was closed"
 
     def all_goes_well(self):
         while self.site.late:
@@ -573,29 +609,33 @@ class Orders(RuleBasedStateMachine):
                 self.site.end(job, "COMPLETED")
 
     def teardown(self):
-        """Mend everything: the run must come to exactly one result."""
+        """Repair everything: the run must come to exactly one result."""
         site = self.site
         site.controller = site.database = True
         site.lag, site.sbatch = False, "ok"
         for job in site.jobs:
-            for life in job.lives:
-                life["lag"] = False
+            for start in job.starts:
+                start["lag"] = False
 
         for _ in range(3):
-            slurm, current = client(site, at_sleep=self.all_goes_well), token(self.n)
+            slurm, current = client(site), attempt_id(self.n)
             try:
                 slurm.submit(SPEC, current)
             except CommandFailed:
                 self.close()
                 continue
-            status = slurm.wait(current, timeout_s=10_000)
+            for _ in range(20):
+                if (status := slurm.settle(current)).done:
+                    break
+                site.now += 60
+                self.all_goes_well()
             assert status.done, status
             if status.manifest:
                 break
             self.judge(current, status)
         assert len(site.commits) == 1
-        self.one_body_and_one_commit_a_try()
-        self.a_closed_try_stays_still()
+        self.one_body_and_one_commit_per_attempt()
+        self.a_closed_attempt_stays_still()
 
 
 class ManyOrders(Orders):
@@ -609,6 +649,6 @@ TestOrders = Orders.TestCase
 TestManyOrders = pytest.mark.slow(ManyOrders.TestCase)
 
 
-def test_the_status_is_data(site):
-    status = client(site).submit(SPEC, T)
-    assert dataclasses.asdict(status)["token"] == T
+def test_status_is_data(slurm):
+    status = slurm.submit(SPEC, A)
+    assert dataclasses.asdict(status)["attempt_id"] == A

@@ -1,17 +1,22 @@
 """The fence's own scripts, run by bash on this machine with an sbatch that only counts."""
 
 import os
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from kit.base import CommandFailed, LocalHost
 from kit.base.settings import Hpc
-from kit.slurm import fence
-from kit.slurm.job_output import log
-from kit.slurm.script import argv
+from kit.slurm import Slurm, fence
+from kit.slurm import sbatch_argv as argv
+from kit.slurm.text import LIMIT_PATTERN, QUEUE_FORMAT
 
-T = "0123456789ab"
+A = "0123456789ab"
 JOB = "#!/bin/bash\necho 'a job' \"$HOME\"\n"
 
 
@@ -35,31 +40,31 @@ def project(tmp_path):
 def ask(project):
     """Run a script of the fence and give its answer."""
     host = LocalHost(prefix=("env", f"PATH={project.parent}/bin:{os.environ['PATH']}"))
-    tries = f"{project}/kit/tries"
+    attempts = f"{project}/kit/tries"
 
-    def ask(body, *arguments, tokens=(T,)):
-        done = host.run(["bash", "-s"], fence.wrap(body, tries, *arguments))
-        return fence.read_answer(done.out, done.err, tokens)
+    def ask(script, *arguments, ids=(A,)):
+        done = host.run(["bash", "-s"], fence.wrap(script, attempts, *arguments))
+        return fence.read_answer(done.out, done.err, ids)
 
     return ask
 
 
-def submit(ask, project, token=T):
-    folder = f"{project}/kit/tries/{token}"
-    return ask(fence.SUBMIT, token, "5", JOB, *argv(folder), tokens=(token,)).tries[token]
+def submit(ask, project, attempt_id=A):
+    words = attempt_id, "5", LIMIT_PATTERN, JOB, *argv(f"{project}/kit/tries/{attempt_id}")
+    return ask("submit", *words, ids=(attempt_id,)).attempts[attempt_id]
 
 
 def lines(path):
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_a_submission_hands_the_script_to_sbatch_and_keeps_its_reply(ask, project):
+def test_submission_hands_the_script_to_sbatch_and_keeps_its_reply(ask, project):
     found = submit(ask, project)
     assert (found.job_id, found.owner, found.commit) == ("7", "", "")
-    assert lines(project.parent / "calls") == [" ".join(argv(f"{project}/kit/tries/{T}")[1:])]
+    assert lines(project.parent / "calls") == [" ".join(argv(f"{project}/kit/tries/{A}")[1:])]
     assert (project.parent / "script").read_text() == JOB
-    assert found.asked <= found.replied
-    folder = project / "kit" / "tries" / T
+    assert found.submitted_at <= found.replied_at
+    folder = project / "kit" / "tries" / A
     assert folder.stat().st_mode & 0o777 == 0o700
     assert all(path.lstat().st_mode & 0o077 == 0 for path in folder.iterdir() if path.is_file())
 
@@ -67,24 +72,24 @@ def test_a_submission_hands_the_script_to_sbatch_and_keeps_its_reply(ask, projec
 def test_eight_callers_at_once_call_sbatch_once(ask, project):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: submit(ask, project), range(8)))
-    assert {one.job_id for one in found} == {"7"}
-    assert len({one.submit for one in found}) == 1
+    assert {attempt.job_id for attempt in found} == {"7"}
+    assert len({attempt.submit for attempt in found}) == 1
     assert len(lines(project.parent / "calls")) == 1
 
 
-def test_a_script_that_was_cut_on_the_way_does_nothing(ask, project):
-    body = fence.wrap(fence.SUBMIT, f"{project}/kit/tries", T, "5", JOB, *argv("/x"))
+def test_script_cut_on_the_way_does_nothing(ask, project):
+    body = fence.wrap("submit", f"{project}/kit/tries", A, "5", "x", JOB, *argv("/x"))
     for share in (0.3, 0.6, 0.9, 0.99):
         LocalHost().run(["bash", "-s"], body[: int(len(body) * share)], check=False)
     assert not (project / "kit").exists()
 
 
 @pytest.mark.parametrize("mode", ["fence", "settle", "cancel"])
-def test_a_closed_try_is_never_submitted(ask, project, mode):
-    closed = ask(fence.CLOSE, T, mode).tries[T]
+def test_closed_attempt_is_never_submitted(ask, project, mode):
+    closed = ask("close", A, mode, "").attempts[A]
     word, end = ("cancelled", "cancelled") if mode == "cancel" else ("fenced", "closed")
     assert (closed.owner, closed.commit) == (word, end)
-    assert submit(ask, project).given_up
+    assert submit(ask, project).abandoned
     assert lines(project.parent / "calls") == []
 
 
@@ -92,54 +97,131 @@ def test_a_closed_try_is_never_submitted(ask, project, mode):
     ("mode", "commit", "cancels"),
     [("fence", "", 0), ("settle", "closed", 0), ("cancel", "cancelled", 2)],
 )
-def test_closing_what_a_job_owns_keeps_the_owner(ask, project, mode, commit, cancels):
+def test_closing_an_owned_attempt_keeps_the_owner(ask, project, mode, commit, cancels):
     submit(ask, project)
-    (project / "kit" / "tries" / T / "owner").symlink_to("7.0")
-    found = ask(fence.CLOSE, T, mode).tries[T]
-    assert (found.owner, found.commit, found.worked, found.life) == ("7.0", commit, True, 0)
+    (project / "kit" / "tries" / A / "owner").symlink_to("7.0")
+    found = ask("close", A, mode, "").attempts[A]
+    assert (found.owner, found.commit, found.started, found.restart_count) == (
+        "7.0",
+        commit,
+        True,
+        0,
+    )
     assert len(lines(project.parent / "cancelled")) == cancels
 
 
-def test_what_is_committed_is_neither_closed_nor_cancelled(ask, project):
+def test_committed_attempt_is_neither_closed_nor_cancelled(ask, project):
     submit(ask, project)
-    folder = project / "kit" / "tries" / T
+    folder = project / "kit" / "tries" / A
     (folder / "owner").symlink_to("7.0")
     (folder / "commit").symlink_to(f"manifest-{'0' * 64}")
     for mode in ("fence", "settle", "cancel"):
-        assert ask(fence.CLOSE, T, mode).tries[T].manifest == f"manifest-{'0' * 64}"
+        assert ask("close", A, mode, "").attempts[A].manifest == f"manifest-{'0' * 64}"
     assert lines(project.parent / "cancelled") == []
 
 
-def test_one_question_about_many_tries_tells_them_apart(ask, project):
+def test_one_query_keeps_many_attempts_apart(ask, project):
     other = "ba9876543210"
     submit(ask, project)
-    ask(fence.CLOSE, other, "fence", tokens=(other,))
-    answer = ask(fence.QUEUE, T, other, "ffffffffffff", tokens=(T, other, "ffffffffffff"))
-    assert answer.tries[T].job_id == "7"
-    assert answer.tries[other].given_up
-    assert answer.tries["ffffffffffff"] == fence.Try("ffffffffffff")
+    ask("close", other, "fence", "", ids=(other,))
+    answer = ask(
+        "queue", QUEUE_FORMAT, "", A, other, "ffffffffffff", ids=(A, other, "ffffffffffff")
+    )
+    assert answer.attempts[A].job_id == "7"
+    assert answer.attempts[other].abandoned
+    assert answer.attempts["ffffffffffff"] == fence.Attempt("ffffffffffff")
     assert answer.listing("queue")[0][0] == 0
 
 
-def test_a_project_folder_that_is_not_there_is_an_error_and_not_made(ask, project):
+def test_missing_project_folder_is_an_error_and_not_created(ask, project):
     project.rmdir()
-    for body, arguments in ((fence.QUEUE, (T,)), (fence.CLOSE, (T, "fence"))):
+    for script, arguments in (("queue", (QUEUE_FORMAT, "", A)), ("close", (A, "fence", ""))):
         with pytest.raises(CommandFailed, match="cannot use the folder"):
-            ask(body, *arguments)
+            ask(script, *arguments)
     assert not project.exists()
 
 
-def test_a_log_is_read_on_from_where_it_was_left(project):
-    folder = project / "kit" / "tries" / T
+def test_log_is_read_from_the_last_offset(project):
+    folder = project / "kit" / "tries" / A
     folder.mkdir(parents=True)
     (folder / "owner").symlink_to("7.0")
-    hpc = Hpc(ssh_host="", project_dir=str(project))
-    assert log(LocalHost(), hpc, T) == (b"", 0)  # a job that has written nothing yet
+    slurm = Slurm(LocalHost(), Hpc(ssh_host="", project_dir=str(project)))
+    assert slurm.logs(A) == (b"", 0)  # a job that has written nothing yet
     (folder / "job-7.log").write_bytes("erste Zäile\n".encode())
-    text, offset = log(LocalHost(), hpc, T)
+    text, offset = slurm.logs(A)
     with (folder / "job-7.log").open("ab") as file:
         file.write(b"second\n")
     assert text == "erste Zäile\n".encode()
-    assert log(LocalHost(), hpc, T, offset) == (b"second\n", offset + 7)
+    assert slurm.logs(A, offset) == (b"second\n", offset + 7)
     (folder / "driver.log").write_bytes(b"x" * 1_500_000)
-    assert len(log(LocalHost(), hpc, T, name="driver.log")[0]) == 1_000_000
+    assert len(slurm.logs(A, name="driver.log")[0]) == 1_000_000
+
+
+def test_end_of_a_long_log_is_the_end_of_the_file(project):
+    folder = project / "kit" / "tries" / A
+    folder.mkdir(parents=True)
+    (folder / "owner").symlink_to("7.0")
+    (folder / "job-7.log").write_bytes(b"x" * 2_100_000 + b"\nTHE CAUSE\n")
+    slurm = Slurm(LocalHost(), Hpc(ssh_host="", project_dir=str(project)))
+    end = slurm.log_end(A)
+    assert (len(end), end[-11:]) == (4000, b"\nTHE CAUSE\n")
+
+
+LIMITED = """if [ -e {0}/lifted ]; then echo 8; exit; fi
+echo "sbatch: error: AssocMaxSubmitJobLimit" >&2
+exit 1
+"""
+
+
+def test_attempt_refused_by_a_limit_is_submitted_again(ask, project):
+    sbatch = project.parent / "bin" / "sbatch"
+    sbatch.write_text(f"#!/bin/bash\n{LIMITED.format(project.parent)}")
+    assert submit(ask, project).reply.limited
+    (project.parent / "lifted").touch()
+    with ThreadPoolExecutor(4) as pool:
+        attempts = list(pool.map(lambda _: submit(ask, project), range(4)))
+    assert {attempt.job_id for attempt in attempts} == {"8"}
+    assert len({attempt.submit for attempt in attempts}) == 1
+
+
+def test_attempt_refused_for_another_reason_stays_refused(ask, project):
+    sbatch = project.parent / "bin" / "sbatch"
+    sbatch.write_text(f"#!/bin/bash\necho x >>{project.parent}/calls; echo nope >&2; exit 1\n")
+    for _ in range(2):
+        assert submit(ask, project).reply.refused
+    assert lines(project.parent / "calls") == ["x"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a person's folder", "Größe 漢字", "a$b`c", "-dash", "two\tcolumns"]
+)
+def test_project_folder_with_an_odd_name_is_used_as_it_is(tmp_path, project, name):
+    odd = project / name
+    odd.mkdir()
+    host = LocalHost(prefix=("env", f"PATH={tmp_path}/bin:{os.environ['PATH']}"))
+    slurm = Slurm(host, Hpc(ssh_host="", project_dir=str(odd)))
+    assert slurm.give_up(A).done
+    assert (odd / "kit" / "tries" / A / "owner").readlink() == Path("fenced")
+
+
+@pytest.mark.parametrize("shell", ["bash", "dash", "csh", "tcsh", "fish", "zsh"])
+def test_scripts_cross_any_login_shell(tmp_path, project, shell):
+    """sshd runs the command as an argument of the login shell: `SHELL -c 'bash -s'`."""
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    body = fence.wrap("close", f"{project}/kit/tries", A, "fence", "")
+    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    argv = [shell, "-c", "bash -s"]
+    done = subprocess.run(argv, input=body, env=environment, capture_output=True, check=True)
+    attempt = fence.read_answer(done.stdout.decode(), done.stderr.decode(), [A]).attempts[A]
+    assert (attempt.owner, attempt.commit) == ("fenced", "closed")
+
+
+SCRIPTS = sorted((files("kit.slurm") / "scripts").iterdir())
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_clean(path):
+    subprocess.run(["bash", "-n", path], check=True)
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    subprocess.run([shellcheck, "--shell=bash", path], check=True)

@@ -1,4 +1,4 @@
-"""The batch script is compared whole; what could add a line to it is refused."""
+"""The batch script is compared with golden files; a value that could add a line is refused."""
 
 import dataclasses
 import subprocess
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kit.base import UsageError
-from kit.slurm.script import JobSpec, argv, node_hours, script
+from kit.base.settings import Hpc
+from kit.slurm import JobSpec, build_script, job_for, module_lines, node_hours, sbatch_argv
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LEAST = JobSpec(name="kit-0123456789ab", commands=("true",))
@@ -16,17 +17,17 @@ EVERY_FIELD = JobSpec(
     commands=('srun python train.py --epochs "$KIT_EPOCHS" || exit', "commit manifest.json"),
     account="project_2000000",
     partition="gpumedium",
+    qos="long",
+    clusters="roihu",
+    constraint="gh200&nvme",
+    licenses="matlab:1",
     nodes=2,
-    tasks=4,
     tasks_per_node=2,
     cpus=72,
     memory="200G",
     gres="gpu:gh200:2",
     time="1-02:30:00",
-    output="%x-%j.out",
-    signal="B:TERM@60",
-    singleton=False,
-    requeue=True,
+    warning_s=60,
     module_init="/appl/lmod/init/bash",
     module_path="/appl/local/csc/modulefiles",
     modules=("python-pytorch/2.7", "git"),
@@ -35,7 +36,7 @@ EVERY_FIELD = JobSpec(
 FOLDER = "/projappl/project_2000000/a person's/kit/tries/0123456789ab"
 
 
-def test_the_golden_script_sets_every_field():
+def test_golden_script_sets_every_field():
     default = {f.name: getattr(LEAST, f.name) for f in dataclasses.fields(JobSpec)}
     same = [name for name, value in default.items() if getattr(EVERY_FIELD, name) == value]
     assert same == ["name"]
@@ -48,17 +49,17 @@ def test_the_golden_script_sets_every_field():
         (LEAST, "/home/u/kit/tries/0123456789ab", "least.sh"),
     ],
 )
-def test_a_script_is_the_golden_one(spec, folder, name):
-    assert script(spec, folder) == (GOLDEN / name).read_text(encoding="utf-8")
+def test_script_equals_the_golden_file(spec, folder, name):
+    assert build_script(spec, folder) == (GOLDEN / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["every-field.sh", "least.sh"])
-def test_bash_takes_the_golden_script(name):
+@pytest.mark.parametrize("name", ["every-field.sh", "least.sh", "plain.sh"])
+def test_bash_accepts_the_golden_script(name):
     subprocess.run(["bash", "-n", GOLDEN / name], check=True)
 
 
-def test_the_command_passes_no_environment_on():
-    assert argv("/a") == ["sbatch", "--parsable", "--export=NIL", "--chdir=/a", "/a/job.sh"]
+def test_sbatch_passes_no_environment():
+    assert sbatch_argv("/a") == ["sbatch", "--parsable", "--export=NIL", "--chdir=/a", "/a/job.sh"]
 
 
 def test_node_hours_are_nodes_times_the_time_limit():
@@ -76,15 +77,19 @@ def test_node_hours_are_nodes_times_the_time_limit():
         ("partition", "test;id"),
         ("nodes", 0),
         ("nodes", -1),
-        ("tasks", -2),
         ("cpus", 0),
         ("memory", "lots"),
         ("gres", "gpu:1\n"),
-        ("time", "20"),
         ("time", "an hour"),
         ("time", "00:20:00\n#SBATCH --account=other"),
-        ("output", "../../.ssh/authorized_keys"),
-        ("signal", "TERM 60"),
+        ("time", "UNLIMITED"),
+        ("time", "0"),
+        ("memory", "3GB 4"),
+        ("memory", "-1"),
+        ("qos", "long --wrap=id"),
+        ("clusters", "a,b"),
+        ("constraint", "[a"),
+        ("licenses", "a b"),
         ("modules", ("gcc; id",)),
         ("module_init", "$(id)"),
         ("module_path", "relative"),
@@ -93,15 +98,15 @@ def test_node_hours_are_nodes_times_the_time_limit():
         ("commands", ("zero\0byte",)),
     ],
 )
-def test_a_value_that_could_be_taken_for_something_else_is_refused(field, value):
+def test_value_of_another_form_is_refused(field, value):
     with pytest.raises(UsageError, match=field):
-        script(dataclasses.replace(LEAST, **{field: value}), "/a")
+        build_script(dataclasses.replace(LEAST, **{field: value}), "/a")
 
 
 @pytest.mark.parametrize("folder", ["kit/tries/x", "~/kit", "", "/a\n/b"])
-def test_a_folder_that_is_no_absolute_path_is_refused(folder):
+def test_relative_folder_is_refused(folder):
     with pytest.raises(UsageError, match="absolute"):
-        script(LEAST, folder)
+        build_script(LEAST, folder)
 
 
 @pytest.fixture
@@ -109,7 +114,7 @@ def start(tmp_path):
     """Run a job's script as Slurm would start it: job id and restart count in the environment."""
 
     def start(job_id, restart=0, commands=("echo body >>bodies", "echo {} >m", "commit m")):
-        text = script(dataclasses.replace(LEAST, commands=commands), str(tmp_path))
+        text = build_script(dataclasses.replace(LEAST, commands=commands), str(tmp_path))
         environment = {"SLURM_JOB_ID": str(job_id), "SLURM_RESTART_COUNT": str(restart)}
         return subprocess.run(["bash"], input=text, env=environment, text=True, check=False)
 
@@ -121,7 +126,7 @@ def bodies(folder):
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def test_the_first_start_works_and_every_other_start_ends_before_any_work(start, tmp_path):
+def test_first_start_works_and_every_other_ends_before_any_work(start, tmp_path):
     assert start(7).returncode == 0
     assert start(8).returncode == 99
     assert start(7, restart=1).returncode == 99
@@ -131,24 +136,99 @@ def test_the_first_start_works_and_every_other_start_ends_before_any_work(start,
     assert (tmp_path / manifest).read_text() == "{}\n"
 
 
-def test_a_fenced_try_does_no_work(start, tmp_path):
+def test_fenced_attempt_does_no_work(start, tmp_path):
     (tmp_path / "owner").symlink_to("fenced")
     assert start(7).returncode == 99
     assert bodies(tmp_path) == 0
 
 
-def test_where_the_link_cannot_be_made_no_work_is_done(start, tmp_path):
+def test_no_work_where_the_symlink_cannot_be_made(start, tmp_path):
     (tmp_path / "owner").write_text("a file in its place")
     assert start(7).returncode == 98
     assert bodies(tmp_path) == 0
 
 
-def test_an_orphan_cannot_publish_after_the_try_was_closed(start, tmp_path):
+def test_orphan_cannot_publish_after_the_close(start, tmp_path):
     (tmp_path / "commit").symlink_to("closed")
     assert start(7).returncode == 97
     assert (tmp_path / "commit").readlink() == Path("closed")
 
 
-def test_a_manifest_that_was_not_written_is_not_published(start, tmp_path):
-    assert start(7, commands=("commit missing",)).returncode == 97
+@pytest.mark.parametrize("command", ["commit missing", ": >m; commit m"])
+def test_missing_or_empty_manifest_is_not_published(start, tmp_path, command):
+    assert start(7, commands=(command,)).returncode == 97
     assert not (tmp_path / "commit").is_symlink()
+
+
+def test_plain_job_has_no_fence():
+    job = JobSpec(name="sweep-1", commands=("python3 sweep.py",))
+    text = build_script(job, "/home/u/my work", fenced=False)
+    assert text == (GOLDEN / "plain.sh").read_text(encoding="utf-8")
+
+
+def test_folder_with_a_percent_sign_is_refused():
+    with pytest.raises(UsageError, match="log") as caught:
+        build_script(LEAST, "/scratch/pct%j%u/kit/tries/0123456789ab")
+    assert "project_dir" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("time", "30", "--time=00:30:00"),
+        ("time", "30:00", "--time=00:30:00"),
+        ("time", "1-00", "--time=1-00:00:00"),
+        ("time", "26:30:00", "--time=1-02:30:00"),
+        ("memory", "3GB", "--mem=3G"),
+        ("memory", "3g", "--mem=3G"),
+        ("memory", "3000", "--mem=3000"),
+        ("memory", "0", "--mem=0"),
+    ],
+)
+def test_short_forms_that_sbatch_accepts_are_written_in_full(field, value, line):
+    job = dataclasses.replace(LEAST, **{field: value})
+    assert f"#SBATCH {line}\n" in build_script(job, "/a")
+
+
+@pytest.mark.parametrize(("time", "seconds"), [("00:20:00", 60), ("00:02:00", 12), ("00:00:05", 1)])
+def test_warning_leaves_time_for_the_work_of_a_short_job(time, seconds):
+    job = dataclasses.replace(LEAST, time=time, warning_s=60)
+    assert f"#SBATCH --signal=B:TERM@{seconds}\n" in build_script(job, "/a")
+
+
+def test_job_for_a_profile_requests_what_the_profile_says():
+    hpc = Hpc(ssh_host="x", project_dir="/p", account="p1", partition="small", nodes=2, cpus=4)
+    job = job_for(hpc, "kit-0123456789ab", ["true"], warning_s=60)
+    assert (job.account, job.partition, job.nodes, job.cpus) == ("p1", "small", 2, 4)
+    assert (job.memory, job.time, job.tasks_per_node, job.warning_s) == ("3G", "00:20:00", 1, 60)
+
+
+# How `module` behaves in Lmod and Modules 5 (a failure exits 1) and in Modules 3.2 (it exits 0).
+MODULES = """\
+module() {
+    case $1:$2 in
+        use:*) ;;
+        load:git) LOADEDMODULES=git/2.40:$LOADEDMODULES ;;
+        load:alias) LOADEDMODULES=real/1:$LOADEDMODULES ;;
+        load:loaded/1) ;;
+        load:gone) echo "unknown module" >&2; return 1 ;;
+        *) echo "ERROR:105: Unable to locate a modulefile for $2" >&2 ;;
+    esac
+}
+LOADEDMODULES=loaded/1
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [("git", 0), ("alias", 0), ("loaded/1", 0), ("gone", 96), ("no-such-module", 96)],
+)
+def test_module_that_cannot_be_loaded_ends_the_job(tmp_path, module, code):
+    init = tmp_path / "init.sh"
+    init.write_text(MODULES)
+    job = dataclasses.replace(
+        LEAST, module_init=str(init), module_path="/appl/modules", modules=(module,)
+    )
+    text = "\n".join([*module_lines(job), "echo done"])
+    done = subprocess.run(["bash"], input=text, text=True, capture_output=True)
+    assert (done.returncode, done.stdout) == (code, "" if code else "done\n")

@@ -1,20 +1,30 @@
-"""Listings of real Slurm sites, and what is done with texts that are none."""
+"""Listings, words and quantities of real Slurm sites, and texts that are none of these."""
 
 import json
+import math
 from zoneinfo import ZoneInfo
 
 import captured
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kit.base import DataError
 from kit.slurm.text import (
     ACCOUNT_COLUMNS,
+    JobState,
     account_row,
+    explain_reason,
+    parse_count,
+    parse_duration,
+    parse_memory,
+    parse_size,
+    parse_state,
+    parse_time,
     read_account,
     read_queue,
     read_reply,
 )
-from kit.slurm.values import JobState
 
 SITE = "slurm-22.05/"
 
@@ -26,7 +36,7 @@ SITE = "slurm-22.05/"
         *("sbatch-too-many-nodes.txt", "sbatch-too-much-memory.txt", "sbatch-no-such-gres.txt"),
     ],
 )
-def test_what_slurm_refuses_is_known_as_a_refusal(name):
+def test_refusals_of_a_real_slurm_are_recognised(name):
     assert read_reply(1, "", captured.read(SITE + name)).refused
 
 
@@ -47,45 +57,46 @@ def test_what_slurm_refuses_is_known_as_a_refusal(name):
         (1, "", captured.read(SITE + "sbatch-controller-down.txt"), "", False),
         (1, "", captured.read(SITE + "sbatch-munge-down.txt"), "", False),
         (1, "", "sbatch: error: Requested time limit is invalid", "", True),
+        (1, "", "sbatch: error: Zero Bytes were transmitted or received", "", False),
+        (1, "", "sbatch: error: Slurm controller is in standby mode", "", False),
+        (127, "", "timeout: failed to run command 'sbatch': No such file", "", True),
+        (137, "", "Killed", "", False),
+        (1, "", "", "", False),
         (1, "", "sbatch: error: Job violates accounting/QOS policy", "", True),
         (1, "", "Socket timed out on send/recv operation", "", False),  # it landed and ran
         (0, "", "sbatch: error: Invalid feature", "", False),  # exit code 0 is no refusal
         (1, "12x\n", "", "", False),
     ],
 )
-def test_only_an_id_or_a_known_refusal_is_an_answer_of_sbatch(code, out, err, job_id, refused):
+def test_sbatch_answers_an_id_a_refusal_or_neither(code, out, err, job_id, refused):
     reply = read_reply(code, out, err)
     assert (reply.job_id, reply.refused) == (job_id, refused)
     assert reply.text
 
 
-def test_a_listing_with_odd_rows_keeps_every_row():
+def test_queue_with_odd_rows_keeps_every_row():
     rows = read_queue(captured.read("made/squeue.txt"))
     assert [row.state.name for row in rows] == [
         *("PENDING", "RUNNING", "UNKNOWN", "REQUEUE_HOLD", "CANCELLED"),
     ]
     assert rows[0].reason == "ReqNodeNotAvail, UnavailableNodes:c[1-2]"
     assert rows[1].name == "a name | with a bar"
-    assert rows[1].nodes == ("c1", "c2", "g1")
-    assert (rows[0].start, rows[1].start) == (None, 1795453399.0)
+    assert rows[1].nodes == "c[1-2],g1"
     assert rows[2].word == "FROZEN_SOLID"
-    assert rows[4].submit == 1795453398.0
 
 
-def test_what_squeue_and_sacct_print_when_asked_as_the_kit_asks():
+def test_reads_squeue_and_sacct_as_the_kit_calls_them():
     failed, waiting = read_queue(captured.read(SITE + "squeue-asked.txt"))
-    assert (failed.state, failed.nodes, failed.submit) == (
-        *(JobState.COMPLETING, ("c2",), 1795474111.0),
-    )
-    assert (waiting.state, waiting.nodes, waiting.reason) == (JobState.PENDING, (), "BeginTime")
+    assert (failed.state, failed.nodes) == (JobState.COMPLETING, "c2")
+    assert (waiting.state, waiting.nodes, waiting.reason) == (JobState.PENDING, "", "BeginTime")
     job, *steps = read_account(captured.read(SITE + "sacct-asked.txt"))
     assert tuple(job.columns) == ACCOUNT_COLUMNS
     assert (job.state, job.exit_code, job.signal) == (JobState.FAILED, 0, 9)
-    assert (job.end, job.whole) == (1795474113.0, True)
+    assert (job.end, job.complete) == (1795474113.0, True)
     assert [step.step for step in steps] == ["batch", "0"]
 
 
-def test_an_empty_queue_is_an_empty_list():
+def test_empty_queue_is_an_empty_list():
     assert read_queue("") == []
 
 
@@ -98,20 +109,21 @@ GOOD = "1|RUNNING|1795453398|1795453399|c1|name|None\n"
         captured.read(SITE + "squeue-default-running.txt"),
         captured.read(SITE + "squeue-controller-down.txt"),
         captured.read(SITE + "squeue-controller-hung.txt"),
-        "Welcome to the cluster\n" + GOOD,
-        GOOD + "2|RUNN",
-        GOOD.replace("1795453399", "soon"),
-        GOOD.replace("c1", "c[1-"),
-        GOOD.replace("|name|None", "|name"),
-        "\n" + GOOD,
+        "CLUSTER: lx",
+        "squeue: warning: rate limited",
+        "Welcome to the cluster",
+        "2|RUNN",
+        "2|RUNNING|1795453398|1795453399|c1|name",
+        "",
+        "   ",
     ],
 )
-def test_what_is_no_queue_listing_is_an_error(text):
-    with pytest.raises(DataError):
-        read_queue(text)
+def test_line_of_squeue_that_is_not_a_row_costs_that_line_only(text):
+    rows = read_queue(f"{text}\n{GOOD}{text}\n")
+    assert [(row.job_id, row.state, row.name) for row in rows] == [("1", JobState.RUNNING, "name")]
 
 
-def test_steps_and_earlier_lives_are_told_apart():
+def test_steps_and_earlier_starts_are_kept_apart():
     rows = read_account(captured.read("made/sacct.txt"))
     assert [(r.job_id, r.step, r.state.name) for r in rows] == [
         ("95", "", "NODE_FAIL"),
@@ -157,17 +169,17 @@ def test_steps_and_earlier_lives_are_told_apart():
         ),
     ],
 )
-def test_the_accounting_of_real_jobs(name, expected):
+def test_reads_the_accounting_of_real_jobs(name, expected):
     rows = [row for row in read_account(captured.read(SITE + name)) if not row.step]
     got = [(r.job_id, r.state.name, r.exit_code, r.signal, r.end is not None) for r in rows]
     assert got == expected
 
 
-def test_an_unknown_job_is_an_empty_accounting():
+def test_unknown_job_is_an_empty_accounting():
     assert read_account(captured.read(SITE + "sacct-unknown-job.txt")) == []
 
 
-def test_noise_before_the_header_is_passed_over():
+def test_noise_before_the_header_is_skipped():
     text = "Welcome|to|us\n" + captured.read(SITE + "sacct-completed.txt")
     assert len(read_account(text)) == 3
 
@@ -186,12 +198,12 @@ def test_noise_before_the_header_is_passed_over():
         "JobID|State\n\n1|COMPLETED\n",
     ],
 )
-def test_what_is_no_accounting_is_an_error(text):
+def test_rejects_text_that_is_not_sacct_output(text):
     with pytest.raises(DataError):
         read_account(text)
 
 
-def test_the_published_accounting_of_mahti_is_read_in_its_time_zone():
+def test_published_accounting_of_mahti_is_read_in_its_zone():
     table = json.loads(captured.read("slurm-mahti-2024/sacct-1.json"))
     rows = [
         account_row({key: value or "" for key, value in row.items()}, ZoneInfo("Europe/Helsinki"))
@@ -205,7 +217,206 @@ def test_the_published_accounting_of_mahti_is_read_in_its_time_zone():
     assert job.exit_code is None
 
 
-def test_the_columns_asked_for_begin_with_the_id_and_end_with_the_name():
+def test_columns_begin_with_the_id_and_end_with_the_name():
     assert ACCOUNT_COLUMNS[0] == "JobID"
     assert ACCOUNT_COLUMNS[-1] == "JobName"
     assert len(set(ACCOUNT_COLUMNS)) == len(ACCOUNT_COLUMNS)
+
+
+REFUSALS = captured.read("made/sbatch-refusals.txt").splitlines()
+
+
+@pytest.mark.parametrize("text", REFUSALS)
+def test_any_other_text_of_a_failed_sbatch_is_a_refusal(text):
+    reply = read_reply(1, "", f"sbatch: error: Batch job submission failed: {text}\n")
+    assert (reply.refused, reply.limited) == (True, False)
+    assert text in reply.text
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "AssocMaxSubmitJobLimit",
+        "AssocGrpSubmitJobsLimit",
+        "QOSMaxSubmitJobPerUserLimit",
+        "QOSGrpSubmitJobsLimit",
+    ],
+)
+def test_limit_on_the_number_of_jobs_is_recognised(limit):
+    assert read_reply(1, "", f"sbatch: error: {limit}\nsbatch: error: Batch …\n").limited
+
+
+HELSINKI = ZoneInfo("Europe/Helsinki")
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("COMPLETED", JobState.COMPLETED),
+        ("CANCELLED by 12345", JobState.CANCELLED),
+        ("CANCELLED+", JobState.CANCELLED),
+        ("OUT_OF_ME+", JobState.OUT_OF_MEMORY),
+        ("  RUNNING ", JobState.RUNNING),
+        ("RE+", JobState.UNKNOWN),  # cut too early: six states begin so
+        ("FROZEN_SOLID", JobState.UNKNOWN),
+        ("", JobState.UNKNOWN),
+        ("completed", JobState.UNKNOWN),
+        ("COMPLETED FAILED", JobState.UNKNOWN),
+        ("Welcome to the cluster", JobState.UNKNOWN),
+        ("CANCELLED by", JobState.UNKNOWN),
+        ("COMPLET", JobState.UNKNOWN),
+    ],
+)
+def test_state_word_is_read_or_unknown(word, state):
+    assert parse_state(word) is state
+
+
+def test_every_state_has_its_text_and_only_ends_are_finished():
+    assert len(JobState) == 30
+    assert all(len(state.when) > 15 for state in JobState)
+    finished = {state.name for state in JobState if state.finished}
+    ends = "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT"
+    assert finished == set(ends.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2-11:18:24", 213504),
+        ("1-00", 86400),
+        ("1-02:30", 95400),
+        ("00:06:57", 417),
+        ("05:10.966", 310.966),
+        ("0:02", 2),
+        ("20", 1200),
+        ("UNLIMITED", math.inf),
+        ("Unknown", None),
+        ("", None),
+        ("Partition_Limit", None),
+    ],
+)
+def test_durations_are_read_as_slurm_defines_them(text, expected):
+    assert parse_duration(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["soon", "1:2:3:4", "-5", "1-", "00:06:5x", "1.2.3", "RUNNING", "2-11:18:24 extra"]
+)
+def test_rejects_text_that_is_not_a_duration(text):
+    with pytest.raises(DataError):
+        parse_duration(text)
+
+
+@given(st.integers(0, 400), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+def test_every_duration_is_read_back(days, hours, minutes, secs):
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + secs
+    assert parse_duration(f"{days}-{hours:02}:{minutes:02}:{secs:02}") == total
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("125292K", 128299008),
+        ("3G", 3 * 2**30),
+        ("14.44M", round(14.44 * 2**20)),
+        ("2.21 GB", round(2.21 * 2**30)),
+        ("4.00 GB (estimated maximum)", 4 * 2**30),
+        ("4Gc", 4 * 2**30),
+        ("1000Mn", 1000 * 2**20),
+        ("0", 0),
+        ("", None),
+        ("Unknown", None),
+    ],
+)
+def test_sizes_are_bytes(text, expected):
+    assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["much", "1.2.3G", "3X", "-1K", "3 G B", "G", "1e9", "3G 4G"])
+def test_rejects_text_that_is_not_a_size(text):
+    with pytest.raises(DataError):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "expected"),
+    [
+        ("1723473797", HELSINKI, 1723473797.0),
+        ("2024-08-12T17:43:17", HELSINKI, 1723473797.0),  # summer time, UTC+3
+        ("2024-01-12T17:43:17", HELSINKI, 1705074197.0),  # winter time, UTC+2
+        ("2024-08-12T14:43:17", ZoneInfo("UTC"), 1723473797.0),
+        ("Unknown", HELSINKI, None),
+        ("None", HELSINKI, None),
+        ("N/A", HELSINKI, None),
+    ],
+)
+def test_times_are_read_in_the_sites_zone(text, zone, expected):
+    assert parse_time(text, zone) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["now", "2024-08-12", "17:43:17", "2024-13-12T17:43:17", "12.8.2024", "-5", "2024-08-12T17:43"],
+)
+def test_rejects_text_that_is_not_a_time(text):
+    with pytest.raises(DataError):
+        parse_time(text)
+
+
+def test_pending_reason_becomes_a_sentence_and_keeps_its_details():
+    assert explain_reason("ReqNodeNotAvail, UnavailableNodes:c1") == (
+        "ReqNodeNotAvail, UnavailableNodes:c1: nodes that it needs are not available"
+    )
+    assert explain_reason("SomethingNew") == "SomethingNew"
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("PartitionDown", "its partition is down"),
+        ("AssocGrpCpuLimit", "a limit of the account"),
+        ("QOSMaxJobsPerUserLimit", "a limit of the QOS"),
+        ("Licenses", "waits for a license"),
+    ],
+)
+def test_limits_and_partitions_as_pending_reasons_have_a_sentence(reason, words):
+    assert words in explain_reason(reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3000", 3000 * 2**20),
+        ("3000M", 3000 * 2**20),
+        ("3G", 3 * 2**30),
+        ("3gb", 3 * 2**30),
+        ("1T", 2**40),
+        ("100K", 102400),
+        ("0", 0),
+        ("", None),
+    ],
+)
+def test_memory_requests_have_the_units_of_sbatch(text, expected):
+    assert parse_memory(text) == expected
+
+
+@pytest.mark.parametrize("text", ["lots", "-1", "3.5G", "3X", "3 G B", "G", "1e9"])
+def test_rejects_text_that_is_not_a_memory_request(text):
+    with pytest.raises(DataError):
+        parse_memory(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1024", 1024),
+        ("2K", 2048),
+        ("1.50K", 1536),
+        ("", None),
+        (None, None),
+        ("1.5", None),
+        ("x", None),
+    ],
+)
+def test_counts_are_read_in_full_and_in_short(text, expected):
+    assert parse_count(text) == expected

@@ -1,20 +1,35 @@
 """What a job used: from sacct, from seff of both kinds, or computed."""
 
 import json
+import re
 from zoneinfo import ZoneInfo
 
 import captured
 import pytest
 
-from kit.base import DataError
-from kit.slurm.text import account_row, read_account
-from kit.slurm.usage import PUBLISHED, computed_seff, published_rows, read_seff, read_usage
-from kit.slurm.values import JobState
+from kit.base import Completed, DataError, UsageError
+from kit.base.settings import Hpc
+from kit.slurm import (
+    PUBLISHED,
+    JobSpec,
+    JobState,
+    Slurm,
+    account_row,
+    allocated_resources,
+    computed_seff,
+    count_gres,
+    planned_resources,
+    published_rows,
+    read_account,
+    read_seff,
+    read_usage,
+    requested_resources,
+)
 
 SITE = "slurm-22.05/"
 
 
-def test_the_figures_of_a_job_come_from_its_row_and_its_largest_step():
+def test_figures_come_from_the_jobs_row_and_its_largest_step():
     rows = read_account(captured.read(SITE + "sacct-clean-end.txt"))
     usage = read_usage(rows, "31")
     assert (usage.state, usage.elapsed_seconds, usage.core_seconds) == (
@@ -29,7 +44,7 @@ def test_the_figures_of_a_job_come_from_its_row_and_its_largest_step():
     assert [row.step for row in usage.rows] == ["", "batch", "0", "1"]
 
 
-def test_each_life_of_a_requeued_job_has_its_own_figures():
+def test_each_start_of_a_requeued_job_has_its_own_figures():
     rows = read_account(captured.read("made/sacct.txt"))
     first, second = read_usage(rows, "95", 0), read_usage(rows, "95", 1)
     assert (first.state.name, second.state.name) == ("NODE_FAIL", "FAILED")
@@ -37,13 +52,15 @@ def test_each_life_of_a_requeued_job_has_its_own_figures():
     assert [row.step for row in second.rows] == ["", "batch"]
 
 
-@pytest.mark.parametrize(("job_id", "life"), [("94", 0), ("95", 2), ("", 0), ("95.batch", 0)])
-def test_a_life_that_is_not_listed_has_no_usage(job_id, life):
+@pytest.mark.parametrize(
+    ("job_id", "restart_count"), [("94", 0), ("95", 2), ("", 0), ("95.batch", 0)]
+)
+def test_start_that_is_not_listed_has_no_usage(job_id, restart_count):
     with pytest.raises(DataError):
-        read_usage(read_account(captured.read("made/sacct.txt")), job_id, life)
+        read_usage(read_account(captured.read("made/sacct.txt")), job_id, restart_count)
 
 
-def test_the_published_columns_keep_their_names_and_empty_ones_are_null():
+def test_published_columns_keep_their_names_and_empty_ones_are_null():
     table = json.loads(captured.read("slurm-mahti-2024/sacct-1.json"))
     assert list(table["1"]) == list(PUBLISHED)
     usage = read_usage(read_account(captured.read("made/sacct.txt")), "97")
@@ -53,7 +70,7 @@ def test_the_published_columns_keep_their_names_and_empty_ones_are_null():
     assert (rows["1"]["JobID"], rows["1"]["AveCPU"]) == ("97", None)
 
 
-def test_the_published_row_of_mahti_is_made_again_from_its_times():
+def test_published_row_of_mahti_is_reproduced_from_its_times():
     published = json.loads(captured.read("slurm-mahti-2024/sacct-1.json"))["1"]
     asked = {k: v or "" for k, v in published.items() if k not in ("Planned", "PlannedCPU")}
     zone = ZoneInfo("Europe/Helsinki")
@@ -64,26 +81,26 @@ def test_the_published_row_of_mahti_is_made_again_from_its_times():
     assert published_rows(usage, zone)["1"] == published
 
 
-def test_a_record_that_is_not_whole_yet_has_no_usage():
+def test_incomplete_record_has_no_usage():
     rows = read_account(captured.read(SITE + "sacct-just-ended.txt"))
     with pytest.raises(DataError, match="not in the accounting"):
         read_usage(rows, "12")
 
 
-def test_the_published_seff_of_mahti_is_read_back():
+def test_published_seff_of_mahti_is_read_back():
     published = json.loads(captured.read("slurm-mahti-2024/seff-1.json"))
     text = "".join(f"{key}: {value}\n" for key, value in published.items())
     assert read_seff("Last login: never\n" + text) == published
 
 
-def test_todays_billing_lines_are_read_and_kept_under_the_old_key_too():
+def test_todays_billing_lines_are_kept_under_the_old_key_too():
     found = read_seff(captured.read("made/seff-roihu.txt"))
     assert found["Non-Interactive BUs"] == "46.32"
     assert found["CPU usage"] == "46.32 CPU BU"
     assert found["Mem usage"] == "0.00 CPU BU"
 
 
-def test_decimal_commas_in_the_billing_line_are_read_and_a_cut_off_text_keeps_what_it_has():
+def test_decimal_commas_and_cut_off_texts_of_seff_are_read():
     text = captured.read("made/seff-roihu.txt").replace("46.32 CSC", "46,32 CSC")
     assert read_seff(text)["Non-Interactive BUs"] == "46.32"
     cut = text[: text.index("Job consumed")]
@@ -103,12 +120,12 @@ def test_decimal_commas_in_the_billing_line_are_read_and_a_cut_off_text_keeps_wh
         "bash: seff: command not found",
     ],
 )
-def test_what_are_no_figures_of_seff_is_an_error(text):
+def test_rejects_text_that_is_not_seff_output(text):
     with pytest.raises(DataError):
         read_seff(text)
 
 
-def test_seff_computed_from_sacct_says_so_and_has_the_same_keys():
+def test_computed_seff_has_the_same_keys_and_its_source():
     columns = {
         **{"JobID": "3659617", "Cluster": "mahti", "Account": "project_1", "User": "me"},
         **{"Group": "us", "State": "CANCELLED by 1", "ExitCode": "0:0", "AllocNodes": "2"},
@@ -135,8 +152,141 @@ def test_seff_computed_from_sacct_says_so_and_has_the_same_keys():
     assert seff["Source"] == "computed from sacct"
 
 
-def test_seff_computed_for_a_job_that_never_ran_divides_by_nothing():
+def test_computed_seff_of_a_job_that_never_ran():
     listing = "JobID|State\n5|CANCELLED by 1\n"
     assert computed_seff(read_usage(read_account(listing), "5"))["CPU Efficiency"].startswith(
         "0.00%"
     )
+
+
+def reused():
+    return captured.read("made/sacct-job-id-reused.txt")
+
+
+def test_usage_is_that_of_the_job_with_the_expected_name():
+    rows = read_account(reused())
+    usage = read_usage(rows, "101", name="kit-0123456789ab")
+    assert (usage.state.name, usage.elapsed_seconds, usage.cores) == ("COMPLETED", 60, 2)
+    with pytest.raises(DataError):
+        read_usage(rows, "101", name="kit-ffffffffffff")
+
+
+class Site:
+    """A login node that answers sacct and seff with texts."""
+
+    def __init__(self, sacct="", seff="", code=0):
+        self.texts = {"env": (code, sacct), "seff": (0, seff)}
+
+    def run(self, argv, check=True, repeat=False):
+        code, text = self.texts[argv[0]]
+        return Completed(tuple(argv), code, "" if code else text, text if code else "", 0.0)
+
+
+def usage_from(site, job_id="101", has_seff=True):
+    hpc = Hpc(ssh_host="x", project_dir="/p", has_seff=has_seff)
+    return Slurm(site, hpc).usage("0123456789ab", job_id)
+
+
+SEFF = """\
+Job ID: 101
+Cluster: lx
+State: {state} (exit code 0)
+Job Wall-clock time: {time}
+Memory Utilized: 4.00 GB (estimated maximum)
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "time", "source"),
+    [
+        ("COMPLETED", "00:01:00", None),
+        ("FAILED", "00:01:00", "computed from sacct"),
+        ("COMPLETED", "00:00:20", "computed from sacct"),
+        ("COMPLETED", "soon", "computed from sacct"),
+    ],
+)
+def test_seff_of_another_job_with_the_same_id_is_not_used(state, time, source):
+    found = usage_from(Site(reused(), SEFF.format(state=state, time=time)))
+    assert found.usage.elapsed_seconds == 60
+    assert found.seff.get("Source") == source
+    assert found.missing == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "available", "words"),
+    [
+        ("Slurm accounting storage is disabled", 1, False, "storage is disabled"),
+        ("sacct: error: Problem talking to the database", 1, True, "Problem talking"),
+        ("JobID|JobName\n", 0, True, "not in the accounting"),
+        ("", 0, True, "no listing"),
+        (reused().replace("kit-0123456789ab", "other"), 0, True, "not in the accounting"),
+    ],
+)
+def test_figures_that_the_accounting_does_not_have_are_named(text, code, available, words):
+    found = usage_from(Site(text, code=code))
+    assert (found.usage, found.available) == (None, available)
+    assert words in found.missing[0]
+
+
+def test_step_without_an_end_is_named_and_the_rest_is_used():
+    lines = reused().splitlines()
+    lines[-1] = lines[-1].replace("|1700000070|", "|Unknown|")
+    found = usage_from(Site("\n".join(lines)), has_seff=False)
+    assert found.usage.elapsed_seconds == 60
+    assert found.missing == ("sacct: step batch has no end",)
+
+
+def test_seff_with_an_estimated_maximum_is_read():
+    seff = read_seff(captured.read("made/seff-estimated-maximum.txt"))
+    assert seff["Memory Utilized"] == "4.00 GB (estimated maximum)"
+
+
+def test_counts_in_short_form_are_read():
+    usage = read_usage(read_account(captured.read("made/sacct-count-1K.txt")), "101")
+    assert usage.cores == 1024
+    assert computed_seff(usage)["Cores per node"] == "128"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("gpu:gh200:1", 1),
+        ("gpu:4", 4),
+        ("gpu", 1),
+        ("gpu:a100", 1),
+        ("gpu:1g.5gb:1", 1),
+        ("gpu:a100:2,gpu:v100:2", 4),
+        ("nvme:100,gpu:mi250:8", 8),
+        ("gres/gpu=4,gres/gpu:a100=4", 4),
+        ("gres/gpu:1g.5gb=2", 2),
+        ("gres/gpu:a100=2,gres/gpu:v100=2", 4),
+        ("gres/gpumem=80G,gres/gpuutil=3", 0),
+        ("", 0),
+    ],
+)
+def test_gpus_of_all_types_are_counted(text, count):
+    assert count_gres(text, "gpu") == count
+
+
+@pytest.mark.parametrize(("name", "gpus"), [("sacct-gpus-mig", 2), ("sacct-gpus-two-types", 4)])
+def test_allocated_gpus_of_all_types_are_counted(name, gpus):
+    usage = read_usage(read_account(captured.read(f"made/{name}.txt")), "101")
+    assert allocated_resources(usage).gpus == gpus
+
+
+@pytest.mark.parametrize(
+    ("memory", "gib"),
+    [("200000", 195.3125), ("200000M", 195.3125), ("3G", 3), ("0", None), ("", None)],
+)
+def test_requested_memory_has_the_units_of_sbatch(memory, gib):
+    hpc = Hpc(ssh_host="x", project_dir="/p", mem=memory, nodes=2)
+    found = planned_resources(hpc).memory_gib
+    assert found == (None if gib is None else gib * 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("time", "UNLIMITED"), ("time", "0"), ("time", "soon"), ("memory", "lots")]
+)
+def test_request_without_an_end_or_a_size_is_refused(field, value):
+    with pytest.raises(UsageError, match=re.escape(value)):
+        requested_resources(JobSpec("x", (), **{field: value}))

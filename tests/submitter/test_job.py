@@ -23,12 +23,11 @@ from kit.base import DataError, KitError, UsageError
 from kit.base.settings import Cloud, Hpc
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.onsite import EXIT_MEANINGS, names, ray_cluster
 from kit.onsite import driver as ray_driver
 from kit.onsite import main as ray_main
-from kit.onsite import ray_cluster
 from kit.onsite.ray_cluster import NODE_LOST, TOLD_TO_END, Cluster, RayFailed
-from kit.slurm.script import script
-from kit.slurm.status import EXITS
+from kit.slurm import build_script
 from kit.submitter import env as hpc_env
 from kit.submitter import job as ray_job
 from kit.submitter import tunnel_key as tunnel
@@ -82,7 +81,7 @@ def _names():
 
 
 def text_of(task=TASK, hpc=HPC):
-    return script(ray_job.job_spec(hpc, task), f"{PROJECT}/kit/tries/{task.token}")
+    return build_script(ray_job.job_spec(hpc, task), f"{PROJECT}/kit/tries/{task.token}")
 
 
 def test_the_script_is_the_golden_one():
@@ -285,7 +284,7 @@ def test_a_cause_that_cannot_be_written_down_has_its_own_exit_code(tmp_path, mon
     with pytest.raises(FileNotFoundError):
         main_in(tmp_path, monkeypatch, error)
     assert ray_main.main() == ray_main.NOT_WRITABLE
-    assert "full" in EXITS[ray_main.NOT_WRITABLE]
+    assert "full" in EXIT_MEANINGS[names.NOT_WRITABLE]
 
 
 def test_another_version_of_ray_is_refused_before_anything_starts(tmp_path):
@@ -319,7 +318,7 @@ def test_the_driver_trains_to_the_same_bits_as_here(staged, tmp_path):
     assert left["performance"] == measured.performance
     predictions = np.load(folder / "predictions.npy", allow_pickle=False)
     assert (predictions == measured.predictions).all()
-    assert {name for name in ray_main.FILES if not (folder / name).exists()} == set()
+    assert {name for name in names.RESULTS if not (folder / name).exists()} == set()
     assert json.loads((folder / "progress.json").read_text())["epoch"] == 2
 
 

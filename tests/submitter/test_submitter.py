@@ -417,7 +417,7 @@ def test_a_site_that_is_cut_off_changes_nothing(world, when, nth):
 
     def cut(*args, **kwargs):
         if next(calls) == nth:
-            host.break_next = when
+            host.failures[0] = when
         return run(*args, **kwargs)
 
     host.run = cut

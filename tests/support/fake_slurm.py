@@ -12,32 +12,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kit.base import CommandFailed, Completed, Unreachable
-from kit.slurm import fence
-from kit.slurm.text import ACCOUNT_COLUMNS
+from kit.slurm import ACCOUNT_COLUMNS
+from kit.slurm.script import shell
 
-SCRIPTS = ("SUBMIT", "QUEUE", "ACCOUNT", "CLOSE", "LOG")
+SCRIPTS = ("submit", "queue", "account", "close", "log")
 CONTROLLER_AWAY = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
 DATABASE_AWAY = "sacct: error: Problem talking to the database: Connection refused"
 
 
 @dataclass
 class Job:
-    """One job; `lives` are its rows in the accounting, the last is the present one."""
+    """One job; `starts` are its rows in the accounting, the last is the present one."""
 
     id: str
-    token: str
-    lives: list = field(default_factory=lambda: [{"state": "PENDING", "start": "", "end": ""}])
+    attempt_id: str
+    starts: list = field(default_factory=lambda: [{"state": "PENDING", "start": "", "end": ""}])
     reason: str = "None"
-    works: bool = False
+    working: bool = False
     purged: bool = False
 
     @property
     def state(self):
-        return self.lives[-1]["state"]
+        return self.starts[-1]["state"]
+
+    @property
+    def name(self):
+        return f"kit-{self.attempt_id}"
 
     @property
     def me(self):
-        return f"{self.id}.{len(self.lives) - 1}"
+        return f"{self.id}.{len(self.starts) - 1}"
 
 
 class Site:
@@ -45,12 +49,13 @@ class Site:
 
     def __init__(self):
         self.now = 1_800_000_000
-        self.links = {}  # (token, name) -> (value, time)
-        self.replies = {}  # token -> (text, time)
+        self.links = {}  # (attempt_id, name) -> (value, time)
+        self.replies = {}  # attempt_id -> (text, time)
         self.jobs = []
-        self.sbatch = "ok"  # ok, late, drop, noise, error, twice, refuse, hung
-        self.late = []  # tokens whose sbatch has not landed yet
+        self.sbatch = "ok"  # ok, late, drop, noise, error, twice, refuse, limit, hung
+        self.late = []  # attempt_ids whose sbatch has not landed yet
         self.controller = self.database = True
+        self.database_error = DATABASE_AWAY
         self.lag = False  # ends come to the accounting without an end time
         self.orphans = []  # (job, me) of processes on a lost node
         self.bodies, self.commits = [], []
@@ -58,156 +63,196 @@ class Site:
 
     # What happens by itself.
 
-    def link(self, token, name, value):
+    def link(self, attempt_id, name, value):
         """`ln -sT` and `readlink`: made once, then never changed."""
-        return self.links.setdefault((token, name), (value, self.now))[0]
+        return self.links.setdefault((attempt_id, name), (value, self.now))[0]
 
-    def land(self, token, stored=True):
+    def land(self, attempt_id, stored=True):
         """Let sbatch reach slurmctld: there is a job now, whatever becomes of the reply."""
-        job = Job(str(next(self.ids)), token)
+        job = Job(str(next(self.ids)), attempt_id)
         self.jobs.append(job)
         if stored:
-            self.replies[token] = (f"exit 0\nout {job.id}\n", self.now)
+            self.replies[attempt_id] = (f"exit 0\nout {job.id}\n", self.now)
         return job
 
     def start(self, job):
         """A node starts the batch script: its first lines are the fence."""
-        job.lives[-1].update(state="RUNNING", start=str(self.now))
-        if self.link(job.token, "owner", job.me) == job.me:
-            job.works = True
-            self.bodies.append((job.token, job.me))
+        job.starts[-1].update(state="RUNNING", start=str(self.now))
+        if self.link(job.attempt_id, "owner", job.me) == job.me:
+            job.working = True
+            self.bodies.append((job.attempt_id, job.me))
         else:
             self.end(job, "FAILED", 99)
 
     def commit(self, job):
-        """The last line of a script: publish, if nobody closed the try."""
+        """The last line of a script: publish, if nobody closed the attempt."""
         manifest = "manifest-" + hashlib.sha256(job.me.encode()).hexdigest()
-        won = self.link(job.token, "commit", manifest) == manifest
+        won = self.link(job.attempt_id, "commit", manifest) == manifest
         if won:
-            self.commits.append((job.token, job.me))
+            self.commits.append((job.attempt_id, job.me))
         return won
 
     def end(self, job, state, code=0):
         """The job leaves its nodes; `COMPLETED` commits before."""
-        if state == "COMPLETED" and job.works and not self.commit(job):
+        if state == "COMPLETED" and job.working and not self.commit(job):
             state, code = "FAILED", 97
-        job.works = False
-        job.lives[-1].update(state=state, end=str(self.now), code=code, lag=self.lag)
+        job.working = False
+        job.starts[-1].update(state=state, end=str(self.now), code=code, lag=self.lag)
 
     def lose_node(self, job, requeue):
         """NODE_FAIL: Slurm forgets the node, the processes on it go on."""
-        if job.works:
+        if job.working:
             self.orphans.append(job)
-        job.works = False
-        job.lives[-1].update(state="NODE_FAIL", end=str(self.now), lag=self.lag)
+        job.working = False
+        job.starts[-1].update(state="NODE_FAIL", end=str(self.now), lag=self.lag)
         if requeue:
-            job.lives.append({"state": "PENDING", "start": "", "end": ""})
+            job.starts.append({"state": "PENDING", "start": "", "end": ""})
 
     # What the scripts do.
 
-    def submit(self, token, refusal=False):
+    def submit(self, attempt_id):
         me = f"login.{next(self.callers)}"
-        if (token, "submit") in self.links or (token, "owner") in self.links:
+        if (attempt_id, "owner") in self.links:
             return
-        if self.link(token, "submit", me) != me:
+        if "Limit" in self.replies.get(attempt_id, ("", 0))[0]:  # nothing exists: submit again
+            del self.links[attempt_id, "submit"], self.replies[attempt_id]
+        if (attempt_id, "submit") in self.links or self.link(attempt_id, "submit", me) != me:
             return
-        mode = self.sbatch if self.controller else "hung"
-        if mode == "refuse":
-            text = "exit 1\nerr sbatch: error: Invalid partition name specified\n"
-            self.replies[token] = (text, self.now)
-        elif mode in ("late", "hung"):
-            self.late.append(token)
-        elif mode == "error":
-            self.land(token, stored=False)
-            text = "exit 1\nerr sbatch: error: Socket timed out on send/recv operation\n"
-            self.replies[token] = (text, self.now)
-        elif mode == "twice":
-            ids = [self.land(token).id for _ in range(2)]
-            self.replies[token] = (f"exit 0\nout {ids[0]}\nout {ids[1]}\n", self.now)
-        elif mode == "noise":
-            job = self.land(token)
-            self.replies[token] = (f"exit 0\nout Hello 1\nout {job.id}\nout bye 2\n", self.now)
+        self._call_sbatch(attempt_id, self.sbatch if self.controller else "hung")
+
+    def _call_sbatch(self, attempt_id, mode):
+        refusals = {
+            "refuse": "Invalid partition name specified",
+            "limit": "AssocMaxSubmitJobLimit",
+            "error": "Socket timed out on send/recv operation",
+        }
+        if mode in ("late", "hung"):
+            self.late.append(attempt_id)
+            return
+        ids = []
+        if mode not in ("refuse", "limit"):
+            ids = [self.land(attempt_id).id for _ in range(2 if mode == "twice" else 1)]
+        lines = [f"out {number}" for number in ids]
+        if mode == "noise":
+            lines = ["out Hello 1", *lines, "out bye 2"]
+        text = "exit 0\n" + "".join(f"{line}\n" for line in lines)
+        if mode in refusals:
+            text = f"exit 1\nerr sbatch: error: {refusals[mode]}\n"
+        if mode == "drop":
+            self.replies.pop(attempt_id, None)
         else:
-            self.land(token, stored=mode != "drop")
+            self.replies[attempt_id] = (text, self.now)
 
-    def look(self, tokens):
-        lines = [f"{t}|{n}|{at}.5|{v}" for (t, n), (v, at) in self.links.items() if t in tokens]
-        for token in tokens:
-            if token in self.replies:
-                text, at = self.replies[token]
-                lines.append(f"{token}|reply|{at}.5|")
-                lines += [f"{token}/reply:{line}" for line in text.splitlines()]
-        return "@tries\n" + "".join(f"{line}\n" for line in lines) + f"@now {self.now}\n"
+    def look(self, attempt_ids):
+        lines = [
+            f"{t}|{n}|{at}.5|{v}" for (t, n), (v, at) in self.links.items() if t in attempt_ids
+        ]
+        for attempt_id in attempt_ids:
+            if attempt_id in self.replies:
+                text, at = self.replies[attempt_id]
+                lines.append(f"{attempt_id}|reply|{at}.5|")
+                lines += [f"{attempt_id}/reply:{line}" for line in text.splitlines()]
+        return "@attempts\n" + "".join(f"{line}\n" for line in lines) + f"@now {self.now}\n"
 
-    def queue(self, tokens):
-        head = self.look(tokens) + "@queue\n"
+    def queue(self, attempt_ids):
+        head = self.look(attempt_ids) + "@queue\n"
         if not self.controller:
             return head + "@exit 1\n", CONTROLLER_AWAY
         rows = [
-            f"{j.id}|{j.state}|{self.now}|{j.lives[-1]['start'] or 'N/A'}||kit-{j.token}|{j.reason}"
-            for j in self.jobs
-            if j.token in tokens and not j.purged
+            f"{job.id}|{job.state}|{self.now}|{job.starts[-1]['start'] or 'N/A'}||"
+            f"{job.name}|{job.reason}"
+            for job in self.jobs
+            if job.attempt_id in attempt_ids and not job.purged
         ]
         return head + "".join(f"{row}\n" for row in rows) + "@exit 0\n", ""
 
-    def account(self, columns, ids, names, tokens):
-        if not self.database:
-            return f"@account\n@exit 1\n@account\n@exit 1\n{self.look(tokens)}", DATABASE_AWAY
+    def account(self, columns, ids, names, attempt_ids):
+        """Answer as `account.sh` does: known jobs by id and name, the others by name."""
+        known = [f"kit-{attempt_id}" for attempt_id in attempt_ids]
         text = ""
-        for wanted in (ids, names):
-            listing = ["|".join(columns)] if wanted else []
+        for wanted, asked in ((ids, known), (names, names)):
+            if not wanted:
+                continue
+            if not self.database:
+                text += "@account\n@exit 1\n"
+                continue
+            listing = ["|".join(columns)]
             for job in self.jobs:
-                if wanted and (job.id in ids if wanted is ids else f"kit-{job.token}" in names):
-                    listing += [self._row(job, life, columns) for life in job.lives]
+                if job.name in asked and (wanted is names or job.id in ids):
+                    listing += [self.row(job, start, columns) for start in job.starts]
             text += "@account\n" + "".join(f"{row}\n" for row in listing) + "@exit 0\n"
-        return text + self.look(tokens), ""
+        return text + self.look(attempt_ids), "" if self.database else self.database_error
 
-    def _row(self, job, life, columns):
+    def row(self, job, start, columns):
+        """Return a line of sacct for one start of a job."""
         values = {
-            **{"JobID": job.id, "JobName": f"kit-{job.token}", "State": life["state"]},
-            **{"ExitCode": f"{life.get('code', 0)}:0", "Start": life["start"] or "None"},
-            **{"Submit": str(self.now), "End": life["end"] or "Unknown"},
+            "JobID": job.id,
+            "JobName": job.name,
+            "State": start["state"],
+            "ExitCode": f"{start.get('code', 0)}:{start.get('signal', 0)}",
+            "Start": start["start"] or "None",
+            "Submit": str(self.now),
+            "End": start["end"] or "Unknown",
             "Partition": "small",
         }
-        if life.get("lag"):
+        if start.get("lag"):
             values["End"] = "Unknown"
         return "|".join(values.get(column, "") for column in columns)
 
-    def close(self, token, mode):
+    def close(self, attempt_id, mode):
         word, end = ("cancelled",) * 2 if mode == "cancel" else ("fenced", "closed")
-        owner = self.link(token, "owner", word)
+        owner = self.link(attempt_id, "owner", word)
         if mode in ("settle", "cancel") or owner in ("fenced", "cancelled"):
-            self.link(token, "commit", end)
+            self.link(attempt_id, "commit", end)
         code = 0
-        manifest = self.links.get((token, "commit"), ("", 0))[0].startswith("manifest-")
+        manifest = self.links.get((attempt_id, "commit"), ("", 0))[0].startswith("manifest-")
         if not manifest and (mode == "cancel" or (mode, owner) == ("fence", "fenced")):
             code = 0 if self.controller else 8
-            live = [j for j in self.jobs if j.token == token and j.state in ("PENDING", "RUNNING")]
+            live = [
+                j
+                for j in self.jobs
+                if j.attempt_id == attempt_id and j.state in ("PENDING", "RUNNING")
+            ]
             for job in live if self.controller else []:
                 self.end(job, "CANCELLED by 1001")
-        return self.look([token]) + f"@cancel {code}\n", ""
+        return self.look([attempt_id]) + f"@cancel {code}\n", ""
+
+
+class Killed(BaseException):
+    """The client's process ends here, as by kill -9: nothing catches it."""
 
 
 class FakeHost:
-    """A client's way to a Site; `break_next` cuts the next call `before` or `after` it worked."""
+    """A client's way to a Site, which fails at calls that the test names.
+
+    `failures` maps the number of a call from now (0 is the next) to what happens there: contact
+    is lost `before` or `after` the call worked, or the client is killed (`kill before`, `kill
+    after`).
+    """
 
     name = "fake"
 
     def __init__(self, site=None):
         self.site, self.files = site or Site(), {}
-        self.break_next, self.calls = "", []
+        self.failures, self.calls = {}, []
 
     def run(self, argv, input=b"", timeout=60, check=True, repeat=False):
         self.calls.append(argv)
-        cut, self.break_next = self.break_next, ""
-        if cut == "before":
-            raise Unreachable("reach fake by ssh", "connection refused")
+        failure = self.failures.get(0, "")
+        self.failures = {number - 1: what for number, what in self.failures.items() if number}
+        self._fail(failure, "before", "connection refused")
         code, out, err = self._answer(list(argv), self._bytes(input), timeout)
-        if cut == "after":
-            raise Unreachable("reach fake by ssh", "the connection was lost")
+        self._fail(failure, "after", "the connection was lost")
         if check and code:
             raise CommandFailed(argv, code, out, err)
         return Completed(tuple(argv), code, out, err, 0.0)
+
+    @staticmethod
+    def _fail(failure, moment, got):
+        if failure == f"kill {moment}":
+            raise Killed
+        if failure == moment:
+            raise Unreachable("reach fake by ssh", got)
 
     def put(self, source, target, mode=0o600):
         if target.startswith("/proc/"):
@@ -242,24 +287,30 @@ class FakeHost:
         raise AssertionError(f"the fake does not know {argv}")
 
     def _script(self, text):
-        name = next((n for n in SCRIPTS if f"{fence.LOOK}{getattr(fence, n)}" in text), None)
-        if name is None:
-            raise AssertionError(f"the fake does not know this script: {text[:200]}")
-        words = shlex.split(text.split("set -- ", 1)[1].split(fence.LOOK)[0])
+        name, words = script_and_words(text)
         site = self.site
-        if name == "SUBMIT":
-            assert words[4:7] == ["sbatch", "--parsable", "--export=NIL"], words
-            assert "me=$SLURM_JOB_ID." in words[3], "a job without the fence"
+        if name == "submit":
+            assert words[5:8] == ["sbatch", "--parsable", "--export=NIL"], words
+            assert "me=$SLURM_JOB_ID." in words[4], "a job without the fence"
             site.submit(words[1])
             return site.look([words[1]]), ""
-        if name == "QUEUE":
-            return site.queue(words[1:])
-        if name == "ACCOUNT":
+        if name == "queue":
+            return site.queue(words[3:])
+        if name == "account":
             assert words[1] == ",".join(ACCOUNT_COLUMNS)
-            return site.account(ACCOUNT_COLUMNS, _list(words[2]), _list(words[3]), words[4:])
-        if name == "CLOSE":
+            return site.account(ACCOUNT_COLUMNS, _list(words[3]), _list(words[4]), words[5:])
+        if name == "close":
             return site.close(words[1], words[2])
         raise AssertionError(f"the fake does not play {name}")
+
+
+def script_and_words(text):
+    """Return which of the fence's scripts a call runs, and its arguments."""
+    look = shell("look")
+    name = next((name for name in SCRIPTS if look + shell(name) in text), None)
+    if name is None:
+        raise AssertionError(f"the fake does not know this script: {text[:200]}")
+    return name, shlex.split(text.split("set -- ", 1)[1].split(look)[0])
 
 
 def _list(text):

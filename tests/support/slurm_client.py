@@ -1,4 +1,4 @@
-"""A client process that submits and waits, and ends by kill -9 at a step that the test names."""
+"""A client process that submits and follows, and ends by kill -9 at a call that the test names."""
 
 import json
 import os
@@ -7,23 +7,37 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from slurm_follow import follow
+
 from kit.base import SSHHost
 from kit.base.settings import load
-from kit.slurm.client import Slurm
-from kit.slurm.script import JobSpec
+from kit.slurm import JobSpec, Slurm
+from kit.slurm.script import shell
+
+SCRIPTS = ("submit", "queue", "account", "close")
 
 
-def main(config, control, token, spec, kill):
-    def step(name):
-        print(name, flush=True)
-        if name == kill:
+def main(config, control, attempt_id, spec, moment, script):
+    """Die `before` or `after` the first call of a script of the fence."""
+    host = SSHHost("site", config=config, folder=Path(control))
+    run = host.run
+
+    def dying(argv, given=b"", **options):
+        text = given.decode()
+        name = next((name for name in SCRIPTS if shell(name) in text), "")
+        if name == script and moment == "before":
             os.kill(os.getpid(), signal.SIGKILL)
+        done = run(argv, given, **options)
+        if name == script:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
 
+    host.run = dying
     hpc = replace(load("sandbox").hpc, poll_floor_s=1.0)
-    slurm = Slurm(SSHHost("site", config=config, folder=Path(control)), hpc, step=step)
-    slurm.submit(JobSpec(**{**spec, "commands": tuple(spec["commands"])}), token)
-    slurm.wait(token)
+    slurm = Slurm(host, hpc)
+    slurm.submit(JobSpec(**{**spec, "commands": tuple(spec["commands"])}), attempt_id)
+    follow(slurm, attempt_id)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], json.loads(sys.argv[4]), sys.argv[5])
+    main(*sys.argv[1:4], json.loads(sys.argv[4]), *sys.argv[5:7])

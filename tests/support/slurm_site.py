@@ -23,16 +23,15 @@ from kit_sandbox.supervisor import control
 from private_sshd import PrivateSshd, free_port
 
 from kit.base.settings import load
-from kit.slurm.client import Slurm
-from kit.slurm.script import JobSpec
+from kit.slurm import JobSpec, Slurm
 
 SBATCH = """\
 #!/bin/bash
-# An sbatch that may fail after it has submitted: the mode is in a file named by the token.
+# An sbatch that may fail after it has submitted: the mode is in a file named by the attempt_id.
 for script; do :; done
-token=$(basename "$(dirname "$script")")
+attempt_id=$(basename "$(dirname "$script")")
 real() { env PATH="${PATH#*:}" sbatch "$@"; }
-case $(cat "{modes}/$token" 2>/dev/null) in
+case $(cat "{modes}/$attempt_id" 2>/dev/null) in
     drop) (real "$@") >/dev/null 2>&1 ;;
     noise) echo "Hello, 17 news."; (real "$@"); echo "4711 jobs wait"; echo "z" >&2 ;;
     error) (real "$@") >/dev/null; echo "Socket timed out on send/recv operation" >&2; exit 1 ;;
@@ -117,8 +116,8 @@ class SlurmSite:
         shim.chmod(0o755)
         self.conf = self.state / "etc" / "slurm.conf"
         self.hpc = replace(self.settings.hpc, poll_floor_s=1.0)
-        self.tries = Path(self.hpc.project_dir) / "kit" / "tries"
-        self.tokens, self.sshds, self.count = [], [], 0
+        self.attempts = Path(self.hpc.project_dir) / "kit" / "tries"
+        self.attempt_ids, self.sshds, self.count = [], [], 0
         self.sshd = self.login("login")
 
     # Clients.
@@ -139,13 +138,13 @@ class SlurmSite:
     def slurm(self, host=None, hpc=None, **options):
         return Slurm(host or self.host(), hpc or self.hpc, **options)
 
-    def token(self, mode=""):
-        """A new token, and what sbatch does when it is called for it."""
-        token = secrets.token_hex(6)
-        self.tokens.append(token)
+    def attempt_id(self, mode=""):
+        """A new attempt_id, and what sbatch does when it is called for it."""
+        attempt_id = secrets.token_hex(6)
+        self.attempt_ids.append(attempt_id)
         if mode:
-            (self.folder / "modes" / token).write_text(mode)
-        return token
+            (self.folder / "modes" / attempt_id).write_text(mode)
+        return attempt_id
 
     def spec(self, seconds=0.2, then="", commands=(), **fields):
         values = {"partition": "gputest", "memory": "20M", "time": "00:05:00", **fields}
@@ -159,39 +158,44 @@ class SlurmSite:
         env = {**os.environ, "SLURM_CONF": str(self.conf)}
         return subprocess.run(argv, env=env, capture_output=True, text=True, check=check).stdout
 
-    def bodies(self, token):
-        path = self.tries / token / "bodies"
+    def allow_requeue(self, attempt_id):
+        """Let Slurm put the jobs of an attempt back to the queue: the kit's scripts forbid it."""
+        for job in self.jobs(attempt_id):
+            self.admin("scontrol", "update", f"JobId={job}", "Requeue=1")
+
+    def bodies(self, attempt_id):
+        path = self.attempts / attempt_id / "bodies"
         return path.read_text().split() if path.exists() else []
 
-    def link(self, token, name):
-        path = self.tries / token / name
+    def link(self, attempt_id, name):
+        path = self.attempts / attempt_id / name
         return os.readlink(path) if path.is_symlink() else ""
 
-    def jobs(self, token):
-        """Live jobs of a token, by the scheduler."""
+    def jobs(self, attempt_id):
+        """Live jobs of a attempt_id, by the scheduler."""
         states = "PENDING,RUNNING,COMPLETING,CONFIGURING,SUSPENDED"
-        text = self.admin("squeue", "-h", "-t", states, "-n", f"kit-{token}", "-o", "%i")
+        text = self.admin("squeue", "-h", "-t", states, "-n", f"kit-{attempt_id}", "-o", "%i")
         return text.split()
 
-    def ends(self, token):
-        """State and exit code of every ended life of a token's jobs, by the accounting."""
+    def ends(self, attempt_id):
+        """State and exit code of every ended life of a attempt_id's jobs, by the accounting."""
         columns = "--format=State,ExitCode,End,Partition"
-        options = ("-n", "-X", "-P", "-D", "-S", "now-2hours", f"--name=kit-{token}", columns)
+        options = ("-n", "-X", "-P", "-D", "-S", "now-2hours", f"--name=kit-{attempt_id}", columns)
         rows = [row.split("|") for row in self.admin("sacct", *options).split("\n") if row]
         return [(r[0].split()[0], r[1]) for r in rows if r[2] != "Unknown" and r[3]]
 
-    def all_ended(self, token, seconds=60):
-        """Wait until no job of a token lives any more."""
-        until(lambda: not self.jobs(token), seconds)
+    def all_ended(self, attempt_id, seconds=60):
+        """Wait until no job of a attempt_id lives any more."""
+        until(lambda: not self.jobs(attempt_id), seconds)
 
-    def check(self, token, bodies=1, committed=True):
+    def check(self, attempt_id, bodies=1, committed=True):
         """The promise: so many bodies, one commit or none, every surplus job ended by itself."""
-        self.all_ended(token)
-        assert len(self.bodies(token)) == bodies, self.bodies(token)
-        name = self.link(token, "commit")
+        self.all_ended(attempt_id)
+        assert len(self.bodies(attempt_id)) == bodies, self.bodies(attempt_id)
+        name = self.link(attempt_id, "commit")
         assert name.startswith("manifest-") is committed, name
         if committed:
-            content = (self.tries / token / name).read_bytes()
+            content = (self.attempts / attempt_id / name).read_bytes()
             assert name == f"manifest-{hashlib.sha256(content).hexdigest()}"
 
     def node_state(self, node):
@@ -234,12 +238,12 @@ class SlurmSite:
 
     def close(self):
         """End what is left over, tell the test, and take everything away."""
-        left = [token for token in self.tokens if self.jobs(token)]
-        for token in left:
-            self.admin("scancel", "-n", f"kit-{token}", check=False)
+        left = [attempt_id for attempt_id in self.attempt_ids if self.jobs(attempt_id)]
+        for attempt_id in left:
+            self.admin("scancel", "-n", f"kit-{attempt_id}", check=False)
         for sshd in self.sshds:
             sshd.stop()
-        for token in self.tokens:
-            shutil.rmtree(self.tries / token, ignore_errors=True)
+        for attempt_id in self.attempt_ids:
+            shutil.rmtree(self.attempts / attempt_id, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         assert not left, f"jobs leaked: {left}"

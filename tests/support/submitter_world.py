@@ -6,19 +6,16 @@ import hashlib
 import json
 from pathlib import Path
 
-import fake_slurm
-from fake_slurm import FakeHost, Site
+from fake_slurm import FakeHost, Site, script_and_words
 from idx_files import striped_images
 from memory_store import MemoryStore
 
 from kit.base.settings import Hpc, load
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.onsite.main import FILES
+from kit.onsite import RESULTS
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests
-from kit.slurm import fence
-from kit.slurm.client import Slurm
-from kit.slurm.text import ACCOUNT_COLUMNS
+from kit.slurm import ACCOUNT_COLUMNS, Slurm
 from kit.submitter import collect
 from kit.submitter.submitter import Submitter
 
@@ -34,20 +31,20 @@ class WorkingSite(Site):
         self.files, self.scripts = files, {}
 
     def commit(self, job):
-        folder = f"/proj/kit/tries/{job.token}"
+        folder = f"/proj/kit/tries/{job.attempt_id}"
         hashes = {}
-        for name in FILES:
-            content = f"{name} of {job.token}".encode()
+        for name in RESULTS:
+            content = f"{name} of {job.attempt_id}".encode()
             self.files[f"{folder}/{name}"] = content
             hashes[name] = hashlib.sha256(content).hexdigest()
         text = json.dumps({"schema": 1, "files": hashes}).encode()
         manifest = f"manifest-{hashlib.sha256(text).hexdigest()}"
-        won = self.link(job.token, "commit", manifest) == manifest
+        won = self.link(job.attempt_id, "commit", manifest) == manifest
         if won:
             self.files[f"{folder}/{manifest}"] = text
             log = f"{folder}/job-{job.id}.log"
             self.files[log] = self.files.get(log, b"") + b"the job's log\n"
-            self.commits.append((job.token, job.me))
+            self.commits.append((job.attempt_id, job.me))
         return won
 
 
@@ -66,28 +63,29 @@ class WorkingHost(FakeHost):
             ]
             return 0, "".join(lines), ""
         if argv[0] == "env" and argv[2] == "sacct":
-            which, _, wanted = argv[6].partition("=")
+            if not self.site.database:
+                return 1, "", self.site.database_error
+            asked = dict(word.removeprefix("--").split("=", 1) for word in argv[6:])
             rows = ["|".join(ACCOUNT_COLUMNS)]
             for job in self.site.jobs:
-                named = {"--jobs": job.id, "--name": f"kit-{job.token}"}[which]
-                if named in wanted.split(","):
-                    rows += [self.site._row(job, life, ACCOUNT_COLUMNS) for life in job.lives]
+                by_id = job.id in asked.get("jobs", job.id).split(",")
+                if by_id and job.name in asked["name"].split(","):
+                    rows += [self.site.row(job, start, ACCOUNT_COLUMNS) for start in job.starts]
             return 0, "\n".join(rows) + "\n", ""
         return super()._answer(argv, given, timeout)
 
     def _script(self, text):
-        if fence.LOG in text:
-            tries, token, offset, name = fake_slurm.shlex.split(
-                text.split("set -- ", 1)[1].split(fence.LOOK)[0]
-            )
-            owner = self.site.links.get((token, "owner"), ("", 0))[0]
-            name = name or f"job-{owner.partition('.')[0]}.log"
-            content = self.files.get(f"{tries}/{token}/{name}", b"")
-            return base64.b64encode(content[int(offset) :]).decode(), ""
-        if f"{fence.LOOK}{fence.SUBMIT}" in text:
-            words = fake_slurm.shlex.split(text.split("set -- ", 1)[1].split(fence.LOOK)[0])
-            self.site.scripts.setdefault(words[1], words[3])
-            self.files[f"{words[0]}/{words[1]}/job.sh"] = words[3].encode()
+        name, words = script_and_words(text)
+        if name == "log":
+            attempts, attempt_id, count, file = words
+            owner = self.site.links.get((attempt_id, "owner"), ("", 0))[0]
+            file = file or f"job-{owner.partition('.')[0]}.log"
+            content = self.files.get(f"{attempts}/{attempt_id}/{file}", b"")
+            part = content[int(count) - 1 :] if count[0] == "+" else content[-int(count) :]
+            return base64.b64encode(part).decode(), ""
+        if name == "submit":
+            self.site.scripts.setdefault(words[1], words[4])
+            self.files[f"{words[0]}/{words[1]}/job.sh"] = words[4].encode()
         return super()._script(text)
 
 

@@ -25,7 +25,7 @@ from kit.report.article.figures import (
 )
 from kit.report.page import Part, Section, render
 from kit.report.table import test_items, wilson
-from kit.slurm.usage import PUBLISHED
+from kit.slurm import PUBLISHED
 
 NEAR = 0.2
 HARDWARE_FACTOR = (

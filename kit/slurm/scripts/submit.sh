@@ -1,0 +1,35 @@
+# Submit an attempt, unless that was done before.
+# $1 attempts' folder, $2 attempt id, $3 seconds to wait for sbatch, $4 pattern of limits that
+# pass, $5 job script, then sbatch's argv.
+# The value of `submit` is made here, in every call anew: a call that is sent twice is two callers.
+# sbatch runs detached: it outlives this shell, ssh and the client, and its reply appears whole.
+attempts=$1 id=$2 wait_s=$3 limits=$4 job=$5; shift 5
+enter "$attempts/$id"
+me=$HOSTNAME.$$.${EPOCHREALTIME:-$(date +%s.%N)}.$RANDOM$RANDOM
+# A limit on the number of jobs refused it before: submit again. Whoever renames the reply owns
+# the right to release `submit`; sbatch has accepted nothing, so no job can exist.
+if [ ! -L owner ] && grep -qsE "^err .*$limits" reply && mv -T reply "limited.$me" 2>/dev/null; then
+    rm -f submit
+fi
+if [ ! -L submit ] && [ ! -L owner ]; then
+    printf %s "$job" >"job.$me" || { rm -f "job.$me"; exit 74; }
+    ln -sT "$me" submit 2>/dev/null
+    if [ "$(readlink submit)" = "$me" ]; then
+        mv -T "job.$me" job.sh
+        # The inner shell expands its own variables.
+        # shellcheck disable=SC2016
+        setsid bash -c '
+            timeout 300 "$@" >"out.$0" 2>"err.$0"; code=$?
+            mapfile -tn 60 out <"out.$0"; mapfile -tn 60 err <"err.$0"
+            { echo "exit $code"; printf "out %s\n" "${out[@]}"
+              printf "err %s\n" "${err[@]}"; } >"reply.$0"
+            mv -T "reply.$0" reply' "$me" "$@" </dev/null >/dev/null 2>&1 &
+    else
+        rm -f "job.$me"; [ -L submit ] || exit 74
+    fi
+fi
+turns=$((wait_s * 50))
+while [ ! -e reply ] && [ ! -L owner ] && [ "$turns" -gt 0 ]; do
+    sleep 0.02; turns=$((turns - 1))
+done
+look "$id"
