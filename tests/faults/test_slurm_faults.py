@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from kit.slurm.values import JobState
 from slurm_follow import follow
 from slurm_site import Relay, until
 
@@ -29,6 +28,7 @@ from kit.base import (
     Unreachable,
 )
 from kit.doctor.link_race import race
+from kit.slurm import JobState
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 HERE = Path(__file__).parent

@@ -280,7 +280,7 @@ def test_a_cause_that_cannot_be_written_down_has_its_own_exit_code(tmp_path, mon
     def full(*_):
         raise KitError("cannot write failure.json", "No space left on device")
 
-    monkeypatch.setattr(ray_main.records, "write_json", full)
+    monkeypatch.setattr(ray_main, "write_json", full)
     with pytest.raises(FileNotFoundError):
         main_in(tmp_path, monkeypatch, error)
     assert ray_main.main() == ray_main.NOT_WRITABLE
