@@ -1,20 +1,33 @@
 """Run the notebooks by papermill: parameters checked first, the executed copy kept with its run."""
 
 import ast
+import contextlib
+import os
 import re
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kit.base import ROOT, Json, KitError, UsageError, errors, read_json, refuse_secrets
+from kit.base import (
+    ROOT,
+    Json,
+    KitError,
+    UsageError,
+    errors,
+    read_json,
+    refuse_secrets,
+    write_bytes,
+)
 from kit.base.settings import Settings
+from kit.runs.history import TARGETS
 
 NOTEBOOKS = ROOT / "notebooks"
-_RUN_ID = re.compile(r"\brun ((?:local|cloud|cloud-hpc)-[0-9a-f]{12}-\d+)\b")
+MAX_TEMPDIR_CHARACTERS = 60  # a socket's path may have 107 bytes
+_RUN_ID = re.compile(rf"\brun ((?:{'|'.join(TARGETS)})-[0-9a-f]{{12}}-\d+)\b")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -67,7 +80,7 @@ def _defaults(notebook: Path) -> dict[str, Any]:
 
 
 def run(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None:
-    """Execute a notebook; give the record of the run it made (None when it made none).
+    """Execute a notebook; return the record of the run that it made (None without a run).
 
     The executed notebook goes into the run's folder, or to `results/<profile>/<name>.ipynb`.
     Raises the notebook's own failure as KitError, with the same exit code, and SecretFound for a
@@ -77,33 +90,71 @@ def run(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None
     if not notebook.exists():
         have = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
         raise UsageError(f"there is no notebook {name!r}", next_step=f"use: {', '.join(have)}")
+    if (other := values.get("profile", settings.profile)) != settings.profile:
+        raise UsageError(
+            f"run {name} with -p profile {other!r} and the profile {settings.profile}",
+            "budget and results belong to one profile",
+            f"use --profile {other} and leave out -p profile",
+        )
     if "profile" in _defaults(notebook):
         values = {"profile": settings.profile, **values}
     check(notebook, values)
-    with tempfile.TemporaryDirectory(prefix="kit-") as folder:
-        executed = Path(folder) / notebook.name
+    with private_folder() as folder:
+        executed = folder / notebook.name
         failure = _execute(notebook, executed, values)
         refuse_secrets(settings, [executed])
         run_id = _run_id(executed)
-        kept = _keep(settings, executed, run_id, failed=failure is not None)
+        kept = _keep(settings, executed, run_id, failure)
     if failure is not None:
-        raise _told(failure, kept)
+        raise _notebook_error(failure, f"the cells up to there are in {kept}")
     if run_id is None:
         return None
     record: Json = read_json(kept.parent / "record.json")
     return record
 
 
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """Yield a new folder of this process with a short path, for sockets; remove it afterwards.
+
+    A process that was killed leaves its folder behind: the next one removes it.
+    """
+    parent = Path(tempfile.gettempdir())
+    if len(str(parent)) > MAX_TEMPDIR_CHARACTERS:
+        parent = Path("/tmp")  # noqa: S108 - a new folder of mode 700 with a random name
+    for path in parent.glob("kit-run-*"):
+        match = re.fullmatch(r"kit-run-(\d+)-\w+", path.name)
+        with contextlib.suppress(OSError):
+            if match and path.lstat().st_uid == os.getuid() and not _process_exists(int(match[1])):
+                shutil.rmtree(path)  # does not follow symbolic links
+    folder = Path(tempfile.mkdtemp(prefix=f"kit-run-{os.getpid()}-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _process_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def _execute(notebook: Path, executed: Path, values: Mapping[str, Any]) -> Any:
-    """Run the notebook with its streams shown here; give the failure or None."""
+    """Run the notebook with its streams shown here; return the failure or None."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm 4.70 misses ipywidgets, which nothing here needs
         import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
-    # Over ipc ipykernel 7.4 says nothing of unencrypted TCP, and no port is opened.
-    transport = Config({"KernelManager": {"transport": "ipc"}})
+    # Over ipc ipykernel 7.4 says nothing of unencrypted TCP, and no port is opened. Without `ip`
+    # jupyter_client 8 makes the sockets in the working folder, where two runs take each other's.
+    sockets = {"transport": "ipc", "ip": str(executed.parent / "kernel")}
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -113,7 +164,7 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, Any]) -> Any:
             progress_bar=sys.stderr.isatty(),
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
-            config=transport,
+            config=Config({"KernelManager": sockets}),
             shutdown_kernel="immediate",  # all is on disk; a graceful end takes three seconds
         )
     except PapermillExecutionError as err:
@@ -122,30 +173,35 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, Any]) -> Any:
 
 
 def _run_id(executed: Path) -> str | None:
-    """Find the run that the notebook showed in its outputs."""
+    """Return the id of the run that the notebook showed in its outputs."""
     for cell in read_json(executed)["cells"]:
         for output in cell.get("outputs", []):
             text = "".join(output.get("data", {}).get("text/plain", output.get("text", "")))
-            if found := _RUN_ID.search(text):
-                return found[1]
+            if match := _RUN_ID.search(text):
+                return match[1]
     return None
 
 
-def _keep(settings: Settings, executed: Path, run_id: str | None, failed: bool) -> Path:
+def _keep(settings: Settings, executed: Path, run_id: str | None, failure: Any) -> Path:
+    """Move the executed notebook to its run. Raises KitError if it cannot be written there."""
     folder = settings.profile_dir
     if run_id is not None:
         folder = folder / "runs" / run_id
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / (f"{executed.stem}-failed.ipynb" if failed else executed.name)
-    shutil.move(executed, kept)
+    kept = folder / (executed.name if failure is None else f"{executed.stem}-failed.ipynb")
+    try:
+        write_bytes(kept, executed.read_bytes())
+    except KitError as err:
+        if failure is not None:
+            raise _notebook_error(failure, f"{err.tried}: {err.got}; {err.next_step}") from err
+        raise
     return kept
 
 
-def _told(failure: Any, kept: Path) -> KitError:
+def _notebook_error(failure: Any, next_step: str) -> KitError:
     """Turn papermill's error into the error that the cell raised."""
     kind = getattr(errors, failure.ename, None)
     text = _ANSI.sub("", failure.evalue)
     message = text if kind else f"{failure.ename}: {text}"
-    told = KitError(message, next_step=f"the cells up to there are in {kept}")
-    told.exit_code = getattr(kind, "exit_code", 1)
-    return told
+    error = KitError(message, next_step=next_step)
+    error.exit_code = getattr(kind, "exit_code", 1)
+    return error

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import types
 from pathlib import Path
 
 import nbformat
@@ -13,7 +15,7 @@ import pytest
 from filelock import FileLock
 from idx_files import small_data_dir
 
-from kit.base import ROOT, UsageError, read_history, read_json
+from kit.base import ROOT, DataError, KitError, UsageError, read_history, read_json
 from kit.base.settings import load
 from kit.runs import notebooks
 
@@ -199,3 +201,71 @@ def test_a_killed_run_goes_on_under_its_id_and_ends_as_an_unbroken_one(environ, 
     assert whole["performance"] == line["performance"]
     other = base / "runs" / whole["run"] / "model.safetensors"
     assert other.read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_one_profile_serves_budget_run_and_results():
+    with pytest.raises(UsageError, match="--profile dear"):
+        notebooks.run(load("sandbox"), "local", {"profile": "dear"})
+
+
+def test_the_folder_of_a_killed_run_is_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(notebooks, "MAX_TEMPDIR_CHARACTERS", 1000)
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
+    )
+    left = tmp_path / f"kit-run-{int(gone.stdout)}-abcdefgh"
+    live, foreign = tmp_path / f"kit-run-{os.getpid()}-abcdefgh", tmp_path / "kit-run-things"
+    for folder in (left, live, foreign):
+        folder.mkdir()
+        (folder / "kernel-1").write_text("")
+    with notebooks.private_folder() as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert sorted(tmp_path.iterdir()) == sorted([folder, live, foreign])
+    assert sorted(tmp_path.iterdir()) == sorted([live, foreign])
+
+
+def test_sockets_have_a_short_path_whatever_the_temporary_folder_is(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with notebooks.private_folder() as folder:
+        assert len(str(folder / "kernel-5")) < 107
+
+
+def test_a_full_disk_does_not_hide_what_the_notebook_itself_reported(tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path / "results"))
+    executed = tmp_path / "local.ipynb"
+    executed.write_text("{}")
+
+    def full(path, content):
+        raise DataError(f"cannot write {path}", "No space left on device", "free some space")
+
+    monkeypatch.setattr(notebooks, "write_bytes", full)
+    failure = types.SimpleNamespace(ename="Unreachable", evalue="no contact")
+    with pytest.raises(KitError, match="no contact") as error:
+        notebooks._keep(load("sandbox"), executed, None, failure)
+    assert "No space left on device" in str(error.value)
+    assert error.value.exit_code == 3
+    with pytest.raises(KitError, match="No space left"):
+        notebooks._keep(load("sandbox"), executed, None, None)
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_in_one_folder_both_end_well(environ, tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    argv = [sys.executable, "-m", "kit", "run", "local", "-p", "epochs"]
+    runs = [
+        subprocess.Popen([*argv, number], cwd=folder, env=environ, stderr=subprocess.PIPE)
+        for number in ("1", "2")
+    ]
+    ended = [(run.communicate(timeout=280)[1].decode()[-2000:], run.returncode) for run in runs]
+    assert [code for _, code in ended] == [0, 0], ended
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_run_needs_no_writable_working_folder(environ):
+    done = kit(environ, "run", "local", "-p", "epochs", "1", cwd=Path("/proc"))
+    assert done.returncode == 0, done.stderr[-2000:]
