@@ -13,7 +13,7 @@ from kit.billing import rates as billing
 from kit.billing.rates import Bill, Line, money
 from kit.runs.history import Run
 from kit.slurm import Usage, job_starts, planned_resources, read_account, usage_of
-from kit.store.objects import ObjectStore
+from kit.store import ObjectStore
 
 
 def usages(loaded: Settings, sacct_text: str) -> list[Usage]:

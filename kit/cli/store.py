@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kit.base import UsageError
 from kit.cli.options import echo_json, echo_table, json_option, profile_option
 
 if TYPE_CHECKING:
-    from kit.store.objects import ObjectStore
+    from kit.store import ObjectStore
 
 
 @click.command("credentials")
@@ -27,27 +26,18 @@ def credentials_command(ctx: click.Context, profile: str | None, as_json: bool) 
       kit credentials --profile roihu
     """
     from kit.base.settings import load
-    from kit.store import keystone
+    from kit.store import as_row, list_credentials
 
-    rows = keystone.clock(load(profile))
+    rows = list_credentials(load(profile))
     if as_json:
         echo_json(rows)
     else:
-        texts = [keystone.texts(row) for row in rows]
-        echo_table(
-            [
-                {
-                    "credential": text["what"],
-                    "expires": text["valid until"],
-                    "left": text["left"],
-                    "how to renew": text["renewed"],
-                }
-                for text in texts
-            ]
-        )
-        for text in texts:
-            if text["problem"]:
-                click.echo(f"problem with {text['what']}: {text['problem']}")
+        texts = [as_row(row) for row in rows]
+        problems = [(text["credential"], text.pop("problem")) for text in texts]
+        echo_table(texts)
+        for name, problem in problems:
+            if problem:
+                click.echo(f"problem with {name}: {problem}")
     ctx.exit(1 if any(row.problem for row in rows) else 0)
 
 
@@ -65,11 +55,11 @@ def store_group(ctx: click.Context, profile: str | None, bucket: str | None) -> 
       kit store --profile sandbox ls runs/
     """
     from kit.base.settings import load
-    from kit.store import opening
+    from kit.store import bucket_name, open_store
 
     settings = load(profile)
-    name = bucket or opening.bucket_name(settings, "pipeline")
-    ctx.obj = opening.open_store(settings, name)
+    name = bucket or bucket_name(settings, "pipeline")
+    ctx.obj = open_store(settings, name)
 
 
 @store_group.command("ls")
@@ -115,11 +105,10 @@ def store_put(bucket: "ObjectStore", file: Path, key: str | None) -> None:
     Example:
       kit store put README.md notes/README.md
     """
-    from kit.store.opening import bar
+    from kit.store import progress_bar
 
-    bucket.ensure_bucket()
-    with bar(file.name, file.stat().st_size) as progress:
-        info = bucket.put(key or file.name, file, progress=progress)
+    with progress_bar(file.name, file.stat().st_size) as progress:
+        info = bucket.put(key or file.name, file, make_bucket=True, progress=progress)
     click.echo(f"{info.key}: {info.size:,} bytes, sha256 {info.sha256}")
 
 
@@ -137,24 +126,11 @@ def store_get(bucket: "ObjectStore", key: str, file: Path) -> None:
     Example:
       kit store get notes/README.md copy.md
     """
-    from kit.store.opening import bar
+    from kit.store import progress_bar
 
-    refuse_target(file, key)
-    with bar(key, bucket.stat(key).size) as progress:
+    with progress_bar(key, bucket.stat(key).size) as progress:
         info = bucket.get_file(key, file, progress=progress)
     click.echo(f"{file}: {info.size:,} bytes, sha256 {info.sha256}")
-
-
-def refuse_target(file: Path, key: str) -> None:
-    """Raise UsageError unless a download may be written to `file`: new, or a regular file."""
-    tried = f"download {key} to {file}"
-    if file.is_symlink():
-        raise UsageError(tried, f"{file} is a symlink", "name a regular file")
-    if file.is_dir():
-        name = file / Path(key).name
-        raise UsageError(tried, f"{file} is a folder", f"name a file, such as {name}")
-    if file.exists() and not file.is_file():
-        raise UsageError(tried, f"{file} is not a regular file", "name a regular file")
 
 
 @store_group.command("rm")

@@ -11,7 +11,7 @@ from kit.base import Host, KitError, Login, SSHHost, read_login, site_host, vm_h
 from kit.base.settings import Cloud, Hpc, Settings
 from kit.doctor import keys
 from kit.doctor.diagnosis import CheckSkipped, Known
-from kit.store.keystone import Keystone, keystone_for
+from kit.store import Keystone, keystone_for
 
 T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10

@@ -147,16 +147,15 @@ def _token(context: CheckContext) -> str:
 
 
 def _store(context: CheckContext) -> str:
-    from kit.store import opening
-    from kit.store.errors import Patience
+    from kit import store
 
     settings = context.settings
-    patience = Patience(timeout_s=STORE_LIMIT_S, patience_s=STORE_LIMIT_S)
+    retry = store.RetryPolicy(timeout_s=STORE_LIMIT_S, attempts=2)
     keystone = context.keystone.needed() if settings.store and settings.store.auth_url else None
-    name = opening.bucket_name(settings, "pipeline")
+    name = store.bucket_name(settings, "pipeline")
     content = str(time.time_ns()).encode()
     try:
-        bucket = opening.open_store(settings, name, patience=patience, keystone=keystone)
+        bucket = store.open_store(settings, name, retry=retry, keystone=keystone)
         bucket.ensure_bucket()
         bucket.put(PROBE, content)
         answer = bucket.get(PROBE)

@@ -29,14 +29,14 @@ from kit.billing import run as run_bill
 from kit.forwarder import gauges, tunnels
 from kit.forwarder.gauges import STAGES, RunSnapshot, Sample
 from kit.runs.requests import RUN_ID, RunRequests, statuses_from_keys
-from kit.store.objects import ObjectInfo
-from kit.store.opening import AT_ONCE, ObjectStore, bucket_name, light, open_store, user_of
+from kit.store import ObjectInfo, ObjectStore, bucket_name, open_store, user_of
 
 PASS_S = 5.0  # between two passes, and between two scrapes
 PASSES = "passes.json"  # the newest passes that found something new; overwritten
 KEPT_PASSES = 20
 LARGEST = 4 << 20  # bytes of an object that is read
 _KEY = re.compile(rf"runs/(?P<run>{RUN_ID})/(?:try-(?P<number>\d+)/)?(?P<name>[\w-]+)\.json")
+MAX_PARALLEL = 16  # runs read at the same time
 _MOMENTS = ("request", "submitted", "ended", "cancel", "result")
 
 log = logging.getLogger(__name__)
@@ -124,12 +124,11 @@ class Forwarder:
 
     def _collect(self, user: Buckets, problems: list[str]) -> int:
         """Read the runs of one user that have changed; give how many, those that went included."""
-        user = Buckets(user.user, user.name, light(user.jobs), light(user.data))
         before = self._runs.get(user.name, {})
         found = _by_run(user)
         same = {run for run, read in before.items() if read.seen == found.get(run)}
         changed = {run: seen for run, seen in found.items() if run not in same}
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(MAX_PARALLEL) as pool:
             made = list(pool.map(lambda pair: self._one(user, *pair), changed.items()))
         problems += [problem for _, problem in made if problem]
         news = dict(zip(changed, (read for read, _ in made), strict=True))
@@ -196,11 +195,7 @@ class Forwarder:
     def _keep_pass(self, row: Json) -> None:
         self._passes = [*(self._passes or []), row][-KEPT_PASSES:]
         content = dumps({"schema": SCHEMA, "passes": self._passes}).encode()
-        try:
-            self.own.put(PASSES, content)
-        except NoSuchBucket:
-            self.own.ensure_bucket()
-            self.own.put(PASSES, content)
+        self.own.put(PASSES, content, make_bucket=True)
 
 
 def buckets_of(loaded: Settings, user: str) -> Buckets:

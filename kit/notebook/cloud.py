@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kit import store as stores
 from kit.base import Json
 from kit.base.settings import load
 from kit.billing import rates as billing
@@ -24,7 +25,6 @@ from kit.runs.kfp_log import ComponentState
 from kit.runs.objects import StageStore
 from kit.runs.outcome import CLOUD, Outcome, Target
 from kit.runs.picture import PipelinePicture, live_picture
-from kit.store import opening as stores
 from kit.tracking import delivery as tracking
 from kit.tracking.stage_log import experiment_of, units_log
 

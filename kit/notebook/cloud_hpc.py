@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kit import store as stores
 from kit.base import Json, UsageError
 from kit.base.settings import load
 from kit.billing import run as run_bill
@@ -40,7 +41,6 @@ from kit.runs.kfp_log import RUNNING
 from kit.runs.objects import StageStore
 from kit.runs.outcome import Outcome, Target
 from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id, write_request
-from kit.store import opening as stores
 
 if TYPE_CHECKING:
     import pandas

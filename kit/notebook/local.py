@@ -16,7 +16,7 @@ from kit.notebook.progress import Bar
 from kit.report import plots
 from kit.report import table as report
 from kit.runs import history as runs
-from kit.store import keystone as credentials
+from kit.store import as_row, describe_expiry, list_credentials
 from kit.tracking import delivery as tracking
 from kit.tracking import runlog
 
@@ -90,13 +90,13 @@ def credentials_table(loaded: Settings, job_end: float | None = None) -> "pandas
     """
     import pandas
 
-    clock = credentials.clock(loaded)
-    rows = [credentials.texts(row) for row in clock]
+    held = list_credentials(loaded)
+    rows = [as_row(row) for row in held]
     if job_end is not None:
-        for row, each in zip(rows, clock, strict=True):
-            row["to the job's end"] = credentials.held_against(each, job_end)
-    names = [row.pop("what") for row in rows]
-    return pandas.DataFrame(rows, index=pandas.Index(names, name="what"))
+        for row, each in zip(rows, held, strict=True):
+            row["to the job's end"] = describe_expiry(each, job_end)
+    names = [row.pop("credential") for row in rows]
+    return pandas.DataFrame(rows, index=pandas.Index(names, name="credential"))
 
 
 def show_images(work: Local) -> "Figure":

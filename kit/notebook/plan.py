@@ -14,9 +14,7 @@ from kit.billing import tables as bill_tables
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.requests import RunRequest
 from kit.slurm import JobSpec, build_script, node_hours, parse_duration, sbatch_argv
-from kit.store import keystone as credentials
-from kit.store.keystone import held_against
-from kit.store.opening import bucket_name
+from kit.store import as_row, bucket_name, certificates, describe_expiry
 from kit.submitter import job as ray_job
 from kit.submitter import tunnel_key as tunnel
 
@@ -136,9 +134,9 @@ def _estimate(spec: JobSpec) -> str:
 def _credentials(loaded: Settings, now: float) -> str:
     """Hold what is known before a run against the end of the job, were it submitted now."""
     end, lines = end_of(loaded, now), []
-    for row in credentials.certificates(loaded, now):
-        until = credentials.texts(row)["valid until"]
-        lines.append(f"{row.what}: until {until}; to the job's end: {held_against(row, end)}")
+    for row in certificates(loaded, now):
+        until = as_row(row)["expires"]
+        lines.append(f"{row.what}: until {until}; to the job's end: {describe_expiry(row, end)}")
     if loaded.store is not None and loaded.store.auth_url:
         lines.append("Keystone token: obtained when the run starts, renewed by itself")
     lines.append("time in the queue comes on top: kit credentials, kit doctor")

@@ -9,7 +9,7 @@ from kit.runs import outcome as cloud_run
 from kit.runs.hpc_stages import EVALUATE, PREPROCESS, TRAIN
 from kit.runs.outcome import Outcome, Target
 from kit.runs.requests import RunRequest, RunRequests
-from kit.store.opening import bucket_name, open_store
+from kit.store import bucket_name, open_store
 
 CLOUD_HPC = Target(
     pipeline="kit.runs.pipeline:cloud_hpc_fmnist",

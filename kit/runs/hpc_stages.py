@@ -22,7 +22,7 @@ from kit.runs.follow import follow
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests
 from kit.runs.stage_work import Evaluation, stage
-from kit.store.opening import bucket_name, open_store
+from kit.store import bucket_name, open_store
 
 PREPROCESS, TRAIN, EVALUATE = "cloud-hpc-preprocess", "cloud-hpc-train", "cloud-hpc-evaluate"
 

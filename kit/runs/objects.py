@@ -29,7 +29,7 @@ from kit.base import (
     sha256_of,
 )
 from kit.experiments.fashion_mnist.data import SIDE, Dataset
-from kit.store.opening import ObjectStore
+from kit.store import ObjectStore
 
 PREPROCESS_TRAIN, EVALUATE = "preprocess-train", "evaluate"
 _KINDS = ("images", "labels")

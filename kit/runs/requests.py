@@ -38,7 +38,7 @@ from kit.experiments.fashion_mnist.parameters import Parameters
 
 if TYPE_CHECKING:
     from kit.base.settings import Settings
-    from kit.store.opening import ObjectStore
+    from kit.store import ObjectStore
 
 MAX_REQUEST_BYTES = 64 * 1024
 MAX_WORKERS = 64

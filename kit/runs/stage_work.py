@@ -22,7 +22,7 @@ from kit.base import DataError, Json, Timeline, time_record
 from kit.base.settings import Cloud, Settings, load
 from kit.experiments import GatesNotPassed, Thresholds
 from kit.runs.objects import StageStore
-from kit.store.opening import open_store
+from kit.store import open_store
 from kit.tracking.delivery import Tracking, tracking_for
 from kit.tracking.stage_log import run_log
 

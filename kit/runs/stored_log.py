@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequests, RunState, RunStatus
-from kit.store.objects import ObjectStore
+from kit.store import ObjectStore
 
 
 def write_stored_log(

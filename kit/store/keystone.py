@@ -1,10 +1,11 @@
-"""Credentials of the object store and the login node: obtain, reuse, renew, hide.
+"""The login at the object store and its credentials: obtained, reused, renewed, listed.
 
 The person's login (the four names of a CSC `.env`) gives Keystone tokens, which live hours, and
 EC2 keys for S3, which do not expire. They are held in memory and written nowhere.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,13 +24,13 @@ from kit.base import (
     UsageError,
     read_login,
 )
-from kit.base.settings import Settings
 
 if TYPE_CHECKING:
     from keystoneauth1.session import Session
 
+    from kit.base.settings import Settings
+
 TIMEOUT_S = 20.0
-LEAST_S = 120.0  # a token with less left is replaced; keystoneauth1's own limit, too
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Ec2Key:
 
 @dataclass(frozen=True)
 class Credential:
-    """One line of the clock: `valid_until` in seconds since 1970, None where there is no end.
+    """One row of the credentials list: `valid_until` in seconds since 1970, None if it never ends.
 
-    `left_s` is what is left of it; `problem` says why there is none.
+    `left_s` is the time until then; `problem` is why the credential cannot be used.
     """
 
     what: str
@@ -58,17 +59,16 @@ class Keystone:
     """Tokens and EC2 keys of one login at one Keystone; the first use logs in.
 
     `ca_file` is a CA certificate to trust ("": the system's). Methods raise CredentialRefused,
-    and Unreachable when Keystone does not answer. Safe to share between threads.
+    and Unreachable if Keystone does not answer. Threads may share it.
     """
 
     def __init__(self, login: Login, auth_url: str, ca_file: str = "") -> None:
         self.login, self.auth_url, self.ca_file = login, auth_url, ca_file
         self._session: Session | None = None
-        self._held: tuple[Secret, float] | None = None
 
     @property
     def session(self) -> "Session":
-        """The keystoneauth1 session; it gets a new token LEAST_S before one ends."""
+        """The keystoneauth1 session; it gets a new token two minutes before the old one ends."""
         if self._session is None:
             from keystoneauth1.identity.v3 import Password
             from keystoneauth1.session import Session
@@ -88,31 +88,23 @@ class Keystone:
         return self._session
 
     def token(self) -> Secret:
-        """Give a token that is good for at least two minutes more; the same one if it is."""
-        if self._held is None or time.time() > self._held[1] - LEAST_S:
-            with self._explained():
-                access = self.session.auth.get_access(self.session)
-                self._held = Secret(access.auth_token), float(access.expires.timestamp())
-        return self._held[0]
+        """Return a token that is good for at least two minutes more; the same one if it is."""
+        with self.kit_errors():
+            return Secret(self.session.get_token())
 
     def valid_until(self) -> float:
-        """When the present token ends, in seconds since 1970."""
-        with self._explained():
+        """Return when the present token ends, in seconds since 1970."""
+        with self.kit_errors():
             return float(self.session.auth.get_access(self.session).expires.timestamp())
 
-    def renew(self) -> None:
-        """Forget the present token: somebody answered 401 to it (revoked, or keys rotated)."""
-        self.session.invalidate()
-        self._held = None
-
     def storage_url(self, region: str) -> str:
-        """Give the URL of the project's account in the Swift API, from the catalogue."""
+        """Return the URL of the project's account in the Swift API, from the catalogue."""
         from keystoneauth1.exceptions import CatalogException
 
-        with self._explained():
+        with self.kit_errors():
             try:
-                where = {"service_type": "object-store", "region_name": region}
-                return str(self.session.get_endpoint(**where))
+                url = self.session.get_endpoint(service_type="object-store", region_name=region)
+                return str(url)
             except CatalogException as err:
                 raise UsageError(
                     f"{self.auth_url} names no object store in region {region}",
@@ -120,22 +112,31 @@ class Keystone:
                     "check [store] region in the profile, and that the project has Allas",
                 ) from err
 
-    def ec2_key(self) -> Ec2Key:
-        """Give the project's EC2 key of this login: the one there is, else a new one."""
-        with self._explained():
-            session = self.session
-            user, project = session.get_user_id(), session.get_project_id()
-            url = f"{self.auth_url.rstrip('/')}/users/{user}/credentials/OS-EC2"
-            rows = session.get(url).json()["credentials"]
+    def find_ec2_key(self) -> Ec2Key | None:
+        """Return the project's EC2 key of this login; None if there is none. Makes nothing."""
+        with self.kit_errors():
+            rows = self.session.get(self._ec2_url()).json()["credentials"]
+            project = self.session.get_project_id()
             ours = sorted((r for r in rows if r["tenant_id"] == project), key=lambda r: r["access"])
-            if not ours:
-                made = session.post(url, json={"tenant_id": project}).json()
-                ours = [made["credential"]]
-            return Ec2Key(ours[0]["access"], Secret(ours[0]["secret"]))
+            return Ec2Key(ours[0]["access"], Secret(ours[0]["secret"])) if ours else None
+
+    def ec2_key(self) -> Ec2Key:
+        """Return the project's EC2 key of this login; make one if there is none."""
+        key = self.find_ec2_key()
+        if key is not None:
+            return key
+        with self.kit_errors():
+            body = {"tenant_id": self.session.get_project_id()}
+            row = self.session.post(self._ec2_url(), json=body).json()["credential"]
+            return Ec2Key(row["access"], Secret(row["secret"]))
+
+    def _ec2_url(self) -> str:
+        user = self.session.get_user_id()
+        return f"{self.auth_url.rstrip('/')}/users/{user}/credentials/OS-EC2"
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn what keystoneauth1 raises into what a person can act on."""
+    def kit_errors(self) -> Iterator[None]:
+        """Turn keystoneauth1's exceptions into the kit's."""
         from keystoneauth1 import exceptions
 
         try:
@@ -144,48 +145,57 @@ class Keystone:
             raise CredentialRefused(
                 f"Keystone at {self.auth_url} refuses the login of {self.login.username}",
                 err.message,
-                "it says no more than that: check user name, password, domain and project in "
+                "check user name, password, domain and project in "
                 f"{self.login.source}, and in MyCSC that the account is a member of "
                 f"{self.login.project} and neither locked nor expired",
             ) from err
         except exceptions.Forbidden as err:
-            step = f"ask the owner of {self.login.project} for the right to do this"
+            next_step = f"ask the owner of {self.login.project} for the right to do this"
             raise CredentialRefused(
                 f"Keystone at {self.auth_url} forbids this to {self.login.username}",
                 err.message,
-                step,
+                next_step,
             ) from err
         except exceptions.HttpServerError as err:
             raise StoreUnavailable(
-                f"Keystone at {self.auth_url} has a fault of its own",
+                f"Keystone at {self.auth_url} failed",
                 err.message,
-                "it is not your login: ask again; if it stays so, tell its operator "
+                "it is not your login: try again, and report it to its operator if it stays so "
                 "(sandbox: kit sandbox logs keystone)",
             ) from err
         except (exceptions.ClientException, ValueError, KeyError) as err:
-            step = "check the network and [store] auth_url; for the sandbox: kit sandbox status"
+            next_step = (
+                "check the network and [store] auth_url; for the sandbox: kit sandbox status"
+            )
             raise Unreachable(
-                f"Keystone at {self.auth_url} gives no usable answer", str(err)[:500], step
+                f"Keystone at {self.auth_url} gives no usable answer", str(err)[:500], next_step
             ) from err
 
 
-def keystone_for(settings: Settings) -> Keystone:
-    """Give the Keystone of a profile, with the login read from its `.env`.
+def keystone_for(settings: "Settings") -> Keystone:
+    """Return the Keystone of a profile, with the login read from its `.env`.
 
-    Raises UsageError when the profile has no Keystone or there is no login.
+    All stores of a process share it, so that they log in once. Raises UsageError if the profile
+    has no Keystone or there is no login.
     """
     if settings.store is None or not settings.store.auth_url:
         raise UsageError(
             f"profile {settings.profile} has no Keystone",
             next_step="set [store] auth_url in the profile, or use another profile",
         )
-    return Keystone(read_login(settings), settings.store.auth_url, settings.store.ca_file)
+    return _shared(read_login(settings), settings.store.auth_url, settings.store.ca_file)
 
 
-def clock(settings: Settings, now: float | None = None) -> list[Credential]:
-    """List every credential that the profile needs, until when it is good, how to renew it.
+@functools.lru_cache(maxsize=32)
+def _shared(login: Login, auth_url: str, ca_file: str) -> Keystone:
+    return Keystone(login, auth_url, ca_file)
 
-    Logs in at Keystone. What cannot be had is in the list with its problem; nothing is raised.
+
+def list_credentials(settings: "Settings", now: float | None = None) -> list[Credential]:
+    """List every credential that the profile needs, when it expires and how to renew it.
+
+    Shows the token that the process already has, or logs in to see whether the login is good;
+    makes no key. A credential that cannot be had is in the list with its problem.
     """
     now = time.time() if now is None else now
     rows = []
@@ -194,8 +204,8 @@ def clock(settings: Settings, now: float | None = None) -> list[Credential]:
     return rows + certificates(settings, now)
 
 
-def certificates(settings: Settings, now: float) -> list[Credential]:
-    """List the ssh certificate of the profile, if it needs one: read here, nobody is asked."""
+def certificates(settings: "Settings", now: float) -> list[Credential]:
+    """List the ssh certificate of the profile, if it needs one, from the file here."""
     hpc = settings.hpc
     if hpc is None or not hpc.needs_certificate:
         return []
@@ -208,21 +218,22 @@ def certificates(settings: Settings, now: float) -> list[Credential]:
     return [_row(what, end, now, renew, "" if end else "there is no certificate")]
 
 
-def _store_rows(settings: Settings, now: float) -> list[Credential]:
-    """The login, the token and the S3 key; after the first problem there is nothing to ask."""
+def _store_rows(settings: "Settings", now: float) -> list[Credential]:
+    """List the login, the token and the S3 key; after the first problem there is no more to ask."""
     rows: list[Credential] = []
     what, renew = "login", f"write {', '.join(LOGIN_NAMES)} to the .env file"
     try:
         keystone = keystone_for(settings)
         source = keystone.login.source
         what = f"login of {keystone.login.username} in {keystone.login.project}"
-        renew = f"new password in MyCSC, then in {source}"
+        renew = f"change the password in MyCSC, then in {source}"
         end = keystone.valid_until()
         rows.append(_row(what, None, now, renew))
-        rows.append(_row("Keystone token (Swift)", end, now, f"by itself, from {source}"))
-        what, renew = "EC2 key (S3)", "by itself: made anew when it was deleted"
+        rows.append(_row("Keystone token (Swift)", end, now, f"automatic, from {source}"))
+        what, renew = "EC2 key (S3)", "automatic: made again if it was deleted"
         if settings.store and settings.store.kind == "s3":
-            keystone.ec2_key()
+            if keystone.find_ec2_key() is None:
+                what, renew = "EC2 key (S3), not made yet", "the first use makes it: kit store ls"
             rows.append(_row(what, None, now, renew))
     except KitError as err:
         rows.append(Credential(what, None, None, renew, str(err)))
@@ -232,28 +243,33 @@ def _store_rows(settings: Settings, now: float) -> list[Credential]:
 def _row(what: str, end: float | None, now: float, renew: str, problem: str = "") -> Credential:
     left = None if end is None else end - now
     if left is not None and left <= 0:
-        problem = "it has ended"
+        problem = "it has expired"
     return Credential(what, end, left, renew, problem)
 
 
-def held_against(row: Credential, end: float) -> str:
-    """Say whether a credential lasts to the end of a plan, and what happens when it does not."""
+def describe_expiry(row: Credential, end: float) -> str:
+    """Return whether a credential lasts until `end`, and what happens if it does not."""
     if row.problem:
-        return f"{row.problem.splitlines()[0]}; renewed {row.how_to_renew}"
+        return f"{row.problem.splitlines()[0]}; to renew: {row.how_to_renew}"
     if row.valid_until is None or row.valid_until >= end:
         return "lasts"
     return (
-        f"ends {(end - row.valid_until) / 60:.0f} min too early: what was submitted goes on, "
-        f"the kit waits for a new one; renewed {row.how_to_renew}"
+        f"expires {(end - row.valid_until) / 60:.0f} min too early: what was submitted continues, "
+        f"the kit waits for a new one; to renew: {row.how_to_renew}"
     )
 
 
-def texts(row: Credential) -> dict[str, str]:
-    """Say a row of the clock in words: what, until (UTC), left, renew, problem."""
-    until = left = "no end" if not row.problem else "-"
+def as_row(row: Credential) -> dict[str, str]:
+    """Return a row of the list as text: what, expires (UTC), left, how to renew, problem."""
+    expires, left = ("never", "-") if not row.problem else ("-", "-")
     if row.valid_until is not None and row.left_s is not None:
-        until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(row.valid_until))
+        expires = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(row.valid_until))
         hours, seconds = divmod(max(0, int(row.left_s)), 3600)
         left = f"{hours} h {seconds // 60:02d} min" if hours else f"{seconds} s"
-    words = {"what": row.what, "valid until": until, "left": left, "renewed": row.how_to_renew}
-    return words | {"problem": row.problem.replace("\n", " ")}
+    return {
+        "credential": row.what,
+        "expires": expires,
+        "left": left,
+        "how to renew": row.how_to_renew,
+        "problem": row.problem.replace("\n", " "),
+    }

@@ -1,7 +1,7 @@
-"""What an object store is for the kit: the protocol, the rules of names, whole files.
+"""What an object store is for the kit: its five operations, the rules of names, checked transfers.
 
-Nothing here rests on the store for mutual exclusion: Swift's PUT on Ceph RGW (16.2) ignores
-`If-None-Match`, so there is no create-if-absent.
+Mutual exclusion never rests on the store: Swift's PUT on Ceph RGW (16.2) ignores `If-None-Match`,
+so an object cannot be created only when it is missing.
 """
 
 import contextlib
@@ -11,15 +11,15 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Protocol
 
-from kit.base import DataError, ObjectDamaged, UsageError
+from kit.base import DataError, ObjectDamaged, UsageError, whole_file
 
-Data = bytes | Path | IO[bytes]
-Report = Callable[[int], object]  # called with the number of bytes just moved
-BLOCK = 1 << 20  # bytes moved at a time
+Content = bytes | Path
+Progress = Callable[[int], object]  # called with the number of bytes just moved
+BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -35,65 +35,75 @@ class ObjectInfo:
 class ObjectStore(Protocol):
     """One bucket of an object store.
 
-    All methods raise StoreUnavailable when the store does not answer in time, CredentialRefused
-    when it does not accept us, NoSuchBucket, and UsageError for a key that is not allowed.
+    All methods raise StoreUnavailable if the store does not answer in time, CredentialRefused
+    if it does not accept the login, NoSuchBucket, BucketTaken if the bucket belongs to another
+    project (nothing is read or written then), and UsageError for a key that is not allowed.
     """
 
-    def put(
-        self, key: str, data: Data, *, sha256: str = "", progress: Report | None = None
-    ) -> ObjectInfo:
-        """Store bytes, a file or an open (seekable) file whole; replaces what was there.
+    bucket: str
 
-        Raises ObjectDamaged when `sha256` is given and not that of the data, DataError when a
-        file changes meanwhile, ObjectTooLarge.
+    def put(
+        self,
+        key: str,
+        content: Content,
+        *,
+        sha256: str = "",
+        make_bucket: bool = False,
+        progress: Progress | None = None,
+    ) -> ObjectInfo:
+        """Store bytes or a file whole, in place of what was there.
+
+        `make_bucket` makes the bucket if it is missing. Raises ObjectDamaged if `sha256` is
+        given and differs from the content's, DataError if a file changes while it is sent,
+        ObjectTooLarge.
         """
         ...
 
-    def get(self, key: str, start: int = 0, end: int | None = None, *, sha256: str = "") -> bytes:
-        """Give an object's bytes, or those from `start` up to `end` (not included, as a slice).
+    def get(self, key: str, *, sha256: str = "") -> bytes:
+        """Return an object's bytes, checked against `sha256` or else the hash stored with it.
 
-        The whole object is checked against `sha256`, else against the hash stored with it; a
-        part cannot be. Raises NoSuchObject, ObjectDamaged, UsageError for a part past the end.
+        Raises NoSuchObject and ObjectDamaged.
         """
         ...
 
     def get_file(
-        self, key: str, path: Path, *, sha256: str = "", progress: Report | None = None
+        self, key: str, path: Path, *, sha256: str = "", progress: Progress | None = None
     ) -> ObjectInfo:
-        """Write an object to a file, checked as in `get`; whole or not at all."""
+        """Write an object to a file, checked as in `get`; whole or not at all.
+
+        Raises UsageError if `path` is a folder, a symlink or a device.
+        """
         ...
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Give all objects whose key starts with `prefix`, in order of key, however many."""
+        """Yield all objects whose key starts with `prefix`, in order of key, however many."""
         ...
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Remove an object; a missing object is not an error."""
         ...
 
     def stat(self, key: str) -> ObjectInfo:
-        """Give size, hash and time of an object. Raises NoSuchObject."""
+        """Return size, hash and time of an object. Raises NoSuchObject."""
         ...
 
     def ensure_bucket(self) -> None:
-        """Make the bucket unless it is ours already. Raises BucketTaken."""
-        ...
-
-    def delete_bucket(self) -> None:
-        """Remove the bucket, which must be empty; one that is not there is no error."""
+        """Make the bucket if it is missing. Raises BucketTaken if it is another project's."""
         ...
 
 
-def check_key(key: str) -> str:
-    """Give the key back, or raise UsageError saying what is wrong with it.
+def check_key(key: str, removing: bool = False) -> str:
+    """Return the key, or raise UsageError saying what is wrong with it.
 
     Blanks and Unicode are fine. Segments `.` and `..` are not: HTTP clients resolve them, and
-    `a/../b` becomes another object (seen with python-swiftclient 4.11).
+    `a/../b` becomes another object (seen with python-swiftclient 4.11). An empty segment is not
+    written or read, but may be removed: other programs leave objects such as `folder/`.
     """
+    segments = key.split("/")
     problem = ""
     if not key:
         problem = "it is empty"
-    elif any(segment in ("", ".", "..") for segment in key.split("/")):
+    elif "." in segments or ".." in segments or ("" in segments and not removing):
         problem = "it has an empty segment, `.` or `..` (or starts or ends with `/`)"
     elif any(ord(char) < 32 or 127 <= ord(char) < 160 for char in key):
         problem = "it has a control character"
@@ -107,9 +117,9 @@ def check_key(key: str) -> str:
 
 
 def check_bucket(name: str) -> str:
-    """Give the bucket's name back, or raise UsageError: the rules that both protocols share."""
-    good = re.fullmatch(r"[a-z0-9]([a-z0-9.-]{1,61})[a-z0-9]", name)
-    if not good or ".." in name or re.fullmatch(r"\d+\.\d+\.\d+\.\d+", name):
+    """Return the bucket's name, or raise UsageError; the rules are those of both protocols."""
+    legal = re.fullmatch(r"[a-z0-9]([a-z0-9.-]{1,61})[a-z0-9]", name)
+    if not legal or ".." in name or re.fullmatch(r"\d+\.\d+\.\d+\.\d+", name):
         raise UsageError(
             f"{name!r:.200} cannot be the name of a bucket",
             "3 to 63 of a-z, 0-9, `-` and single `.`, first and last a letter or digit, no address",
@@ -119,87 +129,83 @@ def check_bucket(name: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(data: Data) -> Iterator[IO[bytes]]:
-    """Open data for reading; an open file is read from where it stands and stays open."""
-    if isinstance(data, bytes):
-        yield io.BytesIO(data)
-    elif isinstance(data, Path):
-        try:
-            stream = data.open("rb")
-        except OSError as err:
-            raise DataError(f"cannot read {data}", str(err), "give a file you can read") from err
-        with stream:
-            yield stream
-    else:
-        if not data.seekable():
-            raise UsageError(
-                "cannot put a stream", "it cannot be read twice", "save it as a file first"
+def measured(key: str, content: Content, sha256: str) -> Iterator[tuple[IO[bytes], int, str]]:
+    """Open content for reading and yield (stream, size, SHA-256): both precede it in a request.
+
+    Raises ObjectDamaged if the hash is not `sha256` (where given), DataError if a file changed
+    between the beginning and the end of the block.
+    """
+    check_key(key)
+    with _opened(content) as stream:
+        before = _state(stream)
+        found, size = digest(stream)
+        check_hash(key, found, sha256)
+        stream.seek(0)
+        yield stream, size, found
+        if _state(stream) != before:
+            raise DataError(
+                f"{content if isinstance(content, Path) else key} changed while it was put "
+                "into the store",
+                next_step="put it again when nothing writes it",
             )
-        yield data
 
 
 @contextlib.contextmanager
-def measured(key: str, data: Data, sha256: str) -> Iterator[tuple[IO[bytes], int, str]]:
-    """Give an open file with its size and hash, which stand in the request before the bytes.
+def _opened(content: Content) -> Iterator[IO[bytes]]:
+    if isinstance(content, bytes):
+        yield io.BytesIO(content)
+        return
+    try:
+        stream = content.open("rb")
+    except OSError as err:
+        raise DataError(f"cannot read {content}", str(err), "name a file you can read") from err
+    with stream:
+        yield stream
 
-    Raises ObjectDamaged when the hash is not `sha256` (if given), DataError when the file is
-    another one after the block than before.
-    """
-    check_key(key)
-    with opened(data) as stream:
-        start, before = stream.tell(), _mark(stream)
-        found, size = digest(stream)
-        compare(key, found, sha256)
-        stream.seek(start)
-        yield stream, size, found
-        if _mark(stream) != before:
-            raise DataError(
-                f"{getattr(stream, 'name', key)} changed while it was put into the store",
-                next_step="put it again when nobody writes it",
-            )
+
+def _state(stream: IO[bytes]) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:  # bytes in memory
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def digest(stream: IO[bytes]) -> tuple[str, int]:
-    """Give the hex SHA-256 of the rest of an open file, and how many bytes that was."""
+    """Return the hex SHA-256 of the rest of an open file, and the number of its bytes."""
     sha, size = hashlib.sha256(), 0
-    while block := stream.read(BLOCK):
+    while block := stream.read(BLOCK_BYTES):
         sha.update(block)
         size += len(block)
     return sha.hexdigest(), size
 
 
-def _mark(stream: IO[bytes]) -> tuple[int, int] | None:
-    try:
-        status = os.fstat(stream.fileno())
-    except (OSError, AttributeError):
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
-def compare(key: str, found: str | bytes, wanted: str) -> None:
-    """Raise ObjectDamaged when a SHA-256 is wanted and that of the content is another one."""
-    if not wanted:
+def check_hash(key: str, found: str | bytes, expected: str) -> None:
+    """Raise ObjectDamaged if a SHA-256 is expected and the content has another one."""
+    if not expected:
         return
     sha256 = hashlib.sha256(found).hexdigest() if isinstance(found, bytes) else found
-    if sha256 != wanted:
+    if sha256 != expected.strip().lower():
         raise ObjectDamaged(
             f"{key}: its bytes are not the ones that were put there",
-            f"SHA-256 {sha256}, not {wanted}",
+            f"SHA-256 {sha256}, not {expected}",
             "remove it and put it again; do not use what was read",
         )
 
 
-def range_header(key: str, start: int, end: int | None) -> str | None:
-    """Give the HTTP Range for bytes `start` up to `end`; "" for all, None for none at all."""
-    if start < 0 or (end is not None and end < start):
-        raise UsageError(
-            f"bytes {start} to {end} of {key} make no sense", next_step="give 0 <= start <= end"
-        )
-    if end == start:
-        return None
-    return "" if start == 0 and end is None else f"bytes={start}-{'' if end is None else end - 1}"
+@contextlib.contextmanager
+def download_target(key: str, path: Path) -> Iterator[Path]:
+    """Yield a name to write to, which becomes `path` when the block ends without an error.
 
-
-def at(seconds: float) -> datetime:
-    """Give a time in UTC from seconds since 1970."""
-    return datetime.fromtimestamp(seconds, UTC)
+    Raises UsageError if `path` exists and is not a regular file: it would be replaced.
+    """
+    tried, next_step = f"download {key} to {path}", "name a regular file"
+    if path.is_symlink():
+        raise UsageError(tried, f"{path} is a symlink", next_step)
+    if path.is_dir():
+        next_step = f"name a file, such as {path / Path(key).name}"
+        raise UsageError(tried, f"{path} is a folder", next_step)
+    if path.exists() and not path.is_file():
+        raise UsageError(tried, f"{path} is not a regular file", next_step)
+    with whole_file(path) as new:
+        yield new

@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kit.base import KitError, NoSuchBucket, NoSuchObject, SSHHost, UsageError
+from kit.base import KitError, NoSuchObject, SSHHost, UsageError
 from kit.base.settings import Settings, load
 from kit.onsite import EXIT_MEANINGS
 from kit.runs.requests import RunRequests
 from kit.slurm import Slurm
-from kit.store.objects import ObjectStore
-from kit.store.opening import bucket_name, open_store
+from kit.store import ObjectStore, bucket_name, open_store
 from kit.submitter import compose_secrets
 from kit.submitter.submitter import Submitter
 from kit.submitter.tunnel_key import tunnel_keys
@@ -66,11 +65,7 @@ def run_loop(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> 
 
 def write_heartbeat(store: ObjectStore, key: str = HEARTBEAT_KEY) -> None:
     """Leave a sign of life in a bucket, which is made where it is not there."""
-    try:
-        store.put(key, b"{}")
-    except NoSuchBucket:
-        store.ensure_bucket()
-        store.put(key, b"{}")
+    store.put(key, b"{}", make_bucket=True)
 
 
 def other_submitter_active(store: ObjectStore) -> bool:

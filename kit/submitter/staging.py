@@ -15,7 +15,7 @@ from kit.onsite.tunnel import STATE
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, attempt_id
 from kit.slurm import Slurm, parse_duration, planned_resources
-from kit.store.opening import ObjectStore
+from kit.store import ObjectStore
 from kit.submitter import env as hpc_env
 from kit.submitter import job as ray_job
 from kit.submitter.tunnel_key import TunnelKeys

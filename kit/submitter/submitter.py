@@ -23,7 +23,7 @@ from kit.billing import run as run_bill
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
 from kit.slurm import JobState, JobStatus, Slurm
-from kit.store.opening import ObjectStore
+from kit.store import ObjectStore
 from kit.submitter import collect, staging
 from kit.submitter import env as hpc_env
 from kit.submitter import job as ray_job

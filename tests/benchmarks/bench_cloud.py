@@ -16,7 +16,7 @@ from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.objects import StageStore
 from kit.runs.outcome import arguments_of, run_pipeline
-from kit.store.opening import bucket_name, open_store
+from kit.store import bucket_name, open_store
 
 AIM_S, ARTICLE_S = 12.0, 1309.7505 - 1020.58485
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+from buckets import remove_bucket
 from idx_files import striped_images
 
 from kit.base.settings import Settings, load
@@ -28,7 +29,7 @@ from kit.runs.hpc_run import CLOUD_HPC, arguments_of
 from kit.runs.objects import StageStore
 from kit.runs.outcome import Outcome, run_pipeline
 from kit.runs.requests import RunRequest, RunRequests, attempt_id
-from kit.store.opening import bucket_name, open_store
+from kit.store import bucket_name, open_store
 from kit.submitter import loop as submitter_loop
 from kit.submitter.loop import submitter_for
 
@@ -64,9 +65,7 @@ class Bench:
             done.set()
             loop.join()
             for store in self.stores:
-                for each in list(store.list()):
-                    store.delete(each.key)
-                store.delete_bucket()
+                remove_bucket(store)
 
     def request(self, data: Dataset, configured: bool, epochs: int) -> RunRequest:
         run = f"cloud-hpc-{secrets.token_hex(6)}-1"

@@ -19,7 +19,7 @@ from kit.cli import runs
 from kit.cli.main import cli
 from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
 from kit.slurm import JobSpec
-from kit.store.opening import bucket_name, open_store
+from kit.store import bucket_name, open_store
 from kit.submitter.loop import submitter_for
 
 OTHER = "cloud-hpc-0123456789ab-2"

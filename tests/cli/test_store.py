@@ -6,8 +6,9 @@ import pytest
 from click.testing import CliRunner
 from cloud_site import make_site
 
+from kit import store
 from kit.cli.main import cli
-from kit.store import keystone
+from kit.store import Credential
 
 
 @pytest.fixture
@@ -61,14 +62,14 @@ def test_a_download_does_not_replace_a_symlink_a_pipe_or_a_folder(site):
 
 def test_credentials_are_a_table_with_the_problem_below(monkeypatch):
     rows = [
-        keystone.Credential("login of anna", None, None, "change the password in MyCSC"),
-        keystone.Credential("ssh certificate", 0.0, 0.0, "sign it again", "it has ended"),
+        Credential("login of anna", None, None, "change the password in MyCSC"),
+        Credential("ssh certificate", 0.0, 0.0, "sign it again", "it has expired"),
     ]
-    monkeypatch.setattr(keystone, "clock", lambda _settings: rows)
+    monkeypatch.setattr(store, "list_credentials", lambda _settings: rows)
     done = CliRunner().invoke(cli, ["credentials"])
     lines = done.output.splitlines()
     assert lines[0].split("  ")[0] == "CREDENTIAL"
     assert all(name in lines[0] for name in ("EXPIRES", "LEFT", "HOW TO RENEW"))
-    assert lines[-1] == "problem with ssh certificate: it has ended"
+    assert lines[-1] == "problem with ssh certificate: it has expired"
     assert max(map(len, lines)) <= 100
     assert done.exit_code == 1

@@ -21,7 +21,7 @@ from kit.runs import stage_work, stages
 from kit.runs.kfp_here import PipelineFailed
 from kit.runs.objects import PREPROCESS_TRAIN, StageStore
 from kit.runs.outcome import arguments_of, run_pipeline
-from kit.store.opening import open_store
+from kit.store import open_store
 from kit.tracking import delivery as tracking
 from kit.tracking import mlflow_client
 from kit.tracking.delivery import tracking_for

@@ -32,8 +32,7 @@ from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.follow import TrainingFailed, follow
 from kit.runs.requests import RunRequests, RunState, attempt_id
-from kit.store.errors import Patience
-from kit.store.opening import open_store
+from kit.store import RetryPolicy, open_store
 from kit.submitter import env as hpc_env
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -170,8 +169,8 @@ def test_a_pipeline_killed_mid_training_is_gone_on_with(bench, seen, tmp_path):
 
 def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
     run, said, results = bench.ask(epochs=40), [], []
-    bucket, short = bench.jobs.store.bucket, Patience(2, 4)
-    mine = RunRequests(open_store(bench.profile, bucket, patience=short))
+    bucket, short = bench.jobs.store.bucket, RetryPolicy(2, 2)
+    mine = RunRequests(open_store(bench.profile, bucket, retry=short))
     bench.start_process()
     until(lambda: bench.training(run), 90)
     pipeline = threading.Thread(
@@ -182,7 +181,7 @@ def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
         with allas.stopped("rgw"):
             until(lambda: "no answer, asked again" in "".join(said), 60)
         with allas.stopped("keystone"):
-            new = RunRequests(open_store(bench.profile, bucket, patience=short))
+            new = RunRequests(open_store(bench.profile, bucket, retry=short))
             with pytest.raises(Unreachable, match="Keystone at .* gives no usable answer"):
                 follow(new, run, 3, said.append)
         with allas.stopped("sshd-login"):

@@ -21,7 +21,7 @@ from kit.forwarder.api import forwarder_api
 from kit.forwarder.collect import Buckets
 from kit.forwarder.people import people
 from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest, RunRequests, RunState
-from kit.store.folder import DirectoryStore
+from kit.store import FolderStore
 
 ANNA, BEA = "annas-t0ken-0123456789", "beas-t0ken-0123456789"
 ASKED = {"run": RUN, "data_hash": "a" * 64}
@@ -45,7 +45,7 @@ def known(world, tmp_path):
 
     def buckets(user):
         names = [f"integration-{role}-s0-c0-u1-{user}" for role in ("submitter", "pipeline")]
-        return Buckets(user, names[0], *(DirectoryStore(name, tmp_path) for name in names))
+        return Buckets(user, names[0], *(FolderStore(name, tmp_path) for name in names))
 
     return people(file, world.settings, buckets)
 
@@ -273,7 +273,7 @@ def test_a_store_that_is_away_is_said_with_the_next_step(ask, monkeypatch):
     def away(*_):
         raise StoreUnavailable("list runs/", "no answer", "try again later")
 
-    monkeypatch.setattr(DirectoryStore, "list", away)
+    monkeypatch.setattr(FolderStore, "list", away)
     problem = {"tried": "list runs/", "got": "no answer", "next": "try again later"}
     assert ask("GET", "/runs") == (503, problem)
 

@@ -13,9 +13,9 @@ import pytest
 from kit.base import ROOT, SSHHost, UsageError
 from kit.base.settings import SITES, Site, load
 from kit.notebook import cloud_hpc as experiment_cloud_hpc
-from kit.notebook import plan
+from kit.notebook import local, plan
 from kit.runs.requests import RunRequest
-from kit.store import keystone as credentials
+from kit.store import Credential
 
 NOW = 1_800_000_000.0
 
@@ -56,9 +56,9 @@ def test_the_script_is_the_one_that_a_request_gives(loaded):
     ("left", "words"),
     [
         (3600, "to the job's end: lasts"),
-        (300, "ends 10 min too early: what was submitted goes on, the kit waits for a new one"),
-        (-60, "it has ended; renewed kit sandbox up"),
-        (None, "there is no certificate; renewed kit sandbox up"),
+        (300, "expires 10 min too early: what was submitted continues, the kit waits"),
+        (-60, "it has expired; to renew: kit sandbox up"),
+        (None, "there is no certificate; to renew: kit sandbox up"),
     ],
 )
 def test_the_certificate_is_held_against_the_end_of_the_job(loaded, monkeypatch, left, words):
@@ -67,16 +67,17 @@ def test_the_certificate_is_held_against_the_end_of_the_job(loaded, monkeypatch,
 
 
 def test_the_notebook_holds_every_credential_against_the_end_of_the_job(loaded, monkeypatch):
-    token = credentials.Credential("token", NOW + 60, 60.0, "by itself")
-    monkeypatch.setattr(credentials, "clock", lambda _: [token, replace(token, valid_until=None)])
+    token = Credential("token", NOW + 60, 60.0, "automatic")
+    rows = [token, replace(token, valid_until=None)]
+    monkeypatch.setattr(local, "list_credentials", lambda _: rows)
     monkeypatch.setattr("time.time", lambda: NOW)
     made = []
     opened = SimpleNamespace(store=SimpleNamespace(ensure_bucket=lambda: made.append(1)))
     run = SimpleNamespace(settings=loaded)
     work = SimpleNamespace(run=run, jobs=opened, objects=opened)
     short, endless = experiment_cloud_hpc.show_credentials(work)["to the job's end"]
-    assert short.startswith("ends 14 min too early")
-    assert short.endswith("renewed by itself")
+    assert short.startswith("expires 14 min too early")
+    assert short.endswith("to renew: automatic")
     assert (endless, len(made)) == ("lasts", 2)
 
 

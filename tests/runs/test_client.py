@@ -26,7 +26,7 @@ from kit.runs import hpc_stages
 from kit.runs.client import ForwarderClient, forwarder_client
 from kit.runs.follow import TrainingFailed, follow
 from kit.runs.requests import RunRequest, RunRequests, RunState
-from kit.store.folder import DirectoryStore
+from kit.store import FolderStore
 
 world, known = test_forwarder_face.world, test_forwarder_face.known
 REQUEST = RunRequest(run=RUN, data_hash="a" * 64)
@@ -120,7 +120,7 @@ def test_what_the_face_refuses_is_told_apart(world, port, monkeypatch):
     def away(*_):
         raise StoreUnavailable("list runs/", "no answer", "try again later")
 
-    monkeypatch.setattr(DirectoryStore, "list", away)
+    monkeypatch.setattr(FolderStore, "list", away)
     time.sleep(0.4)
     with pytest.raises(Unreachable, match="503"):
         ours.status(RUN)

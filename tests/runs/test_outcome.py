@@ -21,7 +21,7 @@ from kit.runs import stages
 from kit.runs.kfp_here import PipelineFailed, States
 from kit.runs.objects import EVALUATE, PREPROCESS_TRAIN, StageStore
 from kit.runs.outcome import CLOUD, Outcome, arguments_of, run_pipeline, with_runner
-from kit.store.opening import bucket_name, open_store
+from kit.store import bucket_name, open_store
 from kit.tracking.delivery import tracking_for
 
 RUN = "cloud-0123456789ab-1"
@@ -187,7 +187,7 @@ def kill_a_run_when(condition: str, given: dict[str, Any], folder: Path) -> None
         "import json, os, pathlib, signal\n"
         "from kit import cloud_run, settings\n"
         "from kit.runs.objects import StageStore\n"
-        "from kit.store.opening import open_store\n"
+        "from kit.store import open_store\n"
         "def kill(states):\n"
         f"    if {condition}: os.kill(os.getpid(), signal.SIGKILL)\n"
         "site = settings.load('folders')\n"

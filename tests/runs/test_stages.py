@@ -21,7 +21,7 @@ from kit.experiments.fashion_mnist.data import LABELS, Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs import stages
 from kit.runs.objects import EVALUATE, PREPROCESS_TRAIN, StageStore
-from kit.store.opening import open_store
+from kit.store import open_store
 from kit.tracking import mlflow_client
 from kit.tracking.delivery import destinations, tracking_for
 

@@ -21,8 +21,7 @@ from swiftclient.exceptions import ClientException
 
 from kit.base import ROOT, KitError
 from kit.base.settings import load
-from kit.store.errors import Patience
-from kit.store.keystone import keystone_for
+from kit.store import RetryPolicy, keystone_for
 from kit.store.s3 import S3Store
 from kit.store.swift import SwiftStore
 
@@ -188,10 +187,10 @@ def test_the_certificate_is_the_sandboxs_own_and_nobody_elses_is_taken(person, b
     with pytest.raises(requests.exceptions.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
         requests.get(person.url)
     keystone = keystone_for(load("sandbox"))
-    patience = Patience(5, 5)
+    retry = RetryPolicy(5, 1)
     for store in (
-        S3Store(bucket, keystone, person.url, "regionOne", patience=patience),
-        SwiftStore(bucket, keystone, "regionOne", patience=patience),
+        S3Store(bucket, keystone, person.url, "regionOne", retry=retry),
+        SwiftStore(bucket, keystone, "regionOne", retry=retry),
     ):
         with pytest.raises(KitError, match="certificate is not trusted"):
             store.stat("a")

@@ -23,12 +23,12 @@ from notebook_runs import (
     shape,
 )
 
+from kit import store
 from kit.base import ROOT, SSHHost, read_json
 from kit.base.settings import Settings, load
 from kit.experiments.fashion_mnist.data import LABELS
 from kit.runs.requests import RunRequests, attempt_id
 from kit.slurm import PUBLISHED
-from kit.store import opening as store
 from kit.tracking import delivery as tracking
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -19,11 +19,11 @@ from notebook_runs import (
     shape,
 )
 
+from kit import store
 from kit.base import ROOT, read_history, read_json
 from kit.base.settings import SITES, Settings, load
 from kit.experiments.fashion_mnist.data import LABELS
 from kit.runs import notebooks
-from kit.store import opening as store
 from kit.tracking import delivery as tracking
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]

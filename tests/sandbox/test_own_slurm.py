@@ -23,7 +23,7 @@ from kit.notebook import cloud_hpc as experiment_cloud_hpc
 from kit.onsite import ray_cluster
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests
-from kit.store.opening import bucket_name, open_store
+from kit.store import bucket_name, open_store
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
 # Beside the six values: where the sandbox keeps its ssh config and its modules.

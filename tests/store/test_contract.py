@@ -1,76 +1,75 @@
-"""One contract for every object store: a folder, and the sandbox's Ceph by S3 and by Swift."""
+"""One contract for every object store: folder, memory, and the sandbox's Ceph by S3 and Swift."""
 
-import dataclasses
 import hashlib
-import io
 import os
 import random
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from buckets import empty, remove_bucket
+from memory_store import MemoryStore
 
 from kit.base import (
     BucketTaken,
     DataError,
-    KitError,
     NoSuchBucket,
     NoSuchObject,
     ObjectDamaged,
     ObjectTooLarge,
     UsageError,
 )
-from kit.base.settings import Store, load
-from kit.store import swift as store_swift
-from kit.store.errors import Patience, persist
-from kit.store.folder import DirectoryStore
-from kit.store.keystone import keystone_for
-from kit.store.objects import check_bucket, check_key
-from kit.store.opening import bar, bucket_name, get_many, light, open_store, put_many
+from kit.base.settings import load
+from kit.store import FolderStore, Keystone, keystone_for, open_store
+from kit.store import swift as swift_module
 from kit.store.s3 import S3Store
-from kit.store.swift import SwiftStore
 
 REAL = [pytest.param(kind, marks=pytest.mark.sandbox) for kind in ("s3", "swift")]
-KINDS = ["directory", *REAL]
+KINDS = ["directory", "memory", *REAL]
 LARGE = 40_000_001  # bytes: three parts by S3, the last one short
 SIZES = [0, 1, 5_000, LARGE]
 
 
-def empty(store):
-    for row in list(store.list()):
-        store.delete(row.key)
+@pytest.fixture(scope="module")
+def opened(request, tmp_path_factory):
+    """Return a function that opens a bucket by a kind of store, without making it."""
+    stores = []
+
+    def open_bucket(kind, bucket=""):
+        bucket = bucket or f"test-{uuid.uuid4().hex[:12]}"
+        if kind == "memory":
+            return MemoryStore(bucket, missing=True)
+        if kind == "directory":
+            stores.append(FolderStore(bucket, tmp_path_factory.getbasetemp() / "stores"))
+        else:
+            request.getfixturevalue("sandbox")
+            stores.append(open_store(load("sandbox"), bucket, kind))
+        return stores[-1]
+
+    yield open_bucket
+    for store in stores:
+        remove_bucket(store)
 
 
 @pytest.fixture(scope="module")
-def opened(request, tmp_path_factory):
-    """A function: open a fresh bucket (or that of another store) by a kind of store."""
-    made = []
+def made(opened):
+    """Return a function that opens a fresh bucket (or another store's) and makes it."""
 
-    def one(kind, bucket=""):
-        bucket = bucket or f"test-{uuid.uuid4().hex[:12]}"
-        if kind == "directory":
-            made.append(DirectoryStore(bucket, tmp_path_factory.getbasetemp() / "stores"))
-        else:
-            request.getfixturevalue("sandbox")
-            made.append(open_store(load("sandbox"), bucket, kind))
-        made[-1].ensure_bucket()
-        return made[-1]
+    def make_bucket(kind, bucket=""):
+        store = opened(kind, bucket)
+        store.ensure_bucket()
+        return store
 
-    yield one
-    for store in made:
-        try:
-            empty(store)
-        except NoSuchBucket:
-            continue
-        store.delete_bucket()
+    return make_bucket
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def shared(request, opened):
+def shared(request, made):
     """One bucket of each kind for all tests that leave it as they found it."""
-    return opened(request.param)
+    return made(request.param)
 
 
 @pytest.fixture
@@ -83,16 +82,13 @@ def some(size, seed=0):
     return random.Random(seed).randbytes(size)
 
 
-@pytest.mark.parametrize("form", ["bytes", "path", "open file", "in memory", "from the middle"])
+@pytest.mark.parametrize("form", ["bytes", "file"])
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_put_is_got_back(store, size, form, tmp_path):
+def test_get_returns_what_was_put(store, size, form, tmp_path):
     content, path = some(size), tmp_path / "data"
-    path.write_bytes(b"skip" * (form == "from the middle") + content)
-    with path.open("rb") as stream:
-        stream.seek(4 if form == "from the middle" else 0)
-        forms = {"bytes": content, "path": path, "in memory": io.BytesIO(content)}
-        moved = []
-        info = store.put("a/file", forms.get(form, stream), progress=moved.append)
+    path.write_bytes(content)
+    moved = []
+    info = store.put("a/file", content if form == "bytes" else path, progress=moved.append)
     assert (info.size, info.sha256) == (size, hashlib.sha256(content).hexdigest())
     assert sum(moved) == size
     assert store.get("a/file") == content
@@ -124,47 +120,53 @@ def test_keys_with_blanks_signs_and_unicode_name_one_object(store, key):
     assert list(store.list()) == []
 
 
-BAD_KEYS = ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a/.", "a\nb", "a\x00", "\x7f", "\ud800",
-            "ä" * 513]  # fmt: skip
+BAD_KEYS = [
+    "",
+    "/a",
+    "a/",
+    "a//b",
+    "..",
+    "a/../b",
+    "./a",
+    "a/.",
+    "a\nb",
+    "a\x00",
+    "\x7f",
+    "\ud800",
+    "ä" * 513,
+]
 
 
 @pytest.mark.parametrize("key", BAD_KEYS)
-def test_a_bad_key_is_refused_before_anything_is_done(store, key, tmp_path):
-    for call in (
+def test_a_bad_key_is_refused_before_any_request(store, key, tmp_path):
+    calls = [
         lambda: store.put(key, b"x"),
         lambda: store.get(key),
-        lambda: store.get(key, 1, 2),
         lambda: store.get_file(key, tmp_path / "x"),
         lambda: store.stat(key),
-        lambda: store.delete(key),
-    ):
+    ]
+    if key not in ("/a", "a/", "a//b"):  # these may be removed: other programs write them
+        calls.append(lambda: store.delete(key))
+    for call in calls:
         with pytest.raises(UsageError, match="cannot be the key of an object"):
             call()
     assert list(store.list()) == []
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("start", "end"), [(0, 1), (0, 99), (10, 20), (99, 100), (50, None), (7, 7), (90, 1000)]
-)
-def test_a_part_is_what_a_slice_gives(store, start, end):
-    content = some(100)
-    store.put("a", content)
-    assert store.get("a", start, end) == content[start:end]
+def test_a_folder_marker_of_another_program_can_be_removed(store):
+    store.put("folder", b"an object beside it")
+    if not isinstance(store, FolderStore | MemoryStore):
+        write_directly(store, "folder/", b"", "")
+        assert [row.key for row in store.list()] == ["folder", "folder/"]
+    store.delete("folder/")
+    assert [row.key for row in store.list()] == ["folder"]
 
 
-@pytest.mark.parametrize(("start", "end"), [(100, None), (200, 300), (-1, None), (5, 4)])
-def test_a_part_outside_the_object_is_refused(store, start, end):
-    store.put("a", some(100))
-    with pytest.raises(UsageError):
-        store.get("a", start, end)
-
-
-def test_an_object_that_is_not_there_has_its_own_error(store, tmp_path):
+def test_a_missing_object_has_its_own_error(store, tmp_path):
     for call in (
         lambda: store.get("a/nope"),
         lambda: store.stat("a/nope"),
-        lambda: store.get("a/nope", 2, 5),
         lambda: store.get_file("a/nope", tmp_path / "x"),
     ):
         with pytest.raises(NoSuchObject, match="a/nope"):
@@ -188,35 +190,26 @@ def test_an_object_is_replaced_and_listed_with_size_and_time(store):
 
 
 def test_a_listing_is_sorted_and_complete_over_many_pages(store, monkeypatch):
-    monkeypatch.setattr(store_swift, "PAGE", 100)
+    monkeypatch.setattr(swift_module, "PAGE_ROWS", 100)
     keys = [f"{'äöz'[n % 3]}/{n:04}" for n in range(1003)]
-    put_many(store, ((key, b"") for key in keys))
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: store.put(key, b""), keys))
     assert [row.key for row in store.list()] == sorted(keys, key=str.encode)
     assert len(list(store.list("z/"))) == 334
-
-
-def test_many_small_objects_come_back_in_order(store):
-    objects = [(f"n/{n}", some(100, n)) for n in range(60)]
-    assert [info.key for info in put_many(store, objects)] == [key for key, _ in objects]
-    assert get_many(store, [key for key, _ in objects]) == objects
-    with pytest.raises(NoSuchObject, match="nope"):
-        get_many(store, ["n/1", "nope"])
-    with pytest.raises(UsageError):
-        put_many(store, [("a", b""), ("a//b", b"")])
 
 
 def test_threads_share_a_store(store):
     content = some(20_000_000)
 
-    def one(number):
+    def put_and_get(number):
         store.put(f"t/{number}", content)
         return store.get(f"t/{number}") == content
 
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(one, range(4)))
+        assert all(pool.map(put_and_get, range(4)))
 
 
-def test_a_wrong_expectation_of_the_hash_is_an_error(store, tmp_path):
+def test_content_with_another_hash_than_expected_is_refused(store, tmp_path):
     other = hashlib.sha256(b"other").hexdigest()
     with pytest.raises(ObjectDamaged):
         store.put("a", b"data", sha256=other)
@@ -240,15 +233,11 @@ def test_a_file_that_changes_while_it_is_put_is_an_error(store, tmp_path):
             with path.open("ab") as stream:
                 stream.write(b"more")
 
-    with pytest.raises(DataError, match="changed while it was put"):
+    with pytest.raises(DataError, match="log changed while it was put"):
         store.put("log", path, progress=write)
 
 
-def test_data_that_cannot_be_read_is_named(store, tmp_path):
-    reading, writing = os.pipe()
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe, pytest.raises(UsageError, match="cannot put a stream"):
-        store.put("a", pipe)
+def test_an_unreadable_file_is_named(store, tmp_path):
     for path in (tmp_path / "nope", tmp_path):
         with pytest.raises(DataError, match="cannot read"):
             store.put("a", path)
@@ -258,62 +247,63 @@ def test_data_that_cannot_be_read_is_named(store, tmp_path):
         store.get_file("a", tmp_path / "file" / "below")
 
 
+def test_get_file_replaces_regular_files_only(store, tmp_path):
+    store.put("a", b"content")
+    mine, folder, fifo = tmp_path / "mine", tmp_path / "folder", tmp_path / "fifo"
+    mine.write_text("mine")
+    link, broken = tmp_path / "link", tmp_path / "broken"
+    link.symlink_to(mine)
+    broken.symlink_to("nowhere")
+    folder.mkdir()
+    os.mkfifo(fifo)
+    for path in (link, broken, folder, fifo):
+        with pytest.raises(UsageError, match="download a to") as caught:
+            store.get_file("a", path)
+        assert "name a" in caught.value.next_step
+    assert mine.read_text() == "mine"
+    assert link.is_symlink()
+    assert broken.is_symlink()
+    assert fifo.is_fifo()
+    store.get_file("a", mine)
+    assert mine.read_bytes() == b"content"
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_bucket_is_made_once_and_removed_only_when_empty(opened, kind):
+def test_a_missing_bucket_is_made_on_demand_and_only_then(opened, kind):
     store = opened(kind)
-    store.ensure_bucket()
-    store.put("a", b"x")
-    with pytest.raises(KitError, match="empty"):
-        store.delete_bucket()
-    store.delete("a")
-    store.delete_bucket()
-    store.delete_bucket()
     for call in (lambda: store.put("a", b""), lambda: store.get("a"), lambda: list(store.list())):
         with pytest.raises(NoSuchBucket, match=store.bucket):
             call()
+    store.put("a", b"x", make_bucket=True)
+    assert store.get("a") == b"x"
+    store.ensure_bucket()
+    store.put("b", b"y", make_bucket=True)
+    assert [row.key for row in store.list()] == ["a", "b"]
 
 
-BAD_BUCKETS = ["", "ab", "a" * 64, "A-b", "a_b", "-ab", "ab-", "a..b", "a/b", "äbc", "10.0.0.1",
-               "a b"]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BAD_BUCKETS)
-def test_a_bucket_name_that_is_not_legal_is_refused(name, tmp_path):
-    with pytest.raises(UsageError, match="cannot be the name of a bucket"):
-        DirectoryStore(name, tmp_path).ensure_bucket()
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["abc", "a-b.c", "0" * 63, "10.0.0.1a"])
-def test_legal_names_are_taken(name):
-    assert check_bucket(name) == name
-    assert check_key(name) == name
-
-
-def foreign(store, key, content, sha256):
+def write_directly(store, key, content, sha256):
     """Put an object's bytes without the kit, with this hash beside them."""
-    if isinstance(store, DirectoryStore):
+    if isinstance(store, FolderStore):
         path = store.folder / key
         target = path.parent / os.readlink(path) if sha256 else path
         if not sha256:
             path.unlink()
         target.write_bytes(content)
+    elif isinstance(store, MemoryStore):
+        store.objects[key], store.recorded[key] = content, sha256
     elif isinstance(store, S3Store):
         metadata = {"sha256": sha256} if sha256 else {}
-        store._s3.put_object(Bucket=store.bucket, Key=key, Body=content, Metadata=metadata)
+        store._client.put_object(Bucket=store.bucket, Key=key, Body=content, Metadata=metadata)
     else:
         headers = {"x-object-meta-sha256": sha256} if sha256 else {}
         store._call(
-            "put",
-            lambda client, **where: client.put_object(
-                name=key, contents=content, headers=headers, **where
-            ),
+            "put", lambda swift: swift.put_object(store.bucket, key, content, headers=headers)
         )
 
 
-def test_bytes_changed_behind_the_kits_back_are_not_taken(store, tmp_path):
+def test_bytes_changed_by_another_program_are_not_accepted(store, tmp_path):
     recorded = store.put("a", b"mine").sha256
-    foreign(store, "a", b"evil", recorded)
+    write_directly(store, "a", b"evil", recorded)
     with pytest.raises(ObjectDamaged, match="not the ones that were put"):
         store.get("a")
     with pytest.raises(ObjectDamaged):
@@ -321,23 +311,32 @@ def test_bytes_changed_behind_the_kits_back_are_not_taken(store, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_object_that_nobody_hashed_can_be_read(store, tmp_path):
+def test_an_object_without_a_recorded_hash_can_be_read(store, tmp_path):
     store.put("a", b"mine")
-    foreign(store, "a", b"theirs", "")
+    write_directly(store, "a", b"theirs", "")
     assert (store.get("a"), store.stat("a").sha256) == (b"theirs", "")
     assert store.get_file("a", tmp_path / "x").size == 6
     with pytest.raises(ObjectDamaged):
         store.get("a", sha256=hashlib.sha256(b"mine").hexdigest())
 
 
+def test_a_hash_in_capitals_is_the_same_hash(store, tmp_path):
+    recorded = store.put("a", b"mine").sha256
+    if not isinstance(store, FolderStore):  # a folder has the hash in the name of a file
+        write_directly(store, "a", b"mine", recorded.upper())
+    assert store.get("a") == b"mine"
+    assert store.get("a", sha256=recorded.upper()) == b"mine"
+    store.get_file("a", tmp_path / "x", sha256=recorded.upper())
+
+
 @pytest.mark.sandbox
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("writer", "reader"), [("s3", "swift"), ("swift", "s3")])
 def test_an_object_of_one_protocol_is_read_and_checked_by_the_other(
-    opened, writer, reader, size, tmp_path
+    made, writer, reader, size, tmp_path
 ):
-    first = opened(writer)
-    second = opened(reader, first.bucket)
+    first = made(writer)
+    second = made(reader, first.bucket)
     key, content = "a b/ö", some(size)
     put = first.put(key, content)
     seen = second.stat(key)
@@ -346,7 +345,7 @@ def test_an_object_of_one_protocol_is_read_and_checked_by_the_other(
     second.get_file(key, tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == content
     assert [row.key for row in second.list()] == [key]
-    foreign(first, key, b"evil", put.sha256)
+    write_directly(first, key, b"evil", put.sha256)
     with pytest.raises(ObjectDamaged):
         second.get(key)
     second.delete(key)
@@ -354,46 +353,61 @@ def test_an_object_of_one_protocol_is_read_and_checked_by_the_other(
         first.stat(key)
 
 
+@pytest.fixture
+def other_project():
+    """A login of the same person in another project."""
+    mine = keystone_for(load("sandbox"))
+    login = replace(mine.login, project="project_2005678")
+    return Keystone(login, mine.auth_url, mine.ca_file)
+
+
 @pytest.mark.sandbox
 @pytest.mark.parametrize("kind", ["s3", "swift"])
-def test_a_bucket_of_another_project_is_taken(opened, kind):
-    mine = opened(kind)
-    loaded = load("sandbox")
-    login = keystone_for(loaded)
-    login.login = dataclasses.replace(login.login, project="project_2005678")
-    other = open_store(loaded, mine.bucket, kind, keystone=login)
-    with pytest.raises(BucketTaken, match="another project has a bucket") as caught:
-        other.ensure_bucket()
-    assert "bucket_prefix" in caught.value.next_step
+def test_a_bucket_of_another_project_is_refused_even_if_it_is_open(made, kind, other_project):
+    mine = made(kind)
+    mine.put("a", b"x")
+    public = {"X-Container-Read": ".r:*,.rlistings", "X-Container-Write": "*:*"}
+    swift = swift_module.SwiftStore(mine.bucket, mine.keystone, mine.region, mine.ca_file)
+    swift._call("open", lambda connection: connection.post_container(mine.bucket, public))
+    other = open_store(load("sandbox"), mine.bucket, kind, keystone=other_project)
+    for call in (
+        other.ensure_bucket,
+        lambda: other.get("a"),
+        lambda: other.put("b", b"y", make_bucket=True),
+        lambda: list(other.list()),
+        lambda: other.delete("a"),
+    ):
+        with pytest.raises((BucketTaken,), match="another project has a bucket") as caught:
+            call()
+        assert "bucket_prefix" in caught.value.next_step
+    assert [row.key for row in mine.list()] == ["a"]
 
 
 @pytest.mark.sandbox
-def test_more_bytes_than_swift_takes_in_one_object_are_refused_at_once(opened, tmp_path):
-    store = opened("swift")
+def test_more_bytes_than_swift_takes_in_one_object_are_refused(made, tmp_path, monkeypatch):
+    store = made("swift")
     with (tmp_path / "sparse").open("wb") as stream:
         stream.truncate(100)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_swift, "LARGEST", 99)
-        with pytest.raises(ObjectTooLarge, match="too many for one object") as caught:
-            store.put("a", tmp_path / "sparse")
+    monkeypatch.setattr(swift_module, "MAX_BYTES", 99)
+    with pytest.raises(ObjectTooLarge, match="too many for one object") as caught:
+        store.put("a", tmp_path / "sparse")
     assert 'kind = "s3"' in caught.value.next_step
 
 
 @pytest.mark.sandbox
 @pytest.mark.slow
-def test_a_listing_of_more_than_ten_thousand_objects_is_complete(opened):
-    swift = opened("swift")
+def test_a_listing_of_more_than_ten_thousand_objects_is_complete(made):
+    swift = made("swift")
     keys = [f"{n:05}" for n in range(10_050)]
-    put_many(swift, ((key, b"") for key in keys))
-    for store in (swift, opened("s3", swift.bucket)):
-        assert [row.key for row in store.list()] == keys
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(swift.delete, keys))
+        list(pool.map(lambda key: swift.put(key, b""), keys))
+    for store in (swift, made("s3", swift.bucket)):
+        assert [row.key for row in store.list()] == keys
 
 
 @pytest.mark.parametrize("other", ["a", "a/b/c"])
-def test_in_a_folder_a_key_cannot_be_the_folder_of_another(opened, other):
-    store = opened("directory")
+def test_in_a_folder_a_key_cannot_be_the_folder_of_another(made, other):
+    store = made("directory")
     store.put("a/b", b"x")
     with pytest.raises(UsageError, match="not possible in a folder"):
         store.put(other, b"x")
@@ -404,8 +418,8 @@ def test_in_a_folder_a_key_cannot_be_the_folder_of_another(opened, other):
         store.put(".objects/x", b"")
 
 
-def test_in_a_folder_readers_and_writers_never_see_half_an_object(opened):
-    store = opened("directory")
+def test_in_a_folder_readers_never_see_half_an_object(made):
+    store = made("directory")
     contents = [bytes([n]) * 100_000 for n in range(4)]
     store.put("a", contents[0])
     stop = threading.Event()
@@ -421,75 +435,3 @@ def test_in_a_folder_readers_and_writers_never_see_half_an_object(opened):
         stop.set()
         assert [writer.result() for writer in writers] == [None, None]
     assert len(list((store.folder / ".objects").iterdir())) <= 20
-
-
-def test_the_profile_decides_which_store_is_opened(tmp_path):
-    env = tmp_path / ".env"
-    names = ("CSC_USERNAME", "CSC_PASSWORD", "CSC_USER_DOMAIN_NAME", "CSC_PROJECT_NAME")
-    env.write_text("".join(f"{name}=Anna.B\n" for name in names))
-    env.chmod(0o600)
-    loaded = load("sandbox", {"KIT_ENV_FILE": str(env)})
-    for kind, cls in (("s3", S3Store), ("swift", SwiftStore), ("directory", DirectoryStore)):
-        chosen = Store(kind, str(tmp_path), auth_url="http://127.0.0.1:9/v3")
-        store = open_store(dataclasses.replace(loaded, store=chosen), "abc")
-        assert isinstance(store, cls)
-    assert light(store) is store
-    with pytest.raises(UsageError, match="kind = 'ftp'"):
-        open_store(dataclasses.replace(loaded, store=Store("ftp", "x")), "abc")
-    with pytest.raises(UsageError, match="has no object store"):
-        open_store(dataclasses.replace(loaded, store=None), "abc")
-    assert bucket_name(loaded, "pipeline") == "integration-pipeline-s0-c0-u1-anna-b"
-    assert bucket_name(loaded, "forwarder") == "integration-forwarder-s0-c0-u1"
-
-
-def test_only_long_transfers_show_a_bar(capsys):
-    with bar("short", 1000) as report:
-        assert report is None
-    with bar("long", 100 << 20) as report:
-        report(100 << 20)
-    assert "long: 100%" in capsys.readouterr().err
-
-
-def test_patience_obeys_retry_after_backs_off_and_ends():
-    now, slept = [0.0], []
-
-    def sleep(seconds):
-        slept.append(seconds)
-        now[0] += seconds
-
-    patience = Patience(patience_s=60, sleep=sleep, clock=lambda: now[0])
-    answers = iter(["7", *[""] * 100])
-
-    def fail():
-        raise TimeoutError
-
-    with pytest.raises(TimeoutError):
-        persist(patience, fail, (TimeoutError,), lambda err: next(answers))
-    assert slept[0] == 7
-    assert 0.7 < slept[1] < 1.3
-    assert max(slept) <= 10
-    assert 45 < now[0] < 60
-    slept.clear()
-    with pytest.raises(TimeoutError):
-        persist(patience, fail, (TimeoutError,), lambda err: None)
-    assert slept == []
-
-
-def test_patience_does_not_wait_longer_than_it_has():
-    patience = Patience(patience_s=60, clock=lambda: 0.0)
-    assert patience.delay(1, 0.0, "3600") is None
-    assert patience.delay(1, 0.0, "soon") < 1
-    assert patience.delay(30, 0.0) <= 10
-    assert patience.delay(1, -100.0) is None
-
-
-def test_opening_a_store_reads_no_heavy_library():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, kit.store.opening; print([m for m in ('boto3', 'keystoneauth1', 'swiftclient',"
-    )
-    code += " 'tqdm') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr

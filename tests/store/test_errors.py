@@ -1,7 +1,11 @@
-"""What both clients make of a store's answers: a server that says what the test wants it to say."""
+"""What both clients make of a store's answers: a server that gives the answers a test plans."""
 
 import hashlib
+import json
 import threading
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -17,25 +21,27 @@ from kit.base import (
     StoreUnavailable,
     UsageError,
 )
-from kit.store.errors import Patience
-from kit.store.keystone import Ec2Key
+from kit.store import Ec2Key, RetryPolicy
+from kit.store.errors import answer_error
 from kit.store.s3 import S3Store
 from kit.store.swift import SwiftStore
 
 BODY = b"0123456789" * 100
-GOOD = {"x-amz-meta-sha256": hashlib.sha256(BODY).hexdigest()}
+GOOD = {"x-amz-meta-sha256": hashlib.sha256(BODY).hexdigest(), "ETag": '"abc"'}
 GOOD |= {"x-object-meta-sha256": GOOD["x-amz-meta-sha256"]}
 GOOD |= {"last-modified": "Mon, 23 Nov 2026 22:23:29 GMT"}
+RETRY = RetryPolicy(timeout_s=5, attempts=4)
 
 
-class Told:
-    """A server that answers with the rows of `plan`, the last one for ever; keeps the requests.
+class PlannedServer:
+    """Answers with the rows of `plan`, the last one for ever; keeps the requests in `seen`.
 
-    A row is (status, headers, body, bytes of the body that are really sent).
+    A row is (status, headers, body, bytes of the body that are really sent). A question for the
+    project's buckets is answered with `buckets` and not kept.
     """
 
     def __init__(self):
-        self.plan, self.seen = [], []
+        self.plan, self.seen, self.buckets = [], [], ["abc"]
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,10 +49,13 @@ class Told:
 
             def any(self):
                 length = int(self.headers.get("Content-Length") or 0)
-                outer.seen.append((self.command, self.headers, self.rfile.read(length)))
-                row = outer.plan.pop(0) if len(outer.plan) > 1 else outer.plan[0]
+                body = self.rfile.read(length)
+                row = outer.bucket_list(self.path) if self.command == "GET" else None
+                if row is None:
+                    outer.seen.append((self.command, self.headers, body))
+                    row = outer.plan.pop(0) if len(outer.plan) > 1 else outer.plan[0]
                 status, headers, body, sent = (*row, None)[:4]
-                self.send_response(status)
+                self.send_response_only(status)
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
@@ -63,22 +72,41 @@ class Told:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
+    def bucket_list(self, path):
+        """Return the answer to a listing of buckets, by S3 or Swift; None for another request."""
+        path, _, query = path.partition("?")
+        if path == "/":
+            rows = "".join(f"<Bucket><Name>{name}</Name></Bucket>" for name in self.buckets)
+            text = f"<ListAllMyBucketsResult><Buckets>{rows}</Buckets></ListAllMyBucketsResult>"
+            return 200, {}, text.encode()
+        if path == "/swift/v1/AUTH_a":
+            rows = [] if "marker=" in query else [{"name": name} for name in self.buckets]
+            return 200, {"Content-Type": "application/json"}, json.dumps(rows).encode()
+        return None
+
     def close(self):
         self._server.shutdown()
         self._server.server_close()
 
 
-class Keys:
-    """The part of Keystone that a store uses; counts renewals."""
+class FakeLogin:
+    """The part of Keystone that a store uses, and its session; counts renewals."""
 
     def __init__(self, url):
-        self.url, self.renewed = url, 0
+        self.url, self.renewed, self.session = url, 0, self
 
     def token(self):
-        return Secret(f"token-{self.renewed}")
+        return Secret(self.get_token())
 
-    def renew(self):
+    def get_token(self):
+        return f"token-{self.renewed}"
+
+    def invalidate(self):
         self.renewed += 1
+        return True
+
+    def get_endpoint(self, **_):
+        return self.storage_url("")
 
     def storage_url(self, region):
         return self.url + "/swift/v1/AUTH_a"
@@ -88,32 +116,31 @@ class Keys:
 
 
 @pytest.fixture
-def told():
-    server = Told()
+def server():
+    server = PlannedServer()
     yield server
     server.close()
 
 
-class Time:
-    def __init__(self):
-        self.now, self.slept = 0.0, []
-
-    def sleep(self, seconds):
-        self.slept.append(seconds)
-        self.now += seconds
-
-
 @pytest.fixture
-def slept():
-    return Time()
+def slept(monkeypatch):
+    """Seconds that a client waited between attempts; none passes."""
+    seconds = []
+    monkeypatch.setattr("swiftclient.client.sleep", seconds.append)
+    monkeypatch.setattr("botocore.endpoint.time.sleep", seconds.append)
+    return seconds
 
 
 @pytest.fixture(params=["s3", "swift"])
-def store(request, told, slept):
-    patience = Patience(5, 60, slept.sleep, lambda: slept.now)
+def store(request, server, slept):
     if request.param == "swift":
-        return SwiftStore("abc", Keys(told.url), "r", patience=patience)
-    return S3Store("abc", Keys(told.url), told.url, "r", patience=patience)
+        return SwiftStore("abc", FakeLogin(server.url), "r", retry=RETRY)
+    return S3Store("abc", FakeLogin(server.url), server.url, "r", retry=RETRY)
+
+
+@pytest.fixture
+def swift(server, slept):
+    return SwiftStore("abc", FakeLogin(server.url), "r", retry=RETRY)
 
 
 def code(word):
@@ -137,85 +164,79 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("status", "body", "error"), ANSWERS)
-def test_an_answer_has_its_error_and_what_the_server_said(store, told, status, body, error):
-    told.plan = [(status, {}, body)]
+def test_an_answer_has_its_error_and_what_the_server_said(store, server, status, body, error):
+    server.plan = [(status, {}, body)]
     with pytest.raises(KitError) as caught:
         store.put("a", b"x")
     assert type(caught.value) is error
     assert str(status) in caught.value.got
     assert "s3cret" not in str(caught.value)
-    retried = error is StoreUnavailable
-    assert (len(told.seen) > 3) == retried
+    if status >= 500:
+        assert len(server.seen) == RETRY.attempts
+    if error is not StoreUnavailable:
+        assert len(server.seen) == 1
 
 
-def test_a_busy_store_is_asked_again_after_the_time_it_names(store, told, slept):
-    told.plan = [(503, {"Retry-After": "7"}, b""), (429, {}, b""), (200, {}, b"")]
+def test_a_busy_store_is_asked_again_with_longer_waits(store, server, slept):
+    server.plan = [(503, {}, code("SlowDown")), (503, {}, b""), (200, {}, b"")]
     store.put("a", BODY)
-    assert len(told.seen) == 3
-    assert slept.slept[0] == 7
-    assert 0.5 < slept.slept[1] < 2
-    assert [body for _, _, body in told.seen] == [BODY] * 3
-
-
-def test_a_store_that_asks_for_too_much_time_is_given_up(store, told, slept):
-    told.plan = [(503, {"Retry-After": "600"}, b"")]
-    with pytest.raises(StoreUnavailable, match="503"):
-        store.get("a")
-    assert slept.slept == []
+    assert len(server.seen) == 3
+    assert len(slept) == 2
+    assert [body for _, _, body in server.seen] == [BODY] * 3
 
 
 @pytest.mark.parametrize("sent", [0, 1, 999])
-def test_an_answer_that_breaks_off_is_asked_for_again(store, told, sent):
-    told.plan = [(200, GOOD, BODY, sent), (200, GOOD, BODY)]
+def test_an_answer_that_is_cut_off_is_asked_for_again(store, server, sent):
+    server.plan = [(200, GOOD, BODY, sent), (200, GOOD, BODY)]
     assert store.get("a") == BODY
-    assert len(told.seen) == 2
+    assert len(server.seen) == 2
 
 
-def test_a_file_that_always_breaks_off_is_not_made(store, told, tmp_path):
-    told.plan = [(200, GOOD, BODY, 500)]
+def test_a_download_that_is_always_cut_off_leaves_no_file(store, server, tmp_path):
+    server.plan = [(200, GOOD, BODY, 500)]
     with pytest.raises(StoreUnavailable):
         store.get_file("a", tmp_path / "x")
+    with pytest.raises(StoreUnavailable):
+        store.get("a")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_that_is_away_is_unreachable_with_exit_code_3(store, told, slept):
-    told.close()
+def test_a_store_that_is_away_is_unreachable_with_exit_code_3(store, server, slept):
+    server.close()
     with pytest.raises(StoreUnavailable) as caught:
         store.stat("a")
     assert caught.value.exit_code == 3
-    assert slept.now > 30
+    assert len(slept) == RETRY.attempts - 1
 
 
-def test_a_report_of_progress_is_taken_back_when_the_bytes_go_again(told, slept, tmp_path):
-    store = SwiftStore("abc", Keys(told.url), "r", patience=Patience(5, 60, slept.sleep))
-    told.plan = [(503, {}, b""), (201, {}, b"")]
+def test_progress_is_taken_back_when_bytes_are_sent_again(swift, server, tmp_path):
+    server.plan = [(503, {}, b""), (201, {}, b"")]
     moved = []
-    store.put("a", BODY, progress=moved.append)
+    swift.put("a", BODY, progress=moved.append)
     assert sum(moved) == len(BODY)
     assert min(moved) == -len(BODY)
-    told.plan = [(200, GOOD, BODY, 300), (200, GOOD, BODY)]
+    server.plan = [(200, GOOD, BODY, 300), (200, GOOD, BODY)]
     moved.clear()
-    store.get_file("a", tmp_path / "x", progress=moved.append)
+    swift.get_file("a", tmp_path / "x", progress=moved.append)
     assert sum(moved) == len(BODY)
+    assert (tmp_path / "x").read_bytes() == BODY
 
 
-def test_a_refused_token_is_renewed_once_and_the_bytes_sent_again(told, slept):
-    keys = Keys(told.url)
-    store = SwiftStore("abc", keys, "r", patience=Patience(5, 60, slept.sleep))
-    told.plan = [(401, {}, b""), (201, {}, b"")]
-    store.put("a", BODY)
-    assert [headers["X-Auth-Token"] for _, headers, _ in told.seen] == ["token-0", "token-1"]
-    assert told.seen[1][2] == BODY
-    told.plan = [(401, {}, b"")]
+def test_a_refused_token_is_renewed_once_and_the_bytes_sent_again(swift, server):
+    server.plan = [(401, {}, b""), (201, {}, b"")]
+    swift.put("a", BODY)
+    assert [headers["X-Auth-Token"] for _, headers, _ in server.seen] == ["token-0", "token-1"]
+    assert server.seen[1][2] == BODY
+    server.plan = [(401, {}, b"")]
     with pytest.raises(CredentialRefused):
-        store.put("a", BODY)
-    assert keys.renewed == 2
+        swift.put("a", BODY)
+    assert swift.keystone.renewed == 3
 
 
-def test_what_goes_over_the_wire_has_the_hash_and_no_checksum_trailer(store, told):
-    told.plan = [(200, {}, b"")]
+def test_a_request_has_the_hash_and_no_checksum_trailer(store, server):
+    server.plan = [(200, {}, b"")]
     store.put("a", BODY)
-    command, headers, _ = told.seen[0]
+    command, headers, _ = server.seen[0]
     names = {name.lower() for name in headers}
     assert command == "PUT"
     assert GOOD["x-amz-meta-sha256"] in headers.values()
@@ -223,19 +244,85 @@ def test_what_goes_over_the_wire_has_the_hash_and_no_checksum_trailer(store, tol
     assert "aws-chunked" not in str(headers)
 
 
-def test_a_certificate_that_is_not_trusted_is_no_reason_to_wait(slept, monkeypatch):
+def no_objects(store):
+    """Return an empty listing of a bucket as the store's protocol has it."""
+    return b"[]" if isinstance(store, SwiftStore) else b"<ListBucketResult/>"
+
+
+def test_a_web_page_in_place_of_a_listing_is_an_error(swift, server):
+    server.plan = [(200, {}, b"<html>Sign in to the network</html>")]
+    with pytest.raises(StoreUnavailable, match="list abc"):
+        list(swift.list())
+
+
+def test_a_bucket_that_is_not_this_projects_is_neither_read_nor_written(store, server, tmp_path):
+    server.buckets, server.plan = ["other"], [(200, {}, no_objects(store))]
+    for call in (
+        lambda: store.get("a"),
+        lambda: store.put("a", BODY),
+        lambda: store.put("a", BODY, make_bucket=True),
+        lambda: list(store.list()),
+        lambda: store.stat("a"),
+        lambda: store.delete("a"),
+        lambda: store.get_file("a", tmp_path / "x"),
+    ):
+        with pytest.raises(BucketTaken, match="another project has a bucket abc"):
+            call()
+    assert {command for command, _, _ in server.seen} == {"GET"}  # whether it exists at all
+
+
+def test_a_bucket_that_appears_later_is_checked_again(store, server):
+    server.plan = [(200, GOOD, BODY)]
+    assert store.get("a") == BODY
+    server.plan = [(404, {}, code("NoSuchBucket"))]
+    with pytest.raises(NoSuchBucket):
+        store.get("a")
+    server.buckets, server.plan = [], [(200, {}, no_objects(store))]
+    with pytest.raises(BucketTaken):
+        store.get("a")
+
+
+def test_a_clock_that_is_off_is_named_as_the_cause(store, server):
+    date = format_datetime(datetime.now(UTC) - timedelta(minutes=20), usegmt=True)
+    server.plan = [(403, {"Date": date}, code("RequestTimeTooSkewed"))]
+    with pytest.raises(
+        KitError, match=r"this machine's clock is off by 20 min \(ahead\)"
+    ) as caught:
+        store.put("a", b"x")
+    assert "set the clock" in caught.value.next_step
+    error = answer_error("put a", "abc", 403, "RequestTimeTooSkewed", "no date")
+    assert "clock is off" in error.tried
+
+
+def test_aws_settings_of_another_program_do_not_matter(server, tmp_path, monkeypatch):
+    damaged = tmp_path / "config"
+    damaged.write_text("[profile x\nregion =")
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    monkeypatch.setenv("AWS_DEFAULT_PROFILE", "other")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(damaged))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(damaged))
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "nowhere"))
+    store = S3Store("abc", FakeLogin(server.url), server.url, "r", retry=RETRY)
+    server.plan = [(200, {}, b"")]
+    store.put("a", BODY)
+    assert "Credential=access/" in server.seen[0][1]["Authorization"]
+
+
+def test_an_untrusted_certificate_is_not_asked_again(slept, monkeypatch):
     import urllib3
 
     def fail(*args, **options):
-        raise urllib3.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed")
+        raise urllib3.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify")
 
     monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", fail)
-    keys, patience = Keys("https://127.0.0.1:1"), Patience(5, 60, slept.sleep)
+    login = FakeLogin("https://127.0.0.1:1")
+    begin = time.monotonic()
     for store in (
-        SwiftStore("abc", keys, "r", patience=patience),
-        S3Store("abc", keys, keys.url, "r", patience=patience),
+        SwiftStore("abc", login, "r", retry=RETRY),
+        S3Store("abc", login, login.url, "r", retry=RetryPolicy(5, 1)),
     ):
         with pytest.raises(KitError, match="certificate is not trusted") as caught:
             store.stat("a")
         assert "ca_file" in caught.value.next_step
-    assert slept.slept == []
+    assert slept == []
+    assert time.monotonic() - begin < 5

@@ -1,4 +1,4 @@
-"""Logins, tokens, EC2 keys and their clock; against the real Keystone where it decides."""
+"""Logins, tokens, EC2 keys and the credentials list; on the real Keystone where it decides."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ from kit.base import (
     read_login,
 )
 from kit.base.settings import Hpc, Store, load
-from kit.store.keystone import Keystone, clock, keystone_for
+from kit.store import Credential, Keystone, as_row, describe_expiry, keystone_for, list_credentials
 
 PLANTED = "pl4nted$ecret#1"
 LINES = {
@@ -178,13 +178,13 @@ def fake():
         server.close()
 
 
-def test_a_token_is_reused_until_shortly_before_its_end(fake):
+def test_a_token_is_reused_until_shortly_before_it_expires(fake):
     server = fake(life_s=3600)
     keystone = Keystone(LOGIN, server.url)
     assert keystone.token() == keystone.token() == Secret("token-1")
     assert keystone.valid_until() == pytest.approx(time.time() + 3600, abs=3)
     server.life_s = 60  # the next one will be about to end at once
-    keystone.renew()
+    keystone.session.invalidate()
     assert [keystone.token().reveal() for _ in range(3)] == ["token-2", "token-3", "token-4"]
 
 
@@ -216,15 +216,66 @@ def test_a_profile_without_keystone_says_so(loaded):
     for store in (None, Store("directory", "/somewhere")):
         with pytest.raises(UsageError, match="has no Keystone"):
             keystone_for(replace(loaded, store=store))
-        assert clock(replace(loaded, store=store)) == []
+        assert list_credentials(replace(loaded, store=store)) == []
 
 
-def test_the_clock_names_a_problem_and_goes_on(loaded, tmp_path):
+def test_a_credential_that_cannot_be_had_is_listed_with_its_problem(loaded, tmp_path):
     hpc = Hpc("nowhere", "/p", ssh_config="/dev/null", needs_certificate=True, renew_hint="ask")
-    rows = clock(replace(loaded, hpc=hpc))
+    rows = list_credentials(replace(loaded, hpc=hpc))
     assert [row.what for row in rows] == ["login", "ssh certificate for nowhere"]
     assert "cannot read the login" in rows[0].problem
     assert (rows[1].problem, rows[1].how_to_renew) == ("there is no certificate", "ask")
+
+
+@pytest.fixture
+def shown(loaded, fake, tmp_path):
+    """Settings of a store with a Keystone that counts, and that Keystone."""
+    env_file(tmp_path / ".env")
+    server = fake()
+    return replace(loaded, store=Store("s3", "http://127.0.0.1:9", auth_url=server.url)), server
+
+
+def test_showing_credentials_makes_no_login_of_its_own_and_no_key(shown):
+    here, server = shown
+    keystone_for(here).token()
+    rows = list_credentials(here)
+    assert [row.what for row in rows] == [
+        "login of anna in project_2001234",
+        "Keystone token (Swift)",
+        "EC2 key (S3), not made yet",
+    ]
+    assert rows[2].how_to_renew == "the first use makes it: kit store ls"
+    assert not any(row.problem for row in rows)
+    assert (server.logins, server.ec2_keys) == (1, [])
+    assert keystone_for(here).ec2_key().access == "access-1"
+    assert [row.what for row in list_credentials(here)][2] == "EC2 key (S3)"
+    assert (server.logins, len(server.ec2_keys)) == (1, 1)
+
+
+def test_a_changed_password_is_a_new_login(shown, tmp_path):
+    here, server = shown
+    keystone_for(here).token()
+    env_file(tmp_path / ".env", CSC_PASSWORD="another")
+    keystone_for(here).token()
+    assert server.logins == 2
+
+
+def test_a_row_is_text_for_a_table():
+    endless = Credential("EC2 key (S3)", None, None, "automatic")
+    assert list(as_row(endless).values()) == ["EC2 key (S3)", "never", "-", "automatic", ""]
+    ending = as_row(Credential("token", 1_800_000_000.0, 7325.0, "automatic"))
+    assert (ending["expires"], ending["left"]) == ("2027-01-15 08:00:00 UTC", "2 h 02 min")
+    refused = as_row(Credential("login", None, None, "fix it", "refused\nby Keystone"))
+    assert (refused["expires"], refused["problem"]) == ("-", "refused by Keystone")
+
+
+def test_the_expiry_is_compared_with_the_end_of_a_job():
+    token = Credential("token", 1000.0, 900.0, "automatic")
+    assert describe_expiry(token, 1000.0) == "lasts"
+    assert describe_expiry(token, 1600.0).startswith("expires 10 min too early: what was submitted")
+    assert describe_expiry(replace(token, problem="refused\nbecause"), 1.0).startswith(
+        "refused; to"
+    )
 
 
 @pytest.fixture
@@ -255,23 +306,23 @@ def test_a_wrong_login_is_refused_with_all_possible_causes(part, real):
 
 @pytest.mark.sandbox
 def test_the_sandbox_gives_a_token_of_hours_and_the_same_ec2_key_again(real):
-    loaded, keystone = real
+    _, keystone = real
     assert keystone.token() == keystone.token()
     assert keystone.valid_until() - time.time() > 3600
-    other = keystone_for(loaded)
-    assert keystone.ec2_key() == keystone.ec2_key() == other.ec2_key()
+    other = Keystone(keystone.login, keystone.auth_url, keystone.ca_file)
+    assert keystone.ec2_key() == keystone.ec2_key() == other.find_ec2_key()
     assert keystone.storage_url("regionOne").startswith("https://127.0.0.1:")
     with pytest.raises(UsageError, match="no object store in region nowhere"):
         keystone.storage_url("nowhere")
 
 
 @pytest.mark.sandbox
-def test_the_clock_lists_each_credential_and_no_secret(real):
+def test_the_list_has_each_credential_and_no_secret(real):
     loaded, keystone = real
     now = time.time()
-    rows = {row.what: row for row in clock(loaded, now)}
-    took = time.time() - now  # the token was made some time after `now`
     key = keystone.ec2_key()
+    rows = {row.what: row for row in list_credentials(loaded, now)}
+    took = time.time() - now  # the token was made some time after `now`
     login, token, ec2, certificate = rows.values()
     assert login.what == "login of researcher in project_2001234"
     assert 3600 < token.left_s <= 8 * 3600 + took
@@ -280,8 +331,8 @@ def test_the_clock_lists_each_credential_and_no_secret(real):
     assert not any(row.problem for row in rows.values())
     for secret in (keystone.login.password, key.secret, keystone.token()):
         assert secret.reveal() not in repr(rows)
-    late = clock(loaded, now + 30 * 3600)[-1]
-    assert (late.problem, late.left_s < 0) == ("it has ended", True)
+    late = list_credentials(loaded, now + 30 * 3600)[-1]
+    assert (late.problem, late.left_s < 0) == ("it has expired", True)
 
 
 def test_credentials_are_written_nowhere(loaded, fake, tmp_path, monkeypatch):

@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from buckets import remove_bucket
 from memory_store import MemoryStore
 
 from kit.base import StoreUnavailable, UsageError
 from kit.base.settings import load
 from kit.runs.requests import RunRequests
-from kit.store.folder import DirectoryStore
+from kit.store import FolderStore
 from kit.submitter import compose_secrets
 from kit.submitter import loop as submitter_loop
 
@@ -52,13 +53,13 @@ def test_a_store_that_is_away_is_asked_later_and_later_and_then_as_before(pauses
 def test_a_submitter_signs_in_its_bucket_and_is_found_until_the_sign_is_old(
     pauses, tmp_path, monkeypatch
 ):
-    store = DirectoryStore("integration-submitter-s0-c0-u1-anna", tmp_path)
+    store = FolderStore("integration-submitter-s0-c0-u1-anna", tmp_path)
     passes = Passes(None, None, StoreUnavailable("ask the store", "503"))
     passes.jobs = RunRequests(store)
     store.ensure_bucket()
     assert not submitter_loop.other_submitter_active(store)
     store.delete(submitter_loop.CLOCK_KEY)
-    store.delete_bucket()
+    remove_bucket(store)
     submitter_loop.run_loop(passes, passes.stop)
     assert submitter_loop.other_submitter_active(store)
     sign = next(tmp_path.rglob(submitter_loop.HEARTBEAT_KEY))
@@ -68,7 +69,7 @@ def test_a_submitter_signs_in_its_bucket_and_is_found_until_the_sign_is_old(
 
 
 def test_one_stands_by_until_no_other_signs_any_more(pauses, tmp_path, monkeypatch):
-    store = DirectoryStore("integration-submitter-s0-c0-u1-anna", tmp_path)
+    store = FolderStore("integration-submitter-s0-c0-u1-anna", tmp_path)
     submitter_loop.write_heartbeat(store)
     sign = next(tmp_path.rglob(submitter_loop.HEARTBEAT_KEY))
     away = [True]

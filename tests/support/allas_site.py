@@ -8,16 +8,16 @@ import subprocess
 import time
 import uuid
 
+from buckets import remove_bucket
 from kit_sandbox import services as sandbox_services
 from kit_sandbox.supervisor import control
 
+from kit.base import read_login
 from kit.base.settings import load
-from kit.store.errors import Patience
-from kit.store.keystone import keystone_for
-from kit.store.opening import open_store
+from kit.store import Keystone, RetryPolicy, open_store
 
-SHORT = Patience(timeout_s=2, patience_s=6)  # for what will not work
-LONG = Patience(timeout_s=3, patience_s=120)  # for what will work again
+SHORT = RetryPolicy(timeout_s=2, attempts=3)  # for what will not work
+LONG = RetryPolicy(timeout_s=3, attempts=12)  # for what will work again
 
 
 class AllasSite:
@@ -28,25 +28,28 @@ class AllasSite:
         self.folder = self.loaded.sandbox_dir
         self._stores = []
 
-    def store(self, kind, patience=None):
+    def store(self, kind, retry=None):
         """Open a fresh bucket."""
         store = open_store(self.loaded, f"test-{uuid.uuid4().hex[:12]}", kind, LONG)
         store.ensure_bucket()
         store.put("ready", b"")  # after a killed gateway the first calls may take seconds
         store.delete("ready")
         self._stores.append(store)
-        return store if patience in (None, LONG) else self.same(store, kind, patience)
+        return store if retry in (None, LONG) else self.same(store, kind, retry)
 
-    def same(self, store, kind, patience=None):
+    def same(self, store, kind, retry=None):
         """Open the bucket of a store once more, with a login and connections of its own."""
-        return open_store(self.loaded, store.bucket, kind, patience, keystone_for(self.loaded))
+        return open_store(self.loaded, store.bucket, kind, retry, self.keystone())
+
+    def keystone(self):
+        """Return a login of its own, not the one that all stores of the process share."""
+        store = self.loaded.store
+        return Keystone(read_login(self.loaded), store.auth_url, store.ca_file)
 
     def close(self):
         for store in self._stores:
             again = self.same(store, "swift", LONG)
-            for row in list(again.list()):
-                again.delete(row.key)
-            again.delete_bucket()
+            remove_bucket(again)
 
     def pid(self, name):
         return control(self.folder).getProcessInfo(name)["pid"]

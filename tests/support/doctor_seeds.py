@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 
+from buckets import remove_bucket
 from doctor_bench import BARE, ENV
 from fake_keystone import FakeKeystone
 from fake_kfp import FakeKfp, serving
@@ -17,14 +18,14 @@ from kit_sandbox.supervisor import control
 from memory_store import MemoryStore
 from private_sshd import keygen
 
+from kit import store
 from kit.base import Secret
 from kit.base.errors import CredentialRefused
 from kit.base.settings import SITES, Cloud, Port, Store
 from kit.doctor import checks as doctor
 from kit.doctor import context, link_race, local
 from kit.doctor.context import CheckContext
-from kit.store import opening as store
-from kit.store.keystone import Ec2Key, Keystone, keystone_for
+from kit.store import Ec2Key, Keystone, keystone_for
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -238,9 +239,10 @@ def unknown_ec2_key(bench):
 def taken_bucket(bench):
     """Let the user's other project make the bucket that the profile names."""
     loaded = bench.loaded(store={"bucket_prefix": f"t{uuid.uuid4().hex[:8]}"})
-    login = keystone_for(loaded)
-    login.login = dataclasses.replace(login.login, project="project_2005678")
-    other = store.open_store(loaded, store.bucket_name(loaded, "pipeline"), keystone=login)
+    mine = keystone_for(loaded)
+    login = dataclasses.replace(mine.login, project="project_2005678")
+    keystone = Keystone(login, mine.auth_url, mine.ca_file)
+    other = store.open_store(loaded, store.bucket_name(loaded, "pipeline"), keystone=keystone)
     other.ensure_bucket()
-    bench.ends.callback(other.delete_bucket)
+    bench.ends.callback(remove_bucket, other)
     return doctor.run_checks(CheckContext(loaded))

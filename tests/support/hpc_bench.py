@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from buckets import remove_bucket
 from idx_files import real_or_striped_images
 from kit_sandbox.files import account_names
 from slurm_site import until
@@ -120,9 +121,7 @@ class Bench:
                     leaked.append(standing)
                 self.submitter.slurm.cancel(name)
         for store in (self.jobs.store, self.submitter.data):
-            for each in list(store.list()):
-                store.delete(each.key)
-            store.delete_bucket()
+            remove_bucket(store)
         assert not leaked, leaked
 
 

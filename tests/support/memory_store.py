@@ -1,54 +1,83 @@
-"""An object store in memory, for unit tests: the part of the protocol that runs' objects need."""
+"""An object store in memory, for unit tests; it passes the stores' contract tests."""
 
 import hashlib
-from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from kit.base import NoSuchObject, ObjectDamaged
-
-
-@dataclass(frozen=True)
-class Found:
-    key: str
-    size: int
-    sha256: str
+from kit.base import NoSuchBucket, NoSuchObject
+from kit.store import ObjectInfo
+from kit.store.objects import check_hash, check_key, download_target, measured
 
 
 class MemoryStore:
-    """Objects by key; `calls` counts what was asked, `away` makes every call fail with it."""
+    """Objects by key; `calls` counts requests, `away` makes each raise it, `missing`: no bucket."""
 
-    def __init__(self):
+    def __init__(self, bucket="memory", missing=False):
+        self.bucket, self.missing = bucket, missing
         self.objects, self.calls, self.away = {}, [], None
+        self.recorded, self.modified = {}, {}
 
     def _asked(self, what):
         self.calls.append(what)
         if self.away:
             raise self.away
+        if self.missing and what != "ensure_bucket":
+            raise NoSuchBucket(f"{what}: there is no bucket {self.bucket}")
 
-    def put(self, key, content):
-        self._asked("put")
-        self.objects[key] = content.read_bytes() if hasattr(content, "read_bytes") else content
-        return self.stat(key)
+    def put(self, key, content, *, sha256="", make_bucket=False, progress=None):
+        with measured(key, content, sha256) as (stream, size, found):
+            if make_bucket and self.missing:
+                self.ensure_bucket()
+            self._asked("put")
+            self.objects[key] = stream.read()
+            if progress:
+                progress(size)
+        self.recorded[key], self.modified[key] = found, datetime.now(UTC)
+        return self._info(key)
 
     def get(self, key, *, sha256=""):
+        check_key(key)
         self._asked("get")
-        if key not in self.objects:
-            raise NoSuchObject(f"get {key}")
-        if sha256 and hashlib.sha256(self.objects[key]).hexdigest() != sha256:
-            raise ObjectDamaged(f"get {key}")
-        return self.objects[key]
+        content = self._content(key)
+        check_hash(key, content, sha256 or self.recorded.get(key, ""))
+        return content
+
+    def get_file(self, key, path, *, sha256="", progress=None):
+        with download_target(key, path) as new:
+            new.write_bytes(self.get(key, sha256=sha256))
+            if progress:
+                progress(len(self.objects[key]))
+        return self._info(key)
 
     def stat(self, key):
+        check_key(key)
         self._asked("stat")
-        if key not in self.objects:
-            raise NoSuchObject(f"stat {key}")
-        content = self.objects[key]
-        return Found(key, len(content), hashlib.sha256(content).hexdigest())
+        self._content(key)
+        return self._info(key)
 
     def list(self, prefix=""):
         self._asked("list")
-        keys = sorted(key for key in self.objects if key.startswith(prefix))
-        return [Found(key, len(self.objects[key]), "") for key in keys]
+        keys = sorted((key for key in self.objects if key.startswith(prefix)), key=str.encode)
+        for key in keys:
+            info = self._info(key)
+            yield ObjectInfo(key, info.size, "", info.modified)
 
     def delete(self, key):
+        check_key(key, removing=True)
         self._asked("delete")
-        self.objects.pop(key, None)
+        for table in (self.objects, self.recorded, self.modified):
+            table.pop(key, None)
+
+    def ensure_bucket(self):
+        self._asked("ensure_bucket")
+        self.missing = False
+
+    def _content(self, key):
+        if key not in self.objects:
+            raise NoSuchObject(f"get {key}: it is not there")
+        return self.objects[key]
+
+    def _info(self, key):
+        """Tests also fill `objects` themselves: such an object has the hash of its content."""
+        content = self.objects[key]
+        recorded = self.recorded.get(key, hashlib.sha256(content).hexdigest())
+        return ObjectInfo(key, len(content), recorded, self.modified.get(key, datetime.now(UTC)))
