@@ -1,10 +1,11 @@
 #!/bin/bash
 # What the platform's VM (Ubuntu 24.04, amd64) needs, step by step; each can be run again.
 #   setup.sh list | check STEP | do STEP | all
-# `check` needs no rights and says by its exit code whether the step is in order; `do` needs root.
+# `check` reports by its exit code whether the step is in order. Both need root: Docker's socket is
+# root's, and nobody is put into the group docker, which would be the same.
 # ROOT is a folder before the files that are written, for tests.
 set -euo pipefail
-STEPS="packages upgrades tools tunnel-user sshd registry cluster"
+STEPS="packages upgrades tools tunnel-user sshd registry cluster kubeconfig"
 ROOT=${ROOT:-}
 KUBECTL=v1.32.4 KIND=v0.20.0 KUSTOMIZE=v5.5.0 # article: kind 0.14 by upstream's own script
 NODE=kindest/node:v1.24.15 # upstream was tried with Kubernetes 1.24
@@ -54,11 +55,13 @@ do_tunnel-user() {
   install -d -m 700 -o kit-tunnel -g kit-tunnel "$ROOT/home/kit-tunnel/.ssh"
 }
 
-check_sshd() { grep -qsx 'GatewayPorts clientspecified' "$SSHD" && grep -qx 'AllowStreamLocalForwarding no' "$SSHD"; }
+check_sshd() { grep -qsx 'GatewayPorts no' "$SSHD" && grep -qsx 'GatewayPorts clientspecified' "$SSHD"; }
 do_sshd() {
   install -d "$(dirname "$SSHD")"
-  printf '%s\n' 'GatewayPorts clientspecified' 'PasswordAuthentication no' 'KbdInteractiveAuthentication no' \
-    'Match User kit-tunnel' 'AllowStreamLocalForwarding no' >"$SSHD" # no option of a key bars Unix sockets
+  # only the tunnels' user opens ports for pods; no option of a key bars Unix sockets
+  printf '%s\n' 'PasswordAuthentication no' 'KbdInteractiveAuthentication no' \
+    'Match User kit-tunnel' 'GatewayPorts clientspecified' 'AllowStreamLocalForwarding no' \
+    'Match User *,!kit-tunnel' 'GatewayPorts no' >"$SSHD"
   [ -n "$ROOT" ] || { sshd -t && systemctl reload ssh; }
 }
 
@@ -94,6 +97,20 @@ do_cluster() {
     docker network inspect kind --format '{{range .Containers}}{{.Name}} {{end}}' | grep -qw kind-registry
   sysctl --quiet --write fs.inotify.max_user_watches=1048576 fs.inotify.max_user_instances=512
 }
+
+# The cluster's kubeconfig for the person who logs in: kubectl and `kit port-forward` run as they.
+owner() { echo "${SUDO_USER:-$(getent passwd 1000 | cut -d: -f1)}"; }
+kubeconfig() { echo "$ROOT$(getent passwd "$(owner)" | cut -d: -f6)/.kube/config"; }
+check_kubeconfig() {
+  [ "$(stat -c '%U %a' "$(kubeconfig)" 2>/dev/null)" = "$(owner) 600" ] &&
+    kubectl --kubeconfig "$(kubeconfig)" config get-contexts "kind-$CLUSTER" >/dev/null 2>&1
+}
+do_kubeconfig() { # as that person, who owns the folder: root follows no link in it
+  # shellcheck disable=SC2016 # expanded by that shell
+  kind get kubeconfig --name "$CLUSTER" |
+    as_owner sh -c 'umask 077; mkdir -p "${1%/*}" && cat >"$1.new" && mv -f "$1.new" "$1"' sh "$(kubeconfig)"
+}
+as_owner() { if [ "$(id -un)" = "$(owner)" ]; then "$@"; else runuser -u "$(owner)" -- "$@"; fi; }
 
 known() { [[ " $STEPS " == *" ${1:-} "* ]] || { echo "no step '${1:-}'; there are: $STEPS" >&2; exit 2; }; }
 case "${1:-}" in

@@ -33,23 +33,22 @@ def port_forward_command(profile: str | None, bind: str, only_print: bool) -> No
     import threading
 
     from kit.base.settings import load
-    from kit.deploy import connection, port_forward
+    from kit.deploy import port_forward
+    from kit.deploy.forwards import list_forwards, plain_commands
 
     settings = load(profile)
-    rows = port_forward.forwards(settings, bind)
-    host = port_forward.vm_of(settings, rows)
+    rows = list_forwards(settings, bind)
+    host = port_forward.vm_connection(settings, rows)
     if only_print:
-        click.echo(port_forward.plain(host, rows))
+        click.echo(plain_commands(host, rows))
         return
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # the ssh process below is ended in any case
         signal.signal(number, lambda *_: stop.set())
-    connection.run(
-        connection.Connection(host, rows),
-        lambda line: click.echo(f"kit port-forward: {line}", err=True),
-        click.echo,
-        stop,
+    connection = port_forward.Connection(
+        host, rows, lambda line: click.echo(f"kit port-forward: {line}", err=True)
     )
+    port_forward.run(connection, click.echo, stop)
 
 
 @click.group("platform")
@@ -155,7 +154,7 @@ def vm_plan_command(profile: str | None) -> None:
     from kit.base.settings import load
     from kit.deploy import vm
 
-    click.echo(vm.text(load(profile)))
+    click.echo(vm.plan(load(profile)))
 
 
 @vm_group.command("cloud-init")
@@ -169,9 +168,9 @@ def cloud_init_command(key: Path) -> None:
     Example:
       kit vm cloud-init key.pub
     """
-    from kit.deploy import vm_setup
+    from kit.deploy import vm
 
-    click.echo(vm_setup.cloud_init(vm_setup.public_key(key)), nl=False)
+    click.echo(vm.cloud_init(vm.public_key(key)), nl=False)
 
 
 @vm_group.command("bootstrap")
@@ -188,15 +187,10 @@ def bootstrap_command(profile: str | None, dry_run: bool) -> None:
     Example:
       kit vm bootstrap --profile roihu --dry-run
     """
-    from kit.base import SSHHost
+    from kit.base import vm_host
     from kit.base.settings import load
-    from kit.deploy import vm_setup
+    from kit.deploy import vm
 
-    settings = load(profile)
-    if settings.cloud is None or not settings.cloud.ssh_host:
-        got, step = "no cloud.ssh_host", "use a profile with a cloud"
-        raise UsageError(f"set up the VM of {settings.profile}", got, step)
-    host = SSHHost(settings.cloud.ssh_host, settings.hpc.ssh_config if settings.hpc else "")
-    missing = vm_setup.bootstrap(host, click.echo, dry_run)
+    missing = vm.bootstrap(vm_host(load(profile)), click.echo, dry_run)
     if missing:
         click.echo(f"not in order: {', '.join(missing)}; nothing was changed")

@@ -1,156 +1,219 @@
-"""`kit forward`: the services of the platform on this machine, by one ssh connection to the VM.
+"""`kit port-forward`: the platform's services on this machine, by one ssh connection to the VM.
 
-A service of Kubernetes is reached by `kubectl port-forward` on the VM, one at an address from the
-VM itself. What is here is what to forward; `forward_connection.py` does it.
+The connection is opened again when it ends. A service of Kubernetes is reached by `kubectl
+port-forward` on the VM, which a shell loop there keeps running.
 """
 
+import contextlib
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
 
-from kit.base import Busy, SSHHost, UsageError, to_text
+from kit.base import Busy, HostKeyRefused, KitError, SSHHost, UsageError, private_folder, vm_host
 from kit.base.ports import port_holders
-from kit.base.settings import Port, Settings
+from kit.base.settings import Settings
+from kit.deploy.forwards import Forward, as_table
 
-TITLES = {
-    "dashboard": "Kubeflow dashboard",
-    "minio": "Kubeflow MinIO",
-    "mlflow": "MLflow",
-    "mlflow-minio": "MLflow MinIO",
-    "prometheus": "Prometheus",
-    "grafana": "Grafana",
-    "forwarder": "forwarder face",
-    "flower": "forwarder monitor",
-    "worker": "forwarder backend",
-    "ray": "Ray dashboard",
-}
-PATHS = {"forwarder": "/docs", "worker": "/metrics"}
+Report = Callable[[str], None]
+READY = "Forwarding from"  # kubectl prints it when it listens
+ENDED = "@ended "  # the loop prints it when kubectl has ended
+RECONNECT_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
+OPEN_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 10.0  # a service that is not ready by then is reported
 
 
-@dataclass(frozen=True)
-class Forward:
-    """One forward: `bind:port` here leads to `host:target`, as the VM sees it, or to a service."""
-
-    name: str
-    bind: str
-    port: int
-    host: str
-    target: int
-    service: str = ""
-    namespace: str = ""
-    user: str = ""
-    password: str = ""
-
-    @property
-    def title(self) -> str:
-        """What the table calls it."""
-        return TITLES.get(self.name, self.name)
-
-    @property
-    def local(self) -> str:
-        """The option of ssh; kubectl listens on the VM's loopback at the port of here."""
-        end = f"127.0.0.1:{self.port}" if self.service else f"{self.host}:{self.target}"
-        return f"{self.bind}:{self.port}:{end}"
-
-    @property
-    def kubectl(self) -> list[str]:
-        """The words after `kubectl`."""
-        where = ["--namespace", self.namespace, "--address", "127.0.0.1"]
-        return ["port-forward", *where, f"svc/{self.service}", f"{self.port}:{self.target}"]
-
-
-def forwards(loaded: Settings, bind: str = "") -> list[Forward]:
-    """List what the profile's [ports], and its URLs where it has no port, lead to.
-
-    That is every service of Kubernetes, and of the addresses those that a person looks at.
-    Raises UsageError that names an entry which cannot be forwarded.
-    """
-    cloud = loaded.cloud
-    if cloud is None:
-        return []
-    found = dict(loaded.ports)
-    for name, url, file in (
-        ("mlflow", cloud.mlflow_url, cloud.mlflow_env_file),
-        ("prometheus", cloud.prometheus_url, cloud.prometheus_env_file),
-    ):
-        parts = urlsplit(url)
-        if name not in found and parts.hostname and parts.port:
-            show = shlex.join(["cat", file]) if file else ""
-            found[name] = Port(parts.port, address=parts.hostname, password=show)
-    names = [name for name in TITLES if name in found]
-    names += [name for name, port in found.items() if port.svc and name not in TITLES]
-    _refuse_wrong(loaded.profile, {name: found[name] for name in names})
-    address, inside = bind or cloud.forward_address, cloud.tunnel_address or "127.0.0.1"
-    return [
-        Forward(name, address, p.port, p.address or inside, p.target or p.port, p.svc,
-                p.namespace, p.user, p.password)
-        for name, p in ((name, found[name]) for name in names)
-    ]  # fmt: skip
-
-
-def _refuse_wrong(profile: str, ports: Mapping[str, Port]) -> None:
-    """Raise UsageError for an entry that is half a service, both kinds, or shares its port."""
-    seen: dict[int, str] = {}
-    for name, port in ports.items():
-        where = f"{profile}: [ports] {name}"
-        if bool(port.svc) != bool(port.namespace):
-            raise UsageError(f"{where} has one of svc and namespace", next_step="give both")
-        if port.svc and port.address:
-            step = "give svc and namespace, or address"
-            raise UsageError(f"{where} has a svc and an address", next_step=step)
-        for number in (port.port, port.target or port.port):
-            if not 0 < number < 65536:
-                raise UsageError(f"{where}: {number} is no port", next_step="1 to 65535")
-        if port.port in seen:
-            step = "give one of them another port"
-            raise UsageError(f"{where} and {seen[port.port]}: port {port.port}", "twice", step)
-        seen[port.port] = name
-
-
-def text(rows: Sequence[Forward]) -> str:
-    """Show them as a table: what, where, as whom, what shows the password."""
-    return to_text(
-        [
-            {
-                "what": each.title,
-                "address": f"http://{each.bind}:{each.port}{PATHS.get(each.name, '')}",
-                "user": each.user,
-                "password shown by": each.password,
-            }
-            for each in rows
-        ]
-    )
-
-
-def plain(host: SSHHost, rows: Sequence[Forward]) -> str:
-    """Give the same as lines that a person could type: one ssh, one kubectl a service."""
-    ssh = ["ssh", *(["-F", host.config] if host.config else [])]
-    options = [word for each in rows for word in ("-L", each.local)]
-    lines = [shlex.join([*ssh, "-N", *options, host.name])]
-    lines += [shlex.join([*ssh, host.name, "kubectl", *r.kubectl]) for r in rows if r.service]
-    return "\n".join(lines)
-
-
-def vm_of(loaded: Settings, rows: Sequence[Forward]) -> SSHHost:
-    """Give the VM with a connection of its own. Raises UsageError when the profile has none."""
-    if loaded.cloud is None or not loaded.cloud.ssh_host or not rows:
+def vm_connection(settings: Settings, rows: Sequence[Forward]) -> SSHHost:
+    """Return the VM with a connection of its own. Raises UsageError if the profile has none."""
+    if settings.cloud is None or not settings.cloud.ssh_host or not rows:
         got = "it has no [cloud] ssh_host, or no [ports]"
-        raise UsageError(f"forward the ports of {loaded.profile}", got, "use another profile")
-    config = loaded.hpc.ssh_config if loaded.hpc else ""
-    shared = SSHHost(loaded.cloud.ssh_host, config)
-    folder = shared.folder / f"forward-{rows[0].bind}"  # as many as there are addresses
-    return SSHHost(loaded.cloud.ssh_host, config, folder=folder)
+        raise UsageError(f"forward the ports of {settings.profile}", got, "use another profile")
+    folder = vm_host(settings).folder / f"forward-{rows[0].bind}"  # one for each address
+    return vm_host(settings, folder=folder)
 
 
 def refuse_taken(rows: Sequence[Forward]) -> None:
-    """Raise Busy that says who holds each port that is taken."""
-    held = port_holders((row.bind, row.port) for row in rows)
+    """Raise Busy that names who holds each port that is taken."""
+    holders = port_holders((row.bind, row.port) for row in rows)
     taken = [
-        f"{row.port} ({row.title}) by {held[row.bind, row.port]}"
+        f"{row.port} ({row.title}) by {holders[row.bind, row.port]}"
         for row in rows
-        if (row.bind, row.port) in held
+        if (row.bind, row.port) in holders
     ]
     if taken:
         step = "end that program, or listen elsewhere: kit port-forward --bind 127.0.0.2"
         raise Busy(f"{len(taken)} port(s) on {rows[0].bind} are taken", "; ".join(taken), step)
+
+
+class Service:
+    """A service of Kubernetes, forwarded by a kubectl on the VM."""
+
+    def __init__(self, row: Forward, report: Report) -> None:
+        self.row, self.report = row, report
+        self.ready = False
+        self.last_line = ""
+        self._reported = ""  # the same reason is reported once until the service is ready again
+
+    def start(self, argv: Sequence[str]) -> subprocess.Popen[str]:
+        """Start its ssh command and a thread that reads it."""
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        threading.Thread(target=self._read, args=(child,), daemon=True).start()
+        return child
+
+    def _read(self, child: subprocess.Popen[str]) -> None:
+        with contextlib.suppress(ValueError):  # closed while it is read
+            for line in child.stdout or ():
+                self._handle(line.strip()[-300:])
+
+    def _handle(self, line: str) -> None:
+        if line.startswith(READY):
+            self.ready, self._reported = True, ""
+        elif line.startswith(ENDED):
+            reason = self.last_line
+            if self.ready or not reason:
+                reason = f"kubectl ended with {line.removeprefix(ENDED)}"
+            if reason != self._reported:
+                self.report(f"{self.row.title}: {reason}; started again")
+            self.ready, self.last_line, self._reported = False, "", reason
+        elif not line.startswith("Handling"):
+            self.last_line = line
+
+
+class Connection:
+    """One ssh connection with its forwards, and the services behind it."""
+
+    def __init__(self, host: SSHHost, rows: Sequence[Forward], report: Report) -> None:
+        self.host, self.rows, self.report = host, rows, report
+        self.services: list[Service] = []
+        self._master: subprocess.Popen[bytes] | None = None
+        self._children: list[subprocess.Popen[str]] = []
+
+    def open(self, stop: threading.Event) -> None:
+        """Connect, unless `stop` is set. Raises the error that ssh reports."""
+        private_folder(self.host.folder.parent)
+        private_folder(self.host.folder)
+        self.host.socket.unlink(missing_ok=True)
+        options = [word for row in self.rows for word in ("-L", row.option)]
+        with tempfile.TemporaryFile() as errors:
+            self._master = subprocess.Popen(
+                self._ssh("-M", "-o", "ExitOnForwardFailure=yes", "-N", *options),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+            deadline = time.monotonic() + OPEN_TIMEOUT_S
+            while not self.host.socket.exists() and self._master.poll() is None:
+                if stop.wait(0.02):
+                    return
+                if time.monotonic() > deadline:
+                    self._master.kill()
+            if self._master.poll() is not None and not stop.is_set():
+                errors.seek(0)
+                message = errors.read().decode(errors="replace").strip()
+                raise self.host.failure(self._master.returncode, message)
+        self.services = [Service(row, self.report) for row in self.rows if row.service]
+        self._children = [service.start(self._loop(service.row)) for service in self.services]
+
+    def alive(self) -> bool:
+        """Report whether the ssh connection and all commands in it run."""
+        children = [self._master, *self._children]
+        return all(child is not None and child.poll() is None for child in children)
+
+    def missing(self) -> list[str]:
+        """List the services that are not forwarded yet, with kubectl's last line."""
+        late = [service for service in self.services if not service.ready]
+        return [f"{row.row.title} ({row.last_line or 'no answer yet'})" for row in late]
+
+    def close(self) -> None:
+        """End the connection; kubectl on the VM ends with it."""
+        children: list[subprocess.Popen[Any]] = [*self._children]
+        children += [self._master] if self._master else []
+        for child in children:
+            child.terminate()
+        for child in children:
+            try:
+                child.wait(5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe:
+                    pipe.close()
+        self.host.socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.host.folder.rmdir()
+        self._master, self._children, self.services = None, [], []
+
+    def _loop(self, row: Forward) -> list[str]:
+        text = (files(__package__) / "scripts" / "kubectl_loop.sh").read_text()
+        lines = [line.strip() for line in text.splitlines() if not line.startswith("#")]
+        return self._ssh(command=shlex.join(["sh", "-c", " ".join(lines), "sh", *row.kubectl]))
+
+    def _ssh(self, *options: str, command: str = "") -> list[str]:
+        values = ["BatchMode=yes", "StrictHostKeyChecking=yes", "LogLevel=ERROR"]
+        values += ["ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=2"]
+        values += ["ControlPersist=no"]  # else the connection would leave this process
+        config = ["-F", self.host.config] if self.host.config else []
+        words = [word for value in values for word in ("-o", value)]
+        socket, end = str(self.host.socket), [command] if command else []
+        return ["ssh", *config, *words, "-S", socket, "-T", *options, self.host.name, *end]
+
+
+def run(connection: Connection, show: Report, stop: threading.Event) -> None:
+    """Forward until `stop`: show the table when all is ready, connect again when it ends.
+
+    Raises Busy for taken ports and the error of the first connection; later only the error of a
+    changed host key.
+    """
+    refuse_taken(connection.rows)
+    report = connection.report
+    try:
+        connection.open(stop)
+        _watch(connection, lambda: show(as_table(connection.rows)), stop)
+        while not stop.is_set():
+            report("the ssh connection has ended; connecting again")
+            if _reconnect(connection, stop):
+                _watch(connection, lambda: report("forwarding again"), stop)
+    finally:
+        connection.close()
+
+
+def _watch(connection: Connection, on_ready: Callable[[], None], stop: threading.Event) -> None:
+    """Wait while the connection lives; call `on_ready` once all services are, or are late."""
+    begin, reported = time.monotonic(), False
+    while connection.alive() and not stop.is_set():
+        missing = [] if reported else connection.missing()
+        if not reported and (not missing or time.monotonic() > begin + READY_TIMEOUT_S):
+            on_ready()
+            reported = True
+            if missing:
+                connection.report(f"not there yet: {', '.join(missing)}")
+        stop.wait(0.2 if reported else 0.05)
+
+
+def _reconnect(connection: Connection, stop: threading.Event) -> bool:
+    """Connect until it works; return False if `stop` came first."""
+    attempts = 0
+    connection.close()
+    while not stop.wait(RECONNECT_PAUSES_S[min(attempts, len(RECONNECT_PAUSES_S) - 1)]):
+        attempts += 1
+        try:
+            connection.open(stop)
+        except HostKeyRefused:
+            raise
+        except KitError as err:
+            connection.report(" ".join(str(err).split()))
+        else:
+            return True
+    return False

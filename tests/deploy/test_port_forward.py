@@ -1,4 +1,4 @@
-"""`kit forward`: one ssh connection, what is behind it, and that it comes back.
+"""`kit port-forward`: one ssh connection, the services behind it, and that it comes back.
 
 Ports at an address: against the sandbox's own VM. Services of Kubernetes: no cluster takes part;
 a real sshd of the test's own has a small stand-in for kubectl on its PATH (stand_in_kubectl.py).
@@ -7,6 +7,7 @@ a real sshd of the test's own has a small stand-in for kubectl on its PATH (stan
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import stat
@@ -17,15 +18,19 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from private_sshd import PrivateSshd, free_port
 
-from kit.base import ROOT, UsageError
+from kit.base import ROOT, SSHHost, UsageError
 from kit.base.settings import SITES, Port, load
-from kit.deploy import port_forward as forward
+from kit.deploy.forwards import Forward, list_forwards
+from kit.deploy.port_forward import Connection
 
 KIT = [sys.executable, "-m", "kit", "port-forward"]
-HERE = "127.0.0.3"  # the forwards listen here; the VM's loopback is 127.0.0.1
+# the forwards listen here, one address for each worker; the VM's loopback is 127.0.0.1
+WORKER = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0)
+HERE, OTHER = f"127.0.3.{3 + WORKER}", f"127.0.4.{3 + WORKER}"
 
 
 def until(what, seconds=20.0):
@@ -50,7 +55,7 @@ def answers(url):
 
 
 class Running:
-    """`kit forward` as a person has it in a terminal."""
+    """`kit port-forward` as a person has it in a terminal."""
 
     def __init__(self, folder, *words, **environ):
         self.out, self.err = folder / "out", folder / "err"
@@ -68,8 +73,8 @@ class Running:
 
     def ssh(self):
         """The pids of its ssh processes: the connection, and one for each service."""
-        argv = ["pgrep", "-x", "-P", str(self.process.pid), "ssh"]
-        return list(map(int, subprocess.run(argv, capture_output=True, text=True).stdout.split()))
+        children = psutil.Process(self.process.pid).children()
+        return [child.pid for child in children if child.name() == "ssh"]
 
     def master(self):
         """The one that holds the forwards."""
@@ -83,7 +88,7 @@ class Running:
 
 @pytest.fixture
 def started(tmp_path):
-    """A function that starts `kit forward` and waits for its table."""
+    """A function that starts `kit port-forward` and waits for its table."""
     running = []
 
     def start(*words, **environ):
@@ -102,7 +107,8 @@ def cluster(tmp_path):
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     program = bin_folder / "kubectl"
-    stand_in = Path(__file__).parents[1] / "support/stand_in_kubectl.py"
+    stand_in = bin_folder / "stand_in_kubectl.py"  # a copy: its processes are this test's
+    shutil.copy(Path(__file__).parents[1] / "support/stand_in_kubectl.py", stand_in)
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -u {stand_in} "$@"\n')
     program.chmod(0o755)
     sshd = PrivateSshd(tmp_path / "sshd", setenv=f"PATH={bin_folder}:/usr/bin:/bin").start()
@@ -136,10 +142,15 @@ port = {ports["mlflow"]}
     sshd.stop()
 
 
-def kubectls():
-    """The pids of the stand-ins that run."""
-    argv = ["pgrep", "-f", str(Path(__file__).parents[1] / "support/stand_in_kubectl.py")]
-    return list(map(int, subprocess.run(argv, capture_output=True, text=True).stdout.split()))
+def kubectls(folder):
+    """The pids of this test's stand-ins that run."""
+    return running_with(f"{folder}/bin/stand_in_kubectl.py")
+
+
+def running_with(word):
+    """The pids of the processes with this word among their arguments."""
+    rows = psutil.process_iter(["cmdline"])
+    return [row.pid for row in rows if word in (row.info["cmdline"] or [])]
 
 
 def sockets():
@@ -147,7 +158,7 @@ def sockets():
     return list(folder.iterdir()) if folder.exists() else []
 
 
-def test_services_are_forwarded_with_their_users_and_the_way_to_their_passwords(cluster, started):
+def test_table_shows_users_and_the_way_to_their_passwords(cluster, started):
     folder, _, url = cluster
     running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
     running.ready()
@@ -160,19 +171,19 @@ def test_services_are_forwarded_with_their_users_and_the_way_to_their_passwords(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_nothing_is_left_after_it_was_stopped(cluster, started, number):
+def test_nothing_is_left_after_it_stopped(cluster, started, number):
     folder, sshd, url = cluster
     running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
     running.ready()
-    assert (len(running.ssh()), len(kubectls())) == (3, 2)
+    assert (len(running.ssh()), len(kubectls(folder))) == (3, 2)
     assert running.stop(number) == 0, running.err.read_text()
-    until(lambda: not kubectls())
+    until(lambda: not kubectls(folder))
     assert (sockets(), sshd.sessions(), answers(url["grafana"])) == ([], [], False)
-    assert subprocess.run(["pgrep", "-f", f"{folder}/sshd/config"]).returncode == 1
+    assert running_with(f"{folder}/sshd/config") == []
 
 
 @pytest.mark.parametrize("cut", ["the client's", "the VM's"])
-def test_a_connection_that_was_killed_comes_back_with_its_services(cluster, started, cut):
+def test_killed_connection_comes_back_with_its_services(cluster, started, cut):
     folder, sshd, url = cluster
     running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
     running.ready()
@@ -184,10 +195,10 @@ def test_a_connection_that_was_killed_comes_back_with_its_services(cluster, star
     running.said("forwarding again")
     assert all(map(answers, url.values()))
     assert running.master() != old
-    assert len(kubectls()) == 2
+    assert len(kubectls(folder)) == 2
 
 
-def test_a_vm_that_is_away_is_tried_again_and_told(cluster, started):
+def test_vm_that_is_away_is_reported_and_tried_again(cluster, started):
     folder, sshd, url = cluster
     running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
     running.ready()
@@ -198,7 +209,7 @@ def test_a_vm_that_is_away_is_tried_again_and_told(cluster, started):
     assert answers(url["mlflow"])
 
 
-def test_another_host_key_ends_it(cluster, started):
+def test_changed_host_key_ends_it(cluster, started):
     folder, sshd, _ = cluster
     running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
     running.ready()
@@ -208,11 +219,11 @@ def test_another_host_key_ends_it(cluster, started):
     assert "compare its fingerprint" in running.err.read_text()
 
 
-def test_a_kubectl_that_ends_is_told_and_started_again(cluster, started):
+def test_kubectl_that_ends_is_reported_and_started_again(cluster, started):
     folder, _, url = cluster
     running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
     running.ready()
-    master, first = running.master(), kubectls()
+    master, first = running.master(), kubectls(folder)
     os.kill(first[0], signal.SIGKILL)
     running.said("started again")
     until(lambda: all(map(answers, url.values())))
@@ -220,10 +231,10 @@ def test_a_kubectl_that_ends_is_told_and_started_again(cluster, started):
         r"(Grafana|MLflow): (Killed|kubectl ended with \d+); started again", running.err.read_text()
     )
     assert running.master() == master
-    assert set(kubectls()) != set(first)
+    assert set(kubectls(folder)) != set(first)
 
 
-def test_a_service_that_is_not_there_is_told_once_and_does_not_hold_up_the_others(cluster, started):
+def test_missing_service_is_reported_once_and_delays_no_other(cluster, started):
     folder, _, url = cluster
     profile = folder / "vm.toml"
     profile.write_text(profile.read_text().replace('svc = "mlflow"', 'svc = "missing"'))
@@ -236,7 +247,7 @@ def test_a_service_that_is_not_there_is_told_once_and_does_not_hold_up_the_other
     assert 'services "missing" not found' in told[0]
 
 
-def test_a_taken_port_is_named_with_its_holder(cluster, started):
+def test_taken_port_is_named_with_its_holder(cluster, started):
     folder, _, url = cluster
     port = int(url["grafana"].rpartition(":")[2])
     with socket.socket() as holder:
@@ -248,12 +259,12 @@ def test_a_taken_port_is_named_with_its_holder(cluster, started):
     assert f"{port} (Grafana) by pid {os.getpid()} (" in said
     assert "kit port-forward --bind" in said
     assert done.out.read_text() == ""
-    elsewhere = started("--profile", "vm", "--bind", "127.0.0.4", KIT_SITES_DIR=str(folder))
+    elsewhere = started("--profile", "vm", "--bind", OTHER, KIT_SITES_DIR=str(folder))
     elsewhere.ready()
-    assert answers(f"http://127.0.0.4:{port}")
+    assert answers(f"http://{OTHER}:{port}")
 
 
-def test_an_unknown_key_is_refused_before_anything_is_opened(cluster, started):
+def test_unknown_key_is_refused_before_anything_is_opened(cluster, started):
     folder, sshd, _ = cluster
     (sshd.folder / "authorized_keys").write_text("")
     running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
@@ -262,7 +273,7 @@ def test_an_unknown_key_is_refused_before_anything_is_opened(cluster, started):
     assert sockets() == []
 
 
-def test_the_plain_lines_are_what_a_person_would_type(cluster):
+def test_printed_commands_work_when_typed(cluster):
     folder, sshd, url = cluster
     environ = os.environ | {"KIT_SITES_DIR": str(folder)}
     argv = [*KIT, "--profile", "vm", "--print"]
@@ -279,7 +290,7 @@ def test_the_plain_lines_are_what_a_person_would_type(cluster):
         for each in running:
             each.terminate()
             each.wait()
-        for pid in kubectls():  # plain lines leave their kubectl: that is why there is more
+        for pid in kubectls(folder):  # plain lines leave their kubectl: that is why there is more
             os.kill(pid, signal.SIGTERM)
 
 
@@ -290,7 +301,7 @@ CONTRACT = {
     "MLflow MinIO": ("mlflow-minio-service", "mlflow", 9001, 9001),
     "Prometheus": ("prometheus-service", "monitoring", 8090, 8080),
     "Grafana": ("grafana", "monitoring", 5050, 3000),
-    "forwarder face": ("fastapi-service", "forwarder", 6500, 6500),
+    "forwarder API": ("fastapi-service", "forwarder", 6500, 6500),
     "forwarder monitor": ("flower-service", "forwarder", 6501, 6501),
     "forwarder backend": ("celery-service", "forwarder", 6502, 6502),
     "Ray dashboard": ("", "", 8280, 8280),
@@ -298,18 +309,18 @@ CONTRACT = {
 
 
 @pytest.mark.parametrize("name", ["roihu", "lumi"])
-def test_a_site_forwards_the_ten_ports_of_the_article(name):
-    rows = forward.forwards(load(name, {}))
+def test_site_forwards_the_ten_ports_of_the_article(name):
+    rows = list_forwards(load(name, {}))
     assert {r.title: (r.service, r.namespace, r.port, r.target) for r in rows} == CONTRACT
 
 
-def test_the_commands_of_a_site_show_the_passwords_that_were_made(tmp_path):
+def test_commands_show_the_passwords_that_were_written(tmp_path):
     from kit.deploy import manifests as platform
 
     (tmp_path / "secrets").mkdir()
     platform.write_secrets(tmp_path / "secrets", "x='y'\n", "me")
     made = (tmp_path / "secrets" / "platform.env").read_text().splitlines()
-    shown = [each.password for each in forward.forwards(load("roihu", {})) if each.user]
+    shown = [each.password for each in list_forwards(load("roihu", {})) if each.user]
     assert len(shown) == 5
     for command in shown:
         argv = shlex.split(command)
@@ -328,21 +339,21 @@ def test_the_commands_of_a_site_show_the_passwords_that_were_made(tmp_path):
         ({"grafana": Port(5050, svc="grafana")}, "[ports] grafana has one of svc and namespace"),
         ({"grafana": Port(5050, namespace="x")}, "[ports] grafana has one of svc and namespace"),
         ({"mlflow": Port(1, "a", "b", "127.0.0.1")}, "[ports] mlflow has a svc and an address"),
-        ({"mlflow": Port(0)}, "[ports] mlflow: 0 is no port"),
-        ({"mlflow": Port(65536)}, "65536 is no port"),
-        ({"mlflow": Port(5000, target=-1)}, "-1 is no port"),
+        ({"mlflow": Port(0)}, "[ports] mlflow: 0 is not a valid port"),
+        ({"mlflow": Port(65536)}, "65536 is not a valid port"),
+        ({"mlflow": Port(5000, target=-1)}, "-1 is not a valid port"),
         ({"mlflow": Port(5000), "grafana": Port(5000)}, "grafana and mlflow: port 5000"),
     ],
 )
-def test_an_entry_that_cannot_be_forwarded_is_named(ports, words):
+def test_entry_that_cannot_be_forwarded_is_named(ports, words):
     with pytest.raises(UsageError) as caught:
-        forward.forwards(replace(load("roihu", {}), ports=ports))
+        list_forwards(replace(load("roihu", {}), ports=ports))
     assert words in str(caught.value)
     assert caught.value.next_step
 
 
 @pytest.mark.parametrize("name", ["mahti-2024", "slurm"])
-def test_a_profile_without_ports_says_so(name, tmp_path):
+def test_profile_without_ports_is_refused(name, tmp_path):
     text = (SITES / f"{name}.toml").read_text()
     (tmp_path / f"{name}.toml").write_text(re.sub('"<.*>"', '"x"', text))
     argv = [*KIT, "--profile", name]
@@ -352,14 +363,40 @@ def test_a_profile_without_ports_says_so(name, tmp_path):
     assert "no [cloud] ssh_host, or no [ports]" in done.stderr
 
 
+@pytest.mark.parametrize("shell", ["bash", "dash", "csh"])
+def test_kubectl_loop_is_one_command_for_every_login_shell(tmp_path, shell):
+    """The loop runs under sh whatever the login shell is, and ends with its stdin."""
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"there is no {shell} here")
+    (tmp_path / "kubectl").write_text(
+        '#!/bin/sh\necho "Forwarding from $*"\nwhile :; do sleep 1; done\n'
+    )
+    (tmp_path / "kubectl").chmod(0o755)
+    row = Forward("grafana", HERE, 5050, "", 3000, "grafana", "monitoring")
+    host = SSHHost("vm", folder=tmp_path / "c")
+    command = Connection(host, [row], print)._loop(row)[-1]
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with subprocess.Popen(
+        [program, "-c", command],
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as child:
+        line = child.stdout.readline().decode()
+        assert line.startswith("Forwarding from port-forward --namespace monitoring")
+        child.stdin.close()
+        child.wait(10)
+    assert running_with(f"{tmp_path}/kubectl") == []
+
+
 @pytest.mark.sandbox
-def test_the_sandboxs_services_come_by_its_vm_and_again_after_the_connection_was_killed(
-    sandbox, started
-):
+def test_sandbox_services_come_back_after_a_killed_connection(sandbox, started):
     running = started("--profile", "sandbox", "--bind", HERE)
     running.ready()
     table = running.out.read_text()
-    rows = {each.name: each for each in forward.forwards(load("sandbox"), HERE)}
+    rows = {each.name: each for each in list_forwards(load("sandbox"), HERE)}
     assert set(rows) == {"mlflow", "prometheus", "forwarder", "flower", "worker", "ray"}
 
     def healthy():

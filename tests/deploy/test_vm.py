@@ -1,4 +1,4 @@
-"""`kit vm plan`: commands that a shell takes, for the price that the profile says."""
+"""`kit vm plan`: OpenStack commands that a shell accepts, with the prices of the profile."""
 
 import dataclasses
 import subprocess
@@ -26,8 +26,8 @@ def run(text):
     return done.stdout
 
 
-def test_the_plan_of_roihu_is_what_a_shell_would_call():
-    said = run(vm.text(load("roihu", {})))
+def test_plan_of_roihu_runs_in_a_shell():
+    said = run(vm.plan(load("roihu", {})))
     address = "<floating><ip><create><-f><value><-c><floating_ip_address><public>"
     rule = "<security><group><rule><create><--protocol><tcp><--dst-port><22><--remote-ip>"
     assert said.splitlines() == [
@@ -49,8 +49,8 @@ def test_the_plan_of_roihu_is_what_a_shell_would_call():
     ("profile", "vm_price", "together"),
     [("roihu", "8.40", "8.60"), ("mahti-2024", "8.00", "8.20"), ("sandbox", "8.40", "8.60")],
 )
-def test_each_thing_that_costs_says_its_price_and_where_it_is_from(profile, vm_price, together):
-    text = vm.text(load(profile, {}))
+def test_prices_are_shown_with_their_source(profile, vm_price, together):
+    text = vm.plan(load(profile, {}))
     assert f": {vm_price} Cloud BU an hour (https://docs.csc.fi/cloud/pouta/vm-flavors-" in text
     assert (
         ": 0.20 Cloud BU an hour (https://docs.csc.fi/cloud/pouta/vm-flavors-and-billing/" in text
@@ -58,9 +58,9 @@ def test_each_thing_that_costs_says_its_price_and_where_it_is_from(profile, vm_p
     assert f"together {together} Cloud BU an hour" in text
 
 
-def test_a_profile_without_a_cloud_or_a_price_is_refused_with_the_reason():
+def test_profile_without_a_cloud_or_a_price_is_refused():
     roihu = load("roihu", {})
     with pytest.raises(UsageError, match="no flavor"):
-        vm.text(dataclasses.replace(roihu, cloud=None))
+        vm.plan(dataclasses.replace(roihu, cloud=None))
     with pytest.raises(UsageError, match=r"rates.vm.*is missing"):
-        vm.text(dataclasses.replace(roihu, rates={}))
+        vm.plan(dataclasses.replace(roihu, rates={}))

@@ -135,6 +135,19 @@ def test_site_with_a_default_partition_needs_none_in_the_profile(tmp_path, monke
     assert (found.state, found.answer) == ("ok", "no account; small* up 1:00:00 2")
 
 
+def test_gateway_ports_may_be_for_the_tunnels_user_only(tmp_path, monkeypatch):
+    """`kit vm bootstrap` allows it in a Match block; the person logs in as somebody else."""
+    from doctor_bench import Bench
+
+    bench = Bench(tmp_path, monkeypatch)
+    try:
+        server = bench.bare(sudo='[ "$3" = -T ] && echo GatewayPorts clientspecified')
+        found = by_name(bench.vm(server, tunnel_address="0.0.0.0"))["GatewayPorts"]
+    finally:
+        bench.close()
+    assert (found.state, found.diagnosis) == ("ok", ""), found
+
+
 # -- the sandbox -------------------------------------------------------------------------------
 
 

@@ -3,10 +3,13 @@ without disturbing anybody. Real OpenSSH, keys and certificates made for the tes
 
 import getpass
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+import weakref
 from datetime import datetime
 from pathlib import Path
 
@@ -59,6 +62,9 @@ class PrivateSshd:
     def __init__(self, folder: Path, user: str = "", setenv="", certificates=False, more=""):
         self.folder, self.user, self.port = folder, user or getpass.getuser(), free_port()
         self.process = None
+        # control sockets need a path of at most 107 bytes: pytest's own folder is too long
+        self.control = Path(tempfile.mkdtemp(prefix="kit-c-", dir="/tmp"))
+        weakref.finalize(self, shutil.rmtree, self.control, ignore_errors=True)
         folder.mkdir(mode=0o755, exist_ok=True)
         (folder / "banner").write_text("*** Welcome. All use is logged. 4711 ***\n")
         for name in ("host_key", "user_key", "user_ca"):
@@ -135,5 +141,5 @@ class PrivateSshd:
 
     def host(self, **options):
         """Give a client with a connection of its own (`name` tells clients apart)."""
-        control = self.folder / options.pop("name", "c")
+        control = self.control / options.pop("name", "c")
         return SSHHost("site", config=str(self.folder / "config"), folder=control, **options)
