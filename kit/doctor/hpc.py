@@ -17,7 +17,7 @@ from kit.base.settings import Hpc, Settings
 from kit.doctor import keys, link_race
 from kit.doctor.context import Check, CheckContext, script
 from kit.doctor.diagnosis import CheckSkipped, Diagnosis, DiagnosisError, Known
-from kit.slurm import Slurm
+from kit.slurm import SitePaths, Slurm, module_lines
 
 MAX_SKEW_S = 60.0  # beside the time that the answer took
 SHORT_S = 3600.0
@@ -224,11 +224,7 @@ def _partition(host: Host, hpc: Hpc) -> str:
 
 def _as_in_a_job(context: CheckContext, *lines: str) -> tuple[int, str, str]:
     """Run lines after the modules with an empty environment, as `--export=NIL` gives a job."""
-    hpc = context.hpc
-    load = [f"source {shlex.quote(hpc.module_init)}"] if hpc.module_init else []
-    load += [f"module use {shlex.quote(hpc.module_path)}"] if hpc.module_path else []
-    load += [f"module load {shlex.quote(name)} || exit 96" for name in hpc.modules]
-    text = "\n".join([*load, *lines, ""])
+    text = "\n".join([*module_lines(context.hpc), *lines, ""])
     host = context.site.needed()
     done = host.run(["env", "-i", "bash", "-s"], text.encode(), timeout=30, check=False)
     return done.code, done.out.strip(), done.err.strip()
@@ -254,7 +250,7 @@ def _environment(context: CheckContext) -> str:
     code, out, err = _as_in_a_job(context, f"{shlex.quote(hpc.python)} --version")
     if code:
         raise DiagnosisError(PYTHON_MISSING, f"{hpc.python}: {err[-300:]}")
-    link = f"{hpc.project_dir}/kit/venvs/{env.environment_key(hpc, env.pins())}"
+    link = f"{SitePaths(hpc).venvs}/{env.environment_key(hpc, env.pins())}"
     argv = ["readlink", "-e", link]
     folder = context.site.needed().run(argv, timeout=20, check=False).out.strip()
     if not folder:

@@ -135,6 +135,23 @@ def test_site_with_a_default_partition_needs_none_in_the_profile(tmp_path, monke
     assert (found.state, found.answer) == ("ok", "no account; small* up 1:00:00 2")
 
 
+def test_module_that_fails_with_exit_code_zero_is_found(tmp_path, monkeypatch):
+    """Tcl Modules 3.2 prints an error for a missing module and returns 0."""
+    from doctor_bench import Bench
+
+    init = tmp_path / "init.sh"
+    text = 'module() { [ "$1" != load ] || echo "ERROR:105: Unable to locate $2" >&2; return 0; }'
+    init.write_text(f"{text}\n")
+    bench = Bench(tmp_path, monkeypatch)
+    try:
+        server = bench.bare()
+        found = by_name(bench.login_node(server, modules=("nosuch",), module_init=str(init)))
+    finally:
+        bench.close()
+    assert found["modules"].diagnosis == "module-missing"
+    assert "ERROR:105" in found["modules"].answer
+
+
 def test_gateway_ports_may_be_for_the_tunnels_user_only(tmp_path, monkeypatch):
     """`kit vm bootstrap` allows it in a Match block; the person logs in as somebody else."""
     from doctor_bench import Bench
