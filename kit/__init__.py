@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kit.base.settings import Settings as Profile
     from kit.base.settings import load as load_profile
     from kit.experiments.parameters import Parameters
+    from kit.notebook.run import Run, show_code, show_estimate, start
     from kit.report import plots
     from kit.report.article import sizes as notebook_sizes
     from kit.report.dashboard import panels as dashboard_panels
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from kit.report.page import notes as report_notes
     from kit.report.page import page as report_page
     from kit.report.page import pictures as report_pictures
+    from kit.report.page import timeline_beside_article
     from kit.slurm import JobSpec, JobStatus, Slurm
     from kit.store.objects import ObjectStore
     from kit.store.opening import open_store
@@ -47,6 +49,7 @@ _PLACES = {
     "ObjectStore": "kit.store.objects:ObjectStore",
     "Parameters": "kit.experiments.parameters:Parameters",
     "Profile": "kit.base.settings:Settings",
+    "Run": "kit.notebook.run:Run",
     "SSHHost": "kit.base.ssh:SSHHost",
     "Slurm": "kit.slurm:Slurm",
     "Unreachable": "kit.base.errors:Unreachable",
@@ -61,6 +64,10 @@ _PLACES = {
     "report_page": "kit.report.page:page",
     "report_pictures": "kit.report.page:pictures",
     "report_table": "kit.report.page:frame",
+    "show_code": "kit.notebook.run:show_code",
+    "show_estimate": "kit.notebook.run:show_estimate",
+    "start": "kit.notebook.run:start",
+    "timeline_beside_article": "kit.report.page:timeline_beside_article",
 }
 
 __all__ = [
@@ -74,6 +81,7 @@ __all__ = [
     "ObjectStore",
     "Parameters",
     "Profile",
+    "Run",
     "SSHHost",
     "Slurm",
     "Unreachable",
@@ -88,6 +96,10 @@ __all__ = [
     "report_page",
     "report_pictures",
     "report_table",
+    "show_code",
+    "show_estimate",
+    "start",
+    "timeline_beside_article",
 ]
 
 

@@ -1,7 +1,7 @@
 """The report as one HTML page that needs nothing else, as pictures for a paper, and as text."""
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,7 +12,7 @@ from kit.base.settings import Settings
 from kit.billing import run as run_bill
 from kit.billing import tables as bill_tables
 from kit.report import plots
-from kit.report.article.figures import ODDITIES, SOURCES
+from kit.report.article.figures import ODDITIES, SOURCES, by_kind, published_seconds
 from kit.report.noise import INTERVAL, compare, seconds_by_kind
 from kit.report.table import Column, build, columns, table, table_rows, to_form
 
@@ -109,6 +109,15 @@ def beside_article(settings: Settings, column: str) -> "pandas.DataFrame":
     new, published = cells[f"{column} (new)"], cells[f"article {column}"]
     rows = {label: [published[label], text] for label, text in new.items() if text != "-"}
     return pandas.DataFrame.from_dict(rows, orient="index", columns=["article", "this run"])
+
+
+def timeline_beside_article(
+    column: str, seconds: Mapping[str, float], warning: str = ""
+) -> "Figure":
+    """Draw what the seconds of a run went to, as shares, beside the article's of that column."""
+    rows = {"article": published_seconds(column), "this run": seconds}
+    shares = {title: by_kind(parts) for title, parts in rows.items()}
+    return plots.timeline(shares, warning, shares=True)
 
 
 def notes(settings: Settings) -> dict[str, list[str]]:

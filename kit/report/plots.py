@@ -15,13 +15,20 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 
 
+class Picture(Figure):
+    """A figure that a notebook shows by itself, without `%matplotlib inline`."""
+
+    def _repr_png_(self) -> bytes:
+        return picture(self, "png", dpi=100)
+
+
 def _style(number: int) -> dict[str, str]:
     """Return colour and hatch of a series; the pairs of the first 64 series differ."""
     return {"color": COLOURS[number % 8], "hatch": HATCHES[(number + 3 * (number // 8)) % 8]}
 
 
 def _figure(width: float, height: float, title: str, warning: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Picture(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
@@ -38,7 +45,7 @@ def image_grid(
     images: np.ndarray, labels: Sequence[int], names: Sequence[str], warning: str = ""
 ) -> Figure:
     """Show the first image of each class, (N, 28, 28) uint8, in one row."""
-    figure = Figure(figsize=(9, 1.6 + 0.3 * bool(warning)), layout="constrained")
+    figure = Picture(figsize=(9, 1.6 + 0.3 * bool(warning)), layout="constrained")
     row = figure.subplots(1, len(names))
     _warn(figure, warning)
     for number, (axes, name) in enumerate(zip(row, names, strict=True)):
@@ -165,12 +172,12 @@ def bars(
     return figure
 
 
-def picture(figure: Figure, form: str) -> bytes:
+def picture(figure: Figure, form: str, dpi: int = 200) -> bytes:
     """Return a figure as svg, pdf or png bytes; the same figure gives the same bytes."""
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
     stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
     with rc_context({"svg.hashsalt": "kit", "pdf.fonttype": 42}):
-        figure.savefig(buffer, format=form, metadata=stamp, dpi=200)
+        figure.savefig(buffer, format=form, metadata=stamp, dpi=dpi)
     return buffer.getvalue()

@@ -23,6 +23,8 @@ from kit.base import (
     write_bytes,
 )
 from kit.base.settings import Settings
+from kit.experiments import Thresholds
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.history import TARGETS
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -44,26 +46,52 @@ def parse(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     return values
 
 
-def check(notebook: Path, values: Mapping[str, Any]) -> None:
-    """Refuse parameters that the notebook does not have, and values of another type.
+def fill(notebook: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` as the notebook's parameters cell has them.
 
-    papermill would add an unknown name silently. Raises UsageError that names what is allowed.
+    A parameter of the experiment goes into the dictionary `parameters`, `min_<metric>` into the
+    dictionary `gates`. Raises UsageError for an unknown name, which papermill would add without
+    a word, and for a value that is not possible.
     """
     defaults = _defaults(notebook)
+    filled: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in defaults:
+        metric = name.removeprefix("min_")
+        if name in defaults:
+            _check_type(notebook, name, value, defaults[name])
+            filled[name] = value
+        elif "parameters" in defaults and name in Parameters.model_fields:
+            filled.setdefault("parameters", dict(defaults["parameters"]))[name] = value
+        elif metric != name and metric in defaults.get("gates", {}):
+            filled.setdefault("gates", dict(defaults["gates"]))[metric] = value
+        else:
             raise UsageError(
                 f"notebook {notebook.stem} has no parameter {name!r}",
-                next_step=f"it has: {', '.join(defaults)}",
+                next_step=f"it has: {', '.join(_names(defaults))}",
             )
-        default = defaults[name]
-        if isinstance(default, float) and type(value) is int:
-            continue
-        if default is not None and type(value) is not type(default):
-            raise UsageError(
-                f"parameter {name} of {notebook.stem} is {value!r}, a {type(value).__name__}",
-                next_step=f"give a {type(default).__name__}, such as {default!r}",
-            )
+    if "parameters" in filled:
+        filled["parameters"] = Parameters(**filled["parameters"]).model_dump()
+    if "gates" in filled:
+        Thresholds(filled["gates"])
+    return filled
+
+
+def _names(defaults: Mapping[str, Any]) -> list[str]:
+    """List the names that `-p` takes."""
+    names = [name for name in defaults if name not in ("parameters", "gates")]
+    fields = list(Parameters.model_fields) if "parameters" in defaults else []
+    return [*names, *fields, *(f"min_{metric}" for metric in defaults.get("gates", {}))]
+
+
+def _check_type(notebook: Path, name: str, value: Any, default: Any) -> None:
+    """Raise UsageError when a value has another type than its default; None accepts any."""
+    if isinstance(default, float) and type(value) is int:
+        return
+    if default is not None and type(value) is not type(default):
+        raise UsageError(
+            f"parameter {name} of {notebook.stem} is {value!r}, a {type(value).__name__}",
+            next_step=f"give a {type(default).__name__}, such as {default!r}",
+        )
 
 
 def _defaults(notebook: Path) -> dict[str, Any]:
@@ -98,7 +126,7 @@ def run(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None
         )
     if "profile" in _defaults(notebook):
         values = {"profile": settings.profile, **values}
-    check(notebook, values)
+    values = fill(notebook, values)
     with private_folder() as folder:
         executed = folder / notebook.name
         failure = _execute(notebook, executed, values)

@@ -123,12 +123,12 @@ def test_two_submitters_and_two_runs_at_once_are_two_jobs(bench, seen):
 
 PIPELINE = """
 import json, sys
-from kit.notebook import cloud_hpc as steps
-gates = (0.0, 0.0, 0.0)
-work = steps.start_cloud_hpc("faults", False, True, gates, False, epochs=int(sys.argv[1]))
-steps.show_credentials(work)
-steps.run_pipeline(work)
-print(json.dumps(steps.finish(work)))
+import kit
+gates = {"accuracy": 0.0, "precision": 0.0, "recall": 0.0}
+run = kit.start("faults", "cloud-hpc", {"epochs": int(sys.argv[1])}, gates=gates)
+run.show_credentials()
+run.run_pipeline()
+print(json.dumps(run.finish()))
 """
 
 

@@ -6,14 +6,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from kit.base import ROOT, SSHHost, UsageError
 from kit.base.settings import SITES, Site, load
-from kit.notebook import cloud_hpc as experiment_cloud_hpc
-from kit.notebook import local, plan
+from kit.notebook import plan
+from kit.notebook.show import credentials_table
 from kit.runs.requests import RunRequest
 from kit.store import Credential
 
@@ -66,19 +65,16 @@ def test_the_certificate_is_held_against_the_end_of_the_job(loaded, monkeypatch,
     assert words in text(loaded, "cloud-hpc")
 
 
-def test_the_notebook_holds_every_credential_against_the_end_of_the_job(loaded, monkeypatch):
+def test_every_credential_is_compared_with_the_end_of_the_job(loaded, monkeypatch):
     token = Credential("token", NOW + 60, 60.0, "automatic")
     rows = [token, replace(token, valid_until=None)]
-    monkeypatch.setattr(local, "list_credentials", lambda _: rows)
+    monkeypatch.setattr("kit.store.list_credentials", lambda _: rows)
     monkeypatch.setattr("time.time", lambda: NOW)
-    made = []
-    opened = SimpleNamespace(store=SimpleNamespace(ensure_bucket=lambda: made.append(1)))
-    run = SimpleNamespace(settings=loaded)
-    work = SimpleNamespace(run=run, jobs=opened, objects=opened)
-    short, endless = experiment_cloud_hpc.show_credentials(work)["to the job's end"]
+    table = credentials_table(loaded, plan.end_of(loaded, NOW))
+    short, endless = table.frame["to the job's end"]
     assert short.startswith("expires 14 min too early")
     assert short.endswith("to renew: automatic")
-    assert (endless, len(made)) == ("lasts", 2)
+    assert endless == "lasts"
 
 
 def test_a_profile_that_cannot_do_it_is_refused_with_the_reason(loaded):

@@ -17,6 +17,8 @@ from idx_files import small_data_dir
 
 from kit.base import ROOT, DataError, KitError, UsageError, read_history, read_json
 from kit.base.settings import load
+from kit.experiments import fashion_mnist
+from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs import notebooks
 
 NAMES = sorted(path.stem for path in notebooks.NOTEBOOKS.glob("*.ipynb"))
@@ -47,23 +49,32 @@ def test_a_notebook_is_short_cells_prose_and_no_stored_output(name):
 def test_every_parameter_has_a_comment(name):
     tagged = [c for c in cells(name) if "parameters" in c["metadata"].get("tags", [])]
     assert len(tagged) == 1
-    assert all("  # " in line for line in tagged[0]["source"])
+    assert all("  # " in line or line.strip() == "}" for line in tagged[0]["source"])
+
+
+@pytest.mark.parametrize("name", ["local", "cloud", "cloud-hpc"])
+def test_the_notebooks_defaults_are_the_experiments(name):
+    defaults = notebooks._defaults(notebooks.NOTEBOOKS / f"{name}.ipynb")
+    assert Parameters().model_dump().items() >= defaults["parameters"].items()
+    assert defaults.get("gates", fashion_mnist.GATES) == fashion_mnist.GATES
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"epoch": 1}, "no parameter 'epoch'"),
-        ({"epochs": "many"}, "epochs of local is 'many', a str"),
-        ({"epochs": 1.5}, "epochs of local is 1.5, a float"),
-        ({"epochs": True}, "epochs of local is True, a bool"),
+        ({"epochs": "many"}, "epochs = 'many' is not valid"),
+        ({"epochs": 1.5}, "epochs = 1.5 is not valid"),
+        ({"epochs": True}, "epochs = True is not valid"),
+        ({"epochs": 0}, "epochs = 0 is not valid"),
+        ({"min_accuracy": 0.5}, "no parameter 'min_accuracy'"),
         ({"fresh": 1}, "fresh of local is 1, a int"),
         ({"profile": 3}, "profile of local is 3, a int"),
     ],
 )
 def test_a_parameter_that_cannot_be_is_refused_before_a_kernel_starts(values, message):
     with pytest.raises(UsageError) as caught:
-        notebooks.check(LOCAL, values)
+        notebooks.fill(LOCAL, values)
     assert message in str(caught.value)
 
 
@@ -71,7 +82,17 @@ def test_a_parameter_that_cannot_be_is_refused_before_a_kernel_starts(values, me
     "values", [{}, {"epochs": 1}, {"learning_rate": 1}, {"fresh": True, "device": "cuda"}]
 )
 def test_a_parameter_of_the_right_type_is_taken(values):
-    notebooks.check(LOCAL, values)
+    filled = notebooks.fill(LOCAL, values)
+    flat = {**filled, **filled.get("parameters", {})}
+    assert flat.items() >= values.items()
+
+
+def test_values_fill_the_dictionaries_of_the_parameters_cell():
+    cloud = notebooks.NOTEBOOKS / "cloud.ipynb"
+    filled = notebooks.fill(cloud, {"epochs": 1.0, "min_recall": 0.1, "strict": True})
+    assert filled["parameters"] == Parameters(epochs=1).model_dump()
+    assert filled["gates"] == {"accuracy": 0.8, "precision": 0.8, "recall": 0.1}
+    assert filled["strict"] is True
 
 
 @pytest.mark.parametrize("tags", [[], ["other"]])
@@ -79,7 +100,7 @@ def test_a_notebook_without_a_parameters_cell_is_refused(tmp_path, tags):
     cell = {"cell_type": "code", "source": ["a = 1"], "metadata": {"tags": tags}}
     (tmp_path / "n.ipynb").write_text(json.dumps({"cells": [cell]}))
     with pytest.raises(UsageError, match="0 cells tagged"):
-        notebooks.check(tmp_path / "n.ipynb", {"a": 2})
+        notebooks.fill(tmp_path / "n.ipynb", {"a": 2})
 
 
 def test_values_of_the_command_line_are_python_literals_or_text():

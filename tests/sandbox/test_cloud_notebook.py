@@ -164,7 +164,7 @@ def test_the_notebook_runs_by_papermill_from_the_root_and_from_its_own_folder(
     out = tmp_path / "out.ipynb"
     argv = [sys.executable, "-m", "papermill", str(notebooks.NOTEBOOKS / "cloud.ipynb"), str(out)]
     ended = subprocess.run(
-        [*argv, "-p", "epochs", "1"],
+        [*argv, "-y", "parameters: {epochs: 1}"],
         cwd=ROOT / folder,
         env={**environ, "KIT_RESULTS_DIR": str(tmp_path)},
         capture_output=True,

@@ -19,7 +19,7 @@ from kit.base.settings import SITES, load
 from kit.billing import tables as bill_tables
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.notebook import cloud_hpc as experiment_cloud_hpc
+from kit.notebook import run as notebook
 from kit.onsite import ray_cluster
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests
@@ -73,12 +73,11 @@ def asked_of_the_cloud():
 def test_the_experiment_runs_to_a_result_with_two_workers_and_asks_no_cloud(own):
     before = asked_of_the_cloud()
     hp = {"epochs": 2, "seed": secrets.randbelow(2**31)}  # no run that the site knows already
-    work = experiment_cloud_hpc.start_cloud_hpc(
-        "slurm", True, True, (0.0, 0.0, 0.0), False, workers=2, **hp
-    )
-    assert list(experiment_cloud_hpc.show_credentials(work).index) == []
-    said = experiment_cloud_hpc.run_pipeline(work)
-    record = experiment_cloud_hpc.finish(work)
+    gates = {"accuracy": 0.0, "precision": 0.0, "recall": 0.0}
+    work = notebook.start("slurm", "cloud-hpc", hp, gates=gates, fresh=True, workers=2)
+    assert list(work.show_credentials().frame.index) == []
+    said = work.run_pipeline()
+    record = work.finish()
     assert asked_of_the_cloud() == before
     assert "COMPLETED" in said
     here = training.train(real_or_striped_images(), Parameters(**hp), workers=2)

@@ -17,8 +17,7 @@ from submitter_world import RUN, World
 
 from kit.base import DataError, KitError, LocalHost, Unreachable, UsageError
 from kit.base.settings import Cloud, load
-from kit.notebook import cloud_hpc as experiment_cloud_hpc
-from kit.notebook import plan
+from kit.notebook import cloud_hpc, plan
 from kit.onsite import tunnel as ray_tunnel
 from kit.runs.follow import sentence
 from kit.runs.requests import RunRequest, RunState, attempt_id
@@ -435,9 +434,8 @@ def test_the_notebook_says_how_to_open_it_and_never_the_token(tmp_path):
 
     def shown(**cloud):
         profile = dataclasses.replace(loaded, cloud=dataclasses.replace(loaded.cloud, **cloud))
-        work = SimpleNamespace(run=SimpleNamespace(id=RUN, settings=profile), jobs=world.jobs,
-                               request=RunRequest(run=RUN, data_hash="d" * 64))  # fmt: skip
-        return experiment_cloud_hpc.show_tunnel(work)
+        request = RunRequest(run=RUN, data_hash="d" * 64)
+        return cloud_hpc.tunnel_text(profile, request, world.jobs)
 
     try_1, try_2 = (f"/kit/tries/{attempt_id(RUN, number)}/ray.token" for number in (1, 2))
     assert re.search(rf"ssh -F /sandbox/etc/ssh_config hpc cat \S+{try_1}$", shown())

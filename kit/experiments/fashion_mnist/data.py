@@ -97,9 +97,16 @@ class Dataset:
 
     def facts(self) -> dict[str, Any]:
         """Return what a record holds about the data."""
-        counts = {"train_items": len(self.train_labels), "test_items": len(self.test_labels)}
-        origin = {"title": self.title, "source": self.source, "hash": self.hash}
-        return {**origin, **counts, "files": dict(self.files), "warning": self.warning}
+        return {
+            "title": self.title,
+            "source": self.source,
+            "hash": self.hash,
+            "train_items": len(self.train_labels),
+            "test_items": len(self.test_labels),
+            "balanced": len(set(np.bincount(self.test_labels, minlength=len(LABELS)))) == 1,
+            "files": dict(self.files),
+            "warning": self.warning,
+        }
 
 
 def load(

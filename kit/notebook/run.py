@@ -1,0 +1,398 @@
+"""One run of a target, as a notebook carries it out: start, steps, results.
+
+A notebook calls `start` first and then the run's methods, in the order of its cells. A step that
+needs an earlier one says which.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import kit
+from kit.base import Json, Timeline, UsageError
+from kit.base.settings import Settings, load
+from kit.billing import run as run_bill
+from kit.billing import tables as bill_tables
+from kit.experiments import Thresholds
+from kit.experiments.fashion_mnist import GATES, METRICS
+from kit.experiments.fashion_mnist import data as fashion_mnist
+from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.notebook import cloud_hpc, results, show
+from kit.notebook.show import Table, Text
+from kit.runs import history, hpc_run
+from kit.runs import outcome as pipelines
+from kit.runs.hpc_run import CLOUD_HPC
+from kit.runs.kfp_log import ComponentState
+from kit.runs.objects import StageStore
+from kit.runs.outcome import CLOUD, Outcome, Target
+from kit.runs.picture import PipelinePicture, live_picture
+from kit.runs.requests import RunRequest, RunRequests, RunState, write_request
+from kit.store import bucket_name, open_store
+from kit.tracking import delivery
+from kit.tracking.stage_log import experiment_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from kit.experiments.fashion_mnist.training import Evaluation, Trained
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run of a pipeline is judged and where it works; the last three are cloud-hpc's."""
+
+    gates: Thresholds
+    strict: bool = False
+    configured: bool = True
+    workers: int = 1
+    tunnel: str = ""
+
+    def as_parameters(self, target: str) -> Json:
+        """Return what the record of a run lists beside the experiment's parameters."""
+        judged = {"gates": dict(self.gates), "strict": self.strict}
+        if target == "cloud":
+            return judged
+        on_site = {"configured": self.configured, "workers": self.workers, "tunnel": self.tunnel}
+        return {**judged, **on_site} if target == "cloud-hpc" else {}
+
+
+def start(
+    profile: str,
+    target: str,
+    parameters: Mapping[str, Any],
+    *,
+    fresh: bool = False,
+    gates: Mapping[str, float] = GATES,
+    strict: bool = False,
+    runner: str = "",
+    configured: bool = True,
+    workers: int = 1,
+    tunnel: str | None = None,
+) -> "Run":
+    """Read settings and data and start a run of a target, or resume an interrupted one.
+
+    `parameters` are the experiment's. `gates` are the least metrics of a model that is
+    registered; `strict` fails the run when one is missed. `runner` is where the pipeline runs
+    ("" for the profile's). For cloud-hpc: `configured` uses an environment that is on the site,
+    `workers` share each epoch, `tunnel` is reverse, none, or None for the profile's. Raises
+    UsageError for a wrong value, DataError for damaged data, Busy when the run is being executed.
+    """
+    settings = load(profile)
+    if target == "cloud-hpc":
+        settings.hpc_section(accepts_jobs=True)
+    settings = pipelines.with_runner(settings, runner)
+    if target != "local":
+        run_bill.refuse_over(settings, target)
+    chosen = Parameters(**parameters)
+    options = Options(check_gates(gates), strict, configured, workers, tunnel or "")
+    timeline = Timeline()
+    with timeline.span("data"):
+        data = fashion_mnist.load(settings.data_dir, settings.cache_dir)
+    recorded = {**chosen.model_dump(), **options.as_parameters(target)}
+    run = history.start_run(settings, target, recorded, data.hash, fresh)
+    run.timeline.add(timeline)
+    return Run(run, data, chosen, options)
+
+
+def check_gates(gates: Mapping[str, float]) -> Thresholds:
+    """Return the gates; UsageError for a metric that is not measured or a value out of range."""
+    for metric, least in Thresholds(gates).items():
+        if metric not in METRICS or not 0 <= least <= 1:
+            next_step = f"use a number from 0 to 1 for {', '.join(METRICS)}"
+            raise UsageError(f"the gate {metric} = {least!r} is not valid", next_step=next_step)
+    return Thresholds(gates)
+
+
+def show_code(*names: str) -> Text:
+    """Show the code of the experiment's training: classes and functions by name."""
+    return show.experiment_code(*names)
+
+
+def show_estimate(profile: str, target: str) -> Table:
+    """Show what a run may cost at most."""
+    return show.from_frame(bill_tables.show_estimate(profile, target))
+
+
+class Run:
+    """One run as it goes on; each method is a step of a notebook."""
+
+    def __init__(
+        self,
+        run: history.Run,
+        data: fashion_mnist.Dataset,
+        parameters: Parameters,
+        options: Options,
+    ) -> None:
+        self.run, self.data, self.parameters, self.options = run, data, parameters, options
+        self.trained: Trained | None = None
+        self.evaluation: Evaluation | None = None
+        self.outcome: Outcome | None = None
+        self.record: Json | None = None
+
+    def __repr__(self) -> str:
+        """Return the run, its data and where it works."""
+        warning = [f"!!! {self.data.warning} !!!"] if self.data.warning else []
+        return "\n".join([*self._lines(), *warning])
+
+    def _repr_html_(self) -> str:
+        return show.banner(self._lines(), self.data.warning)
+
+    def _lines(self) -> list[str]:
+        lines = [repr(self.run), f"data: {self.data.title}", f"folder: {self.run.folder}"]
+        if self.run.target == "cloud":
+            lines.append(f"bucket: {self.bucket}")
+        if self.run.target == "cloud-hpc":
+            lines.append(cloud_hpc.describe(self.settings, self.request))
+        return lines
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the profile."""
+        return self.run.settings
+
+    @property
+    def objects(self) -> StageStore:
+        """The run's objects in the pipeline's bucket."""
+        if "_objects" not in vars(self):
+            store = open_store(self.settings, self.bucket)
+            self._objects = StageStore(store, self.run.id)
+        return self._objects
+
+    @property
+    def bucket(self) -> str:
+        """The name of the pipeline's bucket."""
+        return bucket_name(self.settings, "pipeline")
+
+    @property
+    def requests(self) -> RunRequests:
+        """The requests of all runs on the profile's cloud_hpc."""
+        return hpc_run.jobs_of(self.settings)
+
+    @property
+    def request(self) -> RunRequest:
+        """All that the site learns about this run."""
+        return RunRequest(
+            run=self.run.id,
+            data_hash=self.data.hash,
+            configured=self.options.configured,
+            hyperparameters=self.parameters,
+            workers=self.options.workers,
+            tunnel=self.options.tunnel,
+        )
+
+    def show_images(self) -> "Figure":
+        """Draw one training image of each class."""
+        labels = self.data.train_labels.tolist()
+        images = self.data.train_images
+        return kit.plots.image_grid(images, labels, fashion_mnist.LABELS, self.data.warning)
+
+    def train(self) -> str:
+        """Train with a progress bar; an interrupted training resumes after its last epoch."""
+        from kit.experiments.fashion_mnist import training
+        from kit.notebook.progress import Bar
+
+        with self.run.timeline.span("training"):
+            folder = self.run.folder / "checkpoint"
+            done = self.trained = training.train(self.data, self.parameters, folder, Bar())
+        resumed = f", {done.epochs_resumed} of them before" if done.epochs_resumed else ""
+        return f"{self.parameters.epochs} epochs{resumed}: {done.seconds:.1f} s of training"
+
+    def evaluate(self) -> Table:
+        """Evaluate on the test images: a row for each class and one for the mean."""
+        from kit.experiments.fashion_mnist import training
+
+        model = self._needs(self.trained, "train").model
+        with self.run.timeline.span("evaluation"):
+            self.evaluation = training.evaluate(model, self.data, self.parameters)
+        return show.class_table(self.evaluation.performance)
+
+    def show_confusion(self) -> "Figure":
+        """Draw which class was taken for which."""
+        confusion = self._needs(self.evaluation, "evaluate").confusion
+        return kit.plots.confusion_matrix(confusion, fashion_mnist.LABELS, self.data.warning)
+
+    def show_credentials(self) -> Table:
+        """List the credentials and when they expire, never the secrets.
+
+        For a site the buckets are made, and each credential is compared with the end of the
+        job's time limit, were it submitted now.
+        """
+        if self.run.target != "cloud-hpc":
+            return show.credentials_table(self.settings)
+        for store in (self.requests.store, self.objects.store):
+            store.ensure_bucket()
+        return show.credentials_table(self.settings, cloud_hpc.job_end(self.settings, time.time()))
+
+    def upload(self) -> Table:
+        """Put the data set into the bucket, unless the same one is there already."""
+        import pandas
+
+        store = self.objects.store
+        with self.run.timeline.span("upload"):
+            store.ensure_bucket()
+            uploaded = self.objects.put_data(self.data)
+        rows = [{"key": o.key, "bytes": o.size} for o in store.list(f"data/{self.data.hash}")]
+        state = "uploaded" if uploaded else "was there, same hash"
+        return Table(pandas.DataFrame(rows).assign(state=state))
+
+    def show_request(self) -> Text:
+        """Show the request that the pipeline puts into the store."""
+        return Text(write_request(self.request).decode())
+
+    def show_script(self) -> Text:
+        """Show the batch script that the site will run, with example paths, folded."""
+        return Text(cloud_hpc.batch_script(self.settings, self.request), "The batch script")
+
+    def show_tunnel(self) -> Text:
+        """Show how to open Ray's dashboard while the job runs."""
+        return Text(cloud_hpc.tunnel_text(self.settings, self.request, self.requests))
+
+    def show_pipeline(self) -> PipelinePicture:
+        """Draw the pipeline before anything runs."""
+        target = self._pipeline
+        return live_picture(target.flows, [ComponentState(name) for name in target.components])
+
+    @property
+    def _pipeline(self) -> Target:
+        return CLOUD_HPC if self.run.target == "cloud-hpc" else CLOUD
+
+    def run_pipeline(self) -> str:
+        """Run the pipeline; the picture above the result shows each component.
+
+        For a site a submitter is started beside it, which stands by while another one works.
+        Interrupting it leaves the job on the site running; the same cell resumes.
+        """
+        if self.run.target != "cloud-hpc":
+            where = self.settings, self.run.id, self.bucket, self.data.hash
+            how = self.parameters, self.options.gates, self.options.strict
+            return self._execute(pipelines.arguments_of(*where, *how), lambda _: "")
+        if self.requests.status(self.run.id).state is RunState.ENDED:
+            self.requests.ask_again(self.run.id)
+        if self.settings.cloud is not None and self.settings.cloud.runner == "cluster":
+            self.objects.put_data(self.data)  # a component there cannot read files of this machine
+        options = self.options
+        arguments = hpc_run.arguments_of(self.settings, self.request, options.gates, options.strict)
+        with cloud_hpc.submitter(self.settings, self.run.folder) as child:
+            return self._execute(
+                arguments, lambda states: cloud_hpc.note(child, self.requests, self.run.id, states)
+            )
+
+    def _execute(self, arguments: Mapping[str, Any], note: Any) -> str:
+        from IPython.display import DisplayHandle
+
+        handle, target = DisplayHandle(), self._pipeline  # type: ignore[no-untyped-call]
+        handle.display(self.show_pipeline())  # type: ignore[no-untyped-call]
+        with self.run.timeline.span("pipeline"):
+            outcome = self.outcome = pipelines.run_pipeline(
+                self.settings,
+                self.objects,
+                dict(arguments),
+                self.run.folder,
+                lambda states: handle.update(live_picture(target.flows, states, note=note(states))),  # type: ignore[no-untyped-call]
+                target=target,
+            )
+        gates = outcome.evaluated["gates"]
+        passed = "; ".join(gates["missed"]) or "passed: the model is registered"
+        job = outcome.trained["slurm"]["job"] if "slurm" in outcome.trained else None
+        state = f" job {job['id']} {job['state']};" if job else ""
+        return f"pipeline {outcome.pipeline_s:.1f} s;{state} gates {passed}"
+
+    def show_metrics(self) -> Table:
+        """Show the metrics by class and their mean."""
+        return show.class_table(self._done.performance)
+
+    def show_sacct(self) -> Table:
+        """Show what the accounting reports of the job and its steps."""
+        return show.accounting_table(self._done.trained["slurm"]["sacct"])
+
+    def show_seff(self) -> Table:
+        """Show how much of what was reserved was used."""
+        return show.value_table(self._done.trained["slurm"]["seff"])
+
+    def show_mlflow(self) -> Table:
+        """Read back from MLflow what was logged."""
+        name, logged = experiment_of(self.run.target), self._done.mlflow
+        return show.from_frame(delivery.table(self.settings, name, self.run.id, logged))
+
+    def show_loss(self) -> "Figure":
+        """Draw the training loss over the steps."""
+        if self.run.target == "local":
+            losses = self._needs(self.trained, "train").losses
+        else:
+            losses = self._done.losses
+        steps = -(-len(self.data.train_labels) // self.parameters.batch_size)
+        return kit.plots.loss_curve(losses, steps, self.data.warning)
+
+    def finish(self) -> Json:
+        """Write the published files and add the run to the history; return its record."""
+        if self.run.target == "local":
+            trained = self._needs(self.trained, "train and evaluate")
+            measured = self._needs(self.evaluation, "evaluate")
+            record = results.finish_local(
+                self.run, self.data, self.parameters, trained, measured.performance
+            )
+        elif self.run.target == "cloud":
+            record = results.finish_cloud(self.run, self.data, self.objects, self._done)
+        else:
+            configured = self.options.configured
+            record = results.finish_cloud_hpc(
+                self.run, self.data, self.objects, self._done, configured
+            )
+        self.record = record
+        return record
+
+    def compare(self) -> Table:
+        """Put this run beside the article's column of its kind; empty rows are left out."""
+        self._needs(self.record, "finish")
+        return Table(kit.compare_with_article(self.settings, self._column))
+
+    @property
+    def _column(self) -> str:
+        """The article's column of this run: cloud-hpc has 1, unconfigured, and 2, configured."""
+        number = 2 if self.options.configured else 1
+        return f"cloud-hpc-{number}" if self.run.target == "cloud-hpc" else self.run.target
+
+    def show_timeline(self) -> "Figure":
+        """Draw what the seconds of this run went to, for a pipeline beside the article's."""
+        if self.run.target == "local":
+            seconds = self.run.timeline.seconds()
+            seconds["other"] = max(0.0, self.run.active_s() - sum(seconds.values()))
+            return kit.plots.timeline({"local": seconds}, self.data.warning)
+        parts = self._done.seconds()
+        return kit.timeline_beside_article(self._column, parts, self.data.warning)
+
+    def show_bill(self) -> Table:
+        """Show what the run cost, the sums and what was reserved and not used."""
+        record = self._needs(self.record, "finish")
+        return show.from_frame(bill_tables.show_bill(self.settings.profile, record))
+
+    def show_elsewhere(self) -> Table:
+        """Price the run's job on every site that could hold it."""
+        record = self._needs(self.record, "finish")
+        return show.from_frame(bill_tables.show_elsewhere(self.settings.profile, record))
+
+    def show_results(self) -> Text:
+        """Show where the results are and how to load the model."""
+        self._needs(self.record, "finish")
+        model = self.run.folder / "model.safetensors"
+        loading = "from kit.experiments.fashion_mnist.training import load_model"
+        return Text(
+            f"published files: {self.settings.profile_dir / self.run.target}\n"
+            f"this run:        {self.run.folder}\n"
+            f"load the model:  {loading}; model = load_model(Path({str(model)!r}))"
+        )
+
+    @property
+    def _done(self) -> Outcome:
+        return self._needs(self.outcome, "run_pipeline")
+
+    @staticmethod
+    def _needs(result: T | None, step: str) -> T:
+        """Return the result of an earlier step. Raises UsageError when it was not run yet."""
+        if result is None:
+            next_step = f"run the cell with `{step}` first"
+            raise UsageError("this step came too early", next_step=next_step)
+        return result

@@ -1,0 +1,120 @@
+"""What a cell shows: tables, texts and the experiment's code, in HTML and as plain text."""
+
+import ast
+import html
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kit.base import ROOT, Json, UsageError
+from kit.base.settings import Settings
+from kit.experiments.fashion_mnist import METRICS
+from kit.experiments.fashion_mnist.data import LABELS
+
+if TYPE_CHECKING:
+    import pandas
+
+TRAINING = ROOT / "kit/experiments/fashion_mnist/training.py"
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """A table with an optional link above it and sentences below it."""
+
+    frame: "pandas.DataFrame"
+    link: str = ""
+    notes: str = ""
+
+    def __repr__(self) -> str:
+        """Return the table as text."""
+        return "\n".join(filter(None, [self.link, self.frame.to_string(), self.notes]))
+
+    def _repr_html_(self) -> str:
+        link = html.escape(self.link)
+        above = f'<p><a href="{link}">{link}</a></p>' if link else ""
+        below = f"<p>{html.escape(self.notes)}</p>".replace("\n", "<br>") if self.notes else ""
+        return f"{above}{self.frame.to_html()}{below}"
+
+
+@dataclass(frozen=True, repr=False)
+class Text:
+    """A text in a fixed font; with a `title` it is folded until the reader opens it."""
+
+    text: str
+    title: str = ""
+
+    def __repr__(self) -> str:
+        """Return the text."""
+        return self.text
+
+    def _repr_html_(self) -> str:
+        body = f"<pre>{html.escape(self.text)}</pre>"
+        if not self.title:
+            return body
+        return f"<details><summary>{html.escape(self.title)}</summary>{body}</details>"
+
+
+def experiment_code(*names: str) -> Text:
+    """Return the source of classes and functions of the training, in their order there."""
+    source = TRAINING.read_text(encoding="utf-8")
+    parts = {
+        node.name: ast.get_source_segment(source, node) or ""
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
+    if unknown := [name for name in names if name not in parts]:
+        next_step = f"use names of: {', '.join(parts)}"
+        raise UsageError(f"show the code of {', '.join(unknown)}", "no such name", next_step)
+    return Text("\n\n\n".join(text for name, text in parts.items() if name in names))
+
+
+def banner(sentences: list[str], warning: str) -> str:
+    """Return lines as HTML, the warning white on red above them."""
+    style = "background:#B00000;color:white;font-weight:bold;padding:8px"
+    top = f"<p style='{style}'>{html.escape(warning)}</p>" if warning else ""
+    return f"{top}<p>{'<br>'.join(map(html.escape, sentences))}</p>"
+
+
+def class_table(performance: Json) -> Table:
+    """Return the metrics by class and their mean, four digits."""
+    import pandas
+
+    columns = {kind: [*performance[f"class-{kind}"], performance[kind]] for kind in METRICS}
+    return Table(pandas.DataFrame(columns, index=[*LABELS, "mean (macro)"]).round(4))
+
+
+def credentials_table(settings: Settings, job_end: float | None = None) -> Table:
+    """List the profile's credentials and when each expires, never the secrets.
+
+    With `job_end` (seconds since 1970) each is compared with the end of the job.
+    """
+    import pandas
+
+    from kit.store import as_row, describe_expiry, list_credentials
+
+    credentials = list_credentials(settings)
+    rows = [as_row(credential) for credential in credentials]
+    if job_end is not None:
+        for row, credential in zip(rows, credentials, strict=True):
+            row["to the job's end"] = describe_expiry(credential, job_end)
+    names = [row.pop("credential") for row in rows]
+    return Table(pandas.DataFrame(rows, index=pandas.Index(names, name="credential")))
+
+
+def accounting_table(rows: Json) -> Table:
+    """Return what sacct reports of the job and its steps, a column each."""
+    import pandas
+
+    frame = pandas.DataFrame.from_dict(rows).dropna(how="all").fillna("")
+    return Table(frame.set_axis(list(frame.loc["JobID"]), axis="columns").drop("JobID"))
+
+
+def value_table(values: Json) -> Table:
+    """Return names and values, a row each."""
+    import pandas
+
+    return Table(pandas.DataFrame.from_dict(values, orient="index", columns=["value"]))
+
+
+def from_frame(frame: Any) -> Table:
+    """Wrap a frame of another room, with its link or its sentences."""
+    return Table(frame, str(frame.attrs.get("link", "")), str(frame.attrs.get("summary", "")))
