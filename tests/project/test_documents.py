@@ -14,7 +14,10 @@ from kit.base import ROOT
 from kit.base.settings import SITES
 from kit.cli.main import cli
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 BLOCKS = [
     (path.name, kind, re.sub("^ +", "", text, flags=re.MULTILINE))
     for path in DOCUMENTS
@@ -42,7 +45,7 @@ def commands(text):
 
 
 def wrong_of_kit(words):
-    """What of `kit …` there is not: a command, an option, a profile."""
+    """The words of `kit …` that do not exist: a command, an option, a profile."""
     command, wrong, names = cli, [], iter(words)
     for word in names:
         if word in (">", "<"):
@@ -86,7 +89,7 @@ def test_a_block_names_commands_options_and_files_that_exist(name, text):
     ["kit dcotor", "kit run local --budgte 3", "kit doctor --profile moon", "make nothing",
      "cp env/sites/moon.toml x", "kubeclt get pods", "kit vm paln | kubectl apply"],
 )  # fmt: skip
-def test_what_does_not_exist_is_seen(line):
+def test_a_word_that_does_not_exist_is_found(line):
     assert any(wrong_of(words) for words in commands(line))
 
 
@@ -106,7 +109,8 @@ def test_a_block_of_the_documents_runs(name, text, sandbox, tmp_path):
 
 
 def test_the_guide_has_ten_steps_at_most_and_each_a_command():
-    guide = (ROOT / "README.md").read_text().partition("## On a real site")[2].partition("\n## ")[0]
+    text = (ROOT / "docs" / "real-site.md").read_text()
+    guide = text.partition("## Ten steps")[2].partition("\n## ")[0]
     steps = re.split(r"^\d+\. ", guide, flags=re.MULTILINE)[1:]
     assert len(steps) <= 10
     assert all("```console" in step and "You see" in step for step in steps)

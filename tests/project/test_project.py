@@ -156,11 +156,11 @@ def test_the_citation_names_the_article_and_the_version():
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
 
 
-# The batch job sets these for its own processes; nobody else does.
+# Only the batch job sets these, for its own processes.
 OF_THE_JOB = {"KIT_TRY", "KIT_TASK", "KIT_CODE", "KIT_STEP"}
 
 
-def test_every_setting_has_a_row_in_the_readme():
+def test_every_variable_has_a_row_on_its_page():
     used = set()
     for path in [
         *(ROOT / "kit").rglob("*.py"),
@@ -168,8 +168,9 @@ def test_every_setting_has_a_row_in_the_readme():
         ROOT / "Makefile",
     ]:
         used |= set(re.findall(r"\bKIT_[A-Z_]+\b", text_of(path)))
-    rows = set(re.findall(r"^\| `(KIT_[A-Z_]+)`", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert used - rows - OF_THE_JOB == set(), "settings without a row in the README's table"
+    page = (ROOT / "docs" / "reference" / "variables.md").read_text()
+    rows = set(re.findall(r"^\| `(KIT_[A-Z_]+)`", page, re.MULTILINE))
+    assert used - rows - OF_THE_JOB == set(), "variables without a row on their page"
 
 
 def test_no_module_hides_one_of_the_standard_library():
@@ -179,11 +180,44 @@ def test_no_module_hides_one_of_the_standard_library():
 
 
 def test_the_tables_of_faults_have_as_many_rows_as_their_titles_say():
-    text = (ROOT / "README.md").read_text()
-    tables = re.findall(r"<summary>(\d+) faults.*?\n(\|.*?)\n\n</details>", text, re.DOTALL)
+    text = (ROOT / "docs" / "reference" / "faults.md").read_text()
+    tables = re.findall(r"^## [^\n]*: (\d+) faults\n.*?\n(\|.*?)(?:\n\n|\Z)", text, re.S | re.M)
     assert len(tables) == 2
+    total = sum(int(number) for number, _ in tables)
+    assert f"[{total} faults]" in (ROOT / "README.md").read_text()
     for number, table in tables:
         assert len(table.splitlines()) - 2 == int(number)
+
+
+def test_the_page_of_profile_keys_is_made_from_the_schema():
+    from kit.base.settings import reference
+
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    assert page.endswith(reference())
+
+
+def test_every_page_is_in_the_index():
+    docs = ROOT / "docs"
+    index = (docs / "index.md").read_text()
+    linked = {(docs / target).resolve() for target in re.findall(r"\]\(([^)#]+)", index)}
+    pages = {path.resolve() for path in docs.rglob("*.md")} - {(docs / "index.md").resolve()}
+    assert pages <= linked
+
+
+def test_the_readme_has_400_to_900_words():
+    assert 400 <= len((ROOT / "README.md").read_text().split()) <= 900
+
+
+def test_every_file_that_the_architecture_page_names_exists():
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    text += (ROOT / "docs" / "explanation" / "promises.md").read_text()
+    text += (ROOT / "docs" / "explanation" / "attempt.md").read_text()
+    paths = re.findall(r"`((?:kit|tests|env|docs)/[\w./-]+)`", text)
+    named = [path for path in paths if "ROOM" not in path and "NAME" not in path]
+    rooms = {path.name for path in (ROOT / "kit").iterdir() if (path / "__init__.py").exists()}
+    assert named
+    assert [path for path in named if not (ROOT / path).exists() and "tries" not in path] == []
+    assert rooms <= set(re.findall(r"^\| \d \| `(\w+)`", text, re.MULTILINE))
 
 
 def test_every_make_target_named_in_the_readme_exists():
