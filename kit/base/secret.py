@@ -1,8 +1,8 @@
-"""The person's login at the object store: the four names of a CSC `.env`, and secrets that hide."""
+"""Secrets: texts that no output shows, the files they are read from, the login at the store."""
 
+import io
 import os
-import stat
-import warnings
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,28 +19,41 @@ LOGIN_NAMES = ("CSC_USERNAME", "CSC_PASSWORD", "CSC_USER_DOMAIN_NAME", "CSC_PROJ
 
 
 class SecretTracked(UsageError):
-    """A file with secrets is in git: whoever has a clone has them."""
+    """A file with secrets is in git, so everybody with a clone has them."""
 
 
 def refuse_tracked(path: Path) -> None:
-    """Raise SecretTracked for a file that git tracks; where there is no git, nothing is tracked."""
-    if any((folder / ".git").exists() for folder in path.absolute().parents):
-        ask = ["git", "-C", str(path.parent), "ls-files", "--error-unmatch", "--", path.name]
-        if LocalHost().run(ask, timeout=10, check=False).code == 0:
-            step = f"git rm --cached {path}, name it in .gitignore, change every secret in it"
-            raise SecretTracked(f"{path} has secrets and is tracked by git", "refused", step)
+    """Raise SecretTracked for a file that git tracks, or if git does not answer whether it does.
+
+    Without a repository or without git nothing is tracked.
+    """
+    if not any((folder / ".git").exists() for folder in path.absolute().parents):
+        return
+    host = LocalHost(prefix=("env", "LC_ALL=C"))
+    ask = ["git", "-C", str(path.parent), "ls-files", "--error-unmatch", "--", path.name]
+    done = host.run(ask, timeout=10, check=False)
+    if done.code == 0:
+        step = f"git rm --cached {path}, name it in .gitignore, change every secret in it"
+        raise SecretTracked(f"{path} has secrets and is tracked by git", "refused", step)
+    if done.code not in (1, 127) and "not a git repository" not in done.err:
+        raise SecretTracked(
+            f"it is not known whether git tracks {path}, which has secrets",
+            done.err.strip()[-500:],
+            "move the file out of that repository, or make the repository yours",
+        )
 
 
 class Secret:
-    """A text that no print, log, traceback, copy to disk or JSON shows; `reveal()` gives it."""
+    """A text that no print, log, traceback, copy to disk or JSON shows; `reveal()` returns it."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("__weakref__", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
+        _alive[id(self)] = self
 
     def reveal(self) -> str:
-        """Give the text, for the one call that needs it."""
+        """Return the text, for the one call that needs it."""
         return self._text
 
     def __repr__(self) -> str:
@@ -62,9 +75,17 @@ class Secret:
         raise TypeError("a Secret is not pickled or copied to another process")
 
 
+_alive: weakref.WeakValueDictionary[int, Secret] = weakref.WeakValueDictionary()
+
+
+def secrets_in_use() -> list[Secret]:
+    """Return every secret that this process holds, for the secret scan."""
+    return list(_alive.values())
+
+
 @dataclass(frozen=True)
 class Login:
-    """Who logs in, and to which project; `source` says where that was read."""
+    """Who logs in, and to which project; `source` is where the login was read."""
 
     username: str
     password: Secret
@@ -74,23 +95,55 @@ class Login:
 
 
 def read_private(path: Path, tried: str, step: str, encoding: str = "ascii") -> str:
-    """Read a secret file. Raises UsageError when it cannot be read, others may read it, or git
-    tracks it.
+    """Read a secret file. Raises UsageError if it is unreadable, readable by others or in git.
 
-    One on a read-only mount that root lends to somebody else (a secret in a container) is for
-    whoever has that mount, whatever its mode.
+    Exception: a file of root on a read-only mount (a container's secret) may have any mode.
     """
     refuse_tracked(path)
     try:
-        info, text = path.stat(), path.read_text(encoding=encoding)
+        with path.open(encoding=encoding) as stream:
+            info, text = os.fstat(stream.fileno()), stream.read()
         lent = info.st_uid == 0 != os.getuid() and os.statvfs(path).f_flag & os.ST_RDONLY
     except (OSError, UnicodeDecodeError) as err:
         raise UsageError(tried, str(err), step) from err
     if info.st_mode & 0o077 and not lent:
-        raise UsageError(
-            f"{path} can be read by others", f"mode {info.st_mode & 0o777:o}", "chmod 600"
-        )
+        mode = f"mode {info.st_mode & 0o777:o}"
+        raise UsageError(f"{path} can be read by others", mode, f"chmod 600 {path}")
     return text
+
+
+def read_env(path: Path, tried: str, step: str) -> dict[str, str]:
+    """Read a private `.env` file; `$` in a value is a dollar sign. Raises UsageError."""
+    values, wrong = parse_env(read_private(path, tried, step, encoding="utf-8-sig"))
+    if wrong:
+        raise UsageError(
+            f"{path} is malformed at line {', '.join(map(str, wrong))}",
+            next_step="write NAME=value or NAME='value' on each line",
+        )
+    return values
+
+
+def parse_env(text: str) -> tuple[dict[str, str], list[int]]:
+    """Parse the text of a `.env` file: its values, and the numbers of malformed lines.
+
+    This is the only reader of the format, so that the secret scan knows what a login accepts.
+    """
+    from dotenv.parser import parse_stream
+
+    values: dict[str, str] = {}
+    wrong = []
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error or (binding.key and binding.value is None):
+            wrong.append(binding.original.line)
+        elif binding.key:
+            values[binding.key] = binding.value or ""
+    return values, wrong
+
+
+def login_files(settings: "Settings", home: Path | None = None) -> list[Path]:
+    """Return the files in which a login may be: the profile's own, then ~/.ssh/.env and .env."""
+    own = [settings.env_file] if settings.env_file else []
+    return [*own, (home or Path.home()) / ".ssh" / ".env", ROOT / ".env"]
 
 
 def read_login(
@@ -98,49 +151,29 @@ def read_login(
 ) -> Login:
     """Read the login: KIT_ENV_FILE or the profile's file, the environment, ~/.ssh/.env, .env.
 
-    Warns when a file can be read by others. Raises UsageError when there is none, or one that
-    lacks a name, cannot be parsed or is tracked by git; the message never says what stands there.
+    Raises UsageError if there is none, or one that lacks a name, cannot be parsed, is readable
+    by others or tracked by git; the message never shows what the file holds.
     """
-    given = settings.env_file
-    if given is not None and (given.exists() or not all(environ.get(name) for name in LOGIN_NAMES)):
-        hint = (
+    complete = all(environ.get(name) for name in LOGIN_NAMES)
+    own = settings.env_file
+    if own is not None and (own.exists() or not complete):
+        step = (
             "kit sandbox up" if settings.profile == "sandbox" else "write it, or set KIT_ENV_FILE"
         )
-        return _login(_parsed(given, hint), str(given))
-    if all(environ.get(name) for name in LOGIN_NAMES):
+        return _login(read_env(own, f"cannot read the login in {own}", step), str(own))
+    if complete:
         return _login(environ, "the environment")
-    places = [(home or Path.home()) / ".ssh" / ".env", ROOT / ".env"]
+    places = login_files(settings, home)[-2:]
     for place in places:
         if place.exists():
-            return _login(_parsed(place, "make it readable for yourself"), str(place))
+            tried, step = f"cannot read the login in {place}", "make it readable for yourself"
+            return _login(read_env(place, tried, step), str(place))
     raise UsageError(
         f"there is no login for the object store of {settings.profile}",
         f"looked for {', '.join(str(place) for place in places)}",
         f"write one of these files with the lines {', '.join(f'{name}=…' for name in LOGIN_NAMES)},"
         " mode 600; or name another one with KIT_ENV_FILE",
     )
-
-
-def _parsed(path: Path, hint: str) -> dict[str, str]:
-    """Read a `.env` file; `$` in a password is a dollar sign."""
-    from dotenv.parser import parse_stream
-
-    refuse_tracked(path)
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            others = stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & 0o077
-            bindings = list(parse_stream(stream))
-    except (OSError, UnicodeDecodeError) as err:
-        raise UsageError(f"cannot read the login in {path}", str(err), hint) from err
-    if others:
-        warnings.warn(f"{path} can be read by others: chmod 600 {path}", stacklevel=2)
-    wrong = [str(b.original.line) for b in bindings if b.error or (b.key and b.value is None)]
-    if wrong:
-        raise UsageError(
-            f"{path} is malformed at line {', '.join(wrong)}",
-            next_step="write NAME=value or NAME='value' on each line",
-        )
-    return {binding.key: binding.value or "" for binding in bindings if binding.key}
 
 
 def _login(values: Mapping[str, str], source: str) -> Login:

@@ -1,16 +1,30 @@
-"""Find secrets in files before they are kept or handed on: known values and known shapes."""
+"""Find secrets in files before they are stored or published: known values and known shapes.
 
+The known values come from where the kit reads them: the files and variables that hold a login or
+a token, and every `Secret` of this process. Each is searched for as it is and in the encodings
+of the files that are kept: JSON, HTML, URL, base64.
+"""
+
+import base64
+import html
+import json
+import os
 import re
-from collections.abc import Iterable
+import shlex
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, quote_plus, urlsplit
 
 from kit.base.errors import KitError
-from kit.base.files import ROOT
+from kit.base.secret import login_files, parse_env, secrets_in_use
 
 if TYPE_CHECKING:
     from kit.base.settings import Settings
 
+MIN_LENGTH = 8  # shorter texts occur by chance
+MAX_BYTES = 65536  # of a file with secrets
 SHAPES = {
     "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "an AWS key id": rb"\bAKIA[0-9A-Z]{16}\b",
@@ -20,32 +34,118 @@ SHAPES = {
     "a Keystone token": rb"\bgAAAAA[A-Za-z0-9_-]{60,}",
     "a password in a URL": rb"\b[a-z]+://[^/\s:@\"']+:[^/\s:@\"'*{$]{6,}@",
 }
-_NAMED = re.compile(r"^\s*(?:export )?(\w*(?:PASS|SECRET|TOKEN)\w*)=[\"']?(.+?)[\"']?\s*$", re.M)
+_SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|COOKIE|_KEY$|REDIS_URL")
+VARIABLES = (
+    "CSC_PASSWORD",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "PROMETHEUS_PASSWORD",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "OS_PASSWORD",
+    "KUBEFLOW_COOKIES",
+)
 
 
 class SecretFound(KitError):
-    """A file holds a secret: it is not kept and not handed on."""
+    """A file holds a secret: it is neither stored nor published."""
 
 
-def known_secrets(settings: "Settings") -> dict[str, bytes]:
-    """Read the secrets of the profile's files: name -> value, those of eight letters or more."""
-    files = [settings.env_file, Path.home() / ".ssh" / ".env", ROOT / ".env"]
-    if settings.cloud is not None:
-        names = (settings.cloud.mlflow_env_file, settings.cloud.prometheus_env_file)
-        files += [Path(name) for name in names if name]
-    found = {}
-    for path in files:
-        if path is not None and path.is_file():
-            for name, value in _NAMED.findall(path.read_text(errors="replace")):
-                if len(value) >= 8:
-                    found[f"{name} of {path.name}"] = value.encode()
+def known_secrets(
+    settings: "Settings", environ: Mapping[str, str] = os.environ
+) -> dict[str, bytes]:
+    """Return the secrets that the kit knows: where each is from -> its value.
+
+    Warns of one with fewer than eight characters, which cannot be searched for.
+    """
+    found: dict[str, bytes] = {}
+    for name, value in _known(settings, environ):
+        if len(value) >= MIN_LENGTH:
+            found.setdefault(name, value.encode())
+        elif value:
+            text = f"{name} has fewer than {MIN_LENGTH} characters: it is not searched for"
+            warnings.warn(text, stacklevel=2)
+    for number, secret in enumerate(secrets_in_use(), start=1):
+        content = secret.reveal().encode()
+        if len(content) >= MIN_LENGTH and content not in found.values():
+            found[f"secret {number} of this process"] = content
     return found
 
 
-def find_secrets(content: bytes, values: dict[str, bytes]) -> list[str]:
-    """Name what secrets some bytes hold, never showing one."""
+def _known(settings: "Settings", environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    cloud = settings.cloud
+    env_files = login_files(settings)
+    token_files = [Path(value) for key, value in environ.items() if key.startswith("KIT_")]
+    if cloud is not None:
+        env_files += [Path(n) for n in (cloud.mlflow_env_file, cloud.prometheus_env_file) if n]
+        token_files += [Path(cloud.forwarder_token_file)] if cloud.forwarder_token_file else []
+    for port in settings.ports.values():  # their commands end with the file of the password
+        words = shlex.split(port.password)
+        (env_files if words[:1] == ["grep"] else token_files).extend(map(Path, words[-1:]))
+    for path in dict.fromkeys(path.expanduser() for path in env_files):
+        for name, value in parse_env(_text(path))[0].items():
+            if _SECRET_NAME.search(name):
+                yield f"{name} of {path.name}", value
+            if "://" in value and (password := urlsplit(value).password):
+                yield f"the password in {name} of {path.name}", password
+    for path in dict.fromkeys(path.expanduser() for path in token_files):
+        yield from _tokens(path.name, _text(path))
+    for name in VARIABLES:
+        yield f"the variable {name}", environ.get(name, "")
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file that may hold secrets; nothing if there is no such file."""
+    try:
+        if path.is_file() and path.stat().st_size <= MAX_BYTES:
+            return path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return ""
+    return ""
+
+
+def _tokens(name: str, text: str) -> Iterator[tuple[str, str]]:
+    """Yield the secrets of a token file: a token, a URL with a password, user:password, JSON."""
+    if text.lstrip().startswith("{"):
+        for key, value in re.findall(r'"(\w+)"\s*:\s*("(?:[^"\\]|\\.)*")', text):
+            if _SECRET_NAME.search(key) and not key.endswith("_KEY"):
+                yield f"{key} of {name}", str(json.loads(value))
+        return
+    for number, line in enumerate(text.split(), start=1):
+        place = name if number == 1 else f"{name}, word {number}"
+        if len(line) < MIN_LENGTH:
+            continue
+        yield place, line
+        if "://" in line and (password := urlsplit(line).password):
+            yield f"the password of {place}", password
+        elif ":" in line and len(line.partition(":")[2]) >= MIN_LENGTH:
+            yield f"the password of {place}", line.partition(":")[2]
+
+
+def _encodings(value: bytes) -> set[bytes]:
+    """Return the forms in which a value may stand in a notebook, a page, a log or a URL."""
+    text = value.decode(errors="replace")
+    forms = {text, quote(text, safe=""), quote_plus(text), html.escape(text)}
+    forms |= {html.escape(text, quote=False), *_base64(value)}
+    for _ in range(2):  # a notebook is JSON, and may show JSON
+        forms |= {json.dumps(f, ensure_ascii=a)[1:-1] for f in set(forms) for a in (True, False)}
+    return {form.encode() for form in forms}
+
+
+def _base64(value: bytes) -> Iterator[str]:
+    """Yield the characters that are the same in base64 of any text that has `value` in it."""
+    for offset in range(3):
+        text = base64.b64encode(b"\0" * offset + value).decode()
+        inner = text[-(-8 * offset // 6) : 8 * (offset + len(value)) // 6]
+        yield inner
+        yield inner.replace("+", "-").replace("/", "_")
+
+
+def find_secrets(content: bytes, values: Mapping[str, bytes]) -> list[str]:
+    """Name the secrets that some bytes hold, never showing one."""
     shapes = [name for name, shape in SHAPES.items() if re.search(shape, content)]
-    return [name for name, value in values.items() if value in content] + shapes
+    known = [name for name, value in values.items() if any(f in content for f in _encodings(value))]
+    return known + shapes
 
 
 def refuse_secrets(settings: "Settings", paths: Iterable[Path]) -> None:

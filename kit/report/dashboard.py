@@ -12,6 +12,7 @@ from kit.base import (
     KitError,
     Unreachable,
     UsageError,
+    read_env,
     read_json,
 )
 from kit.base.settings import Settings
@@ -66,7 +67,6 @@ def _bars(settings: Settings, panel: Json) -> dict[str, dict[str, float]]:
 def _ask(settings: Settings, query: str, label: str) -> list[tuple[str, float]]:
     """Query Prometheus for a vector; return one label and the value of each finite sample."""
     import requests
-    from dotenv import dotenv_values
 
     cloud = settings.cloud
     if cloud is None or not cloud.prometheus_url:
@@ -76,7 +76,9 @@ def _ask(settings: Settings, query: str, label: str) -> list[tuple[str, float]]:
     url = f"{cloud.prometheus_url.rstrip('/')}/api/v1/query"
     step = "check [cloud] prometheus_url; for the sandbox: kit sandbox status"
     path = Path(cloud.prometheus_env_file) if cloud.prometheus_env_file else None
-    given = dotenv_values(path) if path and path.exists() else {}
+    given: dict[str, str] = {}
+    if path and path.exists():
+        given = read_env(path, f"cannot read the login of Prometheus in {path}", step)
     names = ("PROMETHEUS_USERNAME", "PROMETHEUS_PASSWORD")
     words = tuple(given.get(name) or "" for name in names)
     auth = (words[0], words[1]) if any(words) else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kit.base import CredentialRefused, KitError, Unreachable, UsageError
+from kit.base import CredentialRefused, KitError, Unreachable, UsageError, read_env
 from kit.runs.kfp_here import OnChange, PipelineFailed, States, ignore
 from kit.runs.kfp_log import DONE, FAILED, PENDING, RUNNING, ComponentState
 
@@ -45,9 +45,10 @@ class Access:
 
 def access_of(url: str, env_file: Path | None) -> Access:
     """Take KUBEFLOW_COOKIES and KUBEFLOW_NAMESPACE from the env file, when they are there."""
-    import dotenv
-
-    found = dotenv.dotenv_values(env_file) if env_file is not None and env_file.is_file() else {}
+    found: dict[str, str] = {}
+    if env_file is not None and env_file.is_file():
+        step = "write KUBEFLOW_COOKIES and KUBEFLOW_NAMESPACE into it, mode 600"
+        found = read_env(env_file, f"cannot read the login of KFP in {env_file}", step)
     return Access(
         url.rstrip("/"), found.get("KUBEFLOW_COOKIES") or "", found.get("KUBEFLOW_NAMESPACE") or ""
     )

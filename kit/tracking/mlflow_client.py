@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kit.base import CredentialRefused, DataError, Unreachable
+from kit.base import CredentialRefused, DataError, Unreachable, read_env
 from kit.tracking.runlog import RunLog
 
 RUN_TAG = "kit.run_id"
@@ -168,14 +168,13 @@ def credential(env_file: Path | None) -> dict[str, str]:
     """Read the MLFLOW_TRACKING_* lines of a server's env file."""
     if env_file is None:
         return {}
-    import dotenv
-
     if not env_file.is_file():
         raise CredentialRefused(
             f"MLflow's credential file {env_file} is not there",
             next_step="make it (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), mode 600",
         )
-    values = dotenv.dotenv_values(env_file)
+    step = "write MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD into it, mode 600"
+    values = read_env(env_file, f"cannot read MLflow's credential in {env_file}", step)
     return {k: v for k, v in values.items() if k.startswith("MLFLOW_TRACKING_") and v}
 
 

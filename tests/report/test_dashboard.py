@@ -114,6 +114,7 @@ def prometheus(tmp_path):
     server.answer = lambda query: vector([])
     file = tmp_path / "prometheus.env"
     file.write_text("PROMETHEUS_USERNAME=kit\nPROMETHEUS_PASSWORD=sesame\n")
+    file.chmod(0o600)
     ours = load("sandbox")
     url = f"http://127.0.0.1:{server.server_port}"
     cloud = dataclasses.replace(ours.cloud, prometheus_url=url, prometheus_env_file=str(file))

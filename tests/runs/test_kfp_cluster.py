@@ -138,6 +138,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
 def test_a_platform_behind_a_log_in_gets_the_browser_s_session(tmp_path: Path) -> None:
     env_file = tmp_path / ".env"
     env_file.write_text("KUBEFLOW_COOKIES=authservice_session=planted\nKUBEFLOW_NAMESPACE=me\n")
+    env_file.chmod(0o600)
     session = "authservice_session=planted"
     follow(FakeKfp([run("SUCCEEDED")], cookie=session), env_file=env_file)
     assert "planted" not in repr(access_of("http://h", env_file))

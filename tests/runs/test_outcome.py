@@ -162,6 +162,7 @@ def test_a_run_ends_with_metrics_times_and_a_registered_model(
 ) -> None:
     secret = tmp_path / ".env"
     secret.write_text("CSC_PASSWORD=planted-secret\n")
+    secret.chmod(0o600)
     monkeypatch.setenv("KIT_ENV_FILE", str(secret))
     seen: list[States] = []
     outcome = run_pipeline(site, objects, arguments(site, objects), tmp_path / "run", seen.append)

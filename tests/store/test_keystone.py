@@ -142,10 +142,11 @@ def test_a_login_file_that_cannot_be_read_is_named(kind, loaded, tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
-def test_a_login_file_that_others_can_read_is_used_with_a_warning(mode, loaded, tmp_path):
-    env_file(tmp_path / ".env", mode=mode)
-    with pytest.warns(UserWarning, match="chmod 600"):
-        assert read_login(loaded, {}).username == "anna"
+def test_a_login_file_that_others_can_read_is_refused(mode, loaded, tmp_path):
+    path = env_file(tmp_path / ".env", mode=mode)
+    with pytest.raises(UsageError, match="can be read by others") as caught:
+        read_login(loaded, {})
+    assert caught.value.next_step == f"chmod 600 {path}"
 
 
 def test_a_login_is_looked_for_in_the_places_in_order(loaded, tmp_path, monkeypatch):

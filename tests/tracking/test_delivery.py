@@ -329,6 +329,7 @@ def test_an_answer_that_is_not_mlflow_s_keeps_the_run_in_the_spool(
 ) -> None:
     secret = tmp_path / "mlflow.env"
     secret.write_text("MLFLOW_TRACKING_USERNAME=kit\nMLFLOW_TRACKING_PASSWORD=planted-secret\n")
+    secret.chmod(0o600)
     with answering(status, body, health) as url:
         place = Tracking(url, tmp_path / "spool", env_file=secret)
         logged = place.log(a_run(tmp_path / "files"))
@@ -348,6 +349,7 @@ def test_a_missing_credential_file_is_named_and_the_run_is_kept(tmp_path: Path) 
 def test_the_credential_is_in_the_environment_only_while_sending(tmp_path: Path) -> None:
     secret = tmp_path / "mlflow.env"
     secret.write_text("MLFLOW_TRACKING_PASSWORD=planted-secret\nOTHER_PASSWORD=never-read\n")
+    secret.chmod(0o600)
     before = dict(os.environ)
     with mlflow_client.connect(f"sqlite:///{tmp_path / 'mlflow.db'}", secret):
         assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "planted-secret"
@@ -502,6 +504,7 @@ def test_the_sandbox_s_mlflow_takes_a_run_with_its_credential_and_refuses_anothe
     run = dataclasses.replace(run, experiment="tracking-test", model=None)
     wrong = tmp_path / "wrong.env"
     wrong.write_text("MLFLOW_TRACKING_USERNAME=kit\nMLFLOW_TRACKING_PASSWORD=wrong\n")
+    wrong.chmod(0o600)
     refused = dataclasses.replace(place, env_file=wrong).log(run)
     assert (refused.state, "refused the credential" in refused.reason) == ("spooled", True)
     assert [result.state for result in place.sync()] == ["logged"]
@@ -513,6 +516,7 @@ def test_a_server_that_is_away_when_a_run_is_read_back_is_said_in_the_table(tmp_
     away = load("sandbox", {"KIT_RESULTS_DIR": str(tmp_path)})
     env_file = tmp_path / "mlflow.env"
     env_file.write_text("MLFLOW_TRACKING_USERNAME=a\n")
+    env_file.chmod(0o600)
     cloud = dataclasses.replace(
         away.cloud, mlflow_url="http://127.0.0.1:9", mlflow_env_file=str(env_file)
     )
