@@ -22,6 +22,10 @@ class SecretTracked(UsageError):
     """A file with secrets is in git, so everybody with a clone has them."""
 
 
+class SecretReadable(UsageError):
+    """Others than its owner may read a file with secrets."""
+
+
 def refuse_tracked(path: Path) -> None:
     """Raise SecretTracked for a file that git tracks, or if git does not answer whether it does.
 
@@ -108,7 +112,7 @@ def read_private(path: Path, tried: str, step: str, encoding: str = "ascii") -> 
         raise UsageError(tried, str(err), step) from err
     if info.st_mode & 0o077 and not lent:
         mode = f"mode {info.st_mode & 0o777:o}"
-        raise UsageError(f"{path} can be read by others", mode, f"chmod 600 {path}")
+        raise SecretReadable(f"{path} can be read by others", mode, f"chmod 600 {path}")
     return text
 
 

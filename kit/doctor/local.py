@@ -5,12 +5,11 @@ import errno
 import fcntl
 import os
 import socket
-import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from kit.base import SecretTracked, UsageError
+from kit.base import SecretReadable, SecretTracked, UsageError
 from kit.base.ports import port_holders
 from kit.base.settings import Port, Settings
 from kit.doctor.context import Check, CheckContext
@@ -100,7 +99,11 @@ NOT_FORWARDED = Diagnosis(
     "`kit port-forward`",
     "warning",
 )
-ENV_FILE: Known = {SecretTracked: SECRETS_TRACKED, UsageError: ENV_MISSING}
+ENV_FILE: Known = {
+    SecretTracked: SECRETS_TRACKED,
+    SecretReadable: ENV_READABLE,
+    UsageError: ENV_MISSING,
+}
 
 
 def checks(settings: Settings) -> Iterable[Check]:
@@ -140,11 +143,6 @@ def _compose_secrets(context: CheckContext) -> str:
 
 def _env_file(context: CheckContext) -> str:
     login = context.login.get()
-    file = Path(login.source)  # not a file if the environment has the names
-    if file.exists():
-        mode = stat.S_IMODE(file.stat().st_mode)
-        if mode & 0o077:
-            raise DiagnosisError(ENV_READABLE, f"{file} has mode {mode:o}", f"chmod 600 {file}")
     return f"{login.username} in {login.project}, from {login.source}"
 
 
