@@ -12,6 +12,19 @@ from kit.onsite.names import (
     PROGRESS,
     RAY_TOKEN,
     RESULTS,
+    TUNNEL_HOSTS,
+    TUNNEL_KEY,
+    TUNNEL_STATE,
 )
 
-__all__ = ["EXIT_MEANINGS", "FAILURE", "MANIFEST", "PROGRESS", "RAY_TOKEN", "RESULTS"]
+__all__ = [
+    "EXIT_MEANINGS",
+    "FAILURE",
+    "MANIFEST",
+    "PROGRESS",
+    "RAY_TOKEN",
+    "RESULTS",
+    "TUNNEL_HOSTS",
+    "TUNNEL_KEY",
+    "TUNNEL_STATE",
+]

@@ -12,6 +12,9 @@ METRICS = "metrics.json"
 TIMES = "times.json"
 DRIVER_LOG = "driver.log"
 RAY_TOKEN = "ray.token"  # noqa: S105 - the name of a file
+TUNNEL_KEY = "tunnel.key"
+TUNNEL_HOSTS = "tunnel.hosts"
+TUNNEL_STATE = "tunnel.json"
 # What the manifest holds of a training.
 RESULTS = ("model.safetensors", "predictions.npy", "losses.json", METRICS, TIMES)
 
