@@ -144,7 +144,12 @@ def main() -> int:
         ray.get(remote.remote(task, folder))
     except ray.exceptions.RayError as err:
         cause = err.cause if isinstance(err, ray.exceptions.RayTaskError) else err
-        known = {"cause": "the training failed", "got": str(cause), "next": "", "code": DRIVER_FAILED}
+        known = {
+            "cause": "the training failed",
+            "got": str(cause),
+            "next": "",
+            "code": DRIVER_FAILED,
+        }
         text = traceback.format_exc()
         write_json(folder / FAILURE, {**known, "traceback": text})
         raise

@@ -169,9 +169,7 @@ def node_address(node: str) -> str:
 def free_ports(address: str, count: int) -> list[int]:
     """Return ports that are free now at this address of this machine."""
     with contextlib.ExitStack() as stack:
-        sockets = [
-            stack.enter_context(socket.create_server((address, 0))) for _ in range(count)
-        ]
+        sockets = [stack.enter_context(socket.create_server((address, 0))) for _ in range(count)]
         return [server.getsockname()[1] for server in sockets]
 
 

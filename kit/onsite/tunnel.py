@@ -79,7 +79,12 @@ class _Tunnel:
         options += [f"HostKeyAlias={self.settings['alias']}"]
         argv = ["ssh", "-v", "-N", "-T", "-F", "/dev/null", "-i", str(self.folder / TUNNEL_KEY)]
         argv += [word for option in options for word in ("-o", option)]
-        argv += ["-R", f"{self.settings['address']}:{port}:{target}", "-p", str(self.settings["port"])]
+        argv += [
+            "-R",
+            f"{self.settings['address']}:{port}:{target}",
+            "-p",
+            str(self.settings["port"]),
+        ]
         argv += ["-l", self.settings["user"], "--", self.settings["host"]]
         with subprocess.Popen(
             argv,
@@ -103,8 +108,8 @@ class _Tunnel:
 
 @contextlib.contextmanager
 def opened(settings: Json | None, cluster: Cluster) -> Iterator[None]:
-    """Have the tunnel there while the block runs, when one is `given`."""
-    if not given:
+    """Keep the tunnel open while the block runs, if the task has settings for one."""
+    if not settings:
         yield
         return
     tunnel = _Tunnel(settings, cluster)

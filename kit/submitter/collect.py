@@ -13,12 +13,12 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from kit.base import CommandFailed, DataError, Host, Json, dumps, sha256_of
-from kit.onsite import tunnel as ray_tunnel
+from kit.onsite import PROGRESS, TUNNEL_STATE
 from kit.runs.objects import StageStore
 from kit.runs.requests import attempt_id
 from kit.slurm import JobStatus, Slurm, published_rows
 
-PROGRESS_FILES = {"training": "progress.json", "tunnel": ray_tunnel.STATE}
+PROGRESS_FILES = {"training": PROGRESS, "tunnel": TUNNEL_STATE}
 
 # $1 the folder of tries, then tokens: gives a line "token file content" for each file that is
 # there (each is one JSON value, whole by rename).

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kit.base import CommandFailed, DataError, Json, KitError, sha256_of
 from kit.base.settings import Hpc
-from kit.onsite.tunnel import STATE
+from kit.onsite import TUNNEL_STATE
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, attempt_id
 from kit.slurm import Slurm, parse_duration, planned_resources
@@ -81,7 +81,7 @@ class Staging:
                 log.warning("no tunnel: %s", err)
                 why = f"the VM cannot be prepared: {err.got or err.tried}"
         with contextlib.suppress(CommandFailed):  # the fence says what is wrong with it
-            host.put(json.dumps({"barred": why}).encode(), f"{folder}/{STATE}")
+            host.put(json.dumps({"barred": why}).encode(), f"{folder}/{TUNNEL_STATE}")
         return None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kit.base import DataError, Host, Json, SSHHost, UsageError, run_process, sha256_of
 from kit.base.settings import Cloud, Settings
-from kit.onsite.tunnel import HOSTS, KEY
+from kit.onsite import TUNNEL_HOSTS, TUNNEL_KEY
 
 PORTS = range(8280, 8290)
 ANSWER_S = 20.0
@@ -22,13 +22,13 @@ QUEUED_S = 7 * 24 * 3600  # a job may wait so long; its key goes with its try, f
 
 # $1 a try's folder, a new key on stdin: gives the key of the try, the first that came.
 KEEP = f"""
-umask 077; mkdir -p "$1" && cd "$1" && new=$(mktemp {KEY}.XXXXXX) || exit
-cat >"$new" && ln -T "$new" {KEY} 2>/dev/null
-rm -f "$new"; exec cat {KEY}
+umask 077; mkdir -p "$1" && cd "$1" && new=$(mktemp {TUNNEL_KEY}.XXXXXX) || exit
+cat >"$new" && ln -T "$new" {TUNNEL_KEY} 2>/dev/null
+rm -f "$new"; exec cat {TUNNEL_KEY}
 """
 
 # $1 the folder of tries, tokens on stdin: removes their keys.
-DROP = f'cd "$1" 2>/dev/null || exit 0; while read -r token; do rm -f "$token/{KEY}"; done'
+DROP = f'cd "$1" 2>/dev/null || exit 0; while read -r token; do rm -f "$token/{TUNNEL_KEY}"; done'
 
 # $1 the file of keys, $2 a submitter's mark, $3 its tries whose lines go; new lines on stdin.
 # The VM's administrator writes the file directly or, where it is the tunnel user's, by sudo. It
@@ -69,7 +69,7 @@ class TunnelKeys:
         limits += f',command="/bin/false",expiry-time="{until}"'
         line = f"{limits} {_public(private)} {self.mark}-{token}\n"
         user = self._edit([token], line).strip()
-        site.put(known_hosts, f"{folder}/{HOSTS}")
+        site.put(known_hosts, f"{folder}/{TUNNEL_HOSTS}")
         return tunnel_settings(self.cloud, {**reach, "user": user})
 
     def sweep(self, site: Host, tries: str, tokens: Iterable[str]) -> None:
@@ -138,6 +138,6 @@ def _public(private: bytes) -> str:
         code, said, _, _ = run_process(["ssh-keygen", "-y", "-f", str(file)], b"", ANSWER_S)
     words = said.decode(errors="replace").split()[:2]
     if code != 0 or len(words) != 2:
-        step = f"remove the file {KEY} from the try's folder"
+        step = f"remove the file {TUNNEL_KEY} from the try's folder"
         raise DataError("read the tunnel's key of a try", "it is no ssh key", step)
     return " ".join(words)

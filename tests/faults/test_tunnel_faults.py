@@ -20,7 +20,8 @@ from hpc_bench import Bench, nothing_runs, processes, ps
 from slurm_site import until
 
 from kit.base.settings import load
-from kit.onsite.tunnel import KEY, STATE
+from kit.onsite import TUNNEL_KEY as KEY
+from kit.onsite import TUNNEL_STATE as STATE
 from kit.runs.requests import RunState
 from kit.submitter.tunnel_key import PORTS
 

@@ -24,7 +24,7 @@ from kit.submitter.loop import run_loop as loop
 from kit.submitter.loop import submitter_for
 
 USER = account_names()[0]
-OURS = r"kit\.ray_main|kit\.ray_driver|raylet/raylet|gcs_server|ssh .*-R"
+OURS = r"kit\.onsite\.main|kit\.onsite\.driver|raylet/raylet|gcs_server|ssh .*-R"
 
 
 class Bench:

@@ -1,0 +1,65 @@
+"""The main program of a job: what it leaves when it fails."""
+
+import json
+import time
+
+import pytest
+
+from kit.base import KitError
+from kit.onsite import EXIT_MEANINGS, main, names
+from kit.onsite.names import NODE_LOST
+from kit.onsite.ray_cluster import RayFailed
+
+
+def main_in(folder, monkeypatch, error):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("KIT_TASK", "{}")
+
+    def run(*_):
+        raise error
+
+    monkeypatch.setattr(main, "run", run)
+    return main.main(), json.loads((folder / "failure.json").read_text())
+
+
+def test_failure_file_of_the_driver_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "failure.json").write_text('{"cause": "the training failed"}')
+    error = RayFailed(3, main.DRIVER_FAILED, "the log")
+    code, failure = main_in(tmp_path, monkeypatch, error)
+    assert (code, failure["cause"]) == (3, "the training failed")
+
+
+def test_lost_node_is_reported_rather_than_its_effect_on_the_driver(tmp_path, monkeypatch):
+    (tmp_path / "failure.json").write_text('{"cause": "the training failed"}')
+    code, failure = main_in(tmp_path, monkeypatch, RayFailed(NODE_LOST, "Ray on c2 has ended"))
+    assert (code, failure["cause"]) == (92, "Ray on c2 has ended")
+
+
+def test_unexpected_error_leaves_its_traceback(tmp_path, monkeypatch):
+    code, failure = main_in(tmp_path, monkeypatch, OSError("disk full"))
+    assert code == 90
+    assert "disk full" in failure["traceback"]
+
+
+@pytest.mark.parametrize("error", [RayFailed(1, main.DRIVER_FAILED, "no space"), OSError("x")])
+def test_failure_that_cannot_be_written_has_its_own_exit_code(tmp_path, monkeypatch, error):
+    def full(*_):
+        raise KitError("cannot write failure.json", "No space left on device")
+
+    monkeypatch.setattr(main, "write_json", full)
+    with pytest.raises(FileNotFoundError):
+        main_in(tmp_path, monkeypatch, error)
+    assert main.main() == main.NOT_WRITABLE
+    assert "full" in EXIT_MEANINGS[names.NOT_WRITABLE]
+
+
+def test_another_version_of_ray_is_refused_before_the_start(tmp_path):
+    with pytest.raises(RayFailed, match=r"needs 2\.9\.0") as error:
+        main.run({"ray": "2.9.0"}, tmp_path, time.time())
+    assert error.value.code == names.WRONG_RAY_VERSION
+
+
+def test_every_exit_code_has_a_meaning():
+    codes = {value for value in vars(names).values() if isinstance(value, int)}
+    assert codes - {names.DRIVER_FAILED} == set(EXIT_MEANINGS)
+    assert max(codes) < 128
