@@ -223,7 +223,7 @@ def test_a_lost_node_fails_the_job_and_is_named(bench, seen):
     run = bench.ask(epochs=LONG)
     bench.passes_until(run, lambda: bench.training(run))
     job = bench.sacct(run)[0][0]
-    lines = processes("raylet/raylet", f"kr-{job}/")
+    lines = processes("raylet/raylet", f"kr-{job}-")
     other = [line for line in lines if "127.0.1.2" in line.split("--node_ip_address=")[1][:9]]
     os.kill(int(other[0].split()[0]), signal.SIGKILL)
     bench.finish(run)
@@ -470,7 +470,7 @@ def test_another_users_cluster_on_the_same_nodes_does_no_harm(bench, theirs, see
         refused_without_token(theirs, second)
         bench.jobs.cancel(first)
         assert bench.finish(first).state is RunState.CANCELLED
-        assert not processes(f"kr-{bench.sacct(first)[0][0]}/")
+        assert not processes(f"kr-{bench.sacct(first)[0][0]}-")
     assert theirs.finish(second).state is RunState.DONE
     assert theirs.states(second) == ["COMPLETED"]
     seen("another user's cluster on the same nodes", "two tokens; the end of one touches no other")
@@ -479,7 +479,7 @@ def test_another_users_cluster_on_the_same_nodes_does_no_harm(bench, theirs, see
 def refused_without_token(bench, run):
     """Ray's face answers nobody who has not the token of the try."""
     job = bench.sacct(run)[0][0]
-    table = [line for line in ps("args=") if f"kr-{job}/" in line]
+    table = [line for line in ps("args=") if f"kr-{job}-" in line]
     line = next(line for line in table if "dashboard/dashboard" in line)
     host = re.search(r"--host=(\S+)", line)[1]
     port = re.search(r"--port=(\d+)", line)[1]

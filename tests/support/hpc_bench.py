@@ -94,7 +94,7 @@ class Bench:
         """The processes that train: children of the raylets of this try's job."""
         job = os.readlink(self.folder(run, number) / "owner").partition(".")[0]
         table = [line.split(None, 2) for line in ps("pid=,ppid=,args=")]
-        raylets = {row[0] for row in table if "raylet/raylet" in row[2] and f"kr-{job}/" in row[2]}
+        raylets = {row[0] for row in table if "raylet/raylet" in row[2] and f"kr-{job}-" in row[2]}
         return [int(r[0]) for r in table if r[1] in raylets and r[2].startswith("ray::work")]
 
     @contextlib.contextmanager
