@@ -11,10 +11,10 @@ from kit.base import KitError
 from kit.base.settings import Settings
 from kit.notebook import plan
 from kit.runs.follow import last_seen
-from kit.runs.hpc_stages import TRAIN
 from kit.runs.kfp_here import States
 from kit.runs.kfp_log import RUNNING
 from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
+from kit.runs.stages import HPC_TRAIN
 
 JOB_FILES = ("job.sh", "job.log", "sacct.txt", "seff.txt", "sacct-tries.txt")
 LOG_LINES = 8
@@ -100,4 +100,4 @@ def note(child: Submitter, requests: RunRequests, run: str, states: States) -> s
     """
     child.refuse_ended()
     running = [component.name for component in states if component.state == RUNNING]
-    return last_seen(requests, run) if running == [TRAIN] else ""
+    return last_seen(requests, run) if running == [HPC_TRAIN] else ""

@@ -6,15 +6,15 @@ from kit.base import Json, UsageError, time_file
 from kit.base.settings import Settings
 from kit.experiments import Thresholds
 from kit.runs import outcome as cloud_run
-from kit.runs.hpc_stages import EVALUATE, PREPROCESS, TRAIN
 from kit.runs.outcome import Outcome, Target
 from kit.runs.requests import RunRequest, RunRequests
+from kit.runs.stages import HPC_EVALUATE, HPC_PREPROCESS, HPC_TRAIN
 from kit.store import bucket_name, open_store
 
 CLOUD_HPC = Target(
     pipeline="kit.runs.pipeline:cloud_hpc_fmnist",
-    components=(PREPROCESS, TRAIN, EVALUATE),
-    trains=TRAIN,
+    components=(HPC_PREPROCESS, HPC_TRAIN, HPC_EVALUATE),
+    trains=HPC_TRAIN,
     whole="cloud-hpc-pipeline",
     flows=("data set", "request", "result", "metrics"),
 )

@@ -2,8 +2,9 @@
 
     data/<hash>-{train,test}.safetensors   the data set (uint8 arrays), under `Dataset.hash`
     data/<hash>.json   which objects it is in, with their SHA-256, and where it came from
-    runs/<run>/<file>         what a stage made
+    runs/<run>/<file>         a file that a stage wrote
     runs/<run>/<stage>.json   the record of a finished stage, written last
+    runs/<run>/<stage>.started.json  when a stage that outlives its process was started first
     runs/<run>/<stage>.failed.json   the traceback of its last failure
 
 A reader takes nothing whose SHA-256 is not the one that the record (or the caller) names.
@@ -31,7 +32,6 @@ from kit.base import (
 from kit.experiments.fashion_mnist.data import SIDE, Dataset
 from kit.store import ObjectStore
 
-PREPROCESS_TRAIN, EVALUATE = "preprocess-train", "evaluate"
 _KINDS = ("images", "labels")
 
 
@@ -43,7 +43,7 @@ class StageStore:
     run_id: str
 
     def put_data(self, data: Dataset) -> bool:
-        """Upload a data set; False when the same one is there already."""
+        """Upload a data set; return False if the bucket has it already."""
         from safetensors.numpy import save
 
         known = self._read(f"data/{data.hash}.json")
@@ -59,9 +59,9 @@ class StageStore:
         return True
 
     def get_data(self, data_hash: str) -> tuple[Dataset, Json]:
-        """Download a data set; give it and what is known of it, among it its two objects.
+        """Download a data set; return it and its record, which names its two objects.
 
-        Raises DataError when it is not there or not that one.
+        Raises DataError if the bucket has no data set of that hash.
         """
         about = self._read(f"data/{data_hash}.json")
         if about is None:
@@ -83,25 +83,25 @@ class StageStore:
         arrays["train_labels"] = np.empty(0, np.uint8)
         try:
             for part in parts:
-                found = load(self.get(about["objects"][part]))
-                arrays |= {f"{part}_{kind}": found[kind] for kind in _KINDS}
+                stored = load(self.get(about["objects"][part]))
+                arrays |= {f"{part}_{kind}": stored[kind] for kind in _KINDS}
             facts = {key: about[key] for key in ("source", "files")}
         except (SafetensorError, KeyError) as err:
-            raise _changed(f"data/{about.get('hash')}", f"no data set: {err}") from err
+            raise _changed(f"data/{about.get('hash')}", f"not a data set: {err}") from err
         return Dataset(**arrays, **facts)
 
     def keep(self, name: str, content: bytes) -> Json:
-        """Put a file of this run; give the reference (key, sha256, bytes) to get it by."""
+        """Put a file of this run; return the reference (key, sha256, bytes) to get it by."""
         return self._put(f"runs/{self.run_id}/{name}", content)
 
     def get(self, reference: Json) -> bytes:
-        """Get what a reference names; raises DataError when it is gone or other bytes."""
+        """Return the bytes of a reference. Raises DataError if they are gone or changed."""
         return self.store.get(reference["key"], sha256=reference["sha256"])
 
     def record(self, stage: str) -> tuple[Json, str] | None:
-        """Give the record of a finished stage and its hash; None when it must be done (again).
+        """Return the record of a finished stage and its hash; None if the stage must be done.
 
-        It must be done again when the record is damaged or one of its objects is gone.
+        It must be done again if the record is damaged or one of its objects is gone.
         """
         record = self._read(f"runs/{self.run_id}/{stage}.json")
         if record is None or not all(map(self._is_there, record["objects"].values())):
@@ -109,32 +109,41 @@ class StageStore:
         return record, sha256_of(dumps(record).encode())
 
     def finished(self, stage: str) -> Json:
-        """Give the record of a finished stage; raises DataError when it is not there."""
-        found = self.record(stage)
-        if found is None:
+        """Return the record of a finished stage. Raises DataError without one."""
+        stored = self.record(stage)
+        if stored is None:
             raise DataError(
                 f"{stage} of {self.run_id} has no record in the bucket",
                 "it is missing or damaged, or one of its objects is",
-                "run again: what is missing is made anew",
+                "run again: what is missing is recreated",
             )
-        return found[0]
+        return stored[0]
 
     def commit(self, stage: str, record: Json) -> str:
-        """Write the record of a finished stage, last of all; give its hash."""
+        """Write the record of a finished stage, last of all; return its hash."""
         text = dumps({"schema": SCHEMA, "stage": stage, "run": self.run_id, **record})
         return str(self.keep(f"{stage}.json", text.encode())["sha256"])
 
+    def first_start(self, stage: str, now: float) -> float:
+        """Return when a stage was started first: a killed one is started again meanwhile."""
+        started = self._read(f"runs/{self.run_id}/{stage}.started.json")
+        if started and isinstance(started.get("started"), float) and started["started"] <= now:
+            return float(started["started"])
+        content = dumps({"schema": SCHEMA, "started": float(now)})
+        self.keep(f"{stage}.started.json", content.encode())
+        return now
+
     @contextlib.contextmanager
     def reporting(self, stage: str) -> Iterator[None]:
-        """Leave the traceback in the store when the block fails (a pod's log is soon gone)."""
+        """Store the traceback if the block fails (a pod's log is soon gone)."""
         with contextlib.ExitStack() as stack:
             stack.push(lambda kind, error, _: self._report(stage, error))
             yield
 
     def failure(self, stage: str) -> str:
-        """Give the traceback of a stage's last failure, or nothing."""
-        found = self._read(f"runs/{self.run_id}/{stage}.failed.json") or {}
-        return str(found.get("traceback", ""))
+        """Return the traceback of a stage's last failure, or an empty text."""
+        stored = self._read(f"runs/{self.run_id}/{stage}.failed.json") or {}
+        return str(stored.get("traceback", ""))
 
     def _report(self, stage: str, error: BaseException | None) -> None:
         if error is None:
@@ -148,12 +157,12 @@ class StageStore:
         return {"key": key, "sha256": info.sha256, "bytes": info.size}
 
     def _read(self, key: str) -> Json | None:
-        """Read a JSON object; None when it is not there, or damaged."""
+        """Read a JSON object; None if there is none or it is damaged."""
         try:
-            found = json.loads(self.store.get(key))
+            stored = json.loads(self.store.get(key))
         except (NoSuchObject, ObjectDamaged, ValueError):
             return None
-        return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
+        return stored if isinstance(stored, dict) and stored.get("schema") == SCHEMA else None
 
     def _is_there(self, reference: Json) -> bool:
         try:

@@ -18,7 +18,8 @@ from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.kfp_cluster import access_of, run_on_cluster
 from kit.runs.kfp_here import OnChange, PipelineFailed, States, ignore, run_local
-from kit.runs.objects import EVALUATE, PREPROCESS_TRAIN, StageStore
+from kit.runs.objects import StageStore
+from kit.runs.stages import EVALUATE, PREPROCESS_TRAIN
 from kit.tracking.delivery import tracking_for
 from kit.tracking.stage_log import run_log
 

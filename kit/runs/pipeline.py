@@ -1,10 +1,10 @@
 """The Kubeflow pipelines of the targets cloud (train here) and cloud-hpc (train on the site).
 
 The same objects run on this machine (kfp.local) and on a cluster. Each component only calls its
-function in `kit.runs.stages` or `kit.runs.hpc_stages`; its source travels inside the pipeline, so
-it imports there. Arguments are data, never credentials: those reach a component through the
-environment of this machine or, on a cluster, as the secret `kit-pipeline`, mounted where the
-image's KIT_ENV_FILE points.
+function in `kit.runs.stages`; its source travels inside the pipeline, so it imports there.
+Arguments are data, never credentials: those reach a component through the environment of this
+machine or, on a cluster, as the secret `kit-pipeline`, mounted where the image's KIT_ENV_FILE
+points.
 """
 
 from functools import partial
@@ -31,7 +31,7 @@ _component = partial(dsl.component, base_image=IMAGE, install_kfp_package=False)
 def preprocess_train(
     profile: str, run_id: str, bucket: str, data_hash: str, hyperparameters: dict[str, Any]
 ) -> str:
-    """Train on the data set in the bucket; give the SHA-256 of the record of this stage."""
+    """Train on the data set in the bucket; return the SHA-256 of the record of this stage."""
     from kit.runs import stages
 
     return stages.preprocess_train(profile, run_id, bucket, data_hash, **hyperparameters)
@@ -39,10 +39,10 @@ def preprocess_train(
 
 @_component
 def cloud_hpc_preprocess(profile: str, run_id: str, bucket: str, data_hash: str) -> str:
-    """See to it that the data set is in the bucket."""
-    from kit.runs import hpc_stages
+    """Upload the data set unless it is in the bucket."""
+    from kit.runs import stages
 
-    return hpc_stages.preprocess(profile, run_id, bucket, data_hash)
+    return stages.cloud_hpc_preprocess(profile, run_id, bucket, data_hash)
 
 
 @_component
@@ -59,10 +59,10 @@ def cloud_hpc_train(
     follow_timeout_s: float,
     hyperparameters: dict[str, Any],
 ) -> str:
-    """Ask for the training and follow it; give the SHA-256 of the record of this stage."""
-    from kit.runs import hpc_stages
+    """Request the training and follow it; return the SHA-256 of the record of this stage."""
+    from kit.runs import stages
 
-    return hpc_stages.train(
+    return stages.cloud_hpc_train(
         profile,
         run_id,
         bucket,
@@ -88,7 +88,7 @@ def evaluate(
     mlflow_url: str,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
-    """Evaluate the model, apply the gates, log to MLflow; give the SHA-256 of the record."""
+    """Evaluate the model, apply the gates, log to MLflow; return the SHA-256 of the record."""
     from kit.runs import stages
 
     where = profile, run_id, bucket, trained
@@ -110,18 +110,18 @@ def cloud_hpc_evaluate(
     mlflow_url: str,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
-    """Apply the gates, log to MLflow; give the SHA-256 of the record."""
-    from kit.runs import hpc_stages
+    """Apply the gates, log to MLflow; return the SHA-256 of the record."""
+    from kit.runs import stages
 
     where = profile, run_id, bucket, trained
-    record_hash, figures = hpc_stages.evaluate(*where, gates, strict, commit, mlflow_url)
+    record_hash, figures = stages.cloud_hpc_evaluate(*where, gates, strict, commit, mlflow_url)
     for name, value in figures.items():
         metrics.log_metric(name, value)
     return record_hash
 
 
 def _settle(*tasks: Any) -> None:
-    """Say of components what is the same for all of them."""
+    """Set what is the same for all components."""
     for task in tasks:
         task.set_caching_options(False)  # a finished run is never a measurement of a new one
         task.set_retry(num_retries=1, backoff_duration="2s", backoff_factor=1.0)
@@ -142,7 +142,7 @@ def cloud_fmnist(
     commit: str = "",
     mlflow_url: str = "",
 ) -> None:
-    """Chain the two components; both may be tried once more (a finished stage is skipped)."""
+    """Chain the two components; each is retried once (a finished stage is skipped)."""
     where = {"profile": profile, "run_id": run_id, "bucket": bucket}
     how = {"gates": gates, "strict": strict, "commit": commit, "mlflow_url": mlflow_url}
     train = preprocess_train(**where, data_hash=data_hash, hyperparameters=hyperparameters)
@@ -168,7 +168,7 @@ def cloud_hpc_fmnist(
     commit: str = "",
     mlflow_url: str = "",
 ) -> None:
-    """Chain the three components; each may be tried once more (what is done is skipped)."""
+    """Chain the three components; each is retried once (a finished stage is skipped)."""
     where = {"profile": profile, "run_id": run_id, "bucket": bucket}
     how = {"gates": gates, "strict": strict, "commit": commit, "mlflow_url": mlflow_url}
     prepared = cloud_hpc_preprocess(**where, data_hash=data_hash)

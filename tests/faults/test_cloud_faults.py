@@ -17,10 +17,11 @@ from kit.base import StoreUnavailable, settings
 from kit.base.settings import SITES, load
 from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.runs import stage_work, stages
+from kit.runs import stages
 from kit.runs.kfp_here import PipelineFailed
-from kit.runs.objects import PREPROCESS_TRAIN, StageStore
+from kit.runs.objects import StageStore
 from kit.runs.outcome import arguments_of, run_pipeline
+from kit.runs.stages import PREPROCESS_TRAIN
 from kit.store import open_store
 from kit.tracking import delivery as tracking
 from kit.tracking import mlflow_client
@@ -162,9 +163,7 @@ def test_a_gateway_that_stays_away_ends_the_stage_and_the_training_is_not_lost(
     try:
         with monkeypatch.context() as patch:
             patch.setattr(stages, "_say", stop)
-            patch.setattr(
-                stage_work, "open_store", lambda *words: open_store(*words, patience=SHORT)
-            )
+            patch.setattr(stages, "open_store", lambda *words: open_store(*words, patience=SHORT))
             with pytest.raises(StoreUnavailable) as caught:
                 stages.preprocess_train(*train, **HP.model_dump())
     finally:

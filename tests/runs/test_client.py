@@ -22,7 +22,7 @@ from kit.base import (
 from kit.base.settings import Port, load
 from kit.forwarder import services
 from kit.forwarder.api import forwarder_api
-from kit.runs import hpc_stages
+from kit.runs import stages
 from kit.runs.client import ForwarderClient, forwarder_client
 from kit.runs.follow import TrainingFailed, follow
 from kit.runs.requests import RunRequest, RunRequests, RunState
@@ -115,7 +115,7 @@ def test_what_the_face_refuses_is_told_apart(world, port, monkeypatch):
     with pytest.raises(NoSuchObject):
         client(port, BEA).status(RUN)
     with pytest.raises(Busy, match="other settings"):
-        ours.ask(dataclasses.replace(REQUEST, workers=2))
+        ours.ask(REQUEST.model_copy(update={"workers": 2}))
 
     def away(*_):
         raise StoreUnavailable("list runs/", "no answer", "try again later")
@@ -164,10 +164,10 @@ def test_the_face_is_used_where_the_profile_has_one_for_its_own_bucket(tmp_path,
     assert (ours.url, ours.token.reveal()) == ("http://f:1", ANNA)
     assert ANNA not in repr(ours)
     assert forwarder_client(profile(forwarder_url="")) is None
-    monkeypatch.setattr(hpc_stages, "bucket_name", lambda *_: "ours")
-    monkeypatch.setattr(hpc_stages, "open_store", lambda *_: None)
-    assert isinstance(hpc_stages._asked_at(loaded, "ours"), ForwarderClient)
-    assert isinstance(hpc_stages._asked_at(loaded, "another"), RunRequests)
+    monkeypatch.setattr(stages, "bucket_name", lambda *_: "ours")
+    monkeypatch.setattr(stages, "open_store", lambda *_: None)
+    assert isinstance(stages.requests_at(loaded, "ours"), ForwarderClient)
+    assert isinstance(stages.requests_at(loaded, "another"), RunRequests)
 
 
 @pytest.mark.parametrize(("text", "mode"), [(ANNA, 0o644), (None, 0), ("\xe9", 0o600)])

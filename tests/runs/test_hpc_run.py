@@ -13,11 +13,12 @@ from kit.base import DataError, UsageError, time_record
 from kit.base.settings import load
 from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.runs import hpc_run, hpc_stages
+from kit.runs import hpc_run
 from kit.runs.hpc_run import CLOUD_HPC
 from kit.runs.objects import StageStore
 from kit.runs.outcome import Outcome, read_outcome
 from kit.runs.requests import RunRequest
+from kit.runs.stages import HPC_EVALUATE, HPC_PREPROCESS, HPC_TRAIN, cloud_hpc_train
 
 RUN = "cloud-hpc-0123456789ab-1"
 HPC = '[hpc]\nssh_host = "x"\nproject_dir = "/proj"\n'
@@ -35,12 +36,12 @@ def stages(start=100.0):
         name: {"objects": {}, "time": times[name], "spans": span}
         for name, span in zip(CLOUD_HPC.components, spans, strict=True)
     }
-    records[hpc_run.TRAIN] |= {
+    records[HPC_TRAIN] |= {
         "training": time_record("remote-model-training", 112.0, 119.0, 7.0),
         "ray_job": time_record("train-fmnist-cnn", 111.0, 119.5),
         "slurm": {"sacct": SACCT, "seff": {"State": "COMPLETED (exit code 0)"}},
     }
-    records[hpc_run.EVALUATE] |= {"performance": {"accuracy": 0.5}}
+    records[HPC_EVALUATE] |= {"performance": {"accuracy": 0.5}}
     return records
 
 
@@ -77,7 +78,7 @@ def test_all_seconds_of_the_pipeline_are_accounted_for():
 
 def test_stages_of_an_earlier_start_keep_their_seconds():
     outcome = Outcome(CLOUD_HPC, stages(), [], 115.0, 131.0)
-    assert outcome.kept == [hpc_run.PREPROCESS]
+    assert outcome.kept == [HPC_PREPROCESS]
     assert outcome.pipeline_s == 16 + 10
 
 
@@ -104,7 +105,7 @@ def test_the_arguments_are_those_of_the_pipeline_and_plain_data(site):
         3,
     )
     assert given["jobs_bucket"] != given["bucket"]
-    asked = set(inspect.signature(hpc_stages.train).parameters) - {"given"}
+    asked = set(inspect.signature(cloud_hpc_train).parameters) - {"given"}
     assert asked <= set(given)
 
 
@@ -121,12 +122,12 @@ def test_an_outcome_is_read_from_the_records_and_a_missing_one_is_named():
     objects = StageStore(MemoryStore(), RUN)
     losses = objects.keep("try-1/losses.json", b"[[1, 2.5]]")
     records = stages()
-    records[hpc_run.TRAIN]["objects"] = {"losses.json": losses}
+    records[HPC_TRAIN]["objects"] = {"losses.json": losses}
     for name in CLOUD_HPC.components[:-1]:
         objects.commit(name, records[name])
-    with pytest.raises(DataError, match=hpc_run.EVALUATE):
+    with pytest.raises(DataError, match=HPC_EVALUATE):
         read_outcome(objects, 99.0, 131.0, CLOUD_HPC)
-    objects.commit(hpc_run.EVALUATE, records[hpc_run.EVALUATE])
+    objects.commit(HPC_EVALUATE, records[HPC_EVALUATE])
     outcome = read_outcome(objects, 99.0, 131.0, CLOUD_HPC)
     assert outcome.losses == [[1, 2.5]]
     assert hpc_run.files(outcome)["sacct"] == SACCT

@@ -19,8 +19,9 @@ from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import MAX_SEED, Parameters
 from kit.runs import stages
 from kit.runs.kfp_here import PipelineFailed, States
-from kit.runs.objects import EVALUATE, PREPROCESS_TRAIN, StageStore
+from kit.runs.objects import StageStore
 from kit.runs.outcome import CLOUD, Outcome, arguments_of, run_pipeline, with_runner
+from kit.runs.stages import EVALUATE, PREPROCESS_TRAIN
 from kit.store import bucket_name, open_store
 from kit.tracking.delivery import tracking_for
 

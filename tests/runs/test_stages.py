@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import io
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.data import LABELS, Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs import stages
-from kit.runs.objects import EVALUATE, PREPROCESS_TRAIN, StageStore
+from kit.runs.objects import StageStore
+from kit.runs.stages import EVALUATE, PREPROCESS_TRAIN
 from kit.store import open_store
 from kit.tracking import mlflow_client
 from kit.tracking.delivery import destinations, tracking_for
@@ -117,7 +120,7 @@ def test_an_object_that_is_no_data_set_is_refused(uploaded: StageStore, data: Da
     about = json.loads(uploaded.store.get(f"data/{data.hash}.json"))
     about["objects"]["test"] = uploaded.keep("garbage", b"\x00" * 100)
     uploaded.store.put(f"data/{data.hash}.json", json.dumps(about).encode())
-    with pytest.raises(DataError, match="no data set"):
+    with pytest.raises(DataError, match="not a data set"):
         uploaded.get_data(data.hash)
 
 
@@ -349,3 +352,65 @@ def test_mlflow_away_costs_the_run_nothing_and_is_made_up_by_a_sync(
     embedded = dataclasses.replace(tracking_for(site, "cloud"), spool_dir=server.spool_dir)
     assert [result.state for result in embedded.sync()] == ["logged"]
     assert in_mlflow(site)["metrics"]["accuracy"] == record["performance"]["accuracy"]
+
+
+# -- started twice, killed, judged again -----------------------------------------------------------
+
+
+def test_a_component_that_waited_for_another_one_ends_well(site: Settings) -> None:
+    entered, leave = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    def component(name: str, wait: bool) -> None:
+        with stages.open_stage("folders", RUN, BUCKET, EVALUATE) as stage:
+            entered.set()
+            assert stage.work.is_dir()
+            if wait:
+                assert leave.wait(30)
+        ended.append(name)
+
+    first = threading.Thread(target=component, args=("first", True))
+    first.start()
+    assert entered.wait(30)
+    second = threading.Thread(target=component, args=("second", False))
+    second.start()
+    time.sleep(0.3)  # it waits for the lock meanwhile
+    leave.set()
+    first.join(30)
+    second.join(30)
+    assert ended == ["first", "second"]
+    assert list((site.cache_dir / "stages").iterdir()) == []
+
+
+def test_other_gates_judge_again_without_training_again(
+    uploaded: StageStore, data: Dataset
+) -> None:
+    trained = train(data)
+    evaluate(trained, gates=HIGH_GATES)
+    assert uploaded.finished(EVALUATE)["gates"]["passed"] is False
+    evaluate(trained, gates=NO_GATES)
+    assert uploaded.finished(EVALUATE)["gates"]["passed"] is True
+    assert train(data) == trained
+
+
+def test_the_first_start_of_a_stage_is_stored(objects: StageStore) -> None:
+    assert objects.first_start("cloud-hpc-train", 100.0) == 100.0
+    assert objects.first_start("cloud-hpc-train", 130.0) == 100.0
+    assert objects.first_start("evaluate", 130.0) == 130.0
+
+
+@pytest.mark.parametrize(
+    ("started_again", "end", "seconds"),
+    [
+        (100.0, 125.0, 25.0),  # never killed
+        (119.0, 125.0, 25.0),  # killed, started again at once: the job ran all the time
+        (86_500.0, 86_506.0, 31.0),  # a day later: 25 s of queue and job, 6 s of this start
+    ],
+)
+def test_a_stage_killed_while_its_job_ran_reports_the_seconds_of_both_starts(
+    objects: StageStore, monkeypatch: pytest.MonkeyPatch, started_again, end, seconds
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: end)
+    stage = stages.Stage("cloud-hpc-train", None, objects, Path(), started_again)
+    record = stages._time_with_earlier_starts(stage, 100.0, 25.0)
+    assert (record["start-time"], record["total-seconds"]) == (100.0, seconds)
