@@ -12,10 +12,8 @@ from kit.slurm.script import JobSpec, build_script, job_for, module_lines, node_
 from kit.slurm.status import EXIT_MEANINGS, JobStatus
 from kit.slurm.text import (
     ACCOUNT_COLUMNS,
-    AccountRow,
     JobState,
     account_row,
-    format_duration,
     parse_count,
     parse_duration,
     parse_memory,
@@ -46,7 +44,6 @@ __all__ = [
     "EXIT_MEANINGS",
     "GIB",
     "PUBLISHED",
-    "AccountRow",
     "Accounting",
     "Attempt",
     "JobSpec",
@@ -61,7 +58,6 @@ __all__ = [
     "build_script",
     "computed_seff",
     "count_gres",
-    "format_duration",
     "job_for",
     "job_name",
     "job_starts",

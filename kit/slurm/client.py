@@ -319,6 +319,6 @@ class Slurm:
         if end is not None and self.clock() + (parse_duration(job.time) or 0) > end:
             until = time.strftime("%H:%M", time.localtime(end))
             self.say(
-                f"the certificate ends at {until}, before the job's time limit: the job goes on "
-                f"and the kit waits for a new certificate. {self.hpc.renew_hint}".rstrip()
+                f"the certificate ends at {until}, before the job's time limit: the job "
+                f"continues and the kit waits for a new certificate. {self.hpc.renew_hint}".rstrip()
             )

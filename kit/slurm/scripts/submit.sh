@@ -1,14 +1,14 @@
 # Submit an attempt, unless that was done before.
 # $1 attempts' folder, $2 attempt id, $3 seconds to wait for sbatch, $4 pattern of limits that
 # pass, $5 job script, then sbatch's argv.
-# The value of `submit` is made here, in every call anew: a call that is sent twice is two callers.
-# sbatch runs detached: it outlives this shell, ssh and the client, and its reply appears whole.
+# The value of `submit` is made here, in every call: a call that is sent twice is two callers.
+# sbatch runs detached: it outlives this shell, ssh and the client, and its reply appears at once.
 attempts=$1 id=$2 wait_s=$3 limits=$4 job=$5; shift 5
 enter "$attempts/$id"
 me=$HOSTNAME.$$.${EPOCHREALTIME:-$(date +%s.%N)}.$RANDOM$RANDOM
-# A limit on the number of jobs refused it before: submit again. Whoever renames the reply owns
-# the right to release `submit`; sbatch has accepted nothing, so no job can exist.
-if [ ! -L owner ] && grep -qsE "^err .*$limits" reply && mv -T reply "limited.$me" 2>/dev/null; then
+# A limit on the number of jobs refused it before: submit again. The caller that
+# renames the reply may release `submit`: sbatch has accepted nothing, so no job can exist.
+if [ -e reply ] && [ ! -L owner ] && grep -qE "^err .*$limits" reply && mv -T reply "limited.$me" 2>/dev/null; then
     rm -f submit
 fi
 if [ ! -L submit ] && [ ! -L owner ]; then
