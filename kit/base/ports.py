@@ -1,4 +1,4 @@
-"""Which program holds a TCP port of this machine."""
+"""TCP ports: who holds one of this machine, and those of the tunnels."""
 
 import contextlib
 import os
@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 Address = tuple[str, int]
 ANY = ("0.0.0.0", "::")  # noqa: S104 - compared, nothing listens here
+
+# Where the reverse tunnels of jobs may listen on the cloud VM.
+TUNNEL_PORTS = range(8280, 8290)
 
 
 def port_holders(addresses: Iterable[Address]) -> dict[Address, str]:

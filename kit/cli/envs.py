@@ -46,7 +46,7 @@ def envs_ls(profile: str | None, as_json: bool) -> None:
                 "environment": row.name,
                 "mb": f"{row.megabytes:>6}",
                 "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(row.made)),
-                "use": "published" if row.published else f"attempt {row.token or '?'}",
+                "use": "published" if row.published else f"attempt {row.attempt or '?'}",
             }
             for row in rows
         ]

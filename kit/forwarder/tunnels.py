@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kit.base import Json, KitError, Unreachable
+from kit.base.ports import TUNNEL_PORTS
 from kit.base.settings import Settings
 from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
-from kit.submitter.tunnel_key import PORTS
 
 NAMESPACE, PORT = "forwarder-imports", 8280
 OURS = {"app.kubernetes.io/managed-by": "cloud-hpc-kit"}
@@ -54,7 +54,7 @@ def live_tunnels(
             continue
         window = (jobs.read(each.run, "progress") or {}).get("tunnel")
         port = window.get("port") if isinstance(window, dict) else None
-        if cloud is None or type(port) is not int or port not in PORTS:
+        if cloud is None or type(port) is not int or port not in TUNNEL_PORTS:
             continue
         key = attempt_id(each.run, each.number)
         service = f"{user}-{key}-ray" if cloud.runner == "cluster" else ""

@@ -13,7 +13,7 @@ from kit.base.settings import Hpc, Settings
 from kit.billing import tables as bill_tables
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.requests import RunRequest
-from kit.slurm import JobSpec, build_script, node_hours, parse_duration, sbatch_argv
+from kit.slurm import JobSpec, SitePaths, build_script, node_hours, parse_duration, sbatch_argv
 from kit.store import as_row, bucket_name, certificates, describe_expiry
 from kit.submitter import job as ray_job
 from kit.submitter import tunnel_key as tunnel
@@ -41,24 +41,15 @@ def site_of(loaded: Settings) -> Hpc:
 def batch(loaded: Settings, request: RunRequest) -> Batch:
     """Make the batch job of a request; folders and files named by a hash are examples."""
     hpc = site_of(loaded)
-    place = f"{hpc.project_dir}/kit"
-    task = ray_job.Task(
-        run=request.run,
-        number=1,
-        token="0" * 12,
-        data_hash=request.data_hash,
-        data=f"{place}/inputs/{request.data_hash}.safetensors",
-        code=f"{place}/inputs/code.zip",
-        configured=request.configured,
-        hyperparameters=request.hyperparameters,
-        workers=request.workers,
-        environment=f"{place}/venvs/made-by-ssh" if hpc.build_env_on == "login" else "",
-    )
+    task = ray_job.build_task(hpc, request, 1, "0" * 64)
+    task = dataclasses.replace(task, token="0" * 12)
+    if hpc.build_env_on == "login":
+        task = dataclasses.replace(task, environment=f"{SitePaths(hpc).venvs}/made-by-ssh")
     cloud = loaded.cloud
     if cloud and cloud.tunnel_address and request.wants_tunnel(hpc.tunnel):
         reach = {"host": cloud.ssh_host, "port": 22, "user": "kit-tunnel"}
         task = dataclasses.replace(task, tunnel=tunnel.tunnel_settings(cloud, reach))
-    spec, folder = ray_job.job_spec(hpc, task), f"{place}/tries/{task.token}"
+    spec, folder = ray_job.job_spec(hpc, task), SitePaths(hpc).attempt(task.token)
     return Batch(tuple(sbatch_argv(folder)), build_script(spec, folder), spec)
 
 

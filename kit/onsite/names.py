@@ -19,6 +19,7 @@ TUNNEL_STATE = "tunnel.json"
 RESULTS = ("model.safetensors", "predictions.npy", "losses.json", METRICS, TIMES)
 
 DRIVER_FAILED = 1
+CODE_CHANGED = 88
 NOT_WRITABLE = 89
 RAY_NOT_STARTED = 90
 WRONG_RAY_VERSION = 91
@@ -28,6 +29,7 @@ TOLD_TO_END = 94
 ENVIRONMENT_FAILED = 95
 
 EXIT_MEANINGS = {
+    CODE_CHANGED: "the code on the site is not the one that was staged: run again",
     NOT_WRITABLE: "its folder is full or not writable: free space in the project folder, run again",
     RAY_NOT_STARTED: "Ray could not be started on the job's nodes; the end of its log says more",
     WRONG_RAY_VERSION: "the environment has another version of Ray: run with configured = False",

@@ -1,9 +1,10 @@
-"""What a try left on the site: the files of its manifest, its log, its figures; to the store.
+"""Copies what an attempt left on the site to the store: its committed files, log and figures.
 
-Everything is derived from the try's folder and the accounting, so that doing it twice, or by two
-submitters, gives the same objects.
+Everything is derived from the attempt's folder and the accounting, so that doing it twice, or by
+two submitters, gives the same objects.
 """
 
+import base64
 import contextlib
 import json
 import tempfile
@@ -13,85 +14,87 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from kit.base import CommandFailed, DataError, Host, Json, dumps, sha256_of
-from kit.onsite import PROGRESS, TUNNEL_STATE
+from kit.onsite import FAILURE, PROGRESS, TUNNEL_STATE
 from kit.runs.objects import StageStore
 from kit.runs.requests import attempt_id
 from kit.slurm import JobStatus, Slurm, published_rows
+from kit.submitter.scripts import script
 
-PROGRESS_FILES = {"training": PROGRESS, "tunnel": TUNNEL_STATE}
-
-# $1 the folder of tries, then tokens: gives a line "token file content" for each file that is
-# there (each is one JSON value, whole by rename).
-READ_PROGRESS = f"""
-cd "$1" 2>/dev/null || exit 0
-shift
-for token; do for file in {" ".join(PROGRESS_FILES.values())}; do
-    content=$(cat "$token/$file" 2>/dev/null) && echo "$token $file" $content
-done; done; exit 0
-"""
+LOG_END = 4000
+PROGRESS_FILES = {PROGRESS: "training", TUNNEL_STATE: "tunnel"}
+AWAITED = "its accounting figures are awaited"
 
 
-def read_progress(host: Host, tries: str, tokens: Iterable[str]) -> dict[str, Json]:
-    """Give what running tries say of themselves, in one call: how training and tunnel stand.
+def read_progress(host: Host, folder: str, attempts: Iterable[str]) -> dict[str, Json]:
+    """Read what running attempts have reported, in one call: `training` and `tunnel` of each.
 
-    Raises KitError without contact; what cannot be read is None.
+    Raises KitError without contact; a file that cannot be read is None.
     """
-    found: dict[str, Json] = {token: dict.fromkeys(PROGRESS_FILES) for token in tokens}
-    names = {file: name for name, file in PROGRESS_FILES.items()}
-    argv = ["sh", "-fc", READ_PROGRESS, "sh", tries, *found]
+    found: dict[str, Json] = {name: dict.fromkeys(PROGRESS_FILES.values()) for name in attempts}
+    argv = ["sh", "-fc", script("read_progress"), "sh", folder, *found]
     for line in host.run(argv, repeat=True).out.splitlines() if found else ():
-        token, file, content = line.split(" ", 2)
-        with contextlib.suppress(ValueError):
-            found[token][names[file]] = json.loads(content)
+        with contextlib.suppress(ValueError, KeyError, RecursionError):
+            attempt, file, content = line.split(" ")
+            value = json.loads(base64.b64decode(content))
+            found[attempt][PROGRESS_FILES[file]] = value if isinstance(value, dict) else None
     return found
 
 
 @dataclass(frozen=True)
 class Collector:
-    """Brings what one try left from the site into the run's objects."""
+    """Copies what one attempt left on the site into the run's objects."""
 
     slurm: Slurm
     objects: StageStore
     number: int
     token: str
 
-    def result(self, status: JobStatus) -> Json | None:
-        """Publish the files of a committed try; None while the accounting has not all of it.
+    def result(self, status: JobStatus, patient: bool = True) -> Json | None:
+        """Publish the files of a committed attempt and return its result.
 
-        Raises DataError for a file that is not the one that the manifest names.
+        None while figures of the accounting are missing and the caller is `patient`; otherwise
+        the result says in `missing` which figures there are not. Raises DataError, CommandFailed
+        for a file that is not the one that the manifest names.
         """
         used = self.slurm.usage(self.token, status.job_id, status.restart_count)
-        if used.usage is None or used.missing:
+        if used.missing and used.available and patient:
             return None
-        zone = ZoneInfo(self.slurm.hpc.timezone)
-        figures = {
-            "sacct": published_rows(used.usage, zone),
-            "seff": dict(used.seff),
-            "elapsed_s": used.usage.elapsed_seconds,
-            "queued_s": used.usage.queued_seconds,
-            "nodes": used.usage.nodes,
-            "cores": used.usage.cores,
-        }
         files = self._files(status)
         files["sacct.txt"] = self._keep("sacct.txt", used.sacct_text.encode())
         files["seff.txt"] = self._keep("seff.txt", used.seff_text.encode())
-        if self.number > 1:  # the run's bill has the jobs of all its tries
-            files["sacct-tries.txt"] = self._keep("sacct-tries.txt", self._all_tries().encode())
-        job = {"id": status.job_id, "life": status.restart_count, "state": used.usage.state.name}
-        return {"try": self.number, "token": self.token, "job": job, "files": files, **figures}
+        if self.number > 1:  # the run's bill has the jobs of all its attempts
+            with contextlib.suppress(CommandFailed):  # a site without accounting
+                text = self._all_attempts()
+                files["sacct-tries.txt"] = self._keep("sacct-tries.txt", text.encode())
+        usage = used.usage
+        state = usage.state.name if usage else "COMPLETED"
+        result = {
+            "try": self.number,
+            "token": self.token,
+            "job": {"id": status.job_id, "life": status.restart_count, "state": state},
+            "files": files,
+            "sacct": published_rows(usage, ZoneInfo(self.slurm.hpc.timezone)) if usage else {},
+            "seff": dict(used.seff),
+            "elapsed_s": usage.elapsed_seconds if usage else None,
+            "queued_s": usage.queued_seconds if usage else None,
+            "nodes": usage.nodes if usage else None,
+            "cores": usage.cores if usage else None,
+        }
+        return {**result, "missing": list(used.missing)} if used.missing else result
 
-    def _all_tries(self) -> str:
+    def _all_attempts(self) -> str:
         attempts = [attempt_id(self.objects.run_id, n) for n in range(1, self.number + 1)]
         return self.slurm.list_accounting(attempts)
 
     def failure(self, status: JobStatus) -> Json:
-        """Say why a try came to nothing: its state, the cause that it left, its log's end."""
+        """Return why an attempt failed: its state, the cause that it left, the end of its log."""
         left: Json = {}
-        text = self.slurm.logs(self.token, name="failure.json")[0]
+        text = self.slurm.logs(self.token, name=FAILURE)[0]
         try:
             left = json.loads(text) if text else {}
-        except ValueError:
-            left = {"got": text.decode(errors="replace")}
+        except (ValueError, RecursionError):
+            left = {"got": text.decode(errors="replace")[-LOG_END:]}
+        left = left if isinstance(left, dict) else {"got": str(left)[-LOG_END:]}
         log = self.slurm.log_end(self.token).decode(errors="replace")
         job = {"id": status.job_id, "life": status.restart_count, "state": status.state.name}
         facts = {"why": status.why, "exit_code": status.exit_code, "worked": status.started}
@@ -99,12 +102,17 @@ class Collector:
 
     def _files(self, status: JobStatus) -> dict[str, Json]:
         """Copy the manifest's files, each checked against it, and the job's script and log."""
-        manifest = json.loads(self._fetch(status.manifest, status.manifest.partition("-")[2]))
-        kept = {name: self._copy(name, wanted) for name, wanted in manifest["files"].items()}
-        for source, name in (("job.sh", "job.sh"), (f"job-{status.job_id}.log", "job.log")):
+        content = self._fetch(status.manifest, status.manifest.partition("-")[2])
+        try:
+            hashes = dict(json.loads(content)["files"])
+        except (ValueError, KeyError, TypeError, RecursionError) as err:
+            tried = f"read the manifest of attempt {self.token}"
+            raise DataError(tried, repr(err)[:200], "start the run again") from err
+        kept = {name: self._copy(name, wanted) for name, wanted in hashes.items()}
+        for source, name in (("job.sh", "job.sh"), (self.slurm.log_name(status.job_id), "job.log")):
             try:
                 kept[name] = self._copy(source, "", name)
-            except CommandFailed:  # somebody removed it: the result does not depend on it
+            except CommandFailed:  # it was removed: the result does not depend on it
                 continue
         return kept
 
@@ -113,7 +121,11 @@ class Collector:
 
     def _fetch(self, name: str, wanted: str) -> bytes:
         if "/" in name:
-            raise DataError(f"read the manifest of {self.token}", f"it names {name!r:.200}")
+            raise DataError(
+                f"read the manifest of {self.token}",
+                f"it names {name!r:.200}",
+                "start the run again",
+            )
         source = f"{self.slurm.folder(self.token)}/{name}"
         with tempfile.TemporaryDirectory(prefix="kit-") as folder:
             path = Path(folder) / "file"
@@ -127,5 +139,5 @@ class Collector:
 
 
 def digest_of(content: Json) -> str:
-    """Name a JSON value, to see whether it has changed."""
+    """Return a hash of a JSON value."""
     return sha256_of(dumps(content).encode())

@@ -6,13 +6,15 @@ a line outside quotes, are comments. `ENVIROMENT` is the original's spelling; `E
 taken as well.
 """
 
+import contextlib
 import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.base import Secret, UsageError, read_private
+from kit.base import LOGIN_NAMES, Secret, UsageError, read_login, read_private
+from kit.base.settings import Settings
 
 # prefix and key -> what it is for, shown with the error when it is wrong or missing
 MEANING = {
@@ -22,16 +24,16 @@ MEANING = {
     "CLOUD_KEY": "private key for the cloud VM, a path inside the container",
     "CLOUD_PASSWORD": "pass phrase of that key, or none",
     "STORAGE_ENVIROMENT": "profile of the object store",
-    "STORAGE_USER": "user of the object store",
-    "STORAGE_PASSWORD": "password of that user",
+    "STORAGE_USER": "user of the object store, or none: the login is in KIT_ENV_FILE",
+    "STORAGE_PASSWORD": "password of that user, or none",
     "HPC_ENVIROMENT": "profile of the HPC site",
     "HPC_ADDRESS": "address of its login node",
     "HPC_USER": "user there",
     "HPC_KEY": "private key for it, a path inside the container",
     "HPC_PASSWORD": "pass phrase of that key, or none",
     "INTEGRATION_ENVIROMENT": "profile whose jobs are submitted",
-    "INTEGRATION_KEY": "key of the integration, or none",
-    "INTEGRATION_PASSWORD": "password of the integration, or none",
+    "INTEGRATION_KEY": "file with the token of the submitter's API, or none: one is made",
+    "INTEGRATION_PASSWORD": "that token itself, 16 characters or more, or none",
 }
 ABSENT = ("", "none", "empty")
 _COMMENT = re.compile(r'("(?:[^"\\\n]|\\.)*")|(?:^|(?<=\s))#[^\n]*', re.MULTILINE)
@@ -77,30 +79,92 @@ def parse(text: str, name: str = "compose-secrets.json") -> dict[str, list[Platf
     return {prefix: _platforms(name, prefix, values) for prefix in prefixes}
 
 
-def ssh_config(platforms: list[Platform], profile: str, known_hosts: str = "") -> str:
-    """Give an ssh config with one Host, named by the profile, for its platform.
+def find(platforms: list[Platform], profile: str) -> Platform | None:
+    """Return the platform of a profile, None when there is none."""
+    return next((one for one in platforms if one.text("ENVIROMENT") == profile), None)
+
+
+def ssh_config(platforms: list[Platform], profile: str, name: str) -> str:
+    """Return an ssh config with one Host, called `name`, for the HPC platform of a profile.
 
     Raises UsageError when no platform is of that profile, or its key needs a pass phrase.
     """
-    found = next((each for each in platforms if each.text("ENVIROMENT") == profile), None)
-    if found is None:
-        named = ", ".join(each.text("ENVIROMENT") for each in platforms) or "none"
+    platform = find(platforms, profile)
+    if platform is None:
+        names = ", ".join(one.text("ENVIROMENT") for one in platforms) or "none"
         step = "add it to the HPC_ keys, or use another profile"
-        raise UsageError(f"compose-secrets.json has no platform {profile!r}", named, step)
-    if found.values["PASSWORD"]:
-        step = "give a key without one: a container has nobody to ask"
-        raise UsageError(f"the key for {profile} has a pass phrase", next_step=step)
-    names = {"HostName": "ADDRESS", "User": "USER", "IdentityFile": "KEY"}
-    lines = [f"    {name} {_word(key, found.text(key))}" for name, key in names.items()]
-    lines += [f"    UserKnownHostsFile {known_hosts}"] if known_hosts else []
-    return "\n".join([f"Host {_word('ENVIROMENT', profile)}", *lines, "    IdentitiesOnly yes", ""])
+        raise UsageError(f"compose-secrets.json has no platform {profile!r}", names, step)
+    return host_block(platform, name)
 
 
-def _word(key: str, value: str) -> str:
+def host_block(platform: Platform, name: str) -> str:
+    """Return the Host block of a platform under `name`.
+
+    Raises UsageError for a key that needs a pass phrase, and for values that are not one word.
+    """
+    if platform.values["PASSWORD"]:
+        got = f"{platform.prefix}_PASSWORD is given for {platform.text('ENVIROMENT')}"
+        step = "use a key without a pass phrase: nobody can type it in a container"
+        raise UsageError("the key has a pass phrase", got, step)
+    keys = {"HostName": "ADDRESS", "User": "USER", "IdentityFile": "KEY"}
+    lines = [
+        f"    {option} {_word(platform.prefix, key, platform.text(key))}"
+        for option, key in keys.items()
+    ]
+    name = _word(platform.prefix, "ENVIROMENT", name)
+    return "\n".join([f"Host {name}", *lines, "    IdentitiesOnly yes", ""])
+
+
+def check_integration(platforms: list[Platform], profile: str) -> None:
+    """Raise UsageError when the file is for the jobs of other profiles."""
+    names = [one.text("ENVIROMENT") for one in platforms]
+    if names and profile not in names:
+        step = "add it to INTEGRATION_ENVIROMENT, or use another profile"
+        got = f"INTEGRATION_ENVIROMENT names {', '.join(names)}"
+        raise UsageError(f"submit the jobs of profile {profile!r}", got, step)
+
+
+def env_text(platforms: list[Platform], settings: Settings) -> str:
+    """Return the store's login as the text of an .env file; "" where the file has no login.
+
+    The project is that of KIT_ENV_FILE or the environment where there is one, else the account of
+    the site. Raises UsageError for a user without a password.
+    """
+    platform = find(platforms, settings.profile)
+    if platform is None or not platform.values["USER"]:
+        return ""
+    password = platform.values["PASSWORD"]
+    if password is None:
+        step = "give the password of STORAGE_USER"
+        raise UsageError("STORAGE_PASSWORD is missing", f"for {settings.profile}", step)
+    domain, project = "Default", settings.hpc.account if settings.hpc else ""
+    with contextlib.suppress(UsageError):
+        login = read_login(settings)
+        domain, project = login.domain, login.project
+    values = (platform.text("USER"), password.reveal(), domain, project)
+    quoted = (value.replace("\\", "\\\\").replace("'", "\\'") for value in values)
+    return "".join(f"{key}='{value}'\n" for key, value in zip(LOGIN_NAMES, quoted, strict=True))
+
+
+def use_api_token(platforms: list[Platform], profile: str, folder: Path) -> None:
+    """Set KIT_FACE_TOKEN to the token of the submitter's API, where the file has one."""
+    platform = find(platforms, profile)
+    if platform is None or "KIT_FACE_TOKEN" in os.environ:
+        return
+    path = platform.text("KEY")
+    if token := platform.values["PASSWORD"]:
+        file = folder / "api-token"
+        file.touch(mode=0o600)
+        file.write_text(token.reveal())
+        path = str(file)
+    if path:
+        os.environ["KIT_FACE_TOKEN"] = path
+
+
+def _word(prefix: str, key: str, value: str) -> str:
     if not re.fullmatch(r"[\w./@:~+-]+", value):
-        raise UsageError(
-            f"HPC_{key} is no single word", next_step=f"give the {MEANING[f'HPC_{key}']}"
-        )
+        name = f"{prefix}_{key}"
+        raise UsageError(f"{name} is not a single word", next_step=f"give the {MEANING[name]}")
     return value
 
 

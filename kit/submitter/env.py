@@ -1,12 +1,14 @@
-"""The Python environment on the HPC side: a venv over the site's modules, found or made.
+"""The Python environment on the HPC side: a venv over the site's modules, found or built.
 
-It is made in its final, unique folder `kit/venvs/<key>.<unique>` and published by the link
-`kit/venvs/<key>`, once: whoever is second keeps a private one, or takes the published. The key
-holds everything that it depends on. Wheels come from `kit/wheels/<pins>`, which is filled from
-the package index once; a folder that somebody put there serves a site without network.
+It is built in its final, unique folder `kit/venvs/<key>.<unique>` and published once by the link
+`kit/venvs/<key>`: the second builder keeps a private one, or takes the published one. The key is
+a hash of everything that an environment depends on. Packages come from `kit/wheels/<pins>`, which
+is filled from the package index once; a folder that was filled by hand serves a site without
+network.
 Tried with pip 23.0 (Python 3.11).
 """
 
+import contextlib
 import json
 import re
 import shlex
@@ -14,90 +16,36 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.base import ROOT, DataError, Host, UsageError, sha256_of
+from kit.base import ROOT, CommandFailed, DataError, Host, UsageError, sha256_of
 from kit.base.settings import Hpc
-from kit.slurm import ATTEMPT_ID
+from kit.slurm import ATTEMPT_ID, SitePaths, module_lines
+from kit.submitter.scripts import script
 
 REQUIREMENTS = ROOT / "env" / "hpc" / "requirements.txt"
 LOCK = ROOT / "requirements.lock"
 
-# environment PROJECT KEY PINS PYTHON TOKEN CONFIGURED: name the environment in $venv, make it where
-# there is none or CONFIGURED is not yes. $private is $venv when only this try uses it.
-# A module's PYTHONPATH would come before the venv's own packages: `module.pth` puts it behind.
-FUNCTION = r"""
-say() { printf '%(%T)T %s\n' -1 "$*"; }
-environment() {
-    local root=$1/kit key=$2 python=$4 token=$5 configured=$6 made
-    local link=$root/venvs/$key wheels=$root/wheels/$3 pins=$root/wheels/$3.txt
-    private=
-    if [ "$configured" = yes ] && venv=$(readlink -e "$link") && "$venv/bin/python" -c ''; then
-        say "environment: found $venv"; return
-    fi
-    made=$key.$(cat /proc/sys/kernel/random/uuid) venv=$root/venvs/$made private=$venv
-    mkdir -p "$root/venvs" "$wheels" || return
-    say "environment: making $venv"
-    "$python" -m venv --system-site-packages --without-pip "$venv" || return
-    echo "$token" >"$venv/.try"
-    tr : '\n' <<<"${PYTHONPATH:-}" >"$(echo "$venv"/lib/python3*/site-packages)/module.pth"
-    unset PYTHONPATH
-    if [ ! -e "$wheels/complete" ]; then
-        say "environment: bringing wheels"
-        "$python" -m pip --disable-pip-version-check --quiet download --no-deps \
-            --only-binary :all: --dest "$venv/wheels" --requirement "$pins" || return
-        mv -n "$venv"/wheels/* "$wheels" && touch "$wheels/complete"
-        rm -rf "$venv/wheels"
-    fi
-    say "environment: installing $(grep -c == "$pins") packages"
-    "$python" -m pip --python "$venv/bin/python" --disable-pip-version-check --quiet \
-        install --no-deps --no-compile --no-index --find-links "$wheels" \
-        --requirement "$pins" || return
-    "$venv/bin/python" -c 'import ray, torch' || return
-    ln -sT "$made" "$link" 2>/dev/null
-    if [ "$(readlink "$link")" = "$made" ]; then
-        private=
-    elif [ "$configured" = yes ]; then
-        rm -rf "$venv"; private= venv=$(readlink -e "$link") || return
-    fi
-    say "environment: ready $venv"
-}
-"""
-
-# $1 project folder: each environment as `name|published or private|MB|seconds since 1970|try`.
-LIST = r"""
-cd "$1/kit/venvs" 2>/dev/null || exit 0
-for made in *.*; do
-    [ -d "$made" ] || continue
-    [ "$(readlink "${made%%.*}")" = "$made" ] && use=published || use=private
-    token=$(cat "$made/.try" 2>/dev/null)
-    echo "$made|$use|$(du -sm "$made" | cut -f1)|$(stat -c %Y "$made")|$token"
-done
-"""
-
-# $1 project folder, then names: remove these environments, the links to them first.
-REMOVE = r"""
-cd "$1/kit/venvs" || exit; shift
-for made; do
-    key=${made%%.*}
-    [ "$(readlink "$key")" != "$made" ] || rm -f "$key"
-    rm -rf "$made" && echo "$made"
-done
-"""
+FUNCTION = script("environment")
 NAME = re.compile("[0-9a-f]{12}[.][0-9a-f-]{36}")
+NEXT_STEP = "fix what it names, then run again"
+
+# The replies are lines that begin with a mark: other output of the site may stand around them.
+_REPLY = """printf '@environment %s\\n@private %s\\n' "$venv" "$private"\n"""
+_EXIT = """printf '@exit %s\\n' "$?"\n"""
 
 
 class EnvironmentBuildError(DataError):
-    """An environment could not be made on the site."""
+    """An environment could not be built on the site."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """One environment on the site; new runs find a published one, `token` is the try it is of."""
+    """One environment on the site. New runs find a published one; `attempt` built it."""
 
     name: str
     published: bool
     megabytes: int
     made: float
-    token: str
+    attempt: str
 
 
 def pins(names: Path = REQUIREMENTS, lock: Path = LOCK) -> str:
@@ -129,7 +77,7 @@ def pins_key(text: str) -> str:
 def environment_call(hpc: Hpc, token: str, configured: bool) -> str:
     """Give the line that calls `environment`. Raises UsageError for what is no token."""
     if not ATTEMPT_ID.fullmatch(token):
-        raise UsageError(f"{token!r} is no token", next_step="give 12 hex digits")
+        raise UsageError(f"{token[:80]!r} is not an attempt id", next_step="give 12 hex digits")
     text, use = pins(), "yes" if configured else "no"
     words = [hpc.project_dir, environment_key(hpc, text), pins_key(text), hpc.python, token, use]
     return f"environment {shlex.join(words)}"
@@ -138,49 +86,57 @@ def environment_call(hpc: Hpc, token: str, configured: bool) -> str:
 def stage_pins(host: Host, hpc: Hpc) -> None:
     """Put the list of packages on the site; it is made once."""
     text = pins()
-    target = f"{hpc.project_dir}/kit/wheels/{pins_key(text)}.txt"
+    target = f"{SitePaths(hpc).wheels}/{pins_key(text)}.txt"
     if host.run(["test", "-e", target], check=False, repeat=True).code:
         host.put(text.encode(), target)
 
 
 def make_environment(
-    host: Host, hpc: Hpc, token: str, configured: bool, say: Callable[[str], None]
+    host: Host, hpc: Hpc, attempt: str, configured: bool, say: Callable[[str], None]
 ) -> tuple[str, bool]:
-    """Find or make the environment by ssh, on the login node: its folder, whether private.
+    """Find or build the environment by ssh, on the login node: its folder, whether private.
 
-    Raises EnvironmentBuildError with what was said last.
+    Raises EnvironmentBuildError for every failure on the site, Unreachable without contact.
     """
     stage_pins(host, hpc)
-    text = "\n".join([*_modules(hpc), FUNCTION, environment_call(hpc, token, configured)])
-    tail = '\ncode=$?; echo "@$code $venv|$private"; exit 0'
-    body = f"main() {{\numask 077\n{text}{tail}\n}}\nmain; exit\n".encode()
-    done = host.run(["bash", "-s"], body, timeout=1800)
-    lines = done.out.splitlines()
-    for line in lines[:-1]:
-        say(line.partition(" ")[2])
-    code, _, rest = (lines[-1] if lines else "@1 |").partition(" ")
-    venv, _, private = rest.partition("|")
-    if code != "@0" or not venv:
-        got = done.err.strip()[-1000:] or "nothing was said"
-        raise EnvironmentBuildError(
-            f"make the environment on {host.name}", got, "mend that, then run again"
-        )
-    return venv, bool(private)
+    lines = [*module_lines(hpc), FUNCTION, environment_call(hpc, attempt, configured)]
+    body = (
+        "main() {\numask 077\n(\n"
+        + "\n".join(lines)
+        + f" || exit\n{_REPLY})\n{_EXIT}}}\nmain; exit 0\n"
+    )
+    tried = f"build the Python environment on {host.name}"
+    try:
+        output = host.run(["bash", "-s"], body.encode(), timeout=1800)
+    except CommandFailed as err:
+        raise EnvironmentBuildError(tried, err.got, NEXT_STEP) from err
+    marked: dict[str, str] = {}
+    for line in output.out.splitlines():
+        word, _, rest = line.partition(" ")
+        if word in ("@environment", "@private", "@exit"):
+            marked[word] = rest
+        else:
+            say(rest)
+    if marked.get("@exit") != "0" or not marked.get("@environment"):
+        got = output.err.strip()[-1000:] or f"exit code {marked.get('@exit', 'unknown')}"
+        raise EnvironmentBuildError(tried, got, NEXT_STEP)
+    return marked["@environment"], bool(marked.get("@private"))
 
 
 def list_environments(host: Host, hpc: Hpc) -> list[Environment]:
-    """List the environments on the site."""
-    out = host.run(["bash", "-c", LIST, "bash", hpc.project_dir], timeout=600, repeat=True).out
-    rows = [line.split("|") for line in out.splitlines() if line.count("|") == 4]
-    return [
-        Environment(name, use == "published", int(mb), float(at), token)
-        for name, use, mb, at, token in rows
-        if NAME.fullmatch(name)
-    ]
+    """List the environments on the site; a line that cannot be read is left out."""
+    argv = ["bash", "-c", script("list_environments"), "bash", hpc.project_dir]
+    found = []
+    for line in host.run(argv, timeout=600, repeat=True).out.splitlines():
+        with contextlib.suppress(ValueError, TypeError):
+            environment = Environment(**json.loads(line))
+            if NAME.fullmatch(environment.name):
+                found.append(environment)
+    return found
 
 
 def remove_environments(
-    host: Host, hpc: Hpc, open_attempt_ids: Collection[str], names: Collection[str] = ()
+    host: Host, hpc: Hpc, open_tokens: Collection[str], names: Collection[str] = ()
 ) -> list[str]:
     """Remove these environments, without `names` every private one; give what was removed.
 
@@ -191,18 +147,12 @@ def remove_environments(
     for name in names:
         if name not in found:
             raise UsageError(f"there is no environment {name[:80]!r}", next_step="kit envs ls")
-        if found[name].token in open_attempt_ids or (found[name].published and open_attempt_ids):
-            got = f"an open run may use it, one of {len(open_attempt_ids)}"
+        if found[name].attempt in open_tokens or (found[name].published and open_tokens):
+            got = f"an open run may use it, one of {len(open_tokens)}"
             raise UsageError(f"{name} is in use", got, "wait for its end, or `kit cancel` it")
-    unused = [m.name for m in found.values() if not m.published and m.token not in open_attempt_ids]
+    unused = [m.name for m in found.values() if not m.published and m.attempt not in open_tokens]
     chosen = list(names) or unused
     if not chosen:
         return []
-    argv = ["bash", "-c", REMOVE, "bash", hpc.project_dir, *chosen]
+    argv = ["bash", "-c", script("remove_environments"), "bash", hpc.project_dir, *chosen]
     return host.run(argv, timeout=600, repeat=True).out.splitlines()
-
-
-def _modules(hpc: Hpc) -> list[str]:
-    lines = [f"source {shlex.quote(hpc.module_init)}"] if hpc.module_init else []
-    lines += [f"module use {shlex.quote(hpc.module_path)}"] if hpc.module_path else []
-    return [*lines, *(f"module load {shlex.quote(name)} || exit 96" for name in hpc.modules)]

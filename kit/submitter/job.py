@@ -1,7 +1,7 @@
-"""The batch job that trains with Ray on the nodes it was given. Pure: makes a JobSpec.
+"""The batch job that trains with Ray on the nodes it was given. Pure: builds a JobSpec.
 
-The script finds or makes the environment, starts `kit.onsite.main` (which starts Ray, checks it,
-runs the driver and ends Ray), and publishes what that left, last of all. The kit's own code
+The script finds or builds the environment, starts `kit.onsite.main` (which starts Ray, checks it,
+runs the driver and ends Ray), and commits what that left, last of all. The kit's own code
 travels as one zip file named by its hash.
 """
 
@@ -11,48 +11,33 @@ import shlex
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kit.base import Json
 from kit.base.settings import Hpc
 from kit.experiments.fashion_mnist.data import Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.onsite.names import ENVIRONMENT_FAILED, KILLED, MANIFEST
-from kit.slurm import JobSpec, job_for, job_name
+from kit.onsite.names import ENVIRONMENT_FAILED
+from kit.runs.requests import RunRequest, attempt_id
+from kit.slurm import JobSpec, SitePaths, job_for, job_name
 from kit.submitter import env as hpc_env
+from kit.submitter.scripts import script
 
-WARNING_S = 60  # so long before the time limit the job is told to end
+WARNING_S = 60  # how long before its time limit the job is told to end
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 SHIPPED_ROOMS = ("base", "experiments", "onsite")
 SHIPPED = (".py", ".sh", ".toml")
 
 
-BEGIN = """\
-private=
-trap '[ -z "$private" ] || rm -rf "$private"' EXIT"""
-
-RUN = f"""
-unset PYTHONPATH
-export KIT_TRY=$try PYTHONPATH=$KIT_CODE PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$try/ray.token RAY_USAGE_STATS_ENABLED=0
-od -An -N32 -tx1 /dev/urandom | tr -d ' \\n' >ray.token
-"$venv/bin/python" -m kit.onsite.main & main=$!
-trap 'kill -TERM "$main"' TERM
-while wait "$main"; code=$?; kill -0 "$main" 2>/dev/null; do :; done
-rm -f ray.token tunnel.key
-[ "$code" -lt 128 ] || exit {KILLED}
-[ "$code" = 0 ] || exit "$code"
-commit {MANIFEST}"""
-
-
 @dataclass(frozen=True)
 class Task:
-    """What one try shall do, all paths on the site.
+    """What one attempt does; all paths are on the site.
 
-    `data` is the data set's file, `code` the zip with this package, `previous` the folder of an
-    earlier try whose checkpoint may be gone on from, `tunnel` what `tunnel.TunnelKeys.open` gave.
-    `environment` is a folder that was made before (`private`: the job removes it); without one
-    the job finds or makes its own.
+    `data` is the data set's file, `code` the zip file of the shipped rooms (its SHA-256 is
+    `code_hash`), `previous` the folder of an earlier attempt whose checkpoint may be resumed,
+    `tunnel` what `TunnelKeys.open` returned. `environment` is a folder that was built before
+    (`private`: the job removes it); without one the job finds or builds its own.
     """
 
     run: str
@@ -61,6 +46,7 @@ class Task:
     data_hash: str
     data: str
     code: str
+    code_hash: str
     configured: bool
     hyperparameters: Parameters
     workers: int = 1
@@ -70,33 +56,54 @@ class Task:
     tunnel: Json | None = None
 
 
-def job_spec(hpc: Hpc, task: Task) -> JobSpec:
-    """Make the batch job of one try from the profile's section and the task."""
-    if task.environment:
-        given = f"venv={shlex.quote(task.environment)} private="
-        environment = given + (shlex.quote(task.environment) if task.private else "")
-    else:
-        wanted = hpc_env.environment_call(hpc, task.token, task.configured)
-        environment = f"{hpc_env.FUNCTION}\n{wanted} || exit {ENVIRONMENT_FAILED}"
-    return job_for(
-        hpc,
-        job_name(task.token),
-        (BEGIN, environment, RUN),
-        warning_s=WARNING_S,
-        environment={"KIT_TASK": task_text(task), "KIT_CODE": task.code},
+def build_task(hpc: Hpc, request: RunRequest, number: int, code_hash: str, **more: Any) -> Task:
+    """Build the task of attempt `number` of a request; `more` is what depends on the site."""
+    paths = SitePaths(hpc)
+    previous = paths.attempt(attempt_id(request.run, number - 1)) if number > 1 else ""
+    return Task(
+        run=request.run,
+        number=number,
+        token=attempt_id(request.run, number),
+        data_hash=request.data_hash,
+        data=f"{paths.inputs}/{request.data_hash}.safetensors",
+        code=f"{paths.inputs}/{code_hash}.zip",
+        code_hash=code_hash,
+        configured=request.configured,
+        hyperparameters=request.hyperparameters,
+        workers=request.workers,
+        previous=previous,
+        **more,
     )
 
 
+def job_spec(hpc: Hpc, task: Task) -> JobSpec:
+    """Build the batch job of one attempt from the profile's section and the task."""
+    if task.environment:
+        private = shlex.quote(task.environment) if task.private else ""
+        environment = f"venv={shlex.quote(task.environment)} private={private}"
+    else:
+        wanted = hpc_env.environment_call(hpc, task.token, task.configured)
+        environment = f"{hpc_env.FUNCTION}\n{wanted} || exit {ENVIRONMENT_FAILED}"
+    variables = {
+        "KIT_TASK": task_text(task),
+        "KIT_CODE": task.code,
+        "KIT_CODE_HASH": task.code_hash,
+    }
+    commands = (script("job_begin"), environment, script("job_run"))
+    name = job_name(task.token)
+    return job_for(hpc, name, commands, warning_s=WARNING_S, environment=variables)
+
+
 def task_text(task: Task) -> str:
-    """Give what the job's programs read: one line of JSON, with the version of Ray they need."""
-    of_the_script = {"code", "configured", "environment", "private"}
+    """Return what the job's programs read: one line of JSON, with the version of Ray they need."""
+    of_the_script = {"code", "code_hash", "configured", "environment", "private"}
     table = {name: value for name, value in vars(task).items() if name not in of_the_script}
     table["hyperparameters"] = task.hyperparameters.model_dump()
     return json.dumps({**table, "ray": hpc_env.locked()["ray"]}, sort_keys=True)
 
 
 def data_file(data: Dataset) -> bytes:
-    """Give the data set as the one file that `kit.onsite.driver` reads."""
+    """Return the data set as the one file that `kit.onsite.driver` reads."""
     from safetensors.numpy import save
 
     return bytes(save({name: getattr(data, name) for name in ARRAYS}))

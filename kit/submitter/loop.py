@@ -6,11 +6,12 @@ import logging
 import os
 import random
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kit.base import KitError, NoSuchObject, SSHHost, UsageError
+from kit.base import KitError, NoSuchObject, site_host
 from kit.base.settings import Settings, load
 from kit.onsite import EXIT_MEANINGS
 from kit.runs.requests import RunRequests
@@ -21,55 +22,79 @@ from kit.submitter.submitter import Submitter
 from kit.submitter.tunnel_key import tunnel_keys
 
 POLL_INTERVAL_S = 1.5  # between two passes: a request is seen within two seconds
-HEARTBEAT_KEY, HEARTBEAT_S = (
-    "submitter.json",
-    5.0,
-)  # an object that says that a submitter sees this bucket
-CLOCK_KEY = "asked-for-submitter.json"  # what its age is compared with
-BACK_OFF_S = 60.0
+HEARTBEAT_KEY, HEARTBEAT_S = "submitter.json", 5.0  # an object that says a submitter is at work
+CLOCK_KEY = "asked-for-submitter.json"  # the heartbeat's age is measured by the store's clock
+MAX_BACK_OFF_S = 60.0
 
 log = logging.getLogger(__name__)
 
 
-def submitter_for(profile: Settings, step: Callable[[str], None] = lambda _: None) -> Submitter:
-    """Make the submitter of a profile. Raises UsageError when it has no site or no store."""
-    if profile.hpc is None:
-        step_text = "add [hpc] to the profile, or use another profile"
-        raise UsageError(f"profile {profile.profile} has no HPC site", next_step=step_text)
-    hpc = profile.hpc
-    host = SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
-    bucket = bucket_name(profile, "submitter")
-    jobs = RunRequests(open_store(profile, bucket))
-    data = open_store(profile, bucket_name(profile, "pipeline"))
-    vm = tunnel_keys(profile, bucket)
-    return Submitter(
-        profile, Slurm(host, hpc, say=log.info, exit_meanings=EXIT_MEANINGS), jobs, data, step, vm
-    )
+def submitter_for(settings: Settings) -> Submitter:
+    """Return the submitter of a profile. Raises UsageError when it has no site or no store."""
+    hpc = settings.hpc_section()
+    bucket = bucket_name(settings, "submitter")
+    slurm = Slurm(site_host(settings), hpc, say=log.info, exit_meanings=EXIT_MEANINGS)
+    requests = RunRequests(open_store(settings, bucket))
+    data = open_store(settings, bucket_name(settings, "pipeline"))
+    return Submitter(settings, slurm, requests, data, tunnel_keys(settings, bucket))
 
 
 def run_loop(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
-    """Pass after pass until `stop`; what cannot be reached is asked again later and later."""
-    pause, signed = POLL_INTERVAL_S, -HEARTBEAT_S
-    while not stop():
-        try:
-            submitter.once()
-            if time.monotonic() - signed >= HEARTBEAT_S:
-                write_heartbeat(submitter.jobs.store)
-                signed = time.monotonic()
-            pause = POLL_INTERVAL_S
-        except KitError as err:
-            log.warning("%s", err)
-            pause = min(pause * 2, BACK_OFF_S)
-        time.sleep(pause * (1 + 0.1 * random.random()))  # noqa: S311 - no secret
+    """Do pass after pass until `stop`; when one fails, the next ones come later and later."""
+    pause = POLL_INTERVAL_S
+    with _heartbeat(submitter.jobs.store) as alive:
+        while not stop():
+            try:
+                submitter.once()
+            except Exception as err:
+                unexpected = None if isinstance(err, KitError) else err
+                log.warning("the pass failed: %s", err, exc_info=unexpected)
+                alive.clear()
+                pause = min(pause * 2, MAX_BACK_OFF_S)
+            else:
+                alive.set()
+                pause = POLL_INTERVAL_S
+            time.sleep(pause * (1 + 0.1 * random.random()))  # noqa: S311 - no secret
+
+
+@contextlib.contextmanager
+def _heartbeat(store: ObjectStore) -> Iterator[threading.Event]:
+    """Write a heartbeat while the block runs, however long a pass takes.
+
+    The yielded event is cleared while passes fail: then somebody else may take over.
+    """
+    alive, ended = threading.Event(), threading.Event()
+    alive.set()
+
+    def _beat() -> None:
+        while not ended.is_set():
+            if alive.is_set():
+                try:
+                    write_heartbeat(store)
+                except Exception as err:  # noqa: BLE001 - the passes report the same
+                    log.debug("no heartbeat: %s", err)
+            ended.wait(HEARTBEAT_S)
+
+    thread = threading.Thread(target=_beat, daemon=True)
+    thread.start()
+    try:
+        yield alive
+    finally:
+        ended.set()
+        thread.join(1)
 
 
 def write_heartbeat(store: ObjectStore, key: str = HEARTBEAT_KEY) -> None:
-    """Leave a sign of life in a bucket, which is made where it is not there."""
-    store.put(key, b"{}", make_bucket=True)
+    """Write a heartbeat into a bucket, which is created if it is missing.
+
+    Raises BucketTaken for a bucket of another project.
+    """
+    store.ensure_bucket()
+    store.put(key, b"{}")
 
 
 def other_submitter_active(store: ObjectStore) -> bool:
-    """Tell whether a submitter has signed within 3 x HEARTBEAT_S, by the store's clock alone.
+    """Return whether a submitter has written a heartbeat lately, by the store's clock alone.
 
     It saves double effort only: two submitters do no harm.
     """
@@ -82,16 +107,16 @@ def other_submitter_active(store: ObjectStore) -> bool:
 
 
 def wait_for_other_submitter(store: ObjectStore, stop: Callable[[], bool]) -> None:
-    """Wait as long as another submitter is at work, or nobody knows; until `stop` at most."""
-    told = False
+    """Wait while another submitter is active or the store cannot be asked, until `stop`."""
+    reported = False
     while not stop():
         try:
             if not other_submitter_active(store):
                 log.info("no other submitter is at work here")
                 return
-            if not told:
+            if not reported:
                 log.info("another submitter is at work here: standing by")
-            told = True
+            reported = True
         except KitError as err:
             log.warning("%s", err)
         time.sleep(HEARTBEAT_S)
@@ -99,22 +124,38 @@ def wait_for_other_submitter(store: ObjectStore, stop: Callable[[], bool]) -> No
 
 @contextlib.contextmanager
 def open_submitter(profile: str | None) -> Iterator[tuple[Settings, Submitter]]:
-    """Open the submitter of a profile, with the login of KIT_COMPOSE_SECRETS where that is set."""
+    """Open the submitter of a profile, with the logins of KIT_COMPOSE_SECRETS where that is set."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("kit").setLevel(logging.INFO)
-    chosen = load(profile)
-    with tempfile.TemporaryDirectory(prefix="kit-") as folder:
-        if (given := os.environ.get("KIT_COMPOSE_SECRETS")) and chosen.hpc:
-            config = Path(folder) / "config"
-            platforms = compose_secrets.read(Path(given))["HPC"]
-            config.write_text(compose_secrets.ssh_config(platforms, chosen.profile))
-            hpc = dataclasses.replace(chosen.hpc, ssh_host=chosen.profile, ssh_config=str(config))
-            chosen = dataclasses.replace(chosen, hpc=hpc)
-        yield chosen, submitter_for(chosen)
+    settings = load(profile)
+    with tempfile.TemporaryDirectory(prefix="kit-") as name:
+        if given := os.environ.get("KIT_COMPOSE_SECRETS"):
+            settings = _with_secrets(settings, Path(given), Path(name))
+        yield settings, submitter_for(settings)
+
+
+def _with_secrets(settings: Settings, secrets: Path, folder: Path) -> Settings:
+    """Return settings whose logins are those of compose-secrets.json; files go into `folder`."""
+    hpc, platforms = settings.hpc_section(), compose_secrets.read(secrets)
+    profile, cloud = settings.profile, settings.cloud
+    compose_secrets.check_integration(platforms["INTEGRATION"], profile)
+    config = folder / "config"
+    text = compose_secrets.ssh_config(platforms["HPC"], profile, hpc.ssh_host)
+    if cloud and cloud.ssh_host and (vm := compose_secrets.find(platforms["CLOUD"], profile)):
+        text += compose_secrets.host_block(vm, cloud.ssh_host)
+    config.write_text(text)
+    if login := compose_secrets.env_text(platforms["STORAGE"], settings):
+        env_file = folder / "storage.env"
+        env_file.touch(mode=0o600)
+        env_file.write_text(login)
+        settings = dataclasses.replace(settings, env_file=env_file)
+    compose_secrets.use_api_token(platforms["INTEGRATION"], profile, folder)
+    hpc = dataclasses.replace(hpc, user="", ssh_config=str(config))
+    return dataclasses.replace(settings, hpc=hpc)
 
 
 def main(profile: str) -> None:
-    """Be the submitter of a profile while nobody else is and the starter of this process lives."""
+    """Run the submitter while no other one is active and the process that started it lives."""
     parent = os.getppid()
 
     def _orphaned() -> bool:

@@ -1,21 +1,24 @@
-"""The submitter: sees requests in the store, has them worked on by the site, publishes results.
+"""The submitter: sees run requests in the store, submits them to Slurm, publishes the results.
 
-It alone holds the ssh key. A pass does for every open run the next step that is due and keeps
-nothing that it could not find out again, so it may be killed anywhere, and two of them at once
-do no harm: they meet at the links of a try. The site gets no credential of any kind.
+It alone holds the ssh key. A pass takes the next step that is due for every open run. It keeps
+nothing that it could not find out again, so it may be killed anywhere, and two submitters at once
+do no harm: they meet at the symlinks of an attempt. The site gets no credential of any kind.
 """
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 from kit.base import (
     CommandFailed,
+    CredentialRefused,
     DataError,
     Json,
     KitError,
-    NoSuchBucket,
     NoSuchObject,
+    StoreUnavailable,
+    Unreachable,
     UsageError,
 )
 from kit.base.settings import Hpc, Settings
@@ -25,92 +28,169 @@ from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
 from kit.slurm import JobState, JobStatus, Slurm
 from kit.store import ObjectStore
 from kit.submitter import collect, staging
-from kit.submitter import env as hpc_env
-from kit.submitter import job as ray_job
 from kit.submitter.collect import Collector, digest_of
+from kit.submitter.env import EnvironmentBuildError
+from kit.submitter.job import job_spec
 from kit.submitter.tunnel_key import TunnelKeys
 
-SWEEP_AGAIN_S = 60.0
-SHOW_S = 10.0  # progress is written anew after so long, so that "last seen" is true
+MIN_BACK_OFF_S, MAX_BACK_OFF_S = 2.0, 300.0
+SWEEP_INTERVAL_S = 60.0
+PROGRESS_INTERVAL_S = 10.0  # progress is written again after this, so that "last seen" is true
+RESULT_PATIENCE_S = 300.0  # how long a committed result waits for figures and files
+MAX_ATTEMPTS = 5  # of one run that nobody asked for again; all but the last did no work
 REFUSED = "the scheduler refused the job"
-TRIES = 5  # of one run without anybody's word, all but the last without work done
+SITE = ""  # the key of the due time of the site itself
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Due:
+    """When something may be tried again, how long it waited for that, and why."""
+
+    at: float
+    pause: float
+    why: str = ""
+
+
 class Submitter:
-    """One submitter of one profile. `step` gets the name of each step done (tests kill there)."""
+    """The submitter of one profile."""
 
     def __init__(
         self,
-        profile: Settings,
+        settings: Settings,
         slurm: Slurm,
         jobs: RunRequests,
         data: ObjectStore,
-        step: Callable[[str], None] = lambda _: None,
-        vm: TunnelKeys | None = None,
+        tunnel_keys: TunnelKeys | None = None,
     ) -> None:
-        self.settings, self.slurm, self.jobs, self.data = profile, slurm, jobs, data
-        self.step, self.vm = step, vm
+        self.settings = settings
+        self.slurm = slurm
+        self.jobs = jobs
+        self.data = data
+        self.tunnel_keys = tunnel_keys
+        self._owned = False
+        self._due: dict[str, _Due] = {}
+        self._ours: dict[str, bool] = {}
+        self._collecting_since: dict[str, float] = {}
         self._swept: set[str] = set()
         self._sweep_at = 0.0
         self._shown: dict[str, tuple[str, float]] = {}
-        self._asked_at = 0.0
+        self._query_at = 0.0
 
     @property
     def hpc(self) -> Hpc:
-        """The profile's section."""
+        """The profile's section of the site."""
         return self.slurm.hpc
 
     @property
-    def tries(self) -> str:
-        """Where the folders of the tries are on the site."""
-        return f"{self.hpc.project_dir}/kit/tries"
+    def attempts_folder(self) -> str:
+        """Where the folders of the attempts are on the site."""
+        return self.slurm.paths.attempts
 
     def once(self) -> dict[str, RunStatus]:
-        """Do one pass; give how the runs stood at its beginning.
+        """Do one pass; return the status of all runs at its beginning.
 
-        Raises KitError when the store cannot be read; what goes wrong with one run is told in
-        its `progress` and does not hold up the others.
+        Raises KitError when the store cannot be read, or a bucket belongs to somebody else. What
+        goes wrong with one run is reported in its `progress` and does not hold up the others.
         """
-        try:
-            standings = self.jobs.statuses()
-        except NoSuchBucket:  # nobody has asked for anything yet
-            return {}
-        self.step("listed")
-        todo = {each.run: each for each in standings.values() if not each.state.finished}
-        self._sweep(attempt_id(each.run, number) for each in standings.values()
-                    for number in range(1, each.number + each.state.finished))  # fmt: skip
-        for each in todo.values():
-            if each.state is RunState.REQUESTED:
-                self._try(each, lambda one: self._begin(one.run, one.number))
-            elif each.state is RunState.CANCELLING:
-                self._try(each, self._cancel)
-        live = [each for each in todo.values() if each.state is RunState.SUBMITTED]
-        floor = self.hpc.poll_floor_s
-        if live and self.slurm.clock() - self._asked_at >= floor:
-            self._asked_at = self.slurm.clock()
-            self._follow(live)
-        return standings
+        statuses = self.jobs.statuses()
+        self._check_owner(bool(statuses))
+        self._sweep(
+            attempt_id(status.run, number)
+            for status in statuses.values()
+            for number in range(1, status.number + status.state.finished)
+            if self.tunnel_keys
+        )
+        open_runs = [status for status in statuses.values() if not status.state.finished]
+        self._forget({status.run for status in open_runs})
+        open_runs = [status for status in open_runs if self._is_ours(status.run)]
+        for status in open_runs:
+            if status.state is RunState.REQUESTED:
+                self._attempt(status, self._begin_requested)
+            elif status.state is RunState.CANCELLING:
+                self._attempt(status, self._cancel)
+        self._follow([status for status in open_runs if status.state is RunState.SUBMITTED])
+        return statuses
 
     def cancel(self, run: str) -> RunStatus:
-        """Say that a run is no longer wanted and end it on the site now; say how it stands.
+        """Cancel a run and end its jobs on the site now; return its status.
 
-        Raises what `Slurm.cancel` does: the wish is kept, a pass or another call goes on with it.
+        Raises what `Slurm.cancel` does: the wish is stored, a pass or another call resumes it.
         """
-        standing = self.jobs.cancel(run)
-        if standing.state is RunState.CANCELLING:
-            self._cancel(standing)
+        status = self.jobs.cancel(run)
+        if status.state is RunState.CANCELLING:
+            self._cancel(status)
         return self.jobs.status(run)
 
-    def _try(self, standing: RunStatus, action: Callable[[RunStatus], None]) -> None:
+    # -- due times and containment ---------------------------------------------------------------
+
+    def _attempt(self, status: RunStatus, action: Callable[[RunStatus], None]) -> None:
+        """Do the next step of a run if it is due; any failure costs this run alone."""
+        run, site = status.run, self._due.get(SITE)
+        if site and self.slurm.clock() < site.at:
+            self._show_safely(run, {"state": status.state.name, "why": site.why})
+            return
+        before = self._due.get(run)
+        if before and self.slurm.clock() < before.at:
+            return
+        self._due.pop(run, None)
         try:
-            action(standing)
-        except KitError as err:
-            self._show(standing.run, {"state": standing.state.name, "why": str(err)})
+            action(status)
+        except Exception as err:  # noqa: BLE001 - one run must not hold up the others
+            why = _explain(run, err)
+            self._due[run] = self._later(before, why)
+            if isinstance(err, CredentialRefused | Unreachable) and not isinstance(
+                err, StoreUnavailable
+            ):
+                self._due[SITE] = self._later(site, why)
+            self._show_safely(run, {"state": status.state.name, "why": why})
+        else:
+            self._due.pop(SITE, None)
+
+    def _later(self, before: _Due | None, why: str = "") -> _Due:
+        pause = max(MIN_BACK_OFF_S, min(2 * before.pause, MAX_BACK_OFF_S) if before else 0.0)
+        return _Due(self.slurm.clock() + pause, pause, why)
+
+    def _wait(self, run: str, seconds: float) -> None:
+        self._due[run] = _Due(self.slurm.clock() + seconds, seconds)
+
+    def _forget(self, open_runs: set[str]) -> None:
+        for known in (self._due, self._ours, self._collecting_since, self._shown):
+            for run in known.keys() - open_runs - {SITE}:
+                del known[run]
+
+    # -- what may be worked on -------------------------------------------------------------------
+
+    def _check_owner(self, exists: bool) -> None:
+        """Raise BucketTaken where a bucket of ours belongs to another project."""
+        if exists and not self._owned:
+            self.jobs.store.ensure_bucket()
+            self.data.ensure_bucket()
+        self._owned = exists
+
+    def _is_ours(self, run: str) -> bool:
+        """Return whether a run was requested for this profile and this site."""
+        if run not in self._ours:
+            try:
+                request = self.jobs.request(run)
+            except (DataError, UsageError):  # refused, or waited for, where it is begun
+                return True
+            self._ours[run] = request.is_for(self.settings)
+            if not self._ours[run]:
+                log.warning("%s is left alone: it is for profile %s", run, request.profile)
+        return self._ours[run]
+
+    def _is_cancelled(self, run: str) -> bool:
+        return self.jobs.status(run).state in (RunState.CANCELLING, RunState.CANCELLED)
+
+    # -- the steps of a run ----------------------------------------------------------------------
+
+    def _begin_requested(self, status: RunStatus) -> None:
+        self._begin(status.run, status.number)
 
     def _begin(self, run: str, number: int) -> None:
-        """Submit a try of a run; a request that cannot be accepted is refused with the reason."""
+        """Submit an attempt of a run; refuse a request that cannot be accepted, with the reason."""
         try:
             request = self.jobs.request(run)
             if self.settings.site.closed:
@@ -123,114 +203,169 @@ class Submitter:
             log.info("%s is refused: %s", run, err.got)
             self.jobs.write(run, "refused", {"why": str(err)})
             return
-        name = attempt_id(run, number)
+        attempt = attempt_id(run, number)
         self._show(run, {"state": "STAGING", "why": "inputs are copied to the site"})
         try:
-            inputs = staging.Staging(self.slurm, self.data, self.vm, partial(self._show, run))
-            task = inputs.task(request, number, name)
-        except hpc_env.EnvironmentBuildError as err:
-            if not self.slurm.give_up(name).manifest:  # another submitter may have made it
-                self.jobs.write(run, f"try-{number}/ended", _failed(name, err.tried, err))
+            inputs = staging.Staging(
+                self.slurm, self.data, self.tunnel_keys, partial(self._show, run)
+            )
+            task = inputs.task(request, number, attempt)
+        except EnvironmentBuildError as err:
+            if not self.slurm.give_up(attempt).manifest:  # another submitter may have built it
+                self.jobs.write(run, f"try-{number}/ended", _failed(attempt, err.tried, err))
             return
-        self.step("staged")
+        if self._is_cancelled(run):  # staging may take minutes
+            return
         try:
-            status = self.slurm.submit(ray_job.job_spec(self.hpc, task), name)
+            job = self.slurm.submit(job_spec(self.hpc, task), attempt)
         except CommandFailed as err:
             if err.argv[0] != "sbatch":  # the folder is full or not writable: asked again later
                 raise
-            self.jobs.write(run, f"try-{number}/ended", _failed(name, REFUSED, err))
+            self.jobs.write(run, f"try-{number}/ended", _failed(attempt, REFUSED, err))
             return
-        self.step("sent")
-        log.info("%s: try %s is job %s", run, number, status.job_id or "?")
-        self.jobs.write(run, f"try-{number}/submitted", {"token": name})
-        self.step("recorded")
+        if job.done and not job.started and self._is_cancelled(run):
+            return
+        log.info("%s: attempt %s is job %s", run, number, job.job_id or "?")
+        self.jobs.write(run, f"try-{number}/submitted", {"token": attempt})
 
-    def _cancel(self, standing: RunStatus) -> None:
-        """End a run that is no longer wanted; what was committed before is its result."""
-        name = attempt_id(standing.run, standing.number)
-        status = self.slurm.cancel(name)
-        self.step("cancelled")
-        if status.manifest or status.done:
-            self._end(standing, status)
+    def _cancel(self, status: RunStatus) -> None:
+        """End a cancelled run; what was committed before is its result.
+
+        The next attempt is closed too: another submitter may be preparing it.
+        """
+        run, number = status.run, status.number
+        self._show(run, {"state": "CANCELLING", "why": "its job is being ended"})
+        last, following = attempt_id(run, number), attempt_id(run, number + 1)
+        job, next_job = self.slurm.cancel(last), self.slurm.cancel(following)
+        if next_job.job_id or next_job.manifest or not next_job.done:
+            self.jobs.write(run, f"try-{number + 1}/submitted", {"token": following})
+            return
+        self._sweep([following])
+        if job.manifest or job.done:
+            self._end(status, job)
+        else:
+            self._wait(run, self.hpc.poll_floor_s)
 
     def _follow(self, live: list[RunStatus]) -> None:
-        """Ask about all live tries at once and do what is due."""
-        names = {attempt_id(each.run, each.number): each for each in live}
+        """Ask about all live attempts at once and take the steps that are due."""
+        now = self.slurm.clock()
+        live = [s for s in live if s.run not in self._due or self._due[s.run].at <= now]
+        if not live or now - self._query_at < self.hpc.poll_floor_s:
+            return
+        site = self._due.get(SITE)
+        if site and now < site.at:
+            for status in live:
+                self._show_safely(status.run, {"state": "UNKNOWN", "why": site.why})
+            return
+        self._query_at = now
+        attempts = {attempt_id(status.run, status.number): status for status in live}
         try:
-            found = self.slurm.status(list(names))
-            live_ones = [name for name in names if not found[name].done]
-            told = collect.read_progress(self.slurm.host, self.tries, live_ones)
-        except KitError as err:
-            for each in live:
-                self._show(each.run, {"state": "UNKNOWN", "why": str(err)})
+            jobs = self.slurm.status(list(attempts))
+            running = [attempt for attempt in attempts if not jobs[attempt].done]
+            progress = collect.read_progress(self.slurm.host, self.attempts_folder, running)
+        except Exception as err:  # noqa: BLE001 - without an answer no state changes
+            why = _explain("the query of all live runs", err)
+            self._due[SITE] = self._later(site, why)
+            for status in live:
+                self._show_safely(status.run, {"state": "UNKNOWN", "why": why})
             return
-        for name, standing in names.items():
-            self._try(standing, partial(self._look, status=found[name], told=told.get(name, {})))
+        for attempt, status in attempts.items():
+            look = partial(self._look, job=jobs[attempt], progress=progress.get(attempt, {}))
+            self._attempt(status, look)
 
-    def _look(self, standing: RunStatus, status: JobStatus, told: Json) -> None:
-        if not status.manifest and (status.done or status.missing_s > self.slurm.lost_after_s):
-            status = self.slurm.settle(status.attempt_id)  # closes what has ended
-        self.step("asked")
-        if not status.done:
-            shown = {"state": status.state.name, "why": status.why, "job": status.job_id}
-            self._show(
-                standing.run, {**shown, "nodes": [status.nodes] if status.nodes else [], **told}
-            )
+    def _look(self, status: RunStatus, job: JobStatus, progress: Json) -> None:
+        """Publish how an attempt is; settle it at its end."""
+        if not job.manifest and (job.done or job.missing_s > self.slurm.lost_after_s):
+            job = self.slurm.settle(job.attempt_id)  # closes what has ended
+        if not job.done:
+            shown = {"state": job.state.name, "why": job.why, "job": job.job_id}
+            self._show(status.run, {**shown, "nodes": [job.nodes] if job.nodes else [], **progress})
             return
-        again = not status.started or standing.number <= self.hpc.retries
-        if not status.manifest and again and standing.number < TRIES:
-            log.info("%s: try %s did no work: %s", standing.run, standing.number, status.why)
-            self._begin(standing.run, standing.number + 1)
+        again = not job.started or status.number <= self.hpc.retries
+        if not job.manifest and again and status.number < MAX_ATTEMPTS:
+            log.info("%s: attempt %s did no work: %s", status.run, status.number, job.why)
+            self._begin(status.run, status.number + 1)
             return
-        self._end(standing, status)
+        self._end(status, job)
 
-    def _sweep(self, tokens: Iterable[str]) -> None:
-        """Take the tunnel keys of ended tries away; a VM that is away is asked again later."""
-        over = set() if self.vm is None else set(tokens) - self._swept
-        if self.vm is None or not over or self.slurm.clock() < self._sweep_at:
+    def _end(self, status: RunStatus, job: JobStatus) -> None:
+        """Publish the result of an attempt, or why it failed."""
+        run, number = status.run, status.number
+        self._sweep([job.attempt_id])
+        collector = Collector(self.slurm, StageStore(self.data, run), number, job.attempt_id)
+        if not job.manifest:
+            self.jobs.write(run, f"try-{number}/ended", collector.failure(job))
+            log.info("%s has ended: %s", run, job.why)
             return
+        now = self.slurm.clock()
+        patient = now - self._collecting_since.setdefault(run, now) < RESULT_PATIENCE_S
         try:
-            self.vm.sweep(self.slurm.host, self.tries, over)
-            self._swept |= over
-        except KitError as err:
-            log.warning("keys of tunnels stay on the VM until it answers: %s", err)
-            self._sweep_at = self.slurm.clock() + SWEEP_AGAIN_S
-
-    def _end(self, standing: RunStatus, status: JobStatus) -> None:
-        """Publish what a try came to. A result waits until the accounting has all of it."""
-        self._sweep([status.attempt_id])
-        objects = StageStore(self.data, standing.run)
-        collector = Collector(self.slurm, objects, standing.number, status.attempt_id)
-        if not status.manifest:
-            failure = collector.failure(status)
-            self.jobs.write(standing.run, f"try-{standing.number}/ended", failure)
-            log.info("%s has ended: %s", standing.run, status.why)
+            result = collector.result(job, patient)
+        except (CommandFailed, DataError) as err:  # a committed file is gone or was changed
+            if patient:
+                raise
+            cause = "a committed file cannot be read"
+            ended = {**_failed(job.attempt_id, cause, err), "worked": True}
+            self.jobs.write(run, f"try-{number}/ended", ended)
             return
-        result = collector.result(status)
-        self.step("collected")
         if result is None:
-            self._show(standing.run, {"state": "COMPLETED", "why": "the accounting is awaited"})
+            self._show(run, {"state": "COMPLETED", "why": collect.AWAITED})
+            self._wait(run, max(MIN_BACK_OFF_S, self.hpc.poll_floor_s))
             return
-        self.jobs.write(standing.run, "result", result)
-        log.info("%s is done", standing.run)
+        self.jobs.write(run, "result", result)
+        log.info("%s is done", run)
+
+    def _sweep(self, attempts: Iterable[str]) -> None:
+        """Remove the tunnel keys of ended attempts; a VM that is away is asked again later."""
+        keys = self.tunnel_keys
+        ended = set(attempts) - self._swept if keys else set()
+        if keys is None or not ended or self.slurm.clock() < self._sweep_at:
+            return
+        try:
+            keys.sweep(self.slurm.host, self.attempts_folder, ended)
+            self._swept |= ended
+        except Exception as err:  # noqa: BLE001 - a window must not hold up the runs
+            log.warning("keys of tunnels stay on the VM until it answers: %s", err)
+            self._sweep_at = self.slurm.clock() + SWEEP_INTERVAL_S
+
+    # -- progress --------------------------------------------------------------------------------
 
     def _show(self, run: str, content: Json) -> None:
-        """Publish a run's progress when it is another than before, and now and then unchanged.
+        """Publish a run's progress when it has changed, and now and then unchanged.
 
-        Without contact everything stays as it was last seen, but the state and its reason.
+        Without contact everything stays as it was last seen, except the state and its reason.
         """
-        shown, now = digest_of(content), self.slurm.clock()
+        digest, now = digest_of(content), self.slurm.clock()
         last, at = self._shown.get(run, ("", 0.0))
-        if shown == last and now - at < SHOW_S:
+        if digest == last and now - at < PROGRESS_INTERVAL_S:
             return
         before: Json = {"seen": now}
         if content["state"] == JobState.UNKNOWN.name:
-            before = self.jobs.read(run, "progress") or {}
+            try:
+                before = self.jobs.read(run, "progress") or {}
+            except DataError:  # damaged: it is written again
+                before = {}
         self.jobs.write(run, "progress", {**before, **content})
-        self._shown[run] = shown, now
+        self._shown[run] = digest, now
+
+    def _show_safely(self, run: str, content: Json) -> None:
+        """Publish a problem; that this fails too is logged only."""
+        try:
+            self._show(run, content)
+        except Exception as err:  # noqa: BLE001 - reporting one run must not hold up the others
+            log.warning("%s: its progress cannot be written: %s", run, err)
 
 
-def _failed(name: str, what: str, err: KitError) -> Json:
-    """Say why a try came to nothing before it could work, in the shape of a failed one."""
-    cause = {"cause": what, "got": err.got, "next": err.next_step}
-    return {"token": name, "why": err.got, "worked": False, "failure": cause, "log": ""}
+def _explain(what: str, err: Exception) -> str:
+    """Log an error and return it as a text for the person."""
+    if isinstance(err, KitError):
+        log.warning("%s: %s", what, err)
+        return str(err)
+    log.error("%s", what, exc_info=err)
+    return f"unexpected {type(err).__name__}: {str(err)[:300]}\nreport it with the submitter's log"
+
+
+def _failed(attempt: str, cause: str, err: KitError) -> Json:
+    """Return why an attempt failed before it could work, in the form of a failed one."""
+    failure = {"cause": cause, "got": err.got, "next": err.next_step}
+    return {"token": attempt, "why": err.got, "worked": False, "failure": failure, "log": ""}

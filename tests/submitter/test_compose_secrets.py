@@ -151,11 +151,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 NO_PASS = {"HPC_PASSWORD": "none"}
 
 
-def test_the_ssh_config_names_the_profile():
-    assert ssh_config(parse(text(**NO_PASS))["HPC"], "roihu", "/k") == (
-        "Host roihu\n    HostName roihu-cpu.csc.fi\n    User me\n"
-        "    IdentityFile /run/secrets/local-roihu\n    UserKnownHostsFile /k\n"
-        "    IdentitiesOnly yes\n"
+def test_ssh_config_has_the_host_of_the_profile():
+    assert ssh_config(parse(text(**NO_PASS))["HPC"], "roihu", "login") == (
+        "Host login\n    HostName roihu-cpu.csc.fi\n    User me\n"
+        "    IdentityFile /run/secrets/local-roihu\n    IdentitiesOnly yes\n"
     )
 
 
@@ -170,7 +169,7 @@ def test_the_ssh_config_names_the_profile():
 )
 def test_what_ssh_cannot_use_is_refused(changes, profile, expected):
     with pytest.raises(UsageError) as error:
-        ssh_config(parse(text(**changes))["HPC"], profile)
+        ssh_config(parse(text(**changes))["HPC"], profile, profile)
     assert expected in str(error.value)
 
 

@@ -58,7 +58,7 @@ def steps(tmp_path):
 def test_the_first_run_makes_it_and_the_second_finds_it(site, tmp_path):
     first, private, said = make(site)
     assert (private, steps(tmp_path)) == (False, ["download", "install"])
-    assert [line.split()[1] for line in said] == ["making", "bringing", "installing", "ready"]
+    assert [line.split()[1] for line in said] == ["building", "downloading", "installing", "ready"]
     second, private, said = make(site)
     assert (second, private) == (first, False)
     assert said == [f"environment: found {first}"]
@@ -67,7 +67,7 @@ def test_the_first_run_makes_it_and_the_second_finds_it(site, tmp_path):
 
 def test_unconfigured_makes_its_own_beside_the_published_one(site, tmp_path):
     published, *_ = make(site)
-    own, private, _ = make(site, configured=False)
+    own, private, _ = make(site, configured=False, token="aaaaaaaaaaaa")
     assert own != published
     assert private
     assert Path(published).exists()
@@ -92,10 +92,41 @@ def test_a_wheel_folder_serves_a_site_without_network(site, monkeypatch):
 @pytest.mark.parametrize("fault", ["OFFLINE", "BROKEN"])
 def test_what_cannot_be_made_is_not_published_and_not_found(site, monkeypatch, fault):
     monkeypatch.setenv(fault, "1")
-    with pytest.raises(DataError, match="make the environment"):
+    with pytest.raises(DataError, match="build the Python environment"):
         make(site)
     monkeypatch.delenv(fault)
     assert Path(make(site)[0]).exists()
+
+
+def test_module_that_is_missing_on_the_login_node_names_the_cause(site):
+    lacks = dataclasses.replace(site, modules=("no-such-module",))
+    with pytest.raises(hpc_env.EnvironmentBuildError) as error:
+        make(lacks)
+    assert "module" in error.value.got
+    assert error.value.next_step
+
+
+def test_noise_of_the_sites_start_files_is_not_read_as_an_answer(site, tmp_path):
+    noisy = tmp_path / "init"
+    noisy.write_text("module() { :; }\necho '@exit 7'; echo Welcome | cat; echo '@private /x'\n")
+    venv, private, _ = make(dataclasses.replace(site, module_init=str(noisy)))
+    assert (Path(venv).exists(), private) == (True, False)
+
+
+def test_environment_of_an_interrupted_attempt_is_not_built_again(site, tmp_path):
+    make(site)
+    first, private, _ = make(site, configured=False, token="aaaaaaaaaaaa")
+    again = make(site, configured=False, token="aaaaaaaaaaaa")
+    assert (again[0], again[1], private) == (first, True, True)
+    assert steps(tmp_path).count("install") == 2
+
+
+def test_environment_that_others_may_write_into_is_not_executed(site):
+    first, *_ = make(site)
+    Path(first).chmod(0o770)
+    second, private, _ = make(site, token="aaaaaaaaaaaa")
+    assert second != first
+    assert private
 
 
 def test_a_folder_that_cannot_be_written_is_told(site, tmp_path):
@@ -160,7 +191,7 @@ def test_a_broken_off_environment_is_listed_as_private_and_removed(site, monkeyp
     with pytest.raises(DataError):
         make(site)
     (left,) = hpc_env.list_environments(LocalHost(), site)
-    assert (left.published, left.token) == (False, TOKEN)
+    assert (left.published, left.attempt) == (False, TOKEN)
     assert hpc_env.remove_environments(LocalHost(), site, [TOKEN]) == []
     assert hpc_env.remove_environments(LocalHost(), site, []) == [left.name]
 

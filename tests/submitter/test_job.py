@@ -43,6 +43,7 @@ TASK = ray_job.Task(
     data_hash="d" * 64,
     data=f"{PROJECT}/kit/inputs/{'d' * 64}.safetensors",
     code=f"{PROJECT}/kit/inputs/{'c' * 64}.zip",
+    code_hash="c" * 64,
     configured=True,
     hyperparameters=Parameters(epochs=3),
     previous=f"{PROJECT}/kit/tries/ba9876543210",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from buckets import remove_bucket
 from memory_store import MemoryStore
 
-from kit.base import StoreUnavailable, UsageError
+from kit.base import BucketTaken, StoreUnavailable, UsageError, read_login
 from kit.base.settings import load
 from kit.runs.requests import RunRequests
 from kit.store import FolderStore
@@ -33,6 +34,13 @@ class Passes:
 
     def stop(self):
         return self.done == len(self.outcomes)
+
+
+def until(done, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        threading.Event().wait(0.005)
 
 
 @pytest.fixture
@@ -95,16 +103,39 @@ def test_one_stands_by_until_no_other_signs_any_more(pauses, tmp_path, monkeypat
     assert len(pauses) == 6, "ended with whoever started it"
 
 
-def test_a_submitter_whose_passes_fail_does_not_sign(pauses):
-    passes = Passes(StoreUnavailable("ask the store", "503"))
+def test_submitter_whose_passes_fail_writes_no_more_heartbeats(monkeypatch):
+    monkeypatch.setattr(submitter_loop, "HEARTBEAT_S", 0.01)
+    store, counts = MemoryStore(), []
+    with submitter_loop._heartbeat(store) as alive:
+        until(lambda: "put" in store.calls)
+        alive.clear()
+        for _ in range(2):
+            time.sleep(0.1)
+            counts.append(len(store.calls))
+    assert counts[0] == counts[1]
+
+
+def test_heartbeat_goes_on_while_a_pass_takes_long(monkeypatch):
+    monkeypatch.setattr(submitter_loop, "HEARTBEAT_S", 0.01)
+    passes = Passes(None)
+    passes.once = lambda: until(lambda: passes.jobs.store.calls.count("put") > 3)
+    stops = iter([False, True])
+    submitter_loop.run_loop(passes, lambda: next(stops))
+
+
+def test_bucket_of_another_project_gets_no_heartbeat():
+    store = MemoryStore()
+    store.taken = True
+    with pytest.raises(BucketTaken):
+        submitter_loop.write_heartbeat(store)
+    assert store.objects == {}
+
+
+def test_unexpected_error_of_a_pass_does_not_end_the_loop(pauses, caplog):
+    passes = Passes(None, ZeroDivisionError(), None)
     submitter_loop.run_loop(passes, passes.stop)
-    assert passes.jobs.store.calls == []
-
-
-def test_an_error_that_is_none_of_the_kits_ends_the_loop(pauses):
-    passes = Passes(None, ZeroDivisionError())
-    with pytest.raises(ZeroDivisionError):
-        submitter_loop.run_loop(passes, passes.stop)
+    assert passes.done == 3
+    assert "ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.parametrize("lacks", ["hpc", "store"])
@@ -131,6 +162,7 @@ kind = "directory"
 url = "{0}/store"
 [hpc]
 ssh_host = "somewhere-else"
+account = "project_2001234"
 project_dir = "/proj"
 """
 
@@ -157,11 +189,47 @@ def stack(tmp_path, monkeypatch):
 def test_the_stack_logs_in_as_its_secrets_file_says(stack):
     with submitter_loop.open_submitter("slurm") as (loaded, submitter):
         host = submitter.slurm.host
-        assert (loaded.profile, host.name) == ("slurm", "slurm")
+        assert (loaded.profile, host.name, host.user) == ("slurm", "somewhere-else", "")
         config = Path(host.config).read_text()
         assert "HostName login.example\n" in config
         assert "IdentityFile /run/secrets/local-mahti\n" in config
     assert not Path(host.config).exists()
+
+
+CLOUD = """
+[cloud]
+ssh_host = "my-vm"
+tunnel_address = "10.1.2.3"
+"""
+
+
+def test_all_platforms_of_the_secrets_file_are_used(stack, tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_FACE_TOKEN", "x")
+    monkeypatch.delenv("KIT_FACE_TOKEN")
+    with (tmp_path / "slurm.toml").open("a") as file:
+        file.write(CLOUD)
+    more = {"ADDRESS": "1.2.3.4", "USER": "ubuntu", "KEY": "/run/secrets/cpouta-mahti"}
+    stack(
+        CLOUD_ENVIROMENT="slurm",
+        **{f"CLOUD_{key}": value for key, value in more.items()},
+        STORAGE_ENVIROMENT="slurm",
+        STORAGE_USER="anna",
+        STORAGE_PASSWORD="it's a \\ $word",
+        INTEGRATION_ENVIROMENT="slurm",
+        INTEGRATION_PASSWORD="token of the api",
+    )
+    with submitter_loop.open_submitter("slurm") as (loaded, submitter):
+        said = submitter.tunnel_keys.host.settings().splitlines()
+        assert {"hostname 1.2.3.4", "user ubuntu"} <= set(said)
+        login = read_login(loaded, {})
+        assert (login.username, login.password.reveal()) == ("anna", "it's a \\ $word")
+        assert Path(os.environ["KIT_FACE_TOKEN"]).read_text() == "token of the api"
+
+
+def test_secrets_file_for_other_profiles_is_refused(stack):
+    stack(INTEGRATION_ENVIROMENT="lumi")
+    with pytest.raises(UsageError, match="INTEGRATION_ENVIROMENT names lumi"):
+        submitter_loop.open_submitter("slurm").__enter__()
 
 
 @pytest.mark.parametrize(
@@ -170,8 +238,8 @@ def test_the_stack_logs_in_as_its_secrets_file_says(stack):
         ({"HPC_USER": "me"}, "HPC_ENVIROMENT has 2, HPC_USER has 1"),
         ({"HPC_ENVIROMENT": "lumi|roihu"}, "no platform 'slurm'"),
         ({"HPC_PASSWORD": "pass phrase|none"}, "has a pass phrase"),
-        ({"HPC_USER": "me; reboot|you"}, "HPC_USER is no single word"),
-        ({"HPC_KEY": "$(reboot)|x"}, "HPC_KEY is no single word"),
+        ({"HPC_USER": "me; reboot|you"}, "HPC_USER is not a single word"),
+        ({"HPC_KEY": "$(reboot)|x"}, "HPC_KEY is not a single word"),
     ],
 )
 def test_a_secrets_file_that_does_not_serve_is_refused_by_key(stack, values, said):

@@ -1,5 +1,7 @@
 """The submitter takes every request to one end, whatever dies, is away or is asked of it."""
 
+import contextlib
+import copy
 import dataclasses
 import hashlib
 import itertools
@@ -11,20 +13,22 @@ from submitter_world import DATA, RUN, World
 from test_requests import BAD
 
 from kit.base import (
+    BucketTaken,
     CommandFailed,
     CredentialExpired,
+    CredentialRefused,
     KitError,
     StoreUnavailable,
     Unreachable,
 )
 from kit.runs.follow import last_seen, sentence
 from kit.runs.objects import StageStore
-from kit.runs.requests import RunRequest, RunState, attempt_id
+from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
 from kit.submitter import env as hpc_env
-from kit.submitter.submitter import TRIES
+from kit.submitter import staging
+from kit.submitter.submitter import MAX_ATTEMPTS, RESULT_PATIENCE_S
 
 TRAINING = {"epoch": 3, "epochs": 5, "loss": 0.53123}
-STEPS = ("listed", "staged", "sent", "recorded", "asked", "collected", "cancelled")
 
 
 class Killed(BaseException):
@@ -128,26 +132,52 @@ def test_inputs_are_copied_once(world):
     assert after == before
 
 
-@pytest.mark.parametrize("nth", range(1, 4))
-@pytest.mark.parametrize("where", STEPS[:-1])
-def test_killed_at_any_step_the_next_submitter_takes_it_to_the_same_end(world, where, nth):
+def interrupt(world, submitter, nth, when, action):
+    """Do `action` before or after the nth call that leaves the submitter: site or store."""
     seen = itertools.count(1)
 
-    def step(name):
-        if name == where and next(seen) == nth:
-            raise Killed
+    def wrapped(call):
+        def run(*arguments, **named):
+            number = next(seen)
+            if (number, when) == (nth, "before"):
+                action()
+            answer = call(*arguments, **named)
+            if (number, when) == (nth, "after"):
+                action()
+            return answer
 
-    world.ask()
-    first = world.submitter(step)
-    try:
-        for _ in range(6):
-            first.once()
-            world.play()
-    except Killed:
-        pass
-    assert world.until_finished().state is RunState.DONE
-    assert len(world.site.bodies) == len(world.site.commits) == 1
-    assert world.jobs.status(RUN).number == 1
+        return run
+
+    host, requests = submitter.slurm.host, copy.copy(world.jobs.store)
+    for name in ("run", "put", "get"):
+        setattr(host, name, wrapped(getattr(host, name)))
+    for name in ("put", "get", "list"):
+        setattr(requests, name, wrapped(getattr(requests, name)))
+    submitter.jobs = RunRequests(requests)
+    return lambda: next(seen) > nth
+
+
+def kill():
+    raise Killed
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_any_call_the_next_submitter_reaches_the_same_end(tmp_path, when):
+    for nth in range(1, 60):
+        world = World(tmp_path / str(nth))
+        world.ask()
+        first = world.submitter()
+        reached = interrupt(world, first, nth, when, kill)
+        with contextlib.suppress(Killed):
+            for _ in range(6):
+                first.once()
+                world.play()
+        assert world.until_finished().state is RunState.DONE
+        assert len(world.site.bodies) == len(world.site.commits) == 1
+        assert world.jobs.status(RUN).number == 1
+        if not reached():
+            return
+    raise AssertionError("the run never ended without being killed")
 
 
 def test_two_submitters_at_once_do_no_harm(world):
@@ -161,12 +191,14 @@ def test_two_submitters_at_once_do_no_harm(world):
     assert len(world.site.jobs) == len(world.site.commits) == 1
 
 
-def test_a_second_submitter_in_the_middle_of_the_firsts_pass_does_no_harm(world):
-    world.ask()
-    other = world.submitter()
-    first = world.submitter(lambda name: other.once() if name in ("staged", "sent") else None)
-    assert world.until_finished(first).state is RunState.DONE
-    assert len(world.site.jobs) == 1
+def test_second_submitter_in_the_middle_of_a_pass_does_no_harm(tmp_path):
+    for nth in range(1, 25):
+        world = World(tmp_path / str(nth))
+        world.ask()
+        first, other = world.submitter(), world.submitter()
+        interrupt(world, first, nth, "before", lambda submitter=other: submitter.once())
+        assert world.until_finished(first).state is RunState.DONE
+        assert len(world.site.jobs) == 1
 
 
 def test_publishing_twice_gives_the_same_result(world):
@@ -234,11 +266,11 @@ def test_a_submission_that_never_lands_is_fenced_and_tried_again(world):
 def test_tries_without_work_are_not_made_for_ever(world):
     world.ask()
     world.site.sbatch = "late"
-    for _ in range(3 * TRIES):
+    for _ in range(3 * MAX_ATTEMPTS):
         world.submitter().once()
         world.site.now += 1000
     assert world.jobs.status(RUN).state is RunState.ENDED
-    assert world.jobs.status(RUN).number == TRIES
+    assert world.jobs.status(RUN).number == MAX_ATTEMPTS
 
 
 def test_a_refused_submission_is_told_in_the_schedulers_words(world):
@@ -547,3 +579,220 @@ def test_a_file_that_is_not_the_manifests_is_not_published(world):
     submitter.once()
     assert world.jobs.read(RUN, "result") is None
     assert "it was changed" in world.jobs.read(RUN, "progress")["why"]
+
+
+# Due times and containment.
+
+OTHER = "cloud-hpc-ffffffffffff-1"
+
+
+def count_calls(submitter, error=None):
+    """Count the calls of the site from now on; `error` is raised by each."""
+    host, calls = submitter.slurm.host, []
+    run = host.run
+
+    def counted(argv, *arguments, **named):
+        calls.append(argv)
+        if error:
+            raise error
+        return run(argv, *arguments, **named)
+
+    host.run = counted
+    if error:
+        host.put = counted
+    return calls
+
+
+def passes(world, submitter, seconds, pause=1.5):
+    for _ in range(int(seconds / pause)):
+        submitter.once()
+        world.site.now += pause
+
+
+@pytest.mark.parametrize("runs", [1, 5])
+@pytest.mark.parametrize(
+    "error",
+    [
+        CredentialRefused("the site refuses the login", "Permission denied", "renew it"),
+        Unreachable("reach x by ssh", "connection refused"),
+    ],
+)
+def test_site_that_refuses_the_login_is_asked_ever_more_rarely(world, error, runs):
+    world.ask()
+    for number in range(2, runs + 1):
+        world.jobs.ask(RunRequest(run=f"cloud-hpc-0123456789ab-{number}", data_hash=DATA.hash))
+    submitter = world.submitter()
+    calls = count_calls(submitter, error)
+    passes(world, submitter, 600)
+    assert 2 <= len(calls) <= 10
+    for status in world.jobs.statuses().values():
+        assert error.got in world.jobs.read(status.run, "progress")["why"]
+
+
+def test_contact_that_is_back_is_used_after_the_pause(world):
+    world.ask()
+    submitter = world.submitter()
+    host = submitter.slurm.host
+    run, put = host.run, host.put
+    count_calls(submitter, Unreachable("reach x by ssh", "connection refused"))
+    passes(world, submitter, 60)
+    host.run, host.put = run, put
+    passes(world, submitter, 120)
+    assert world.jobs.status(RUN).state is RunState.SUBMITTED
+
+
+@pytest.mark.parametrize("damage", ["unexpected", "damaged progress"])
+def test_one_run_that_fails_does_not_hold_up_the_others(world, monkeypatch, damage):
+    world.jobs.ask(RunRequest(run=OTHER, data_hash=DATA.hash))
+    world.ask()
+    if damage == "damaged progress":
+        world.jobs.store.put(f"runs/{OTHER}/progress.json", b"damaged")
+    task = staging.Staging.task
+
+    def failing(self, request, *arguments):
+        if request.run == OTHER:
+            raise ZeroDivisionError("one thing nobody foresaw")
+        return task(self, request, *arguments)
+
+    monkeypatch.setattr(staging.Staging, "task", failing)
+    assert world.until_finished(world.submitter()).state is RunState.DONE
+    assert "ZeroDivisionError" in world.jobs.read(OTHER, "progress")["why"]
+
+
+def test_damaged_progress_is_written_again_when_the_site_is_away(world):
+    world.jobs.ask(RunRequest(run=OTHER, data_hash=DATA.hash))
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    world.jobs.store.put(f"runs/{OTHER}/progress.json", b"damaged")
+    count_calls(submitter, Unreachable("reach x by ssh", "connection refused"))
+    submitter.once()
+    for run in (RUN, OTHER):
+        shown = world.jobs.read(run, "progress")
+        assert (shown["state"], "refused" in shown["why"]) == ("UNKNOWN", True)
+
+
+# Cancelling.
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_cancel_while_the_next_attempt_is_prepared_leaves_no_job(tmp_path, when):
+    for nth in range(1, 40):
+        world = World(tmp_path / str(nth))
+        world.ask()
+        world.submitter().once()
+        world.site.end(world.site.jobs[0], "FAILED", 98)
+        world.site.now += 200
+        first, other = world.submitter(), world.submitter()
+
+        def cancel(submitter=other):
+            submitter.cancel(RUN)
+            raise Killed
+
+        reached = interrupt(world, first, nth, when, cancel)
+        with contextlib.suppress(Killed):
+            first.once()
+        if not reached():
+            return
+        status = world.until_finished()
+        assert status.state is RunState.CANCELLED
+        assert world.live() == []
+        late = world.site.land(attempt_id(RUN, 2))
+        world.site.start(late)
+        assert world.site.commits == []
+
+
+def test_job_that_takes_long_to_end_is_asked_about_at_the_floor_only(tmp_path):
+    world = World(tmp_path)
+    world.hpc = dataclasses.replace(world.hpc, poll_floor_s=15)
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    world.play()
+    world.site.end = lambda *_: None
+    world.jobs.cancel(RUN)
+    calls = count_calls(submitter)
+    passes(world, submitter, 60, 2)
+    assert len(calls) <= 3 * 5
+    shown = world.jobs.read(RUN, "progress")
+    assert (shown["state"], "being ended" in shown["why"]) == ("CANCELLING", True)
+
+
+# Results without figures.
+
+
+def test_committed_result_is_published_without_the_figures_that_never_come(world):
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    world.site.lag = True
+    world.play()
+    world.play()
+    for _ in range(20):
+        submitter.once()
+        world.site.now += 10
+    assert world.jobs.read(RUN, "result") is None
+    passes(world, submitter, RESULT_PATIENCE_S, 10)
+    result = world.jobs.read(RUN, "result")
+    assert result["missing"]
+    assert {"model.safetensors", "sacct.txt"} <= set(result["files"])
+
+
+def test_committed_file_that_was_removed_ends_the_run_with_that_cause(world):
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    world.play()
+    world.play()
+    world.files[f"/proj/kit/tries/{attempt_id(RUN, 1)}/model.safetensors"] = b"another model"
+    passes(world, submitter, 2 * RESULT_PATIENCE_S, 10)
+    assert world.jobs.status(RUN).state is RunState.ENDED
+    assert "committed file" in world.jobs.read(RUN, "try-1/ended")["failure"]["cause"]
+
+
+# What belongs to somebody else.
+
+
+def test_bucket_of_another_project_is_not_worked_on(world):
+    world.ask()
+    world.jobs.store.taken = True
+    submitter = world.submitter()
+    before = dict(world.jobs.store.objects)
+    with pytest.raises(BucketTaken):
+        submitter.once()
+    assert world.jobs.store.objects == before
+    assert world.hosts[-1].calls == []
+
+
+def test_bucket_that_appears_later_is_checked_too(world):
+    submitter = world.submitter()
+    submitter.once()
+    world.jobs.store.taken = True
+    world.ask()
+    with pytest.raises(BucketTaken):
+        submitter.once()
+
+
+@pytest.mark.parametrize(
+    "other", [{"profile": "another"}, {"profile": "sandbox", "site": "f" * 12}]
+)
+def test_request_for_another_site_is_left_alone(world, other):
+    world.jobs.ask(RunRequest(run=OTHER, data_hash=DATA.hash, **other))
+    world.ask()
+    submitter = world.submitter()
+    assert world.until_finished(submitter).state is RunState.DONE
+    assert world.jobs.status(OTHER).state is RunState.REQUESTED
+    assert world.jobs.read(OTHER, "progress") is None
+    world.jobs.cancel(OTHER)
+    submitter.once()
+    assert world.jobs.status(OTHER).state is RunState.CANCELLING
+
+
+def test_code_on_the_site_that_was_changed_is_copied_again(world):
+    world.ask()
+    world.submitter().once()
+    (code,) = [name for name in world.files if name.endswith(".zip")]
+    good, world.files[code] = world.files[code], b"somebody else's code"
+    world.jobs.store.delete(f"runs/{RUN}/try-1/submitted.json")
+    world.submitter().once()
+    assert world.files[code] == good

@@ -22,6 +22,7 @@ from kit.submitter import tunnel_key as tunnel
 
 TOKENS = [f"{number:012x}" for number in range(40)]
 VM_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOPWipgHTXPd3jol5bKhQ65TGPBL10leZl4CU4ak52Oh"
+ATTEMPTS = "kit/tries"
 OTHERS = "ssh-ed25519 AAAA somebody\n# a comment\n"
 
 
@@ -67,7 +68,7 @@ def a_vm(folder, keys, owner="a-bucket", **given):
 
 
 def opened(vm, folder, name=TOKENS[0]):
-    return vm.open(LocalHost(), str(folder / name), name, 900.0)
+    return vm.open(LocalHost(), str(folder / ATTEMPTS / name), name, 900.0)
 
 
 # The key.
@@ -84,11 +85,13 @@ def test_a_key_may_listen_on_a_few_ports_of_one_address_and_nothing_else(vm, key
     assert found == [*limits, 'command="/bin/false"']
     end = time.mktime(time.strptime(until_then, 'expiry-time="%Y%m%d%H%M"'))
     assert 900 + 6 * 24 * 3600 < end - time.time() < 9 * 24 * 3600
-    assert rest == f"{public_of(tmp_path / TOKENS[0] / 'tunnel.key')} {vm.mark}-{TOKENS[0]}"
+    assert (
+        rest == f"{public_of(tmp_path / ATTEMPTS / TOKENS[0] / 'tunnel.key')} {vm.mark}-{TOKENS[0]}"
+    )
     owner = keys.parent.parent.owner()
     assert given == {"host": "vm.example", "port": 22, "user": owner, "alias": "vm",
                      "address": "10.1.2.3", "ports": list(range(8280, 8290))}  # fmt: skip
-    assert (tmp_path / TOKENS[0] / "tunnel.hosts").read_text() == f"vm {VM_KEY}\n"
+    assert (tmp_path / ATTEMPTS / TOKENS[0] / "tunnel.hosts").read_text() == f"vm {VM_KEY}\n"
 
 
 def public_of(file):
@@ -100,7 +103,7 @@ def test_the_private_key_is_in_the_trys_folder_alone_and_only_its_owner_reads_it
     given = opened(vm, tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.name for path in files if b"PRIVATE" in path.read_bytes()] == ["tunnel.key"]
-    key = tmp_path / TOKENS[0] / "tunnel.key"
+    key = tmp_path / ATTEMPTS / TOKENS[0] / "tunnel.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
     assert key.read_text().splitlines()[1] not in json.dumps(given)
@@ -110,7 +113,7 @@ def test_once_more_or_by_another_submitter_it_is_the_same_key(vm, keys, tmp_path
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: opened(a_vm(tmp_path, keys), tmp_path), range(8)))
     (line,) = [each for each in keys.read_text().splitlines() if TOKENS[0] in each]
-    assert public_of(tmp_path / TOKENS[0] / "tunnel.key") in line
+    assert public_of(tmp_path / ATTEMPTS / TOKENS[0] / "tunnel.key") in line
 
 
 def test_submitters_at_once_lose_no_line_of_each_other(vm, keys, tmp_path):
@@ -118,7 +121,7 @@ def test_submitters_at_once_lose_no_line_of_each_other(vm, keys, tmp_path):
         one = a_vm(tmp_path, keys, owner=f"bucket {number % 2}")
         opened(one, tmp_path, TOKENS[number])
         if number % 4 < 2:
-            one.sweep(LocalHost(), str(tmp_path), [TOKENS[number]])
+            one.sweep(LocalHost(), str(tmp_path / ATTEMPTS), [TOKENS[number]])
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(len(TOKENS))))
@@ -133,18 +136,21 @@ def test_a_sweep_takes_the_keys_of_its_tries_from_vm_and_site_and_no_others(vm, 
     other = a_vm(tmp_path, keys, owner="another bucket")
     for name in TOKENS[:3]:
         opened(vm, tmp_path, name)
+    (tmp_path / "other").mkdir()
     opened(other, tmp_path / "other", TOKENS[0])
-    vm.sweep(LocalHost(), str(tmp_path), TOKENS[:2])
-    vm.sweep(LocalHost(), str(tmp_path), TOKENS[:2])
+    vm.sweep(LocalHost(), str(tmp_path / ATTEMPTS), TOKENS[:2])
+    vm.sweep(LocalHost(), str(tmp_path / ATTEMPTS), TOKENS[:2])
     marks = [line.split()[-1] for line in keys.read_text().splitlines()[2:]]
     assert marks == [f"{vm.mark}-{TOKENS[2]}", f"{other.mark}-{TOKENS[0]}"]
-    assert sorted(path.parent.name for path in tmp_path.glob("*/tunnel.key")) == [TOKENS[2]]
+    assert sorted(path.parent.name for path in tmp_path.glob("kit/tries/*/tunnel.key")) == [
+        TOKENS[2]
+    ]
     vm.sweep(LocalHost(), str(tmp_path / "no such folder"), TOKENS)
 
 
 def test_a_full_or_missing_place_for_keys_is_told_and_costs_no_line(vm, keys, tmp_path):
-    (tmp_path / TOKENS[0]).mkdir()
-    (tmp_path / TOKENS[0] / "tunnel.key").write_text("no key\n")
+    (tmp_path / ATTEMPTS / TOKENS[0]).mkdir(parents=True)
+    (tmp_path / ATTEMPTS / TOKENS[0] / "tunnel.key").write_text("no key\n")
     with pytest.raises(DataError) as error:
         opened(vm, tmp_path)
     assert "tunnel.key" in error.value.next_step
@@ -165,7 +171,7 @@ def test_a_full_or_missing_place_for_keys_is_told_and_costs_no_line(vm, keys, tm
 def test_the_job_knows_the_vm_by_the_key_that_we_know_it_by(keys, tmp_path, line, given):
     (tmp_path / "known_hosts").write_text(f"else {VM_KEY}\n{line}{VM_KEY}\n")
     opened(a_vm(tmp_path, keys, **given), tmp_path)
-    text = (tmp_path / TOKENS[0] / "tunnel.hosts").read_text()
+    text = (tmp_path / ATTEMPTS / TOKENS[0] / "tunnel.hosts").read_text()
     mark = "@revoked " if line.startswith("@") else ""
     assert text == f"{mark}vm {VM_KEY}\n"
 
@@ -174,7 +180,7 @@ def test_a_hashed_name_is_found_too(keys, tmp_path):
     (tmp_path / "known_hosts").write_text(f"vm.example {VM_KEY}\n")
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(tmp_path / "known_hosts")], check=True)
     opened(a_vm(tmp_path, keys), tmp_path)
-    assert (tmp_path / TOKENS[0] / "tunnel.hosts").read_text() == f"vm {VM_KEY}\n"
+    assert (tmp_path / ATTEMPTS / TOKENS[0] / "tunnel.hosts").read_text() == f"vm {VM_KEY}\n"
 
 
 def test_a_vm_that_we_do_not_know_is_not_told_to_the_job(keys, tmp_path):
@@ -203,7 +209,7 @@ class Barred:
 def test_a_vm_that_is_away_costs_the_tunnel_and_nothing_else(tmp_path):
     world, vm = World(tmp_path, tunnel="reverse"), Barred()
     world.ask()
-    submitter = world.submitter(vm=vm)
+    submitter = world.submitter(tunnel_keys=vm)
     submitter.once()
     world.play()
     submitter.once()
@@ -222,12 +228,12 @@ def test_keys_go_with_the_end_of_a_try_also_after_a_crash(tmp_path):
     task = {"address": "10.1.2.3", "port": 22, "ports": [8280]}
     vm = SimpleNamespace(open=lambda *_: task, sweep=lambda _, tries, names: swept.extend(names))
     world.ask()
-    submitter = world.submitter(vm=vm)
+    submitter = world.submitter(tunnel_keys=vm)
     world.until_finished(submitter)
     assert swept == [attempt_id(RUN, 1)]
     submitter.once()
     assert swept == [attempt_id(RUN, 1)], "once is enough"
-    world.submitter(vm=vm).once()
+    world.submitter(tunnel_keys=vm).once()
     assert swept == [attempt_id(RUN, 1)] * 2, "another submitter cannot know that it was done"
 
 
@@ -258,7 +264,12 @@ def test_what_a_running_job_says_of_itself_comes_in_one_call(tmp_path):
     ):
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / file).write_text(text)
-    found = collect.read_progress(LocalHost(), str(tmp_path), TOKENS[:3])
+    banner = {"barred": "line 1\n\nline 3 with \\ and 'quotes'\u2028 %s"}
+    (tmp_path / TOKENS[3]).mkdir()
+    (tmp_path / TOKENS[3] / "tunnel.json").write_text(json.dumps(banner))
+    (tmp_path / TOKENS[3] / "progress.json").write_text("[1, 2]")
+    found = collect.read_progress(LocalHost(), str(tmp_path), TOKENS[:4])
+    assert found.pop(TOKENS[3]) == {"training": None, "tunnel": banner}
     nothing = {"training": None, "tunnel": None}
     said = {"training": {"epoch": 1, "note": "a * b"}, "tunnel": {"barred": "no"}}
     assert found == {TOKENS[0]: said, TOKENS[1]: nothing, TOKENS[2]: nothing}

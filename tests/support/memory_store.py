@@ -3,7 +3,7 @@
 import hashlib
 from datetime import UTC, datetime
 
-from kit.base import NoSuchBucket, NoSuchObject
+from kit.base import BucketTaken, NoSuchBucket, NoSuchObject
 from kit.store import ObjectInfo
 from kit.store.objects import check_hash, check_key, download_target, measured
 
@@ -15,6 +15,7 @@ class MemoryStore:
         self.bucket, self.missing = bucket, missing
         self.objects, self.calls, self.away = {}, [], None
         self.recorded, self.modified = {}, {}
+        self.taken = False  # whether the bucket belongs to another project
 
     def _asked(self, what):
         self.calls.append(what)
@@ -68,6 +69,8 @@ class MemoryStore:
             table.pop(key, None)
 
     def ensure_bucket(self):
+        if self.taken:
+            raise BucketTaken(f"use the bucket {self.bucket}", "another project has it")
         self._asked("ensure_bucket")
         self.missing = False
 

@@ -17,6 +17,7 @@ from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests
 from kit.slurm import ACCOUNT_COLUMNS, Slurm
 from kit.submitter import collect
+from kit.submitter.scripts import script
 from kit.submitter.submitter import Submitter
 
 RUN = "cloud-hpc-0123456789ab-1"
@@ -54,11 +55,15 @@ class WorkingHost(FakeHost):
     def _answer(self, argv, given, timeout):
         if argv[:2] == ["test", "-e"]:
             return int(argv[2] not in self.files), "", ""
-        if argv[:3] == ["sh", "-fc", collect.READ_PROGRESS]:
+        if argv[0] == "sha256sum":
+            if argv[2] not in self.files:
+                return 1, "", ""
+            return 0, f"{hashlib.sha256(self.files[argv[2]]).hexdigest()}  {argv[2]}\n", ""
+        if argv[:3] == ["sh", "-fc", script("read_progress")]:
             lines = [
-                f"{token} {file} {self.files[path].decode()}\n"
+                f"{token} {file} {base64.b64encode(self.files[path]).decode()}\n"
                 for token in argv[5:]
-                for file in collect.PROGRESS_FILES.values()
+                for file in collect.PROGRESS_FILES
                 if (path := f"{argv[4]}/{token}/{file}") in self.files
             ]
             return 0, "".join(lines), ""
@@ -110,13 +115,13 @@ class World:
             )
         )
 
-    def submitter(self, step=lambda _: None, vm=None):
+    def submitter(self, tunnel_keys=None):
         host = WorkingHost(self.site)
         host.files = self.files
         self.hosts.append(host)
         clock = {"clock": lambda: float(self.site.now), "sleep": lambda _: None}
         return Submitter(
-            self.settings, Slurm(host, self.hpc, **clock), self.jobs, self.data, step=step, vm=vm
+            self.settings, Slurm(host, self.hpc, **clock), self.jobs, self.data, tunnel_keys
         )
 
     def live(self):

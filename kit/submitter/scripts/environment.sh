@@ -1,0 +1,58 @@
+# shellcheck shell=bash disable=SC2034
+# environment PROJECT KEY PINS PYTHON ATTEMPT CONFIGURED: puts the folder of the environment into
+# $venv; builds one where there is none, or where CONFIGURED is not yes. $private is $venv when
+# only this attempt uses it.
+# A module's PYTHONPATH would come before the venv's own packages: `module.pth` puts it behind.
+say() { printf '%(%T)T %s\n' -1 "$*"; }
+# An environment is executed: it must be our own, and nobody else may write into it.
+trusted() { [ -O "$1" ] && [ -z "$(find "$1/" -maxdepth 0 -perm /022)" ]; }
+environment() {
+    local root=$1/kit key=$2 python=$4 attempt=$5 configured=$6 made
+    local link=$root/venvs/$key wheels=$root/wheels/$3 pins=$root/wheels/$3.txt
+    private=
+    umask 077
+    if [ "$configured" = yes ] && venv=$(readlink -e "$link") && trusted "$venv" &&
+        "$venv/bin/python" -c ''; then
+        say "environment: found $venv"
+        return
+    fi
+    # One that this attempt built before it was interrupted.
+    for venv in "$root/venvs/$key".*; do
+        [ "$(cat "$venv/.try" 2>/dev/null)" = "$attempt" ] && [ -e "$venv/.ready" ] || continue
+        trusted "$venv" || continue
+        [ "$(readlink "$link")" = "${venv##*/}" ] || private=$venv
+        say "environment: found this attempt's own $venv"
+        return
+    done
+    made=$key.$(cat /proc/sys/kernel/random/uuid)
+    venv=$root/venvs/$made
+    private=$venv
+    mkdir -p "$root/venvs" "$wheels" || return
+    say "environment: building $venv"
+    "$python" -m venv --system-site-packages --without-pip "$venv" || return
+    echo "$attempt" >"$venv/.try"
+    tr : '\n' <<<"${PYTHONPATH:-}" >"$(echo "$venv"/lib/python3*/site-packages)/module.pth"
+    unset PYTHONPATH
+    if [ ! -e "$wheels/complete" ]; then
+        say "environment: downloading packages"
+        "$python" -m pip --disable-pip-version-check --quiet download --no-deps \
+            --only-binary :all: --dest "$venv/wheels" --requirement "$pins" || return
+        mv -n "$venv"/wheels/* "$wheels" && touch "$wheels/complete"
+        rm -rf "$venv/wheels"
+    fi
+    say "environment: installing $(grep -c == "$pins") packages"
+    "$python" -m pip --python "$venv/bin/python" --disable-pip-version-check --quiet \
+        install --no-deps --no-compile --no-index --find-links "$wheels" \
+        --requirement "$pins" || return
+    "$venv/bin/python" -c 'import ray, torch' || return
+    touch "$venv/.ready"
+    ln -sT "$made" "$link" 2>/dev/null
+    if [ "$(readlink "$link")" = "$made" ]; then
+        private=
+    elif [ "$configured" = yes ] && trusted "$(readlink -e "$link")"; then
+        rm -rf "$venv"
+        private=
+        venv=$(readlink -e "$link") || return
+    fi
+    say "environment: ready $venv"
+}

@@ -1,0 +1,8 @@
+# shellcheck shell=bash
+# The code is named by its hash; it is compared before it is executed.
+private=
+trap '[ -z "$private" ] || rm -rf "$private"' EXIT
+if ! echo "$KIT_CODE_HASH  $KIT_CODE" | sha256sum --check --status; then
+    echo "$KIT_CODE is not the code that was staged: remove it, then run again" >&2
+    exit 88
+fi

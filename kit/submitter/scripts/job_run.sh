@@ -1,0 +1,17 @@
+# shellcheck shell=bash disable=SC2154
+unset PYTHONPATH
+export KIT_TRY=$try PYTHONPATH=$KIT_CODE PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$try/ray.token RAY_USAGE_STATS_ENABLED=0
+od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >ray.token
+"$venv/bin/python" -m kit.onsite.main &
+main=$!
+trap 'kill -TERM "$main"' TERM
+while
+    wait "$main"
+    code=$?
+    kill -0 "$main" 2>/dev/null
+do :; done
+rm -f ray.token tunnel.key
+[ "$code" -lt 128 ] || exit 93
+[ "$code" = 0 ] || exit "$code"
+commit manifest.json
