@@ -52,26 +52,53 @@ load_module() {
 load_module pytorch/2.13
 export KIT_TASK='{"data": "/projappl/project_2001234/kit/inputs/dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd.safetensors", "data_hash": "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd", "hyperparameters": {"batch_size": 4, "device": "cpu", "epochs": 3, "fast_step": true, "learning_rate": 0.001, "momentum": 0.9, "seed": 42, "threads": 1}, "number": 2, "previous": "/projappl/project_2001234/kit/tries/ba9876543210", "ray": "2.60.0", "run": "cloud-hpc-0123456789ab-1", "token": "0123456789ab", "tunnel": {"address": "10.1.2.3", "alias": "vm", "host": "vm.example", "port": 22, "ports": [8280, 8281, 8282, 8283, 8284, 8285, 8286, 8287, 8288, 8289], "user": "kit-tunnel"}, "workers": 1}'
 export KIT_CODE=/projappl/project_2001234/kit/inputs/cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc.zip
+export KIT_CODE_HASH=cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc
+# shellcheck shell=bash
+# The code is named by its hash; it is compared before it is executed.
 private=
 trap '[ -z "$private" ] || rm -rf "$private"' EXIT
+if ! echo "$KIT_CODE_HASH  $KIT_CODE" | sha256sum --check --status; then
+    echo "$KIT_CODE is not the code that was staged: remove it, then run again" >&2
+    exit 88
+fi
 
+# shellcheck shell=bash disable=SC2034
+# environment PROJECT KEY PINS PYTHON ATTEMPT CONFIGURED: puts the folder of the environment into
+# $venv; builds one where there is none, or where CONFIGURED is not yes. $private is $venv when
+# only this attempt uses it.
+# A module's PYTHONPATH would come before the venv's own packages: `module.pth` puts it behind.
 say() { printf '%(%T)T %s\n' -1 "$*"; }
+# An environment is executed: it must be our own, and nobody else may write into it.
+trusted() { [ -O "$1" ] && [ -z "$(find "$1/" -maxdepth 0 -perm /022)" ]; }
 environment() {
-    local root=$1/kit key=$2 python=$4 token=$5 configured=$6 made
+    local root=$1/kit key=$2 python=$4 attempt=$5 configured=$6 made
     local link=$root/venvs/$key wheels=$root/wheels/$3 pins=$root/wheels/$3.txt
     private=
-    if [ "$configured" = yes ] && venv=$(readlink -e "$link") && "$venv/bin/python" -c ''; then
-        say "environment: found $venv"; return
+    umask 077
+    if [ "$configured" = yes ] && venv=$(readlink -e "$link") && trusted "$venv" &&
+        "$venv/bin/python" -c ''; then
+        say "environment: found $venv"
+        return
     fi
-    made=$key.$(cat /proc/sys/kernel/random/uuid) venv=$root/venvs/$made private=$venv
+    # One that this attempt built before it was interrupted.
+    for venv in "$root/venvs/$key".*; do
+        [ "$(cat "$venv/.try" 2>/dev/null)" = "$attempt" ] && [ -e "$venv/.ready" ] || continue
+        trusted "$venv" || continue
+        [ "$(readlink "$link")" = "${venv##*/}" ] || private=$venv
+        say "environment: found this attempt's own $venv"
+        return
+    done
+    made=$key.$(cat /proc/sys/kernel/random/uuid)
+    venv=$root/venvs/$made
+    private=$venv
     mkdir -p "$root/venvs" "$wheels" || return
-    say "environment: making $venv"
+    say "environment: building $venv"
     "$python" -m venv --system-site-packages --without-pip "$venv" || return
-    echo "$token" >"$venv/.try"
+    echo "$attempt" >"$venv/.try"
     tr : '\n' <<<"${PYTHONPATH:-}" >"$(echo "$venv"/lib/python3*/site-packages)/module.pth"
     unset PYTHONPATH
     if [ ! -e "$wheels/complete" ]; then
-        say "environment: bringing wheels"
+        say "environment: downloading packages"
         "$python" -m pip --disable-pip-version-check --quiet download --no-deps \
             --only-binary :all: --dest "$venv/wheels" --requirement "$pins" || return
         mv -n "$venv"/wheels/* "$wheels" && touch "$wheels/complete"
@@ -82,25 +109,34 @@ environment() {
         install --no-deps --no-compile --no-index --find-links "$wheels" \
         --requirement "$pins" || return
     "$venv/bin/python" -c 'import ray, torch' || return
+    touch "$venv/.ready"
     ln -sT "$made" "$link" 2>/dev/null
     if [ "$(readlink "$link")" = "$made" ]; then
         private=
-    elif [ "$configured" = yes ]; then
-        rm -rf "$venv"; private= venv=$(readlink -e "$link") || return
+    elif [ "$configured" = yes ] && trusted "$(readlink -e "$link")"; then
+        rm -rf "$venv"
+        private=
+        venv=$(readlink -e "$link") || return
     fi
     say "environment: ready $venv"
 }
 
 environment /projappl/project_2001234 eeeeeeeeeeee 111111111111 /usr/bin/python3 0123456789ab yes || exit 95
-
+# shellcheck shell=bash disable=SC2154
 unset PYTHONPATH
 export KIT_TRY=$try PYTHONPATH=$KIT_CODE PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$try/ray.token RAY_USAGE_STATS_ENABLED=0
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >ray.token
-"$venv/bin/python" -m kit.onsite.main & main=$!
+"$venv/bin/python" -m kit.onsite.main &
+main=$!
 trap 'kill -TERM "$main"' TERM
-while wait "$main"; code=$?; kill -0 "$main" 2>/dev/null; do :; done
+while
+    wait "$main"
+    code=$?
+    kill -0 "$main" 2>/dev/null
+do :; done
 rm -f ray.token tunnel.key
 [ "$code" -lt 128 ] || exit 93
 [ "$code" = 0 ] || exit "$code"
 commit manifest.json
+

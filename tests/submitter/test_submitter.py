@@ -603,7 +603,7 @@ def count_calls(submitter, error=None):
     return calls
 
 
-def passes(world, submitter, seconds, pause=1.5):
+def passes(world, submitter, seconds, pause=2):
     for _ in range(int(seconds / pause)):
         submitter.once()
         world.site.now += pause
