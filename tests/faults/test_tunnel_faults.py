@@ -282,7 +282,7 @@ def test_a_vm_that_bars_tunnels_costs_the_window_only(bench, running, vm, seen):
 def test_a_vm_that_is_away_at_the_start_costs_the_window_only(bench, running, vm, seen):
     with bench.frozen(running), own_bench() as other:
         with vm.stopped("sshd-vm"):
-            other.submitter.vm.host.close()  # a connection that is there would go on
+            other.submitter.tunnel_keys.host.close()  # a connection that is there would go on
             run = other.ask()
             standing = other.finish(run)
             told = json.loads((other.folder(run) / STATE).read_text())

@@ -552,8 +552,10 @@ def test_a_pass_over_finished_runs_is_one_listing_and_no_ssh(world):
         run = f"cloud-hpc-0123456789ab-{number}"
         for name in ("request", "try-1/submitted", "result"):
             world.jobs.write(run, name, {})
+    submitter = world.submitter()
+    submitter.once()
     world.jobs.store.calls.clear()
-    assert len(world.submitter().once()) == 200
+    assert len(submitter.once()) == 200
     assert world.jobs.store.calls == ["list"]
     assert world.hosts[-1].calls == []
 
