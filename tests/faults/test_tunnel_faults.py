@@ -19,11 +19,11 @@ from allas_site import AllasSite
 from hpc_bench import Bench, nothing_runs, processes, ps
 from slurm_site import until
 
+from kit.base.ports import TUNNEL_PORTS as PORTS
 from kit.base.settings import load
 from kit.onsite import TUNNEL_KEY as KEY
 from kit.onsite import TUNNEL_STATE as STATE
 from kit.runs.requests import RunState
-from kit.submitter.tunnel_key import PORTS
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
 LONG = 3000  # epochs: it goes on until somebody ends it
