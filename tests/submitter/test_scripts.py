@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kit.onsite import TUNNEL_KEY as KEY
 from kit.onsite import names
-from kit.onsite.tunnel import KEY
 from kit.submitter import collect
 from kit.submitter.scripts import script
 
