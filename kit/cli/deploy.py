@@ -113,10 +113,12 @@ def secrets_command(profile: str | None, user: str) -> None:
 
 @platform_group.command("build")
 @click.argument("name", metavar="ENVIRONMENT")
-def build_command(name: str) -> None:
+@profile_option
+def build_command(name: str, profile: str | None) -> None:
     """Print the manifests of an environment.
 
-    The output is meant for `kubectl apply --server-side -f -`.
+    The output is meant for `kubectl apply --server-side -f -`. The profile is the forwarder's
+    (default here: roihu).
 
     \b
     Example:
@@ -127,7 +129,7 @@ def build_command(name: str) -> None:
     if name not in manifests.ENVIRONMENTS:
         step = f"use one of: {', '.join(manifests.ENVIRONMENTS)}"
         raise UsageError(f"build the manifests of {name!r}", "no such environment", step)
-    click.echo(manifests.build(name))
+    click.echo(manifests.build(name, profile=profile or manifests.DEFAULT_PROFILE))
 
 
 @click.group("vm")

@@ -1,11 +1,13 @@
-"""`kit platform`: the upstream source, the passwords and the manifests of `env/platform/`."""
+"""`kit platform`: the upstream source, the passwords and the manifests of `env/platform/`.
+
+The passwords are in three files of `env/platform/secrets`, mode 600, which git ignores.
+"""
 
 import json
 import os
 import re
 import secrets as random
 import subprocess
-import warnings
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +17,7 @@ from kit.base import ROOT, CommandFailed, DataError, UsageError, read_private
 FOLDER = ROOT / "env" / "platform"
 SOURCE = "https://github.com/OSS-MLOPS-PLATFORM/oss-mlops-platform"
 COMMIT = "f34e78d4bb8616d5bcf3c617f38ebec037038848"
-OLDEST = (1, 21)  # kubectl that has kustomize 4: Debian 12's own, 1.20, knows no components
+OLDEST_KUBECTL = (1, 21)  # kubectl that has kustomize 4: Debian 12's own, 1.20, knows no components
 ENVIRONMENTS = tuple(sorted(path.name for path in (FOLDER / "envs").glob("*")))
 FILES = ("platform.env", "people", "store.env")
 PASSWORDS = (
@@ -24,19 +26,20 @@ PASSWORDS = (
     *("FORWARDER_GAUGES_TOKEN", "FORWARDER_TOKEN", "REDIS_PASSWORD"),
 )
 USERS = {"MLFLOW_MINIO_USER": "mlflow", "KFP_MINIO_USER": "kubeflow", "KFP_DB_USER": "root"}
-LEAST = 24
-# What upstream and its parts have committed: whoever has read them knows these.
+MIN_PASSWORD_LENGTH = 24
+DEFAULT_PROFILE = "roihu"  # the forwarder's, in env/platform/forwarder/kustomization.yaml
+# Passwords that upstream and its parts have committed, so that everybody can read them.
 PUBLISHED = (
     "KFSg-AYoiPdfRun64z2-w89Kk7z5cJL2IbVvSd3l8Og",
     "pUBnBOY80SnXgjibTYM9ZWNzY2xreNGQok",
 )
-AGAIN = "remove that line and run `kit platform secrets` again"
+RECREATE = "remove that line and run `kit platform secrets` again"
 
 
 def get_source(given: str = "", folder: Path = FOLDER) -> Path:
-    """See to it that `folder`/upstream is the pinned commit: cloned, or a link to `given`.
+    """Clone the pinned commit to `folder`/upstream, or link `given` there.
 
-    Raises UsageError when a folder is there that is something else, CommandFailed from git.
+    Raises UsageError if another folder is there, CommandFailed from git.
     """
     place = folder / "upstream"
     if given:
@@ -47,7 +50,7 @@ def get_source(given: str = "", folder: Path = FOLDER) -> Path:
             place.symlink_to(wanted)
         if place.resolve() != wanted:
             step = f"remove {place}, then run it again"
-            raise UsageError(f"{place} is there and is not KIT_PLATFORM_SOURCE", next_step=step)
+            raise UsageError(f"{place} exists and is not KIT_PLATFORM_SOURCE", next_step=step)
         return place
     if not (place / ".git").exists():
         place.mkdir(exist_ok=True)
@@ -65,7 +68,7 @@ def check_source(place: Path, commit: str = COMMIT, folder: Path = FOLDER) -> No
         raise UsageError(f"{place} holds no upstream source", "no folder deployment/", step)
     done = _git(place, "rev-parse", "--show-toplevel", "HEAD").split()
     if len(done) != 2 or Path(done[0]) != place.resolve():
-        got = "it is no git checkout, so its commit is not known"
+        got = "it is not a git checkout, so its commit is not known"
         raise UsageError(f"{place} is not at {commit[:12]}", got, f"clone {SOURCE} there")
     if done[1] != commit:
         step = f"git -C {place} fetch origin {commit} && git -C {place} checkout {commit}"
@@ -87,20 +90,20 @@ def check_kubectl() -> None:
     """Refuse a kubectl that is missing or too old for the overlays."""
     step = "install kubectl 1.27 or newer, https://kubernetes.io/docs/tasks/tools/"
     try:
-        said = _run(["kubectl", "version", "--client", "--output=json"])
-        version = str(json.loads(said)["clientVersion"]["gitVersion"])
+        answer = _run(["kubectl", "version", "--client", "--output=json"])
+        version = str(json.loads(answer)["clientVersion"]["gitVersion"])
         found = re.match(r"v(\d+)\.(\d+)", version)
     except FileNotFoundError as err:
         raise UsageError("there is no kubectl", str(err), step) from err
     except (ValueError, KeyError, TypeError) as err:
         raise UsageError("ask kubectl for its version", str(err), step) from err
-    if found is None or (int(found[1]), int(found[2])) < OLDEST:
-        need = ".".join(map(str, OLDEST))
+    if found is None or (int(found[1]), int(found[2])) < OLDEST_KUBECTL:
+        need = ".".join(map(str, OLDEST_KUBECTL))
         raise UsageError(f"kubectl is older than {need}", f"it is {version}", step)
 
 
 def write_secrets(folder: Path, login: str, user: str) -> list[Path]:
-    """Write what is missing of the passwords (mode 600), keep what is there, check all."""
+    """Write the missing passwords (mode 600), keep existing ones, check all."""
     folder.mkdir(exist_ok=True)
     path = folder / "platform.env"
     found = _read(path) if path.exists() else {}
@@ -140,26 +143,41 @@ def _check_passwords(found: Mapping[str, str], step: str) -> None:
         value = found.get(key, "")
         if not value:
             raise UsageError(f"platform.env: {key} is missing", next_step=step)
-        if len(value) < LEAST or value in PUBLISHED:
-            what = "published" if value in PUBLISHED else f"shorter than {LEAST} characters"
-            raise UsageError(f"platform.env: {key} is no password", f"it is {what}", AGAIN)
+        if len(value) < MIN_PASSWORD_LENGTH or value in PUBLISHED:
+            what = (
+                "published"
+                if value in PUBLISHED
+                else f"shorter than {MIN_PASSWORD_LENGTH} characters"
+            )
+            raise UsageError(f"platform.env: {key} is not a password", f"it is {what}", RECREATE)
     for key in (*USERS, "DEX_USER_HASH"):
         if not found.get(key) or found[key] == "minioadmin":
-            raise UsageError(f"platform.env: {key} is missing or a default", next_step=AGAIN)
+            raise UsageError(f"platform.env: {key} is missing or a default", next_step=RECREATE)
     for key, value in _derived(found).items():
         if found.get(key) != value:
-            raise UsageError(f"platform.env: {key} does not fit its password", next_step=step)
+            raise UsageError(f"platform.env: {key} does not match its password", next_step=step)
 
 
-def build(name: str, folder: Path = FOLDER, commit: str = COMMIT) -> str:
-    """Give the manifests of an environment, after every check. Raises KitError."""
+def build(
+    name: str, folder: Path = FOLDER, commit: str = COMMIT, profile: str = DEFAULT_PROFILE
+) -> str:
+    """Return the manifests of an environment, after every check; `profile` is the forwarder's.
+
+    Raises UsageError for an unknown name or profile, a wrong source or weak secrets, and
+    CommandFailed from kubectl.
+    """
     if name not in ENVIRONMENTS:
         step = f"use one of: {', '.join(ENVIRONMENTS)}"
         raise UsageError(f"there is no environment {name!r:.60}", next_step=step)
     check_kubectl()
     check_source(folder / "upstream", commit, folder)
     check_secrets(folder / "secrets")
-    return _run(["kubectl", "kustomize", str(folder / "envs" / name)])
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", profile):
+        raise UsageError(
+            f"build for the profile {profile!r:.60}", "not a valid name", "use another"
+        )
+    text = _run(["kubectl", "kustomize", str(folder / "envs" / name)])
+    return text.replace(f"KIT_PROFILE: {DEFAULT_PROFILE}\n", f"KIT_PROFILE: {profile}\n")
 
 
 def _derived(found: Mapping[str, str]) -> dict[str, str]:
@@ -184,18 +202,13 @@ def _write(path: Path, text: str) -> None:
 
 
 def _bcrypt(password: str) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # gone with Python 3.13
-        import crypt
-    if crypt.METHOD_BLOWFISH not in crypt.methods:
-        step = "do it on Linux, or add DEX_USER_HASH (bcrypt of DEX_PASSWORD) yourself"
-        raise UsageError("this system makes no bcrypt hashes", next_step=step)
-    salt = crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=2**12)  # noqa: S324 - that is bcrypt
-    return str(crypt.crypt(password, salt))
+    import bcrypt  # late: only the passwords need it
+
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(12)).decode()
 
 
 def _git(place: Path, *words: str) -> str:
-    """Ask git; "" when it has no answer."""
+    """Return what git prints; "" if it fails."""
     argv = ["git", "-C", str(place), *words]
     return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 

@@ -15,11 +15,12 @@ import yaml
 from click.testing import CliRunner
 from tools_venv import tools
 
-from kit.base import CommandFailed, DataError, UsageError
-from kit.deploy import manifests as platform
+from kit.base import ROOT, CommandFailed, DataError, UsageError
+from kit.cli.deploy import platform_group
+from kit.deploy import manifests
 
 LOGIN = "CSC_USERNAME='anna'\nCSC_PASSWORD='planted-store-password'\n"
-SOURCE = platform.FOLDER / "upstream"
+SOURCE = manifests.FOLDER / "upstream"
 DEFAULTS = ("minio123", "minioadmin", "KFSg", "pUBnB", "4K/Vkm")
 REMOVED = (
     *("apps/katib", "jupyter-web-app", "notebook-controller", "pvcviewer", "volumes-web-app"),
@@ -33,9 +34,9 @@ def made(tmp_path_factory):
     """A copy of our overlays beside the skeleton, with secrets: folder and commit."""
     folder = tmp_path_factory.mktemp("platform") / "platform"
     kept = shutil.ignore_patterns("upstream", "*.env", "people")
-    shutil.copytree(platform.FOLDER, folder, ignore=kept)
+    shutil.copytree(manifests.FOLDER, folder, ignore=kept)
     commit = upstream_skeleton.make(folder / "upstream")
-    platform.write_secrets(folder / "secrets", LOGIN, "anna")
+    manifests.write_secrets(folder / "secrets", LOGIN, "anna")
     return folder, commit
 
 
@@ -47,8 +48,8 @@ def built(request, made, tmp_path_factory):
         place = tmp_path_factory.mktemp("pinned") / "platform"
         shutil.copytree(folder, place, ignore=shutil.ignore_patterns("upstream"))
         (place / "upstream").symlink_to(SOURCE.resolve())
-        folder, commit = place, platform.COMMIT
-    texts = {name: platform.build(name, folder, commit) for name in platform.ENVIRONMENTS}
+        folder, commit = place, manifests.COMMIT
+    texts = {name: manifests.build(name, folder, commit) for name in manifests.ENVIRONMENTS}
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return {
         name: (text, [each for each in yaml.load_all(text, loader) if each])
@@ -70,11 +71,11 @@ def images(objects):
 
 def test_there_are_six_environments():
     bases = {"kubeflow", "standalone-kfp", "standalone-kfp-kserve"}
-    assert set(platform.ENVIRONMENTS) == bases | {f"{base}-monitoring" for base in bases}
+    assert set(manifests.ENVIRONMENTS) == bases | {f"{base}-monitoring" for base in bases}
 
 
 def test_the_eight_components_are_left_out(built):
-    text = (platform.FOLDER / "kubeflow" / "kustomization.yaml").read_text()
+    text = (manifests.FOLDER / "kubeflow" / "kustomization.yaml").read_text()
     resources = yaml.safe_load(text)["resources"]
     assert [name for name in resources for gone in REMOVED if gone in name] == []
     names = {each["metadata"]["name"] for each in built["kubeflow"][1]}
@@ -103,7 +104,7 @@ def test_the_images_are_newer_and_not_the_article_s(built):
         if "monitoring" in name:
             wanted |= {"prometheus": "prom/prometheus:v3.8.1", "grafana": "grafana/grafana:12.3.1"}
         assert {key: found[key] for key in wanted} == wanted
-    texts = "".join(p.read_text() for p in platform.FOLDER.glob("*/kustomization.yaml"))
+    texts = "".join(p.read_text() for p in manifests.FOLDER.glob("*/kustomization.yaml"))
     assert all(version in texts for version in ARTICLE)
 
 
@@ -191,7 +192,7 @@ def test_the_dashboard_and_its_data_source_are_provisioned(built):
 
 
 def test_no_published_password_is_left_and_ours_arrive(built, made):
-    given = platform._read(made[0] / "secrets" / "platform.env")
+    given = manifests._read(made[0] / "secrets" / "platform.env")
     for name, (text, objects) in built.items():
         values = [text]
         for each in objects:
@@ -209,6 +210,77 @@ def test_no_published_password_is_left_and_ours_arrive(built, made):
         assert base64.b64decode(pipeline["data"][".env"]).decode() == LOGIN
         assert "planted-store-password" not in text, "secrets are base64 and nowhere else"
         assert not any(o["metadata"]["name"] == "platform" for o in objects)
+
+
+def test_no_service_is_open_outside_the_cluster(built):
+    """Upstream opens MLflow, Prometheus, Grafana and two databases on the node."""
+    for name, (_, objects) in built.items():
+        for each in (o for o in objects if o["kind"] == "Service"):
+            if each["metadata"].get("namespace") not in ("mlflow", "monitoring", "forwarder"):
+                continue
+            spec, label = each["spec"], f"{name}: {each['metadata']['name']}"
+            assert spec.get("type", "ClusterIP") == "ClusterIP", label
+            assert not any("nodePort" in port for port in spec["ports"]), label
+        for each in (o for o in objects if o["kind"] == "Deployment"):
+            if each["metadata"].get("namespace") in ("mlflow", "monitoring", "forwarder"):
+                ports = each["spec"]["template"]["spec"]["containers"][0].get("ports", [])
+                assert not any("hostPort" in port for port in ports), each["metadata"]["name"]
+
+
+def test_prometheus_alone_has_rights_and_not_to_the_nodes_proxy(built):
+    for name, (_, objects) in built.items():
+        if not name.endswith("-monitoring"):
+            continue
+        rules = named(objects, "ClusterRole", "prometheus")["rules"]
+        assert "nodes/proxy" not in json.dumps(rules)
+        (subject,) = named(objects, "ClusterRoleBinding", "prometheus")["subjects"]
+        assert subject["name"] == "prometheus"
+        pod = named(objects, "Deployment", "prometheus-deployment")["spec"]["template"]["spec"]
+        assert pod["serviceAccountName"] == "prometheus"
+        named(objects, "ServiceAccount", "prometheus")
+        grafana = named(objects, "Deployment", "grafana")["spec"]["template"]["spec"]
+        assert grafana["automountServiceAccountToken"] is False
+
+
+def test_our_pods_cannot_gain_privileges(built):
+    objects = built["kubeflow-monitoring"][1]
+    for name in ("mlflow", "mlflow-minio", "postgres", "prometheus-deployment", "grafana"):
+        pod = named(objects, "Deployment", name)["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False, name
+
+
+def test_pipelines_get_the_token_whose_hash_the_forwarder_knows(built, made):
+    token = manifests._read(made[0] / "secrets" / "platform.env")["FORWARDER_TOKEN"]
+    for name, (_, objects) in built.items():
+        data = named(objects, "Secret", "kit-pipeline")["data"]
+        assert base64.b64decode(data["forwarder-token"]).decode() == token, name
+    image = (ROOT / "env/images/pipeline/Dockerfile").read_text()
+    mounted = set(re.findall(r"/run/secrets/kit/([\w.-]+)", image))
+    assert mounted <= set(data), "each file that the image names is a key of the Secret"
+
+
+GONE = ("gcr.io/kubebuilder/kube-rbac-proxy",)
+
+
+def test_no_image_is_used_that_its_registry_deleted(built):
+    for name, (text, objects) in built.items():
+        assert [image for image in GONE if image in text] == [], name
+        if "standalone-kfp-kserve" in name or name.startswith("kubeflow"):
+            pod = named(objects, "Deployment", "kserve-controller-manager")
+            (container,) = pod["spec"]["template"]["spec"]["containers"]
+            assert not any("logtostderr" in word for word in container["args"])
+
+
+def test_the_forwarders_profile_is_chosen_at_build_time(made):
+    folder, commit = made
+    name = "standalone-kfp-monitoring"
+    one = manifests.build(name, folder, commit).splitlines()
+    two = manifests.build(name, folder, commit, profile="lumi").splitlines()
+    changed = [pair for pair in zip(one, two, strict=True) if pair[0] != pair[1]]
+    assert changed == [("  KIT_PROFILE: roihu", "  KIT_PROFILE: lumi")]
+    with pytest.raises(UsageError, match="not a valid name"):
+        manifests.build(name, folder, commit, profile="a: b")
 
 
 def test_mlflow_sees_its_database_before_it_is_named(built):
@@ -239,64 +311,64 @@ def test_every_manifest_of_ours_is_valid(built, tmp_path):
 
 def test_secrets_are_private_kept_and_never_the_same_twice(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    for path in platform.write_secrets(one, LOGIN, "anna"):
+    for path in manifests.write_secrets(one, LOGIN, "anna"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    platform.write_secrets(two, LOGIN, "anna")
-    first, second = (platform._read(each / "platform.env") for each in (one, two))
-    assert [key for key in platform.PASSWORDS if first[key] == second[key]] == []
-    assert len({first[key] for key in platform.PASSWORDS}) == len(platform.PASSWORDS)
-    platform.write_secrets(one, LOGIN, "anna")
-    assert platform._read(one / "platform.env") == first
+    manifests.write_secrets(two, LOGIN, "anna")
+    first, second = (manifests._read(each / "platform.env") for each in (one, two))
+    assert [key for key in manifests.PASSWORDS if first[key] == second[key]] == []
+    assert len({first[key] for key in manifests.PASSWORDS}) == len(manifests.PASSWORDS)
+    manifests.write_secrets(one, LOGIN, "anna")
+    assert manifests._read(one / "platform.env") == first
     assert first["DEX_USER_HASH"].startswith("$2b$12$")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (r"(GRAFANA_PASSWORD)=.*", r"\1=admin", "GRAFANA_PASSWORD is no password"),
-        (r"(KFP_MINIO_PASSWORD)=.*", r"\1=minio123", "KFP_MINIO_PASSWORD is no password"),
-        (r"(MLFLOW_DB_PASSWORD)=.*", rf"\1={platform.PUBLISHED[0]}", "it is published"),
+        (r"(GRAFANA_PASSWORD)=.*", r"\1=admin", "GRAFANA_PASSWORD is not a password"),
+        (r"(KFP_MINIO_PASSWORD)=.*", r"\1=minio123", "KFP_MINIO_PASSWORD is not a password"),
+        (r"(MLFLOW_DB_PASSWORD)=.*", rf"\1={manifests.PUBLISHED[0]}", "it is published"),
         (r"(MLFLOW_MINIO_USER)=.*", r"\1=minioadmin", "a default"),
         (r"REDIS_PASSWORD=.*\n", "", "REDIS_PASSWORD is missing"),
-        (r"(REDIS_PASSWORD=.*)", r"\g<1>a", "REDIS_URL does not fit"),
+        (r"(REDIS_PASSWORD=.*)", r"\g<1>a", "REDIS_URL does not match"),
     ],
 )
 def test_a_weak_or_missing_password_is_refused_by_name(tmp_path, old, new, words):
-    platform.write_secrets(tmp_path, LOGIN, "anna")
+    manifests.write_secrets(tmp_path, LOGIN, "anna")
     path = tmp_path / "platform.env"
     path.write_text(re.sub(old, new, path.read_text()))
     with pytest.raises(UsageError, match=words):
-        platform.check_secrets(tmp_path)
+        manifests.check_secrets(tmp_path)
 
 
 def test_secrets_that_are_missing_open_to_others_or_in_git_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"platform\.env is missing"):
-        platform.check_secrets(tmp_path)
-    platform.write_secrets(tmp_path, LOGIN, "anna")
+        manifests.check_secrets(tmp_path)
+    manifests.write_secrets(tmp_path, LOGIN, "anna")
     (tmp_path / "people").chmod(0o644)
     with pytest.raises(UsageError, match="can be read by others"):
-        platform.check_secrets(tmp_path)
+        manifests.check_secrets(tmp_path)
     (tmp_path / "people").chmod(0o600)
     for words in (["init", "-q"], ["add", "store.env"]):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
     with pytest.raises(UsageError, match=r"store\.env has secrets and is tracked by git"):
-        platform.check_secrets(tmp_path)
+        manifests.check_secrets(tmp_path)
 
 
 def test_git_ignores_the_secrets_and_the_source():
-    names = [f"env/platform/secrets/{name}" for name in platform.FILES] + ["env/platform/upstream"]
-    argv = ["git", "-C", str(platform.ROOT), "check-ignore", *names]
+    names = [f"env/platform/secrets/{name}" for name in manifests.FILES] + ["env/platform/upstream"]
+    argv = ["git", "-C", str(manifests.ROOT), "check-ignore", *names]
     said = subprocess.run(argv, capture_output=True, text=True).stdout.split()
     assert said == names
 
 
 def test_the_command_shows_no_secret(tmp_path, monkeypatch):
-    monkeypatch.setattr(platform, "FOLDER", tmp_path)
+    monkeypatch.setattr(manifests, "FOLDER", tmp_path)
     env = tmp_path / "login"
     env.write_text(LOGIN + "CSC_USER_DOMAIN_NAME=Default\nCSC_PROJECT_NAME=project_1\n")
     env.chmod(0o600)
     monkeypatch.setenv("KIT_ENV_FILE", str(env))
-    done = CliRunner().invoke(platform.group, ["secrets", "--profile", "roihu"])
+    done = CliRunner().invoke(platform_group, ["secrets", "--profile", "roihu"])
     assert done.exit_code == 0, done.output
     assert "planted" not in done.output
     assert "planted-store-password" in (tmp_path / "secrets" / "store.env").read_text()
@@ -307,14 +379,14 @@ def test_the_command_shows_no_secret(tmp_path, monkeypatch):
 
 def test_a_source_that_is_missing_or_at_another_commit_is_named(tmp_path, made):
     with pytest.raises(UsageError, match="make platform-source"):
-        platform.check_source(tmp_path)
+        manifests.check_source(tmp_path)
     (tmp_path / "deployment").mkdir()
     with pytest.raises(UsageError, match="commit is not known"):
-        platform.check_source(tmp_path)
+        manifests.check_source(tmp_path)
     folder, commit = made
     with pytest.raises(UsageError, match=f"it is at {commit[:12]}") as caught:
-        platform.check_source(folder / "upstream")
-    assert f"checkout {platform.COMMIT}" in caught.value.next_step
+        manifests.check_source(folder / "upstream")
+    assert f"checkout {manifests.COMMIT}" in caught.value.next_step
 
 
 def test_a_moved_file_and_a_changed_one_are_named(tmp_path):
@@ -323,28 +395,28 @@ def test_a_moved_file_and_a_changed_one_are_named(tmp_path):
     text = changed.read_text()
     changed.write_text(text + "#")
     with pytest.raises(UsageError, match=r"mlflow/env/local/all\.yaml"):
-        platform.check_source(tmp_path / "up", commit)
+        manifests.check_source(tmp_path / "up", commit)
     changed.write_text(text)
     git = ["git", "-C", str(tmp_path / "up"), "-c", "user.name=t", "-c", "user.email=t@t.org"]
     subprocess.run([*git, "mv", "deployment/monitoring/grafana", "deployment/moved"], check=True)
     subprocess.run([*git, "commit", "-qam", "move"], check=True)
     said = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
     with pytest.raises(DataError, match="no deployment/monitoring/grafana") as caught:
-        platform.check_source(tmp_path / "up", said.stdout.strip())
+        manifests.check_source(tmp_path / "up", said.stdout.strip())
     assert "grafana/kustomization.yaml refers to it" in caught.value.got
 
 
 def test_kit_platform_source_is_linked_and_not_over_something_else(tmp_path, monkeypatch):
     commit = upstream_skeleton.make(tmp_path / "theirs")
-    monkeypatch.setattr(platform.check_source, "__defaults__", (commit, platform.FOLDER))
+    monkeypatch.setattr(manifests.check_source, "__defaults__", (commit, manifests.FOLDER))
     ours = tmp_path / "platform"
     ours.mkdir()
-    assert platform.get_source(str(tmp_path / "theirs"), ours).is_symlink()
-    assert platform.get_source(str(tmp_path / "theirs"), ours).resolve() == tmp_path / "theirs"
+    assert manifests.get_source(str(tmp_path / "theirs"), ours).is_symlink()
+    assert manifests.get_source(str(tmp_path / "theirs"), ours).resolve() == tmp_path / "theirs"
     (ours / "upstream").unlink()
     (ours / "upstream").mkdir()
     with pytest.raises(UsageError, match="is not KIT_PLATFORM_SOURCE"):
-        platform.get_source(str(tmp_path / "theirs"), ours)
+        manifests.get_source(str(tmp_path / "theirs"), ours)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +434,7 @@ def test_an_old_or_missing_kubectl_is_told(tmp_path, monkeypatch, said, words):
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}" + (f":{os.environ['PATH']}" if said else ""))
     with pytest.raises(UsageError, match=words):
-        platform.check_kubectl()
+        manifests.check_kubectl()
 
 
 def test_what_kustomize_says_reaches_the_person(made, tmp_path):
@@ -371,17 +443,17 @@ def test_what_kustomize_says_reaches_the_person(made, tmp_path):
     shutil.copytree(folder, place, symlinks=True)
     broken = place / "mlflow" / "kustomization.yaml"
     broken.write_text(broken.read_text().replace("behavior: replace", "behaviour: replace"))
-    commit = platform._git(place / "upstream", "rev-parse", "HEAD").strip()
+    commit = manifests._git(place / "upstream", "rev-parse", "HEAD").strip()
     with pytest.raises(CommandFailed, match="behaviour"):
-        platform.build("standalone-kfp", place, commit)
+        manifests.build("standalone-kfp", place, commit)
     with pytest.raises(UsageError, match="use one of: kubeflow"):
-        platform.build("katib", Path(place), commit)
+        manifests.build("katib", Path(place), commit)
 
 
 @pytest.mark.sandbox
 def test_prometheus_takes_the_configuration(sandbox, tmp_path):
     """Debian's build knows no clusters: what finds the targets is put aside for its checker."""
-    text = (platform.FOLDER / "monitoring" / "prometheus.yml").read_text()
+    text = (manifests.FOLDER / "monitoring" / "prometheus.yml").read_text()
     config = json.loads(json.dumps(yaml.safe_load(text)))
     (tmp_path / "token").write_text("x")
     for job in config["scrape_configs"]:

@@ -5,7 +5,7 @@ import subprocess
 
 import yaml
 
-from kit.deploy import manifests as platform
+from kit.deploy import manifests
 
 KFP = "deployment/kubeflow/manifests/apps/pipeline/upstream/env"
 COMMON = "deployment/kubeflow/manifests/common"
@@ -28,6 +28,12 @@ def deployment(name, image, container=None, env=(), args=()):
 
 def reference(name, kind, source, key):
     return {"name": name, "valueFrom": {f"{kind}KeyRef": {"name": source, "key": key}}}
+
+
+def service(name, kind, *ports):
+    """`ports` are (port, target, port of the node)."""
+    rows = [{"name": f"p{p}", "port": p, "targetPort": t, "nodePort": n} for p, t, n in ports]
+    return thing("Service", name, spec={"type": kind, "selector": {"app": name}, "ports": rows})
 
 
 STORAGE = [
@@ -68,7 +74,23 @@ MLFLOW = [
         ],
     ),
     deployment("postgres", "postgres:13"),
+    service("mlflow", "NodePort", (5000, 5000, 30500)),
+    service("postgres", "NodePort", (5432, 5432, 30432)),
+    service("mlflow-minio-service", "LoadBalancer", (9000, 9000, 30900), (9001, 9001, 30901)),
 ]
+MLFLOW[1]["spec"]["template"]["spec"]["containers"][0]["ports"] = [
+    {"containerPort": 9000, "hostPort": 9000},
+    {"containerPort": 9001, "hostPort": 9001},
+]
+BROAD = {"apiGroups": [""], "resources": ["nodes", "nodes/proxy"], "verbs": ["get"]}
+PROMETHEUS = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "prometheus"}
+DEFAULT = [{"kind": "ServiceAccount", "name": "default", "namespace": "monitoring"}]
+KSERVE = deployment(
+    "kserve-controller-manager",
+    "gcr.io/kubebuilder/kube-rbac-proxy:v0.13.1",
+    "kube-rbac-proxy",
+    args=["--secure-listen-address=0.0.0.0:8443", "--logtostderr=true"],
+)
 ALERTING = 'alerting: {targets: ["alertmanager.monitoring.svc:9093"]}\n'
 SPECIAL = {
     f"{KFP}/platform-agnostic-multi-user": ([*STORAGE, *CACHE], {"namespace": "kubeflow"}),
@@ -107,6 +129,15 @@ SPECIAL = {
         [
             deployment("prometheus-deployment", "prom/prometheus:v2.33.4", "prometheus"),
             thing("ConfigMap", "prometheus-server-conf", data={"prometheus.yml": ALERTING}),
+            service("prometheus-service", "NodePort", (8080, 9090, 30000)),
+            thing("ClusterRole", "prometheus", version=RBAC, rules=[BROAD]),
+            thing(
+                "ClusterRoleBinding",
+                "prometheus",
+                version=RBAC,
+                roleRef=PROMETHEUS,
+                subjects=DEFAULT,
+            ),
         ],
         {"namespace": "monitoring"},
     ),
@@ -115,6 +146,7 @@ SPECIAL = {
             deployment("grafana", "grafana/grafana:8.4.3"),
             thing("ConfigMap", "dashboards-json-conf", data={"other.json": "{}"}),
             thing("ConfigMap", "datasources-conf", data={"prometheus.yaml": "{}"}),
+            service("grafana", "NodePort", (3000, 3000, 32000)),
         ],
         {"namespace": "monitoring"},
     ),
@@ -131,7 +163,7 @@ for _env in ("kubeflow", "standalone-kfp", "standalone-kfp-kserve"):
     )
 for _env, _space in (("kubeflow", "kubeflow-user-example-com"), ("standalone-kfp", "inference")):
     SPECIAL[f"deployment/custom/kserve-custom/env/{_env}"] = (
-        [thing("Secret", "mysecret", data=WEAK)],
+        [thing("Secret", "mysecret", data=WEAK), KSERVE],
         {"namespace": _space},
     )
 
@@ -139,8 +171,8 @@ for _env, _space in (("kubeflow", "kubeflow-user-example-com"), ("standalone-kfp
 def make(root):
     """Write the skeleton as a git checkout; give its commit."""
     names = set(SPECIAL)
-    for path in platform.FOLDER.rglob("kustomization.yaml"):
-        if "upstream" not in path.relative_to(platform.FOLDER).parts:
+    for path in manifests.FOLDER.rglob("kustomization.yaml"):
+        if "upstream" not in path.relative_to(manifests.FOLDER).parts:
             names |= set(re.findall(r"\.\./upstream/([^\s,\]]+)", path.read_text()))
     for name in sorted(names):
         things, more = SPECIAL.get(name) or (
