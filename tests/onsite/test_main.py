@@ -1,10 +1,13 @@
 """The main program of a job: what it leaves when it fails."""
 
 import json
+import re
 import time
+from pathlib import Path
 
 import pytest
 
+from kit import slurm
 from kit.base import KitError
 from kit.onsite import EXIT_MEANINGS, main, names
 from kit.onsite.names import NODE_LOST
@@ -63,3 +66,11 @@ def test_every_exit_code_has_a_meaning():
     codes = {value for value in vars(names).values() if isinstance(value, int)}
     assert codes - {names.DRIVER_FAILED} == set(EXIT_MEANINGS)
     assert max(codes) < 128
+
+
+def test_documentation_lists_every_exit_code():
+    page = Path(__file__).parents[2] / "docs" / "explanation" / "attempt.md"
+    listed = re.findall(
+        r"^\| (\d+) \| job \|", page.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert {int(code) for code in listed} == {0, *EXIT_MEANINGS, *slurm.EXIT_MEANINGS}
