@@ -10,14 +10,14 @@ PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 .PHONY: help setup local reproduce test lint lab bench sandbox sandbox-down lock platform-source images
 
-help: ## say what can be made
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	  { echo "The kit needs Python 3.11; name one with: make PYTHON=python3.11 …"; exit 2; }
+	  { echo "The kit needs Python 3.11; choose one with: make PYTHON=python3.11 …"; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || \
-	  { echo "No venv could be made; on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 2; }
+	  { echo "cannot create a venv; on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 2; }
 
 $(VENV)/local.stamp: requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing the packages of the local target into $(VENV) (one to two minutes) …"
@@ -31,7 +31,7 @@ $(VENV)/full.stamp: requirements.lock pyproject.toml | $(BIN)/python
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $(VENV)/local.stamp $@
 
-setup: $(VENV)/full.stamp ## make .venv with everything from the lock
+setup: $(VENV)/full.stamp ## create .venv with all packages of the lock
 
 local: $(if $(wildcard $(VENV)/full.stamp),,$(VENV)/local.stamp) ## a first result: the local target, one epoch
 	@$(KIT) run local -p epochs 1
@@ -40,8 +40,11 @@ local: $(if $(wildcard $(VENV)/full.stamp),,$(VENV)/local.stamp) ## a first resu
 reproduce: setup ## run every notebook and print the article's table with the new runs
 	@$(KIT) reproduce
 
-lint: setup ## linters and types
+lint: setup ## linters, types, imports, shell files, spelling
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
+	@git ls-files '*.sh' env/sandbox/svc ':!tests/golden' | \
+	  xargs $(BIN)/shellcheck --shell=bash --severity=warning --exclude=SC1091
+	@$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs notebooks kit env
 
 test: setup lint ## linters, types, all tests, on the sandbox's real services
 	@$(BIN)/python -m pytest
@@ -58,7 +61,7 @@ lab: setup ## JupyterLab on the notebooks
 bench: setup ## speed and memory as ratios of one run on this machine
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-lock: setup ## make requirements.lock and environment.yml from pyproject.toml
+lock: setup ## write requirements.lock and environment.yml from pyproject.toml
 	@$(BIN)/python env/lock.py
 
 platform-source: setup ## fetch the upstream platform at its pinned commit into env/platform/upstream

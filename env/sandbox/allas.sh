@@ -1,6 +1,7 @@
 # The part of `svc` that is Allas: Keystone, and Ceph's monitor, OSD and RADOS gateway.
 # Read by svc. Everything listens on a loopback address and wants a credential: Keystone's tokens
 # and EC2 keys from users, cephx between the Ceph daemons.
+# shellcheck disable=SC2154 # svc sets $here
 
 svc_keystone() {
     local url=http://$ADDR_KEYSTONE:$PORT_KEYSTONE/v3

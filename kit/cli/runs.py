@@ -81,7 +81,7 @@ def logs_command(ctx: click.Context, run: str, profile: str | None) -> None:
     """Follow the log of a run's job.
 
     Prints the log of RUN's job as it grows, to its end. Ctrl-C leaves the job alone. The exit
-    code is 1 when the run failed, 3 when there is no contact.
+    code is 1 when the run failed, 3 without contact.
 
     \b
     Example:
@@ -188,7 +188,7 @@ def follow_log(
     """Write the log of a run's job as it grows, to its end; return whether the run succeeded.
 
     Waits for a job that is not submitted yet, and for contact that is lost on the way. Raises
-    Unreachable when there is no contact at the start, or not for CONTACT_PATIENCE_S.
+    Unreachable without contact at the start, or after CONTACT_PATIENCE_S without it.
     """
     slurm, seen, reported, offset, number = submitter.slurm, 0.0, "", 0, 0
     while True:

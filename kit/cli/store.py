@@ -139,7 +139,7 @@ def store_get(bucket: "ObjectStore", key: str, file: Path) -> None:
 def store_rm(bucket: "ObjectStore", keys: tuple[str, ...]) -> None:
     """Remove objects.
 
-    Removes the objects KEYS. There is no way to get them back.
+    Removes the objects KEYS. Removed objects cannot be restored.
 
     \b
     Example:

@@ -26,7 +26,7 @@ ABOUT = (
     "Times faster: over the local column of the same kind.",
     "The total adds CPU and Cloud BU as the article's table does; they are separate budgets.",
 )
-NOTHING = "There are no new runs yet: kit run local, then this report again."
+NOTHING = "No new runs yet: kit run local, then this report again."
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def beside_article(settings: Settings, column: str) -> "pandas.DataFrame":
     cells = table(settings)[0]
     if f"{column} (new)" not in cells:
         step = "finish a run first: the notebook's cells up to here, or kit run"
-        raise UsageError(f"compare {column} with the article", "there is no finished run", step)
+        raise UsageError(f"compare {column} with the article", "no run is finished yet", step)
     new, published = cells[f"{column} (new)"], cells[f"article {column}"]
     rows = {label: [published[label], text] for label, text in new.items() if text != "-"}
     return pandas.DataFrame.from_dict(rows, orient="index", columns=["article", "this run"])

@@ -97,7 +97,7 @@ def test_without_contact_a_run_is_unknown_and_was_last_seen(world):
     assert "never seen" in runs.list_runs(submitter)[0].why
 
 
-def test_a_scheduler_that_does_not_answer_is_no_state(world):
+def test_a_silent_scheduler_leaves_the_state_unknown(world):
     submitter = running(world)
     world.site.controller = False
     (row,) = runs.list_runs(submitter)
@@ -154,7 +154,7 @@ def test_the_log_of_a_finished_run_is_read_from_the_store_alone(world, end, well
     assert (b"the job's log\n" in text) is well
 
 
-def test_contact_that_is_lost_on_the_way_is_waited_for(world):
+def test_lost_contact_is_waited_for_while_following(world):
     submitter = running(world)
     log_of(world, b"one\n")
     whole, turns = submitter.slurm.host.run, iter(range(100))
@@ -209,7 +209,7 @@ def test_a_run_that_was_not_submitted_can_never_be(world):
     assert world.site.jobs == []
 
 
-def test_what_had_finished_before_stays(world):
+def test_a_finished_run_keeps_its_result_after_a_cancel(world):
     world.ask()
     world.until_finished()
     said = []
@@ -234,7 +234,7 @@ def test_a_cancel_without_contact_is_kept_and_done_later(world):
     assert world.site.commits == []
 
 
-def test_a_scheduler_that_does_not_take_the_cancel_is_an_error_and_the_wish_is_kept(world):
+def test_a_refused_cancel_is_an_error_and_stays_requested(world):
     submitter = running(world)
     world.site.controller = False
     with pytest.raises(CommandFailed, match="scancel"):
@@ -242,7 +242,7 @@ def test_a_scheduler_that_does_not_take_the_cancel_is_an_error_and_the_wish_is_k
     assert world.jobs.status(RUN).state is RunState.CANCELLING
 
 
-def test_a_job_that_takes_long_to_end_is_not_waited_for_for_ever(world, monkeypatch):
+def test_cancel_does_not_wait_forever_for_a_job_to_end(world, monkeypatch):
     submitter, said = running(world), []
     monkeypatch.setattr(world.site, "end", lambda *_: None)
     submitter.slurm.sleep = lambda _: setattr(world.site, "now", world.site.now + 7)
@@ -262,7 +262,7 @@ def call(*words):
 
 
 @pytest.mark.parametrize("command", ["logs", "cancel", "runs"])
-def test_what_cannot_be_asked_ends_with_2_and_the_next_step(command, tmp_path, monkeypatch):
+def test_an_impossible_question_exits_2_with_the_next_step(command, tmp_path, monkeypatch):
     make_site(tmp_path, monkeypatch)
     sites = tmp_path / "sites"
     folders = (sites / "folders.toml").read_text()

@@ -24,9 +24,25 @@ BLOCKS = [
     for kind, text in re.findall(r"^ *```(\w*)\n(.*?)^ *```", path.read_text(), re.S | re.M)
 ]
 OTHERS = {  # programs that are not the kit's
-    "bash", "cat", "cp", "curl", "export", "install", "kubectl", "mkdir", "openssl", "openstack",
-    "pip", "printf", "rm", "ssh", "git", "cd", "source", "$EDITOR",
-}  # fmt: skip
+    "bash",
+    "cat",
+    "cp",
+    "curl",
+    "export",
+    "install",
+    "kubectl",
+    "mkdir",
+    "openssl",
+    "openstack",
+    "pip",
+    "printf",
+    "rm",
+    "ssh",
+    "git",
+    "cd",
+    "source",
+    "$EDITOR",
+}
 
 
 def commands(text):
@@ -86,9 +102,16 @@ def test_a_block_names_commands_options_and_files_that_exist(name, text):
 
 @pytest.mark.parametrize(
     "line",
-    ["kit dcotor", "kit run local --budgte 3", "kit doctor --profile moon", "make nothing",
-     "cp env/sites/moon.toml x", "kubeclt get pods", "kit vm paln | kubectl apply"],
-)  # fmt: skip
+    [
+        "kit dcotor",
+        "kit run local --budgte 3",
+        "kit doctor --profile moon",
+        "make nothing",
+        "cp env/sites/moon.toml x",
+        "kubeclt get pods",
+        "kit vm paln | kubectl apply",
+    ],
+)
 def test_a_word_that_does_not_exist_is_found(line):
     assert any(wrong_of(words) for words in commands(line))
 

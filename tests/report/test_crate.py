@@ -113,7 +113,7 @@ def test_the_crate_is_valid_and_a_spoilt_one_is_not(loaded, run, tmp_path):
     assert "MUST have an instrument" in done.stdout
 
 
-def test_a_folder_that_is_there_is_not_overwritten(loaded, run, tmp_path):
+def test_an_existing_folder_is_not_overwritten(loaded, run, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UsageError, match="exists already"):
         crate.export(loaded, run, tmp_path / "out")
@@ -147,7 +147,7 @@ def test_a_run_with_a_secret_is_not_exported_and_nothing_is_left(loaded, run, tm
 
 
 @pytest.mark.parametrize("text", ["http://127.0.0.1:5000/#/x", "user anna", "Bearer token", ""])
-def test_what_is_no_secret_is_let_through(loaded, text):
+def test_harmless_text_is_not_taken_for_a_secret(loaded, text):
     assert find_secrets(text.encode(), known_secrets(loaded)) == []
 
 

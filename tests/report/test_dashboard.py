@@ -160,7 +160,7 @@ def test_a_dashboard_without_runs_names_what_is_missing(prometheus):
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[]", b"{}", b'{"data": {"result": [{"metric": {}, "value": []}]}}']
 )
-def test_an_answer_that_is_none_is_told_in_a_sentence(prometheus, body):
+def test_an_invalid_answer_is_reported_in_a_sentence(prometheus, body):
     prometheus.answer = lambda query: body
     drawn, missing = dashboard.panels(prometheus.profile)
     assert drawn == {}
@@ -168,7 +168,7 @@ def test_an_answer_that_is_none_is_told_in_a_sentence(prometheus, body):
     assert "kit sandbox status" in missing
 
 
-def test_a_wrong_password_a_missing_server_and_no_server_at_all_are_told_apart(prometheus):
+def test_wrong_password_and_missing_server_are_distinguished(prometheus):
     ours = prometheus.profile
 
     def told(**changes):

@@ -31,14 +31,19 @@ def add(loaded, target, training_s, accuracy=0.5, number=1, **more):
     figures = {"training_s": training_s, "accuracy": accuracy}
     if target != "local":
         figures |= {"pipeline_s": training_s * 2, "cloud_bu": 0.25}
-    line = {"run": f"{target}-0123456789ab-{number}", "target": target,
-            "parameters": {"threads": 1, "configured": False}, "figures": figures,
-            "data": DATA, "host": {"cpu": "A CPU"},
-            "seconds": {"training": training_s, "data": 1.0, "new word": 2.0}}  # fmt: skip
+    line = {
+        "run": f"{target}-0123456789ab-{number}",
+        "target": target,
+        "parameters": {"threads": 1, "configured": False},
+        "figures": figures,
+        "data": DATA,
+        "host": {"cpu": "A CPU"},
+        "seconds": {"training": training_s, "data": 1.0, "new word": 2.0},
+    }
     append_history(loaded.profile_dir / "history.jsonl", {**line, **more})
 
 
-def test_the_interval_is_wilsons():
+def test_interval_is_that_of_wilson():
     # Wilson for 8 of 10 by hand: (0.8 + 0.19207) / 1.38415 = 0.71674; half 1.95996 x
     # sqrt(0.016 + 0.0096037) / 1.38415 = 0.22657
     low, high = report.wilson(0.8, 10)
@@ -69,7 +74,7 @@ def noise(loaded):
     return report_noise.compare(report.columns(loaded)[0])
 
 
-def test_with_fewer_than_two_runs_the_noise_is_not_known(loaded):
+def test_noise_is_unknown_with_fewer_than_two_runs(loaded):
     add(loaded, "local", 60.0)
     add(loaded, "cloud", 20.0)
     assert noise(loaded)[0].startswith("local (new), cloud (new): fewer than two runs")
@@ -96,11 +101,15 @@ def test_accuracies_differ_when_their_intervals_do_not_meet(loaded, accuracy, wa
 def test_the_eight_parts_of_the_published_run_1_are_drawn_apart_and_all_of_them(loaded):
     parts = report_noise.seconds_by_kind(report.columns(loaded)[0])["article cloud-hpc-1"]
     assert {name: value for name, value in parts.items() if value} == {
-        "training": 272, "Ray start and data load": 16, "queue": 10.5,
-        "HPC set-up, environment": 64, "starting pods, components": 83,
+        "training": 272,
+        "Ray start and data load": 16,
+        "queue": 10.5,
+        "HPC set-up, environment": 64,
+        "starting pods, components": 83,
         "pip installs inside pods": 370,
-        "polling, submitting, collecting": 479, "not attributed": 55,
-    }  # fmt: skip
+        "polling, submitting, collecting": 479,
+        "not attributed": 55,
+    }
 
 
 def test_of_the_other_published_runs_only_what_is_known_is_drawn(loaded):
@@ -112,7 +121,7 @@ def test_of_the_other_published_runs_only_what_is_known_is_drawn(loaded):
     assert sum(found["article cloud-hpc-2"].values()) == pytest.approx(1431.2155)
 
 
-def test_seconds_under_a_name_that_is_not_known_are_not_lost(loaded):
+def test_seconds_of_an_unknown_name_count_as_not_attributed(loaded):
     add(loaded, "local", 60.0)
     parts = report_noise.seconds_by_kind(report.columns(loaded)[0])["local (new)"]
     assert (parts["training"], parts["data, evaluation, records"]) == (60.0, 1.0)
@@ -121,9 +130,17 @@ def test_seconds_under_a_name_that_is_not_known_are_not_lost(loaded):
 
 @pytest.mark.parametrize(
     "said",
-    ["Run 2 of cloud-hpc was made before run 1", "CANCELLED", "0.15 %", "6.5 s", "about 7 s",
-     "no spread", "80 %", "not parallelism"],
-)  # fmt: skip
+    [
+        "Run 2 of cloud-hpc was made before run 1",
+        "CANCELLED",
+        "0.15 %",
+        "6.5 s",
+        "about 7 s",
+        "no spread",
+        "80 %",
+        "not parallelism",
+    ],
+)
 def test_the_oddities_of_the_published_figures_are_named(said):
     assert any(said in text for text in ODDITIES)
 
@@ -135,7 +152,7 @@ def test_every_figure_of_the_table_says_which_file_it_is_from():
 # -- the page and the other forms
 
 
-def test_the_page_stands_alone_and_has_everything(loaded):
+def test_page_needs_no_other_file_and_has_every_section(loaded):
     add(loaded, "local", 60.0)
     add(loaded, "cloud", 20.0, run="cloud-<b>-1")
     with (loaded.profile_dir / "history.jsonl").open("a") as file:
@@ -150,7 +167,7 @@ def test_the_page_stands_alone_and_has_everything(loaded):
         assert title in page, title
 
 
-def test_a_run_whose_files_are_damaged_or_gone_does_not_stop_the_page(loaded):
+def test_page_is_made_although_a_run_has_damaged_files(loaded):
     add(loaded, "cloud", 20.0)
     add(loaded, "cloud-hpc", 20.0)
     assert "cPouta bills" in report_page.page(loaded)  # both runs have no folder at all
@@ -163,7 +180,7 @@ def test_a_run_whose_files_are_damaged_or_gone_does_not_stop_the_page(loaded):
 
 
 def test_the_page_can_be_made_before_any_run(loaded):
-    assert "There are no new runs yet" in report_page.page(loaded)
+    assert "No new runs yet" in report_page.page(loaded)
 
 
 def test_pictures_are_svg_and_pdf_and_the_same_each_time(loaded, tmp_path):
@@ -232,7 +249,7 @@ def test_a_budget_counts_also_where_the_site_cannot_be_asked_what_is_left(loaded
         CliRunner().invoke(cli, ["run", "cloud-hpc", "--budget", "0.0001"], catch_exceptions=False)
 
 
-def test_a_history_line_without_target_or_parameters_costs_only_itself(loaded):
+def test_a_history_line_without_target_or_parameters_is_left_out(loaded):
     add(loaded, "local", 60.0)
     add(loaded, "moon", 10.0, number=2)
     add(loaded, "local", 10.0, number=3, parameters=None)

@@ -81,7 +81,7 @@ def test_the_figures_are_those_of_the_published_files(file, target, keys):
     assert figures["accuracy"] == round(published["performance"]["accuracy"], 4)
 
 
-def test_one_run_stands_as_it_is_and_several_as_median_and_range(loaded):
+def test_several_runs_are_shown_as_median_and_range(loaded):
     add(loaded, "local-a-1", 50.0)
     assert report.table(loaded)[0]["local (new)"]["training s"] == "50.00"
     add(loaded, "local-a-2", 60.0)
@@ -115,7 +115,7 @@ def test_unconfigured_and_configured_runs_have_a_column_each_beside_the_articles
     assert list(new) == ["local (new)", "cloud-hpc-1 (new)", "cloud-hpc-2 (new)"]
 
 
-def test_a_damaged_history_line_is_told_and_costs_only_itself(loaded):
+def test_a_damaged_history_line_is_reported_and_left_out(loaded):
     add(loaded, "local-a-1", 50.0)
     with (loaded.profile_dir / "history.jsonl").open("a") as file:
         file.write("{broken\n")
@@ -207,7 +207,7 @@ def test_rows_are_the_lines_of_all_code_cells(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"cells": 3}', '{"cells": [{}]}'])
-def test_what_is_no_notebook_is_named(tmp_path, content):
+def test_error_names_the_file_that_is_not_a_notebook(tmp_path, content):
     path = tmp_path / "odd.ipynb"
     path.write_text(content)
     with pytest.raises(DataError, match="odd.ipynb"):

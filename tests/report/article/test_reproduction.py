@@ -36,9 +36,15 @@ def publish(loaded, content, data=OFFICIAL, target="local", name=NAME, **paramet
     path = loaded.profile_dir / "manifest.json"
     manifest = read_json(path) if path.exists() else {}
     write_json(path, {**manifest, name: {"run": f"{target}-1", "sha256": sha}})
-    line = {"run": f"{target}-1", "target": target, "data": data, "host": {"cpu": "A CPU"},
-            "parameters": {"epochs": 5, **parameters}, "profile": "sandbox",
-            "figures": {"slurm_bu": 0.07}}  # fmt: skip
+    line = {
+        "run": f"{target}-1",
+        "target": target,
+        "data": data,
+        "host": {"cpu": "A CPU"},
+        "parameters": {"epochs": 5, **parameters},
+        "profile": "sandbox",
+        "figures": {"slurm_bu": 0.07},
+    }
     append_history(loaded.profile_dir / "history.jsonl", line)
 
 
