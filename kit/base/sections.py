@@ -56,7 +56,7 @@ class Site:
     closed: str = Field(
         default="", description="Sentence that refuses submissions; empty: jobs may run."
     )
-    alias_of: str = Field(default="", description="Name of the profile that this one stands for.")
+    alias_of: str = Field(default="", description="Name of the profile that is used instead of this one.")
     env_file: str = Field(default="", description="File with the login of the object store.")
 
 
@@ -161,7 +161,7 @@ class Cloud:
         default="127.0.0.1", description="Address of forwarded ports here."
     )
     flavor: str = Field(
-        default="", description="Flavor of the VM; empty: there is no VM to create."
+        default="", description="Flavor of the VM; empty: no VM is created."
     )
     image: str = Field(default="", description="Image of the VM.")
 

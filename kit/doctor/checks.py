@@ -17,7 +17,7 @@ LIMIT_S = 30.0
 RACE_LIMIT_S = 180.0
 
 PROFILE_UNKNOWN = Diagnosis(
-    "profile-unknown", "profile", "there is no profile of that name", "use one of those it names"
+    "profile-unknown", "profile", "no profile has that name", "use one of those it names"
 )
 PROFILE_WRONG = Diagnosis(
     "profile-wrong",

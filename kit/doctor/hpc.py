@@ -80,7 +80,7 @@ SLURM_AWAY = Diagnosis(
 PARTITION_UNKNOWN = Diagnosis(
     "partition-unknown",
     "Slurm",
-    "there is no such partition",
+    "the site has no such partition",
     "set [hpc] partition to one of those it names",
 )
 PARTITION_MISSING = Diagnosis(

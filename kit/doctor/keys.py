@@ -11,13 +11,13 @@ from kit.doctor.diagnosis import Diagnosis, DiagnosisError
 SSH_MISSING = Diagnosis(
     "ssh-missing",
     "ssh key",
-    "there is no ssh on this machine",
+    "ssh is not installed on this machine",
     "install OpenSSH's client (Debian, Ubuntu: openssh-client)",
 )
 KEY_MISSING = Diagnosis(
     "key-missing",
     "ssh key",
-    "there is no ssh key to log in with, and none in the agent",
+    "no ssh key exists to log in with, and the agent has none",
     "make one with `ssh-keygen`, register it, name it in ~/.ssh/config",
 )
 KEY_MODE = Diagnosis(
@@ -38,7 +38,7 @@ SSH_SETTINGS = Diagnosis(
 
 
 def require_ssh() -> None:
-    """Raise DiagnosisError if there is no ssh on this machine."""
+    """Raise DiagnosisError if ssh is not installed."""
     if not (shutil.which("ssh") and shutil.which("ssh-keygen")):
         raise DiagnosisError(SSH_MISSING)
 

@@ -27,7 +27,7 @@ OVER_BUDGET = Diagnosis(
 ENV_MISSING = Diagnosis(
     "env-missing",
     ".env",
-    "there is no login for the object store, or one of its names is missing",
+    "the login for the object store, or one of its names, is missing",
     "write the four CSC_ names into ~/.ssh/.env, mode 600",
 )
 ENV_READABLE = Diagnosis(

@@ -79,7 +79,7 @@ REGISTRY_STUCK = Diagnosis(
     f"its ID, `docker rm --force {REGISTRY}`, then `kit vm bootstrap`",
 )
 KIND_MISSING = Diagnosis(
-    "kind-missing", "kind", "there is no kind cluster on the VM", "`kit vm bootstrap`"
+    "kind-missing", "kind", "the VM has no kind cluster", "`kit vm bootstrap`"
 )
 KUBECONFIG_NOWHERE = Diagnosis(
     "kubeconfig-nowhere",

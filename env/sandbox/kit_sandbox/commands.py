@@ -147,7 +147,7 @@ def group() -> None:
 
 
 @group.command("up")
-@click.option("--profile", help="The profile with their addresses (default: sandbox).")
+@click.option("--profile", help="Profile with their addresses.  [default: sandbox]")
 def up_command(profile: str | None) -> None:
     """Start all services.
 
