@@ -56,7 +56,9 @@ class Site:
     closed: str = Field(
         default="", description="Sentence that refuses submissions; empty: jobs may run."
     )
-    alias_of: str = Field(default="", description="Name of the profile that is used instead of this one.")
+    alias_of: str = Field(
+        default="", description="Name of the profile that is used instead of this one."
+    )
     env_file: str = Field(default="", description="File with the login of the object store.")
 
 
@@ -160,9 +162,7 @@ class Cloud:
     forward_address: str = Field(
         default="127.0.0.1", description="Address of forwarded ports here."
     )
-    flavor: str = Field(
-        default="", description="Flavor of the VM; empty: no VM is created."
-    )
+    flavor: str = Field(default="", description="Flavor of the VM; empty: no VM is created.")
     image: str = Field(default="", description="Image of the VM.")
 
 

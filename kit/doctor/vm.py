@@ -78,9 +78,7 @@ REGISTRY_STUCK = Diagnosis(
     f"end its shim on the VM and remove it: `sudo pkill -KILL -f '[c]ontainerd-shim.*ID'` with "
     f"its ID, `docker rm --force {REGISTRY}`, then `kit vm bootstrap`",
 )
-KIND_MISSING = Diagnosis(
-    "kind-missing", "kind", "the VM has no kind cluster", "`kit vm bootstrap`"
-)
+KIND_MISSING = Diagnosis("kind-missing", "kind", "the VM has no kind cluster", "`kit vm bootstrap`")
 KUBECONFIG_NOWHERE = Diagnosis(
     "kubeconfig-nowhere",
     "pods",
