@@ -11,8 +11,7 @@ from kit.base import KitError
 from kit.base.settings import Settings
 from kit.notebook import plan
 from kit.runs.follow import last_seen
-from kit.runs.kfp_here import States
-from kit.runs.kfp_log import RUNNING
+from kit.runs.kfp_here import RUNNING, States
 from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
 from kit.runs.stages import HPC_TRAIN
 

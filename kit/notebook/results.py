@@ -11,10 +11,9 @@ from kit.billing import run as run_bill
 from kit.experiments.fashion_mnist.data import LABELS, Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.notebook.cloud_hpc import JOB_FILES
-from kit.runs import hpc_run
 from kit.runs.history import Run
 from kit.runs.objects import StageStore
-from kit.runs.outcome import Outcome
+from kit.runs.outcome import Outcome, hpc_files
 from kit.tracking import delivery, runlog
 from kit.tracking.stage_log import units_log
 
@@ -82,8 +81,7 @@ def finish_cloud_hpc(
     run: Run, data: Dataset, objects: StageStore, outcome: Outcome, configured: bool
 ) -> Json:
     """Publish a run of the cloud-hpc pipeline; return its record."""
-    paths = hpc_run.published(configured)
-    files = {paths[name]: content for name, content in hpc_run.files(outcome).items()}
+    files = hpc_files(outcome, configured)
     figures = {"ray_job_s": outcome.trained["ray_job"]["total-seconds"]}
     more = {"slurm": outcome.trained["slurm"], "site": outcome.trained["site"]}
     return _finish_pipeline(run, data, objects, outcome, files, figures, more)
@@ -111,9 +109,10 @@ def _finish_pipeline(
         "pipeline_s": round(outcome.pipeline_s, 5),
         "accuracy": outcome.performance["accuracy"],
     }
-    facts = {"data": data.facts(), "figures": {**common, **figures}}
+    facts: Json = {"data": data.facts(), "figures": {**common, **figures}}
     facts |= {"performance": outcome.performance, "tracking": outcome.mlflow}
     facts |= {"gates": outcome.evaluated["gates"], "pipeline": outcome.seconds(), **more}
+    facts |= {"resumed": run.resumed or outcome.resumed}
     facts = run_bill.keep(run, facts, objects.store)
     facts["tracking"] = _log_units(run, outcome, facts)
     return run.finish(names, facts)

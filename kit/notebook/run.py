@@ -20,12 +20,11 @@ from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.notebook import cloud_hpc, results, show
 from kit.notebook.show import Table, Text
-from kit.runs import history, hpc_run
+from kit.runs import history
 from kit.runs import outcome as pipelines
-from kit.runs.hpc_run import CLOUD_HPC
-from kit.runs.kfp_log import ComponentState
+from kit.runs.kfp_here import ComponentState
 from kit.runs.objects import StageStore
-from kit.runs.outcome import CLOUD, Outcome, Target
+from kit.runs.outcome import CLOUD, CLOUD_HPC, Outcome, PipelineSpec
 from kit.runs.picture import PipelinePicture, live_picture
 from kit.runs.requests import RunRequest, RunRequests, RunState, write_request
 from kit.store import bucket_name, open_store
@@ -169,7 +168,7 @@ class Run:
     @property
     def requests(self) -> RunRequests:
         """The requests of all runs on the profile's cloud_hpc."""
-        return hpc_run.jobs_of(self.settings)
+        return pipelines.requests_of(self.settings)
 
     @property
     def request(self) -> RunRequest:
@@ -256,7 +255,7 @@ class Run:
         return live_picture(target.flows, [ComponentState(name) for name in target.components])
 
     @property
-    def _pipeline(self) -> Target:
+    def _pipeline(self) -> PipelineSpec:
         return CLOUD_HPC if self.run.target == "cloud-hpc" else CLOUD
 
     def run_pipeline(self) -> str:
@@ -274,7 +273,9 @@ class Run:
         if self.settings.cloud is not None and self.settings.cloud.runner == "cluster":
             self.objects.put_data(self.data)  # a component there cannot read files of this machine
         options = self.options
-        arguments = hpc_run.arguments_of(self.settings, self.request, options.gates, options.strict)
+        arguments = pipelines.hpc_arguments_of(
+            self.settings, self.request, options.gates, options.strict
+        )
         with cloud_hpc.submitter(self.settings, self.run.folder) as child:
             return self._execute(
                 arguments, lambda states: cloud_hpc.note(child, self.requests, self.run.id, states)

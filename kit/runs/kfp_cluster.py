@@ -14,8 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from kit.base import CredentialRefused, KitError, Unreachable, UsageError, read_env
-from kit.runs.kfp_here import OnChange, PipelineFailed, States, ignore
-from kit.runs.kfp_log import DONE, FAILED, PENDING, RUNNING, ComponentState
+from kit.runs.kfp_here import (
+    DONE,
+    FAILED,
+    PENDING,
+    RUNNING,
+    ComponentState,
+    OnChange,
+    PipelineFailed,
+    States,
+    ignore,
+)
 
 _LOG_IN = "log in with the browser and put KUBEFLOW_COOKIES (authservice_session=...) into .env"
 _OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")

@@ -12,6 +12,7 @@ A reader takes nothing whose SHA-256 is not the one that the record (or the call
 
 import contextlib
 import json
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -140,17 +141,18 @@ class StageStore:
             stack.push(lambda kind, error, _: self._report(stage, error))
             yield
 
-    def failure(self, stage: str) -> str:
-        """Return the traceback of a stage's last failure, or an empty text."""
-        stored = self._read(f"runs/{self.run_id}/{stage}.failed.json") or {}
-        return str(stored.get("traceback", ""))
+    def failure(self, stage: str, since: float = 0.0) -> str:
+        """Return the traceback of a stage's last failure after `since`, or an empty text."""
+        failed = self._read(f"runs/{self.run_id}/{stage}.failed.json") or {}
+        return str(failed.get("traceback", "")) if failed.get("time", since) >= since else ""
 
     def _report(self, stage: str, error: BaseException | None) -> None:
         if error is None:
             return
         text = "".join(traceback.format_exception(error))
+        content = {"schema": SCHEMA, "time": time.time(), "traceback": text}
         with contextlib.suppress(KitError):  # the store may be what failed
-            self.keep(f"{stage}.failed.json", dumps({"schema": SCHEMA, "traceback": text}).encode())
+            self.keep(f"{stage}.failed.json", dumps(content).encode())
 
     def _put(self, key: str, content: bytes) -> Json:
         info = self.store.put(key, content)

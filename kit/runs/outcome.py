@@ -1,9 +1,10 @@
-"""One run of a pipeline, seen from the notebook: arguments, run, outcome.
+"""One run of a pipeline, seen from the notebook: arguments, run, outcome, published files.
 
-Needs neither KFP nor PyTorch in this process: the pipeline runs in a child or on a cluster, and
-all that it found out is read from the object store afterwards.
+Needs neither KFP nor PyTorch in this process: the pipeline runs in a child process or on a
+cluster, and its results are read from the object store afterwards.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -12,24 +13,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.base import ROOT, Json, UsageError, git_state, time_file, time_record
+from kit.base import ROOT, Json, KitError, UsageError, git_state, time_file, time_record
 from kit.base.settings import Settings
+from kit.billing.run import job_units
 from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.kfp_cluster import access_of, run_on_cluster
 from kit.runs.kfp_here import OnChange, PipelineFailed, States, ignore, run_local
 from kit.runs.objects import StageStore
-from kit.runs.stages import EVALUATE, PREPROCESS_TRAIN
+from kit.runs.requests import RunRequest, RunRequests
+from kit.runs.stages import (
+    EVALUATE,
+    HPC_EVALUATE,
+    HPC_PREPROCESS,
+    HPC_TRAIN,
+    PREPROCESS_TRAIN,
+)
+from kit.store import bucket_name, open_store
 from kit.tracking.delivery import tracking_for
 from kit.tracking.stage_log import run_log
 
+CLOCK_SKEW_S = 10.0  # between this machine and the pods of a cluster
+
 
 @dataclass(frozen=True)
-class Target:
+class PipelineSpec:
     """A pipeline: its object (`package.module:object`), components in order, which one trains.
 
-    `whole` is what the published times call the pipeline; `flows` names what goes in, between
-    the components, and comes out.
+    `whole` is the pipeline's name in the published times; `flows` are the inputs, what passes
+    between the components, and the output.
     """
 
     pipeline: str
@@ -39,24 +51,31 @@ class Target:
     flows: tuple[str, ...]
 
 
-CLOUD = Target(
+CLOUD = PipelineSpec(
     pipeline="kit.runs.pipeline:cloud_fmnist",
     components=(PREPROCESS_TRAIN, EVALUATE),
     trains=PREPROCESS_TRAIN,
     whole="pipeline",
     flows=("data set", "model", "metrics"),
 )
+CLOUD_HPC = PipelineSpec(
+    pipeline="kit.runs.pipeline:cloud_hpc_fmnist",
+    components=(HPC_PREPROCESS, HPC_TRAIN, HPC_EVALUATE),
+    trains=HPC_TRAIN,
+    whole="cloud-hpc-pipeline",
+    flows=("data set", "request", "result", "metrics"),
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: the records of its stages and the seconds of the pipeline.
+    """The result of a run: the records of its stages and the seconds of the pipeline.
 
     `start` and `end` are epoch seconds of this start of the pipeline; stages that were finished
     by an earlier one keep their times, which are counted in `pipeline_s`.
     """
 
-    target: Target
+    target: PipelineSpec
     stages: dict[str, Json]
     losses: list[tuple[int, float]]
     start: float
@@ -80,12 +99,17 @@ class Outcome:
 
     @property
     def mlflow(self) -> Json:
-        """What became of the run in MLflow: state, link, mlflow_run_id, reason."""
+        """The delivery to MLflow: state, link, mlflow_run_id, reason."""
         return dict(self.evaluated["mlflow"])
 
     @property
+    def resumed(self) -> bool:
+        """Whether a stage was killed and started again while its job went on."""
+        return any(stage.get("resumed") for stage in self.stages.values())
+
+    @property
     def kept(self) -> list[str]:
-        """Name the stages that an earlier start had finished."""
+        """The names of the stages that an earlier start had finished."""
         return [n for n, stage in self.stages.items() if stage["time"]["end-time"] < self.start]
 
     @property
@@ -95,14 +119,14 @@ class Outcome:
         return self.end - self.start + before
 
     def times(self) -> Json:
-        """Give the published times: each component, then the pipeline."""
+        """Return the published times: each component, then the pipeline."""
         parts = [stage["time"] for stage in self.stages.values()]
         start = min(self.start, parts[0]["start-time"])
         whole = time_record(self.target.whole, start, self.end, self.pipeline_s)
         return time_file([*parts, whole])
 
     def seconds(self) -> dict[str, float]:
-        """Say where the seconds went; what no stage accounts for is `starting components`."""
+        """Return the seconds by activity; what no stage accounts for is `starting components`."""
         spans: dict[str, float] = {}
         for stage in self.stages.values():
             for name, seconds in stage["spans"].items():
@@ -111,7 +135,7 @@ class Outcome:
 
 
 def with_runner(settings: Settings, runner: str) -> Settings:
-    """Let the pipeline run somewhere else than the profile says; "" changes nothing.
+    """Return settings with another runner of the pipeline than the profile's; "" changes nothing.
 
     Raises UsageError for another word, and for a cluster that the profile does not name.
     """
@@ -136,7 +160,7 @@ def arguments_of(
     gates: Thresholds,
     strict: bool = False,
 ) -> dict[str, Any]:
-    """Give the arguments of the pipeline: data only, nothing secret."""
+    """Return the arguments of the cloud pipeline: data only, nothing secret."""
     port = settings.ports.get("mlflow")
     inside = bool(settings.cloud and settings.cloud.runner == "cluster" and port and port.svc)
     return {
@@ -152,6 +176,56 @@ def arguments_of(
     }
 
 
+def hpc_arguments_of(
+    settings: Settings,
+    request: RunRequest,
+    gates: Thresholds,
+    strict: bool = False,
+    follow_timeout_s: float = 86400.0,
+) -> dict[str, Any]:
+    """Return the arguments of the cloud-hpc pipeline. Raises UsageError without a site."""
+    settings.hpc_section()
+    common = arguments_of(
+        settings,
+        request.run,
+        bucket_name(settings, "pipeline"),
+        request.data_hash,
+        request.hyperparameters,
+        gates,
+        strict,
+    )
+    return {
+        **common,
+        "jobs_bucket": bucket_name(settings, "submitter"),
+        "configured": request.configured,
+        "workers": request.workers,
+        "tunnel": request.tunnel,
+        "follow_timeout_s": float(follow_timeout_s),
+    }
+
+
+def requests_of(settings: Settings) -> RunRequests:
+    """Open the run requests of a profile."""
+    return RunRequests(open_store(settings, bucket_name(settings, "submitter")))
+
+
+def hpc_files(outcome: Outcome, configured: bool) -> dict[str, Json]:
+    """Return the published files of a cloud-hpc run by path; suffix 2 if `configured`, else 1."""
+    trained, number = outcome.trained, 2 if configured else 1
+    artifacts = {
+        "cloud-hpc-metrics": outcome.performance,
+        "sacct": trained["slurm"]["sacct"],
+        "seff": trained["slurm"]["seff"],
+    }
+    return {
+        f"cloud-hpc/times/components-{number}.json": outcome.times(),
+        f"cloud-hpc/times/training-{number}.json": time_file(
+            [trained["training"], trained["ray_job"]]
+        ),
+        **{f"cloud-hpc/artifacts/{name}-{number}.json": v for name, v in artifacts.items()},
+    }
+
+
 def run_pipeline(
     settings: Settings,
     objects: StageStore,
@@ -159,15 +233,16 @@ def run_pipeline(
     folder: Path,
     on_change: OnChange = ignore,
     clock: Callable[[], float] = time.time,
-    target: Target = CLOUD,
+    target: PipelineSpec = CLOUD,
 ) -> Outcome:
-    """Run the pipeline where the profile says and read what it came to.
+    """Run the pipeline where the profile says and read its outcome.
 
     `folder` gets its log. Raises PipelineFailed with the component's own traceback.
     """
     cloud, start = settings.cloud, clock()
+    on_cluster = cloud is not None and cloud.runner == "cluster"
     try:
-        if cloud is not None and cloud.runner == "cluster":
+        if cloud is not None and on_cluster:
             access, run = access_of(cloud.kfp_url, settings.env_file), objects.run_id
             states = run_on_cluster(
                 access, target.pipeline, target.components, arguments, run, on_change
@@ -175,26 +250,46 @@ def run_pipeline(
         else:
             states = run_local(target.pipeline, target.components, arguments, folder, on_change)
     except PipelineFailed as err:
-        if err.traceback or not err.component:
+        traceback = ""
+        with contextlib.suppress(KitError):  # the store may be what failed
+            begun = [state.start for state in err.states if state.name == err.component]
+            since = (begun[0] if begun and begun[0] else start) - CLOCK_SKEW_S
+            traceback = objects.failure(err.component, since) if err.component else ""
+        if not traceback:
             raise
-        # On a cluster the traceback is in the store: a pod's log is soon gone.
-        kept = objects.failure(err.component)
-        raise PipelineFailed(err.component, kept, err.log, err.states, err.where) from err
+        raise PipelineFailed(err.component, traceback, err.log, err.states, err.where) from err
+    if on_cluster:  # a pipeline that was resumed there started before this process did
+        start = min([start, *(state.start for state in states if state.start)])
     outcome = dataclasses.replace(read_outcome(objects, start, clock(), target), states=states)
-    if cloud is not None and cloud.runner == "cluster" and outcome.mlflow["state"] != "logged":
+    if on_cluster and outcome.mlflow["state"] != "logged":
         outcome.evaluated["mlflow"] = _log_again(settings, objects, outcome, folder)
+    if "slurm" in outcome.trained:
+        outcome.trained["slurm"]["seff"] = _priced_seff(settings, objects, outcome.trained)
     return outcome
 
 
-def read_outcome(objects: StageStore, start: float, end: float, target: Target = CLOUD) -> Outcome:
-    """Read the records of a finished run; raises DataError when one is not there."""
+def read_outcome(
+    objects: StageStore, start: float, end: float, target: PipelineSpec = CLOUD
+) -> Outcome:
+    """Read the records of a finished run. Raises DataError if one is missing."""
     stages = {name: objects.finished(name) for name in target.components}
     losses = json.loads(objects.get(stages[target.trains]["objects"]["losses.json"]))
     return Outcome(target, stages, losses, start, end)
 
 
+def _priced_seff(settings: Settings, objects: StageStore, trained: Json) -> Json:
+    """Return seff's values; computed ones get the billing units at the profile's rates."""
+    seff = dict(trained["slurm"]["seff"])
+    if source := seff.pop("Source", None):
+        with contextlib.suppress(KitError):  # without a rate the run has no price
+            text = objects.get(trained["objects"]["sacct.txt"]).decode()
+            seff["Non-Interactive BUs"] = f"{job_units(settings, text):.2f}"
+        seff["Source"] = source
+    return seff
+
+
 def _log_again(settings: Settings, objects: StageStore, outcome: Outcome, folder: Path) -> Json:
-    """Log from here what a pod could not: its spool went away with it, this one stays."""
+    """Log from here what a pod could not log: this folder outlives the pod."""
     kept = {**outcome.trained["objects"], **outcome.evaluated["objects"]}
     for name in ("model.safetensors", "predictions.npy"):
         (folder / name).write_bytes(objects.get(kept[name]))

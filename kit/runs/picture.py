@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from kit.runs.kfp_log import DONE, FAILED, PENDING, RUNNING, ComponentState
+from kit.runs.kfp_here import DONE, FAILED, PENDING, RUNNING, ComponentState
 
 _FILL = {PENDING: "#E8EAED", RUNNING: "#FFE8A3", DONE: "#CDEBD0", FAILED: "#F6C7C3"}
 _EDGE = {PENDING: "#9AA0A6", RUNNING: "#B06F00", DONE: "#2E7D32", FAILED: "#B3261E"}

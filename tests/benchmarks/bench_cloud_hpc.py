@@ -25,9 +25,8 @@ from kit.base.settings import Settings, load
 from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.data import Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.runs.hpc_run import CLOUD_HPC, arguments_of
 from kit.runs.objects import StageStore
-from kit.runs.outcome import Outcome, run_pipeline
+from kit.runs.outcome import CLOUD_HPC, Outcome, hpc_arguments_of, run_pipeline
 from kit.runs.requests import RunRequest, RunRequests, attempt_id
 from kit.store import bucket_name, open_store
 from kit.submitter import loop as submitter_loop
@@ -80,7 +79,7 @@ class Bench:
     def pipeline(self, data: Dataset, configured: bool, epochs: int) -> Outcome:
         """Run the pipeline as the notebook does."""
         request = self.request(data, configured, epochs)
-        given = arguments_of(
+        given = hpc_arguments_of(
             self.settings, request, Thresholds({"accuracy": 0, "precision": 0, "recall": 0})
         )
         with tempfile.TemporaryDirectory() as folder:

@@ -17,8 +17,9 @@ from kit.base import DataError, UsageError, read_login
 from kit.base.settings import Port, Settings, load
 from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import MAX_SEED, Parameters
+from kit.runs import outcome as outcome_module
 from kit.runs import stages
-from kit.runs.kfp_here import PipelineFailed, States
+from kit.runs.kfp_here import ComponentState, PipelineFailed, States
 from kit.runs.objects import StageStore
 from kit.runs.outcome import CLOUD, Outcome, arguments_of, run_pipeline, with_runner
 from kit.runs.stages import EVALUATE, PREPROCESS_TRAIN
@@ -274,7 +275,7 @@ def test_what_a_pod_could_not_log_is_logged_from_here(
 ) -> None:
     given = arguments(site, objects)
     trained = stages.preprocess_train("folders", RUN, BUCKET, given["data_hash"], **HP.model_dump())
-    gates = dataclasses.asdict(NO_GATES)
+    gates = dict(NO_GATES)
     stages.evaluate("folders", RUN, BUCKET, trained, gates, mlflow_url="http://127.0.0.1:1")
     with serving(FakeKfp([run("SUCCEEDED")])) as url:
         outcome = run_pipeline(on_a_cluster(site, url), objects, given, tmp_path)
@@ -336,3 +337,24 @@ def test_the_runner_of_the_profile_is_overridden_by_name(site: Settings) -> None
         with_runner(there, "mars")
     with pytest.raises(UsageError, match="names no Kubeflow cluster"):
         with_runner(on_a_cluster(site, ""), "cluster")
+
+
+def test_a_pipeline_that_was_resumed_on_a_cluster_counts_from_its_first_component(
+    site: Settings, objects: StageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = an_outcome(180.0, 201.0)
+    states = (
+        ComponentState("preprocess-train", "done", 99.0, 200.0),
+        ComponentState("evaluate", "done", 200.0, 201.0),
+    )
+    monkeypatch.setattr(outcome_module, "run_on_cluster", lambda *_: states)
+    monkeypatch.setattr(
+        outcome_module,
+        "read_outcome",
+        lambda objects, start, end, target: dataclasses.replace(whole, start=start, end=end),
+    )
+    monkeypatch.setattr(outcome_module, "_log_again", lambda *_: {"state": "logged"})
+    clock = iter([180.0, 201.0])
+    there = on_a_cluster(site, "http://127.0.0.1:1")
+    outcome = run_pipeline(there, objects, {}, tmp_path, clock=lambda: next(clock))
+    assert outcome.pipeline_s == 102.0

@@ -15,9 +15,8 @@ from kit.base import ROOT, UsageError
 from kit.experiments import Thresholds, fashion_mnist
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs import pipeline, stages
-from kit.runs.hpc_run import CLOUD_HPC
-from kit.runs.kfp_log import ComponentState
-from kit.runs.outcome import CLOUD
+from kit.runs.kfp_here import ComponentState
+from kit.runs.outcome import CLOUD, CLOUD_HPC
 from kit.runs.picture import PipelinePicture, live_picture
 from kit.tracking.stage_log import experiment_of
 

@@ -13,10 +13,8 @@ from kit.base import DataError, UsageError, time_record
 from kit.base.settings import load
 from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.runs import hpc_run
-from kit.runs.hpc_run import CLOUD_HPC
 from kit.runs.objects import StageStore
-from kit.runs.outcome import Outcome, read_outcome
+from kit.runs.outcome import CLOUD_HPC, Outcome, hpc_arguments_of, hpc_files, read_outcome
 from kit.runs.requests import RunRequest
 from kit.runs.stages import HPC_EVALUATE, HPC_PREPROCESS, HPC_TRAIN, cloud_hpc_train
 
@@ -45,29 +43,34 @@ def stages(start=100.0):
     return records
 
 
-def test_the_published_files_have_the_articles_names_in_its_order():
+@pytest.mark.parametrize(("configured", "n"), [(False, 1), (True, 2)])
+def test_the_published_files_have_the_articles_names_and_contents(configured, n):
     outcome = Outcome(CLOUD_HPC, stages(), [], 99.0, 131.0)
-    files = hpc_run.files(outcome)
-    names = [each["name"] for each in files["components"].values()]
+    files = hpc_files(outcome, configured)
+    assert list(files) == [
+        f"cloud-hpc/times/components-{n}.json",
+        f"cloud-hpc/times/training-{n}.json",
+        f"cloud-hpc/artifacts/cloud-hpc-metrics-{n}.json",
+        f"cloud-hpc/artifacts/sacct-{n}.json",
+        f"cloud-hpc/artifacts/seff-{n}.json",
+    ]
+    components, training, metrics, sacct, _ = files.values()
+    names = [record["name"] for record in components.values()]
     assert names == [*CLOUD_HPC.components, "cloud-hpc-pipeline"]
-    assert list(files["components"]) == ["1", "2", "3", "4"]
-    assert files["components"]["4"]["total-seconds"] == 32
-    assert [each["name"] for each in files["training"].values()] == [
+    assert list(components) == ["1", "2", "3", "4"]
+    assert components["4"]["total-seconds"] == 32
+    assert [record["name"] for record in training.values()] == [
         "remote-model-training",
         "train-fmnist-cnn",
     ]
-    assert (files["sacct"], files["cloud-hpc-metrics"]) == (SACCT, {"accuracy": 0.5})
+    assert (sacct, metrics) == (SACCT, {"accuracy": 0.5})
 
 
-@pytest.mark.parametrize(("configured", "n"), [(False, 1), (True, 2)])
-def test_each_file_is_published_where_the_article_has_it(configured, n):
-    assert hpc_run.published(configured) == {
-        "components": f"cloud-hpc/times/components-{n}.json",
-        "training": f"cloud-hpc/times/training-{n}.json",
-        "cloud-hpc-metrics": f"cloud-hpc/artifacts/cloud-hpc-metrics-{n}.json",
-        "sacct": f"cloud-hpc/artifacts/sacct-{n}.json",
-        "seff": f"cloud-hpc/artifacts/seff-{n}.json",
-    }
+def test_a_stage_that_was_killed_while_its_job_ran_makes_the_run_a_resumed_one():
+    records = stages()
+    assert not Outcome(CLOUD_HPC, records, [], 99.0, 131.0).resumed
+    records[HPC_TRAIN]["resumed"] = True
+    assert Outcome(CLOUD_HPC, records, [], 99.0, 131.0).resumed
 
 
 def test_all_seconds_of_the_pipeline_are_accounted_for():
@@ -95,7 +98,7 @@ def test_the_arguments_are_those_of_the_pipeline_and_plain_data(site):
         hyperparameters=Parameters(epochs=3),
         workers=2,
     )
-    given = hpc_run.arguments_of(
+    given = hpc_arguments_of(
         site, request, Thresholds({"accuracy": 0.5, "precision": 0.5, "recall": 0.5})
     )
     assert json.loads(json.dumps(given)) == given
@@ -112,8 +115,8 @@ def test_the_arguments_are_those_of_the_pipeline_and_plain_data(site):
 def test_a_profile_without_a_site_is_refused():
     request = RunRequest(run=RUN, data_hash="a" * 64)
     none = dataclasses.replace(load("sandbox"), hpc=None)
-    with pytest.raises(UsageError, match="has no HPC site"):
-        hpc_run.arguments_of(
+    with pytest.raises(UsageError, match=r"\[hpc\]"):
+        hpc_arguments_of(
             none, request, Thresholds({"accuracy": 0.5, "precision": 0.5, "recall": 0.5})
         )
 
@@ -130,4 +133,4 @@ def test_an_outcome_is_read_from_the_records_and_a_missing_one_is_named():
     objects.commit(HPC_EVALUATE, records[HPC_EVALUATE])
     outcome = read_outcome(objects, 99.0, 131.0, CLOUD_HPC)
     assert outcome.losses == [[1, 2.5]]
-    assert hpc_run.files(outcome)["sacct"] == SACCT
+    assert hpc_files(outcome, True)["cloud-hpc/artifacts/sacct-2.json"] == SACCT
