@@ -8,6 +8,7 @@ driver (`driver.py`), keeps the tunnel open meanwhile (`tunnel.py`) and leaves a
 from kit.onsite.names import (
     EXIT_MEANINGS,
     FAILURE,
+    LEFTOVERS,
     MANIFEST,
     PROGRESS,
     RAY_TOKEN,
@@ -20,6 +21,7 @@ from kit.onsite.names import (
 __all__ = [
     "EXIT_MEANINGS",
     "FAILURE",
+    "LEFTOVERS",
     "MANIFEST",
     "PROGRESS",
     "RAY_TOKEN",

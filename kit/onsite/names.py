@@ -15,6 +15,8 @@ RAY_TOKEN = "ray.token"  # noqa: S105 - the name of a file
 TUNNEL_KEY = "tunnel.key"
 TUNNEL_HOSTS = "tunnel.hosts"
 TUNNEL_STATE = "tunnel.json"
+# What a job removes at its end, and leaves when it is killed.
+LEFTOVERS = (RAY_TOKEN, TUNNEL_KEY)
 # What the manifest holds of a training.
 RESULTS = ("model.safetensors", "predictions.npy", "losses.json", METRICS, TIMES)
 

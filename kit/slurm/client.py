@@ -62,7 +62,8 @@ class Slurm:
 
     `say` receives a sentence for the person; `clock`, and `sleep` for those who follow a job, can
     be replaced. `lost_after_s`: a submission that is found nowhere for that long is closed by its
-    fence. `exit_meanings` explains the exit codes of what the jobs run.
+    fence. `exit_meanings` explains the exit codes of what the jobs run. `leftovers` are files (keys, tokens)
+    that a killed job leaves in its folder; closing an attempt removes them.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class Slurm:
         say: Callable[[str], None] = lambda _: None,
         lost_after_s: float = 120,
         exit_meanings: Mapping[int, str] | None = None,
+        leftovers: Sequence[str] = (),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.host = host
         self.hpc = hpc
         self.clock = clock
+        self.leftovers = tuple(leftovers)
         self.sleep = sleep
         self.say = say
         self.lost_after_s = lost_after_s
@@ -253,7 +256,7 @@ class Slurm:
 
     def _close(self, attempt_id: str, mode: str) -> fence.Answer:
         self.folder(attempt_id)
-        return self._ask("close", [attempt_id, mode, self._clusters], [attempt_id])
+        return self._ask("close", [attempt_id, mode, self._clusters, *self.leftovers], [attempt_id])
 
     def _refuse(self, attempt: fence.Attempt, argv: list[str]) -> None:
         """Raise the error of a submission that sbatch refused."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kit.base import KitError, NoSuchObject, site_host
 from kit.base.settings import Settings, load
-from kit.onsite import EXIT_MEANINGS
+from kit.onsite import EXIT_MEANINGS, LEFTOVERS
 from kit.runs.requests import RunRequests
 from kit.slurm import Slurm
 from kit.store import ObjectStore, bucket_name, open_store
@@ -33,7 +33,13 @@ def submitter_for(settings: Settings) -> Submitter:
     """Return the submitter of a profile. Raises UsageError when it has no site or no store."""
     hpc = settings.hpc_section()
     bucket = bucket_name(settings, "submitter")
-    slurm = Slurm(site_host(settings), hpc, say=log.info, exit_meanings=EXIT_MEANINGS)
+    slurm = Slurm(
+        site_host(settings),
+        hpc,
+        say=log.info,
+        exit_meanings=EXIT_MEANINGS,
+        leftovers=LEFTOVERS,
+    )
     requests = RunRequests(open_store(settings, bucket))
     data = open_store(settings, bucket_name(settings, "pipeline"))
     return Submitter(settings, slurm, requests, data, tunnel_keys(settings, bucket))

@@ -468,12 +468,23 @@ def test_another_users_cluster_on_the_same_nodes_does_no_harm(bench, theirs, see
         bench.passes_until(first, lambda: bench.training(first))
         refused_without_token(bench, first)
         refused_without_token(theirs, second)
+        assert closed_to_others(bench, first) == [True]
         bench.jobs.cancel(first)
         assert bench.finish(first).state is RunState.CANCELLED
         assert not processes(f"kr-{bench.sacct(first)[0][0]}-")
     assert theirs.finish(second).state is RunState.DONE
     assert theirs.states(second) == ["COMPLETED"]
     seen("another user's cluster on the same nodes", "two tokens; the end of one touches no other")
+
+
+def closed_to_others(bench, run):
+    """Whether another account can neither list nor write each folder of Ray on the nodes."""
+    job = bench.sacct(run)[0][0]
+    as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    return [
+        all(subprocess.run([*as_nobody, *argv, folder]).returncode for argv in (["ls"], ["touch"]))
+        for folder in Path("/tmp").glob(f"kr-{job}-*")
+    ]
 
 
 def refused_without_token(bench, run):
