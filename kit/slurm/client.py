@@ -62,8 +62,8 @@ class Slurm:
 
     `say` receives a sentence for the person; `clock`, and `sleep` for those who follow a job, can
     be replaced. `lost_after_s`: a submission that is found nowhere for that long is closed by its
-    fence. `exit_meanings` explains the exit codes of what the jobs run. `leftovers` are files (keys, tokens)
-    that a killed job leaves in its folder; closing an attempt removes them.
+    fence. `exit_meanings` explains the exit codes of what the jobs run. `leftovers` are files
+    (keys, tokens) that a killed job leaves in its folder; closing an attempt removes them.
     """
 
     def __init__(
