@@ -263,11 +263,10 @@ def open_site(profile: str | None, run: str | None = None) -> "Submitter":
     Raises UsageError for a profile without a site, a closed one, and a run that it does not have.
     """
     from kit.base.settings import load
-    from kit.notebook import plan
     from kit.submitter.loop import submitter_for
 
     settings = load(profile)
-    plan.site_of(settings)
+    settings.hpc_section(accepts_jobs=True)
     if run is not None and not re.fullmatch(RUN_ID, run):
         step = "`kit runs` lists the ids; runs of other targets have no job on a site"
         raise UsageError(f"{run[:80]!r} is not the id of a cloud-hpc run", next_step=step)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from kit.base import KitError
 from kit.base.settings import Settings
-from kit.notebook import plan
 from kit.runs.follow import last_seen
 from kit.runs.kfp_here import RUNNING, States
-from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
+from kit.runs.requests import RunRequest, RunRequests, RunState
 from kit.runs.stages import HPC_TRAIN
+from kit.slurm import SitePaths
 
 JOB_FILES = ("job.sh", "job.log", "sacct.txt", "seff.txt", "sacct-tries.txt")
 LOG_LINES = 8
@@ -30,26 +30,17 @@ def describe(settings: Settings, request: RunRequest) -> str:
     return f"site: {place}; {use}; {window}; progress by the object store"
 
 
-def job_end(settings: Settings, now: float) -> float:
-    """Return when a job's time limit would be over, were it submitted now."""
-    return plan.end_of(settings, now)
-
-
-def batch_script(settings: Settings, request: RunRequest) -> str:
-    """Return the batch script of a request; folders and files named by a hash are examples."""
-    return plan.batch(settings, request).script
-
-
 def tunnel_text(settings: Settings, request: RunRequest, requests: RunRequests) -> str:
     """Return how to open Ray's dashboard; its token is shown to its owner by ssh."""
     hpc, cloud = settings.hpc_section(), settings.cloud
     if not request.wants_tunnel(hpc.tunnel) or cloud is None or not cloud.tunnel_address:
         return "no tunnel: progress comes by the object store"
     status = requests.status(request.run)
-    name = attempt_id(request.run, status.number + (status.state is RunState.ENDED))
+    ended = status.state is RunState.ENDED  # running the pipeline opens the next attempt
+    name = status.next_attempt_id if ended else status.attempt_id
     config = ["-F", hpc.ssh_config] if hpc.ssh_config else []
     user = ["-l", hpc.user] if hpc.user else []
-    where = f"{hpc.project_dir}/kit/tries/{name}/ray.token"
+    where = f"{SitePaths(hpc).attempt(name)}/ray.token"
     secret = shlex.join(["ssh", *config, *user, hpc.ssh_host, "cat", where])
     lines = ["the address of Ray's dashboard is below the picture while the job runs"]
     if not cloud.tunnel_address.startswith("127."):
@@ -74,13 +65,13 @@ class Submitter:
             f"the submitter of this notebook ended with exit code {code}",
             "\n".join(lines) or f"{self.log} is empty",
             "correct that, then run this cell again: the run resumes, and a job that is on the "
-            "site goes on",
+            "site keeps running",
         )
 
 
 @contextlib.contextmanager
 def submitter(settings: Settings, folder: Path) -> Iterator[Submitter]:
-    """Run a submitter for the block; it stands by while another one is at work."""
+    """Run a submitter for the block; it waits while another one is at work."""
     argv, log = [sys.executable, "-m", "kit.submitter", settings.profile], folder / "submitter.log"
     with (
         log.open("ab") as file,

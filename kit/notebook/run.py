@@ -18,7 +18,7 @@ from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist import GATES, METRICS
 from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.notebook import cloud_hpc, results, show
+from kit.notebook import cloud_hpc, plan, results, show
 from kit.notebook.show import Table, Text
 from kit.runs import history
 from kit.runs import outcome as pipelines
@@ -116,7 +116,7 @@ def show_estimate(profile: str, target: str) -> Table:
 
 
 class Run:
-    """One run as it goes on; each method is a step of a notebook."""
+    """One run from start to results; each method is a step of a notebook."""
 
     def __init__(
         self,
@@ -223,7 +223,7 @@ class Run:
             return show.credentials_table(self.settings)
         for store in (self.requests.store, self.objects.store):
             store.ensure_bucket()
-        return show.credentials_table(self.settings, cloud_hpc.job_end(self.settings, time.time()))
+        return show.credentials_table(self.settings, plan.job_end(self.settings, time.time()))
 
     def upload(self) -> Table:
         """Put the data set into the bucket, unless the same one is there already."""
@@ -243,7 +243,7 @@ class Run:
 
     def show_script(self) -> Text:
         """Show the batch script that the site will run, with example paths, folded."""
-        return Text(cloud_hpc.batch_script(self.settings, self.request), "The batch script")
+        return Text(plan.batch(self.settings, self.request).script, "The batch script")
 
     def show_tunnel(self) -> Text:
         """Show how to open Ray's dashboard while the job runs."""
@@ -261,7 +261,7 @@ class Run:
     def run_pipeline(self) -> str:
         """Run the pipeline; the picture above the result shows each component.
 
-        For a site a submitter is started beside it, which stands by while another one works.
+        For a site a submitter is started beside it, which waits while another one works.
         Interrupting it leaves the job on the site running; the same cell resumes.
         """
         if self.run.target != "cloud-hpc":

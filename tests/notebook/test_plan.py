@@ -70,7 +70,7 @@ def test_every_credential_is_compared_with_the_end_of_the_job(loaded, monkeypatc
     rows = [token, replace(token, valid_until=None)]
     monkeypatch.setattr("kit.store.list_credentials", lambda _: rows)
     monkeypatch.setattr("time.time", lambda: NOW)
-    table = credentials_table(loaded, plan.end_of(loaded, NOW))
+    table = credentials_table(loaded, plan.job_end(loaded, NOW))
     short, endless = table.frame["to the job's end"]
     assert short.startswith("expires 14 min too early")
     assert short.endswith("to renew: automatic")

@@ -163,7 +163,7 @@ class Trained:
 
 @dataclass
 class _State:
-    """What changes while training: the checkpoint holds all of it."""
+    """All that changes while training; the checkpoint holds it."""
 
     model: Model
     step: Step
@@ -263,13 +263,9 @@ def train_shard(data: Dataset, parameters: Parameters, vectors: Tensor, order: T
     with torch_settings(parameters), torch.no_grad():
         state = _begin(parameters)
         _set_vectors(state, vectors)
-        chosen = order.numpy()
-        xs = torch.split(
-            as_tensor(data.train_images[chosen], parameters.device), parameters.batch_size
-        )
-        ys = torch.split(
-            as_labels(data.train_labels[chosen], parameters.device), parameters.batch_size
-        )
+        images = as_tensor(data.train_images[order.numpy()], parameters.device)
+        labels = as_labels(data.train_labels[order.numpy()], parameters.device)
+        xs, ys = images.split(parameters.batch_size), labels.split(parameters.batch_size)
         for x, y in zip(xs, ys, strict=True):
             state.step(x, y)
         return _vectors(state)
