@@ -265,7 +265,7 @@ def train_shard(data: Dataset, parameters: Parameters, vectors: Tensor, order: T
         _set_vectors(state, vectors)
         images = as_tensor(data.train_images[order.numpy()], parameters.device)
         labels = as_labels(data.train_labels[order.numpy()], parameters.device)
-        xs, ys = images.split(parameters.batch_size), labels.split(parameters.batch_size)
+        xs, ys = (torch.split(part, parameters.batch_size) for part in (images, labels))
         for x, y in zip(xs, ys, strict=True):
             state.step(x, y)
         return _vectors(state)
