@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kit.base import CredentialRefused, KitError, Unreachable, UsageError
+from kit.base import CredentialRefused, Unreachable, UsageError
 from kit.cli.options import TARGETS, echo_json, json_option, profile_option
 
 
@@ -90,6 +90,7 @@ def run_command(
     from kit.billing import run as run_bill
     from kit.report.article import reproduce
     from kit.runs import notebooks
+    from kit.tracking import Logged
 
     if "profile" in dict(pairs):
         raise UsageError("-p profile is not accepted", next_step="use --profile NAME")
@@ -109,6 +110,8 @@ def run_command(
         click.echo(reproduce.summary(record))
         if record:
             click.echo(f"  files: {settings.profile_dir / 'runs' / record['run']}")
+            if note := Logged(**record["tracking"]).sentence():
+                click.echo(f"  {note}", err=True)
     if repeat > 1 and record:
         click.echo(reproduce.repeated(settings, record))
 
@@ -173,18 +176,13 @@ def sync_command(profile: str | None, as_json: bool) -> None:
       kit sync --profile sandbox
     """
     from kit.base.settings import load
-    from kit.tracking import delivery as tracking
+    from kit.tracking import sync
 
-    results, away = [], []
-    for place in tracking.destinations(load(profile)):
-        try:
-            results += place.sync()
-        except KitError as err:  # the other destinations can still be served
-            away.append(err)
+    results, errors = sync(load(profile))
     if as_json:
         echo_json(results)
     for result in [] if as_json else results:
         click.echo(f"{result.run_id}: {result.state} {result.link or result.reason}")
     click.echo(f"{len(results)} run(s) sent or checked", err=True)
-    if away:
-        raise away[0]
+    if errors:
+        raise errors[0]

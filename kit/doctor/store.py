@@ -185,7 +185,7 @@ def _get(url: str, auth: tuple[str, str] | None = None) -> "Response":
 
 def _mlflow(context: CheckContext) -> str:
     """Ask MLflow's REST API: its client takes seconds to import."""
-    from kit.tracking.mlflow_client import credential
+    from kit.tracking import credential
 
     url, file = context.cloud.mlflow_url.rstrip("/"), context.cloud.mlflow_env_file
     try:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from kit import tracking
 from kit.base import ROOT, Json, git_state, time_record
 from kit.billing import rates as billing
 from kit.billing import run as run_bill
@@ -14,8 +15,7 @@ from kit.notebook.cloud_hpc import JOB_FILES
 from kit.runs.history import Run
 from kit.runs.objects import StageStore
 from kit.runs.outcome import Outcome, hpc_files
-from kit.tracking import delivery, runlog
-from kit.tracking.stage_log import units_log
+from kit.tracking import units_log
 
 if TYPE_CHECKING:
     from kit.experiments.fashion_mnist.training import Trained
@@ -47,7 +47,7 @@ def finish_local(
 
 def _log_local(
     run: Run, data: Dataset, parameters: Parameters, trained: "Trained", performance: Json
-) -> delivery.Logged:
+) -> tracking.Logged:
     """Log to MLflow: embedded SQLite, or the server that MLFLOW_TRACKING_URI names."""
     end_ms = int(trained.end * 1000)
     seconds = ("training-seconds", round(trained.seconds, 5), 0, end_ms)
@@ -55,18 +55,19 @@ def _log_local(
     tags = {"kit.run_id": run.id, "kit.target": "local", "kit.profile": run.settings.profile}
     tags |= {"kit.data": data.source}
     tags["mlflow.source.git.commit"] = git_state(ROOT)["commit"] or "unknown"
-    return delivery.tracking_for(run.settings, "local").log(
-        runlog.RunLog(
+    return tracking.log_run(
+        run.settings,
+        tracking.RunLog(
             experiment=LOCAL_EXPERIMENT,
             run_name=run.id,
             run_id=run.id,
             start_ms=int(trained.start * 1000),
             end_ms=end_ms,
-            params=runlog.hyperparameters(parameters.model_dump()),
-            metrics=(*runlog.performance_metrics(performance, LABELS, end_ms), seconds, *losses),
+            params=tracking.mlflow_params(parameters.model_dump()),
+            metrics=(*tracking.performance_metrics(performance, LABELS, end_ms), seconds, *losses),
             tags=tags,
             artifacts=((str(run.folder / "local_metrics.json"), "records"),),
-        )
+        ),
     )
 
 
@@ -135,7 +136,5 @@ def _log_units(run: Run, outcome: Outcome, facts: Json) -> Json:
         units = billing.totals(run_bill.of_run(run.settings, line).lines)
     if not units:
         return outcome.mlflow
-    logged = delivery.tracking_for(run.settings, "cloud").log(
-        units_log(run.id, outcome.trained, units)
-    )
+    logged = tracking.log_run(run.settings, units_log(run.id, outcome.trained, units))
     return outcome.mlflow if logged.state == "logged" else asdict(logged)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import kit
-from kit.base import Json, Timeline, UsageError
+from kit import tracking
+from kit.base import Json, Timeline, Unreachable, UsageError
 from kit.base.settings import Settings, load
 from kit.billing import run as run_bill
 from kit.billing import tables as bill_tables
@@ -28,8 +29,6 @@ from kit.runs.outcome import CLOUD, CLOUD_HPC, Outcome, PipelineSpec
 from kit.runs.picture import PipelinePicture, live_picture
 from kit.runs.requests import RunRequest, RunRequests, RunState, write_request
 from kit.store import bucket_name, open_store
-from kit.tracking import delivery
-from kit.tracking.stage_log import experiment_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -315,8 +314,15 @@ class Run:
 
     def show_mlflow(self) -> Table:
         """Read back from MLflow what was logged."""
-        name, logged = experiment_of(self.run.target), self._done.mlflow
-        return show.from_frame(delivery.table(self.settings, name, self.run.id, logged))
+        logged = self._done.mlflow
+        if logged["state"] != "logged":
+            return show.mlflow_table([logged], "", tracking.Logged(**logged).sentence())
+        try:
+            name = tracking.experiment_of(self.run.target)
+            found = tracking.read(self.settings, name, self.run.id)
+        except Unreachable as err:
+            return show.mlflow_table([logged], logged["link"], f"MLflow is away now: {err.got}")
+        return show.mlflow_table(tracking.rows(found), found["link"], "")
 
     def show_loss(self) -> "Figure":
         """Draw the training loss over the steps."""

@@ -115,6 +115,13 @@ def value_table(values: Json) -> Table:
     return Table(pandas.DataFrame.from_dict(values, orient="index", columns=["value"]))
 
 
+def mlflow_table(rows: list[dict[str, Any]], link: str, notes: str) -> Table:
+    """Return what MLflow has of a run, or what became of its log."""
+    import pandas
+
+    return Table(pandas.DataFrame(rows), link, notes)
+
+
 def from_frame(frame: Any) -> Table:
     """Wrap a frame of another room, with its link or its sentences."""
     return Table(frame, str(frame.attrs.get("link", "")), str(frame.attrs.get("summary", "")))

@@ -30,8 +30,7 @@ from kit.runs.stages import (
     PREPROCESS_TRAIN,
 )
 from kit.store import bucket_name, open_store
-from kit.tracking.delivery import tracking_for
-from kit.tracking.stage_log import run_log
+from kit.tracking import log_run, run_log
 
 CLOCK_SKEW_S = 10.0  # between this machine and the pods of a cluster
 
@@ -294,4 +293,4 @@ def _log_again(settings: Settings, objects: StageStore, outcome: Outcome, folder
     for name in ("model.safetensors", "predictions.npy"):
         (folder / name).write_bytes(objects.get(kept[name]))
     run = run_log(objects.run_id, outcome.trained, outcome.evaluated, outcome.losses, folder)
-    return dataclasses.asdict(tracking_for(settings, "cloud").log(run))
+    return dataclasses.asdict(log_run(settings, run))

@@ -31,8 +31,7 @@ from kit.runs.follow import follow
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests, site_id
 from kit.store import bucket_name, open_store
-from kit.tracking.delivery import tracking_for
-from kit.tracking.stage_log import run_log
+from kit.tracking import log_run, run_log
 
 PREPROCESS_TRAIN, EVALUATE = "preprocess-train", "evaluate"
 HPC_PREPROCESS, HPC_TRAIN = "cloud-hpc-preprocess", "cloud-hpc-train"
@@ -326,10 +325,10 @@ def _judge(stage: Stage, trained: str, thresholds: Thresholds, tags: Json, mlflo
     record |= {"gates": thresholds.judge(record["performance"]), "tags": tags}
     log.info("gates: %s", "; ".join(record["gates"]["missed"]) or "passed")
     losses = json.loads(objects.get(before["objects"]["losses.json"]))
-    place = tracking_for(_with_mlflow(stage.settings, mlflow_url), "cloud")
+    settings = _with_mlflow(stage.settings, mlflow_url)
     with timeline.span("mlflow"):
         run = run_log(objects.run_id, before, record, losses, stage.work)
-        record["mlflow"] = dataclasses.asdict(place.log(run))
+        record["mlflow"] = dataclasses.asdict(log_run(settings, run))
     log.info("mlflow: %s %s", record["mlflow"]["state"], record["mlflow"]["reason"])
     times = time_record(stage.name, stage.start, time.time())
     return {**record, "time": times, "spans": timeline.seconds()}

@@ -1,1 +1,32 @@
-"""MLflow: what a run logs, and delivery that may be repeated."""
+"""MLflow: what a run logs, and delivery that may be repeated and loses nothing.
+
+A run's log waits in the folder of the run until the MLflow that it was made for has all of it;
+`kit sync` delivers what waits. Begin with `log`, then `delivery`; `client` is MLflow's side.
+"""
+
+from kit.tracking.client import credential
+from kit.tracking.delivery import Logged, destination_of, log_run, read, rows, sync
+from kit.tracking.log import (
+    RunLog,
+    experiment_of,
+    mlflow_params,
+    performance_metrics,
+    run_log,
+    units_log,
+)
+
+__all__ = [
+    "Logged",
+    "RunLog",
+    "credential",
+    "destination_of",
+    "experiment_of",
+    "log_run",
+    "mlflow_params",
+    "performance_metrics",
+    "read",
+    "rows",
+    "run_log",
+    "sync",
+    "units_log",
+]

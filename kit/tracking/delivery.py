@@ -1,39 +1,37 @@
-"""MLflow tracking that loses nothing: every run goes to a spool on disk first, then out.
+"""Delivery to MLflow that loses nothing: the folder of a run is where its log waits.
 
-A crash between sending and clearing the spool does no harm, because sending may be repeated
-(`mlflow_client`): three syncs in a row leave what one leaves.
+`runs/<id>/mlflow.json` says `{"state": "waiting", "destination": …}` beside `record.json`, with
+what is logged and the SHA-256 of each file, until MLflow has all of it; then the state is
+`logged`. A file from elsewhere waits in `mlflow-files/`. A crash between sending and noting it
+does no harm, because sending may be repeated (`client`).
 """
 
+import contextlib
+import dataclasses
+import json
 import os
-import time
+import shutil
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kit.base import Busy, DataError, KitError, Unreachable, UsageError
-from kit.base.settings import Settings
-from kit.tracking import mlflow_client
-from kit.tracking.runlog import (
-    RunLog,
-    discard,
-    read_entry,
-    run_id_of,
-    set_aside,
-    waiting,
-    write_entry,
-)
+from kit.base import Busy, DataError, Json, KitError, UsageError, read_json, sha256_of, write_json
+from kit.tracking import client
+from kit.tracking.log import RunLog
 
 if TYPE_CHECKING:
-    import pandas
+    from kit.base.settings import Settings
 
 LOCK_TIMEOUT_S = 30.0
+EMBEDDED = "embedded"  # SQLite in the results folder: no path, the folder may be moved
+STATE_FILE, FILES_FOLDER = "mlflow.json", "mlflow-files"
 
 
 @dataclass(frozen=True)
 class Logged:
-    """What became of a run: `state` is logged, spooled or damaged; `reason` says why."""
+    """What became of a run's log: `state` is logged, waiting or damaged; `reason` is why."""
 
     run_id: str
     state: str
@@ -41,155 +39,275 @@ class Logged:
     mlflow_run_id: str | None = None
     reason: str = ""
 
+    def sentence(self) -> str:
+        """Return what a person should know at the end of a run; "" if all is in MLflow."""
+        if self.state == "logged":
+            return ""
+        why = "; ".join(line.strip() for line in self.reason.splitlines()[:2])
+        return f"MLflow does not have run {self.run_id} yet ({why}): send it with `kit sync`"
 
-@dataclass(frozen=True)
-class Tracking:
-    """One MLflow destination with its spool. The constructor only stores.
 
-    `artifact_root` is where an embedded store keeps files; `env_file` holds the server's
-    MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN, read at each call and never kept.
+def destination_of(settings: "Settings", target: str) -> str:
+    """Return where a target's runs are logged: the address of a server, or EMBEDDED.
+
+    The platform's server if the profile has one; for `local` what MLFLOW_TRACKING_URI names, if
+    anything. Raises UsageError if the address has a password or is not one that MLflow knows.
     """
-
-    uri: str
-    spool_dir: Path
-    artifact_root: Path | None = None
-    env_file: Path | None = None
-    clock_ns: Callable[[], int] = time.time_ns
-
-    def log(self, run: RunLog) -> Logged:
-        """Keep the run in the spool, then try to send it.
-
-        Raises DataError when the spool cannot be written or a file of the run cannot be read.
-        A server that is away or refuses is no error: the result says `spooled` and why.
-        """
-        entry = write_entry(self.spool_dir, run, self.clock_ns())
-        try:
-            return self._send([entry])[0]
-        except KitError as err:
-            return Logged(run.run_id, "spooled", reason=str(err))
-
-    def sync(self) -> list[Logged]:
-        """Send all that waits in the spool, oldest first; one result for each entry.
-
-        Raises Unreachable when MLflow is away, CredentialRefused when its credential file is
-        not there, Busy when another process is sending.
-        """
-        return self._send(waiting(self.spool_dir))
-
-    def read(self, experiment: str, run_id: str) -> dict[str, Any]:
-        """Read back what MLflow has of a run: id, link, status, params, metrics, tags, artifacts.
-
-        Raises Unreachable when MLflow is away, DataError when it has no such run.
-        """
-        with mlflow_client.connect(self.uri, self.env_file) as client:
-            run, artifacts = mlflow_client.read_run(client, experiment, run_id)
-        return {
-            "mlflow_run_id": run.info.run_id,
-            "link": self._link(run.info),
-            "status": run.info.status,
-            "params": dict(run.data.params),
-            "metrics": dict(run.data.metrics),
-            "tags": dict(run.data.tags),
-            "artifacts": artifacts,
-        }
-
-    def _send(self, entries: Sequence[Path]) -> list[Logged]:
-        if not entries:
-            return []
-        import filelock
-
-        try:
-            with (
-                filelock.FileLock(self.spool_dir / ".lock", LOCK_TIMEOUT_S),
-                mlflow_client.connect(self.uri, self.env_file) as client,
-            ):
-                return [self._send_entry(client, entry) for entry in entries if entry.exists()]
-        except filelock.Timeout as err:
-            raise Busy(
-                f"another process is sending the runs in {self.spool_dir}",
-                next_step="run `kit sync` when it has ended",
-            ) from err
-
-    def _send_entry(self, client: Any, entry: Path) -> Logged:
-        """Send one entry; it leaves the spool when MLflow has all of it, or when damaged."""
-        run_id = run_id_of(entry)
-        try:
-            run = read_entry(entry)
-        except DataError as err:
-            aside = set_aside(entry, str(err))
-            return Logged(run_id, "damaged", reason=f"{err}\n  set aside in {aside}")
-        except OSError as err:
-            return Logged(run_id, "spooled", reason=f"{entry} cannot be read: {err}")
-        try:
-            with mlflow_client.kit_errors(self.uri, self.env_file):
-                info = mlflow_client.deliver(client, run, self.artifact_root)
-        except KitError as err:
-            return Logged(run_id, "spooled", reason=str(err))
-        discard(entry)
-        return Logged(run_id, "logged", self._link(info), info.run_id)
-
-    def _link(self, info: Any) -> str:
-        if self.uri.startswith("http"):
-            return f"{self.uri}/#/experiments/{info.experiment_id}/runs/{info.run_id}"
-        return f"run {info.run_id} in {self.uri}"
-
-
-def tracking_for(settings: Settings, target: str = "local") -> Tracking:
-    """Choose where a target's runs go.
-
-    The platform's server when the profile has one; for `local` the server that
-    `MLFLOW_TRACKING_URI` names, if any. Otherwise SQLite in the profile's results folder.
-    Raises UsageError when the address carries a password.
-    """
-    cloud, home = settings.cloud, settings.profile_dir
-    server = os.environ.get("MLFLOW_TRACKING_URI", "") if target == "local" else ""
-    env_file = None
+    cloud = settings.cloud
+    address = os.environ.get("MLFLOW_TRACKING_URI", "") if target == "local" else ""
+    source = "MLFLOW_TRACKING_URI"
     if target != "local" and cloud is not None and cloud.mlflow_url:
-        server = cloud.mlflow_url
-        env_file = Path(cloud.mlflow_env_file) if cloud.mlflow_env_file else None
-    if not server:
-        uri = f"sqlite:///{home / 'mlflow.db'}"
-        return Tracking(uri, home / "mlflow-spool" / "embedded", home / "mlflow-artifacts")
-    if urllib.parse.urlsplit(server).password:
+        address, source = cloud.mlflow_url, "[cloud] mlflow_url"
+    if not address:
+        return EMBEDDED
+    url = urllib.parse.urlsplit(address)
+    if url.password:
         raise UsageError(
-            "the MLflow address carries a password",
+            "the MLflow address contains a password",
             next_step="put MLFLOW_TRACKING_USERNAME and _PASSWORD into cloud.mlflow_env_file",
         )
-    return Tracking(server.rstrip("/"), home / "mlflow-spool" / "server", env_file=env_file)
+    if url.scheme not in ("http", "https", "sqlite"):
+        raise UsageError(
+            f"{source} is not an address of MLflow: {address}",
+            "its file store is no longer supported" if url.scheme == "file" else "",
+            "write http://HOST:PORT of a server, or sqlite:///FOLDER/mlflow.db",
+        )
+    return address.rstrip("/")
 
 
-def destinations(settings: Settings) -> list[Tracking]:
-    """Name every place where runs of this profile go (what `kit sync` goes through)."""
-    by_spool = {
-        found.spool_dir: found
-        for found in (tracking_for(settings, target) for target in ("local", "cloud"))
-    }
-    return list(by_spool.values())
+def log_run(settings: "Settings", run: RunLog) -> Logged:
+    """Write the run's log to its folder, then try to deliver it.
 
-
-def table(
-    loaded: Settings, experiment: str, run_id: str, logged: Mapping[str, Any]
-) -> "pandas.DataFrame":
-    """Read back from MLflow what a run logged, less the figures by class and by row of sacct.
-
-    `attrs["link"]` is the link to it. A server that is away is said in the table, no error: the
-    run does not depend on it.
+    All parts of a run's log go where its first part goes. If the server is away or refuses, the
+    state is `waiting` and `reason` says why. Raises UsageError for an address that cannot be
+    one, DataError if a file cannot be read or written.
     """
-    import pandas
+    folder = settings.profile_dir / "runs" / run.run_id
+    write_waiting(folder, _destination_noted(folder) or destination_of(settings, run.target), run)
+    return _deliver(settings, [folder])[0]
 
-    title = "MLflow is away: kit sync later"
-    if logged["state"] == "logged":
+
+def _destination_noted(folder: Path) -> str:
+    """Return the destination in a run's folder; "" if nothing was logged or it cannot be read."""
+    try:
+        return str(json.loads((folder / STATE_FILE).read_bytes())["destination"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return ""
+
+
+def sync(settings: "Settings") -> tuple[list[Logged], list[KitError]]:
+    """Deliver all that waits, oldest first: one result a run, one error a destination.
+
+    A run goes to the destination that it was logged for, whatever the profile and the
+    environment name now.
+    """
+    from kit.tracking.old_spool import adopt
+
+    errors: list[KitError] = []
+    results = adopt(settings)
+    results += _deliver(settings, waiting(settings), errors)
+    return results, errors
+
+
+def waiting(settings: "Settings") -> list[Path]:
+    """Return the folders of the runs that wait, oldest first."""
+    files = [path for path in settings.profile_dir.glob(f"runs/*/{STATE_FILE}") if path.is_file()]
+    files.sort(key=lambda path: (path.stat().st_mtime_ns, path))
+    return [path.parent for path in files if _state(path) in ("waiting", "")]
+
+
+def _state(path: Path) -> str:
+    """Return the state in a file; "" if it cannot be read, which delivery then explains."""
+    try:
+        return str(json.loads(path.read_bytes())["state"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return ""
+
+
+def write_waiting(folder: Path, destination: str, run: RunLog) -> None:
+    """Note in a run's folder that its log waits for a destination, with what waits there already.
+
+    Raises DataError if a file of the run cannot be read or the folder cannot be written.
+    """
+    path = folder / STATE_FILE
+    if path.exists() and _state(path) == "waiting":
+        before, known = read_waiting(folder)
+        if known == destination:
+            run = before.merged(run)
+    try:
+        table = run.to_dict()
+        table["artifacts"] = [[_inside(folder, file), name] for file, name in run.artifacts]
+        if run.model:
+            table["model"] = [run.model[0], _inside(folder, run.model[1])]
+        names = [name for name, _ in table["artifacts"]] + (table["model"] or [""])[1:]
+        hashes = {name: sha256_of(folder / name) for name in names if name}
+    except OSError as err:
+        raise DataError(
+            f"the log of run {run.run_id} could not be kept in {folder}",
+            f"{type(err).__name__}: {err}",
+            "make the named path usable (rights, space), then log again",
+        ) from err
+    content = {"state": "waiting", "destination": destination, "run": table, "sha256": hashes}
+    write_json(path, {"schema": 1, **content})
+
+
+def _inside(folder: Path, file: str) -> str:
+    """Return a file's path below the run's folder; a file from elsewhere is copied there."""
+    path = Path(file)
+    if path.is_relative_to(folder):
+        return str(path.relative_to(folder))
+    target = folder / FILES_FOLDER / sha256_of(path)[:12] / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)
+    return str(target.relative_to(folder))
+
+
+def read_waiting(folder: Path) -> tuple[RunLog, str]:
+    """Return a run's waiting log, its files by absolute paths, and its destination.
+
+    Raises DataError if it is not whole: not valid JSON, a key missing, a file missing or changed.
+    """
+    path = folder / STATE_FILE
+    content = read_json(path)
+    try:
+        run, hashes = RunLog.from_dict(content["run"]), dict(content["sha256"])
+        destination = str(content["destination"])
+    except (ValueError, KeyError, TypeError) as err:
+        raise DataError(f"{path} is not a log for MLflow", f"{type(err).__name__}: {err}") from err
+    for name, expected in hashes.items():
+        file = folder / name
+        if not file.is_file() or sha256_of(file) != expected:
+            raise DataError(f"{file} is missing or changed since the run was logged")
+    absolute = tuple((str(folder / file), name) for file, name in run.artifacts)
+    model = (run.model[0], str(folder / run.model[1])) if run.model else None
+    return dataclasses.replace(run, artifacts=absolute, model=model), destination
+
+
+def _deliver(
+    settings: "Settings", folders: list[Path], errors: list[KitError] | None = None
+) -> list[Logged]:
+    """Deliver the logs of some runs, a connection for each destination."""
+    results: dict[Path, Logged] = {}
+    by_destination: dict[str, list[tuple[Path, RunLog]]] = {}
+    for folder in folders:
         try:
-            found = tracking_for(loaded, "cloud").read(experiment, run_id)
-        except Unreachable as err:
-            title, logged = "it is in MLflow, which is away", {**logged, "reason": str(err)}
+            run, destination = read_waiting(folder)
+        except DataError as err:
+            results[folder] = _set_aside(folder, str(err))
         else:
-            kinds = ("params", "metrics", "tags")
-            rows = [(kind, *pair) for kind in kinds for pair in sorted(found[kind].items())]
-            parts = ("-accuracy", "-precision", "-recall")
-            rows = [r for r in rows if not (r[1].endswith(parts) or r[1][0].isdigit())]
-            rows += [("artifact", name, "") for name in found["artifacts"]]
-            frame = pandas.DataFrame(rows, columns=["kind", "name", "value"])
-            frame.attrs["link"] = found["link"]
-            return frame
-    return pandas.DataFrame([logged]).T.rename(columns={0: title})
+            by_destination.setdefault(destination, []).append((folder, run))
+    for destination, rows in by_destination.items():
+        try:
+            with _lock(settings), connection(settings, destination) as (mlflow, uri, artifacts):
+                for folder, run in rows:
+                    results[folder] = _deliver_one(mlflow, uri, artifacts, folder, run)
+        except KitError as err:
+            if errors is not None:
+                errors.append(err)
+            for folder, run in rows:
+                results.setdefault(folder, _note_waiting(folder, run.run_id, err))
+    return [results[folder] for folder in folders]
+
+
+def _deliver_one(
+    mlflow: Any, uri: str, artifacts: Path | None, folder: Path, run: RunLog
+) -> Logged:
+    try:
+        with client.kit_errors(uri):
+            info = client.deliver(mlflow, run, artifacts)
+    except KitError as err:
+        return _note_waiting(folder, run.run_id, err)
+    logged = Logged(run.run_id, "logged", client.link(uri, info), info.run_id)
+    _note(folder, {"state": "logged", "link": logged.link, "mlflow_run_id": info.run_id})
+    shutil.rmtree(folder / FILES_FOLDER, ignore_errors=True)
+    return logged
+
+
+def _note_waiting(folder: Path, run_id: str, err: KitError) -> Logged:
+    _note(folder, {"reason": str(err)})
+    return Logged(run_id, "waiting", reason=str(err))
+
+
+def _note(folder: Path, more: Json) -> None:
+    content = {key: value for key, value in read_json(folder / STATE_FILE).items()}
+    content.pop("reason", None)
+    write_json(folder / STATE_FILE, {**content, **more})
+
+
+def _set_aside(folder: Path, reason: str) -> Logged:
+    """Rename a log that cannot be read, so that it is reported once and kept."""
+    aside = folder / "mlflow-damaged.json"
+    (folder / STATE_FILE).replace(aside)
+    return Logged(folder.name, "damaged", reason=f"{reason}\n  kept as {aside}")
+
+
+@contextlib.contextmanager
+def _lock(settings: "Settings") -> Iterator[None]:
+    import filelock
+
+    lock = filelock.FileLock(settings.profile_dir / ".mlflow.lock", LOCK_TIMEOUT_S)
+    try:
+        lock.acquire()
+    except filelock.Timeout as err:
+        raise Busy(
+            f"another process is sending the runs of {settings.profile} to MLflow",
+            next_step="run `kit sync` when it has ended",
+        ) from err
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def connection(settings: "Settings", destination: str) -> Iterator[tuple[Any, str, Path | None]]:
+    """Open a destination; yield the MLflow client, the URI, and where files are kept without one.
+
+    Only the server that the profile names gets the profile's credential.
+    """
+    home, cloud = settings.profile_dir, settings.cloud
+    artifacts, env_file = None, None
+    if destination == EMBEDDED:
+        artifacts = home / "mlflow-artifacts"
+        destination = client.prepare_embedded(home / "mlflow.db", artifacts)
+    elif cloud is not None and cloud.mlflow_url.rstrip("/") == destination:
+        env_file = Path(cloud.mlflow_env_file) if cloud.mlflow_env_file else None
+    try:
+        with client.connect(destination, env_file) as mlflow:
+            yield mlflow, destination, artifacts
+    finally:
+        if artifacts is not None:
+            client.remove_quoted_folder(destination, home)
+
+
+def read(settings: "Settings", experiment: str, run_id: str) -> Json:
+    """Read back what MLflow has of a run: link, status, params, metrics, tags, artifacts.
+
+    Asks where the run's folder says that it was logged, else where its target is logged. Raises
+    Unreachable if MLflow is away, DataError if it has no such run.
+    """
+    noted = _destination_noted(settings.profile_dir / "runs" / run_id)
+    destination = noted or destination_of(settings, run_id.rsplit("-", 2)[0])
+    with connection(settings, destination) as (mlflow, uri, _):
+        run, artifacts = client.read_run(mlflow, experiment, run_id)
+    return {
+        "mlflow_run_id": run.info.run_id,
+        "link": client.link(uri, run.info),
+        "status": run.info.status,
+        "params": dict(run.data.params),
+        "metrics": dict(run.data.metrics),
+        "tags": dict(run.data.tags),
+        "artifacts": artifacts,
+    }
+
+
+def rows(found: Json) -> list[dict[str, str]]:
+    """Return what was read back as a table, less the figures by class and by row of sacct."""
+    parts = ("-accuracy", "-precision", "-recall")
+    table = [
+        {"kind": kind, "name": name, "value": str(value)}
+        for kind in ("params", "metrics", "tags")
+        for name, value in sorted(found[kind].items())
+        if not (name.endswith(parts) or name[0].isdigit())
+    ]
+    return table + [{"kind": "artifact", "name": name, "value": ""} for name in found["artifacts"]]

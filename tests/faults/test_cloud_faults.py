@@ -13,7 +13,8 @@ from allas_site import SHORT, AllasSite
 from cloud_site import IN_CHILD, small_data
 from kit_sandbox.supervisor import control
 
-from kit.base import StoreUnavailable, settings
+from kit import tracking
+from kit.base import StoreUnavailable, Unreachable, settings
 from kit.base.settings import SITES, load
 from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
@@ -23,9 +24,7 @@ from kit.runs.objects import StageStore
 from kit.runs.outcome import arguments_of, run_pipeline
 from kit.runs.stages import PREPROCESS_TRAIN
 from kit.store import open_store
-from kit.tracking import delivery as tracking
-from kit.tracking import mlflow_client
-from kit.tracking.delivery import tracking_for
+from kit.tracking import delivery
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 HP = Parameters(epochs=8, learning_rate=0.01)
@@ -83,9 +82,9 @@ class Cloud:
 
     def points(self, run):
         """Every point that MLflow has of a run, without its time."""
-        place = tracking_for(run.loaded, "cloud")
-        found = place.read("cloud-fmnist-pipeline", run.id)
-        with mlflow_client.connect(place.uri, place.env_file) as client:
+        found = tracking.read(run.loaded, "cloud-fmnist-pipeline", run.id)
+        destination = tracking.destination_of(run.loaded, "cloud")
+        with delivery.connection(run.loaded, destination) as (client, _, _):
             return sorted(
                 (key, point.step, point.value)
                 for key in found["metrics"]
@@ -223,17 +222,18 @@ def test_a_keystone_that_is_away_at_the_start_and_later(cloud, unbroken, seen):
 
 
 def test_mlflow_away_before_the_run(cloud, unbroken, seen):
-    run, place = cloud.new(), tracking_for(unbroken.loaded, "cloud")
+    run = cloud.new()
     with cloud.allas.stopped("mlflow"):
         outcome = cloud.start(run)
-        shown = tracking.table(run.loaded, "cloud-fmnist-pipeline", run.id, outcome.mlflow)
     assert same(outcome, unbroken)
-    assert outcome.mlflow["state"] == "spooled"
-    assert "kit sync" in str(shown.columns[0])
-    assert [(sent.run_id, sent.state) for sent in place.sync()] == [(run.id, "logged")]
-    assert place.sync() == []
+    assert outcome.mlflow["state"] == "waiting"
+    assert "kit sync" in tracking.Logged(**outcome.mlflow).sentence()
+    results, errors = tracking.sync(run.loaded)
+    assert [(sent.run_id, sent.state) for sent in results] == [(run.id, "logged")]
+    assert errors == []
+    assert tracking.sync(run.loaded) == ([], [])
     assert cloud.points(run) == unbroken.points
-    seen("pipeline: MLflow away before", "spooled; after kit sync exactly the same points")
+    seen("pipeline: MLflow away before", "waiting; after kit sync exactly the same points")
 
 
 def test_mlflow_stopped_while_the_run_is_logged(cloud, unbroken, seen):
@@ -243,21 +243,18 @@ def test_mlflow_stopped_while_the_run_is_logged(cloud, unbroken, seen):
     finally:
         allas.start("mlflow")
     assert same(outcome, unbroken)
-    tracking_for(run.loaded, "cloud").sync()
+    tracking.sync(run.loaded)
     assert cloud.points(run) == unbroken.points
     seen("pipeline: MLflow stopped while it is logged",
          f"{outcome.mlflow['state']}; after kit sync exactly the same points")  # fmt: skip
 
 
 def test_mlflow_away_after_the_run_is_said_where_it_is_read_back(cloud, unbroken, seen):
-    shown = {"experiment": "cloud-fmnist-pipeline", "run_id": unbroken.id}
-    shown["logged"] = unbroken.outcome.mlflow
-    with cloud.allas.stopped("mlflow"):
-        away = tracking.table(unbroken.loaded, **shown)
-    assert "which is away" in away.columns[0]
-    assert "does not answer" in away.loc["reason"].item()
-    back = tracking.table(unbroken.loaded, **shown)
-    assert "accuracy" in set(back[back["kind"] == "metrics"]["name"])
+    asked = (unbroken.loaded, "cloud-fmnist-pipeline", unbroken.id)
+    with cloud.allas.stopped("mlflow"), pytest.raises(Unreachable, match="does not answer"):
+        tracking.read(*asked)
+    back = tracking.rows(tracking.read(*asked))
+    assert "accuracy" in {row["name"] for row in back if row["kind"] == "metrics"}
     seen("pipeline: MLflow away after", "said in the table, the run goes on")
 
 
@@ -270,7 +267,7 @@ def test_objects_removed_or_changed_between_the_steps(cloud, unbroken, seen):
         content = bytearray(store.get(model))
         content[-1] ^= 1
         about = {"Metadata": {"sha256": store.stat(model).sha256}}
-        store._s3.put_object(Bucket=store.bucket, Key=model, Body=bytes(content), **about)
+        store._client.put_object(Bucket=store.bucket, Key=model, Body=bytes(content), **about)
 
     for harm, words in [
         (lambda: store.delete(model), "removed or changed"),

@@ -13,6 +13,7 @@ import pytest
 from cloud_site import BUCKET, make_site, small_data
 from fake_kfp import FakeKfp, run, serving, task
 
+from kit import tracking
 from kit.base import DataError, UsageError, read_login
 from kit.base.settings import Port, Settings, load
 from kit.experiments import Thresholds
@@ -24,7 +25,6 @@ from kit.runs.objects import StageStore
 from kit.runs.outcome import CLOUD, Outcome, arguments_of, run_pipeline, with_runner
 from kit.runs.stages import EVALUATE, PREPROCESS_TRAIN
 from kit.store import bucket_name, open_store
-from kit.tracking.delivery import tracking_for
 
 RUN = "cloud-0123456789ab-1"
 HP = Parameters(epochs=2, learning_rate=0.01)
@@ -177,7 +177,7 @@ def test_a_run_ends_with_metrics_times_and_a_registered_model(
     assert [times[n]["name"] for n in "123"] == [*CLOUD.components, "pipeline"]
     for record in (*times.values(), outcome.trained["training"]):
         assert {name: type(value) for name, value in record.items()} == PUBLISHED_TIME
-    read = tracking_for(site, "cloud").read("cloud-fmnist-pipeline", RUN)
+    read = tracking.read(site, "cloud-fmnist-pipeline", RUN)
     assert read["metrics"]["accuracy"] == pytest.approx(outcome.performance["accuracy"])
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path != secret]
     assert [path for path in written if b"planted-secret" in path.read_bytes()] == []
@@ -280,7 +280,7 @@ def test_what_a_pod_could_not_log_is_logged_from_here(
     with serving(FakeKfp([run("SUCCEEDED")])) as url:
         outcome = run_pipeline(on_a_cluster(site, url), objects, given, tmp_path)
     assert outcome.mlflow["state"] == "logged"
-    read = tracking_for(site, "cloud").read("cloud-fmnist-pipeline", RUN)
+    read = tracking.read(site, "cloud-fmnist-pipeline", RUN)
     assert read["artifacts"] == ["model/model.safetensors", "predicted_qualities/predictions.npy"]
     assert read["tags"]["kit.gates"] == "passed"
 
@@ -318,7 +318,7 @@ def test_in_the_sandbox_a_run_goes_through_the_real_store_and_the_real_mlflow(
     outcome = run_pipeline(sandbox, objects, given, tmp_path / "run")
     assert outcome.mlflow["state"] == "logged"
     assert outcome.mlflow["link"].startswith(sandbox.cloud.mlflow_url)
-    read = tracking_for(sandbox, "cloud").read("cloud-fmnist-pipeline", objects.run_id)
+    read = tracking.read(sandbox, "cloud-fmnist-pipeline", objects.run_id)
     assert read["metrics"]["recall"] == pytest.approx(outcome.performance["recall"])
     assert read["artifacts"] == ["model/model.safetensors", "predicted_qualities/predictions.npy"]
     assert read["tags"]["kit.profile"] == "sandbox"

@@ -18,7 +18,7 @@ from kit.runs import pipeline, stages
 from kit.runs.kfp_here import ComponentState
 from kit.runs.outcome import CLOUD, CLOUD_HPC
 from kit.runs.picture import PipelinePicture, live_picture
-from kit.tracking.stage_log import experiment_of
+from kit.tracking import experiment_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TARGETS = {"cloud": CLOUD, "cloud-hpc": CLOUD_HPC}

@@ -1,7 +1,6 @@
 """The two stages of the cloud pipeline, in this process, with folders for services."""
 
 import contextlib
-import dataclasses
 import io
 import json
 import threading
@@ -15,6 +14,7 @@ import safetensors.numpy
 from cloud_site import BUCKET, make_site, small_data
 from mlflow_store import empty_store
 
+from kit import tracking
 from kit.base import DataError, KitError, NoSuchObject, ObjectDamaged, UsageError
 from kit.base.settings import Settings
 from kit.experiments import GatesNotPassed
@@ -25,8 +25,7 @@ from kit.runs import stages
 from kit.runs.objects import StageStore
 from kit.runs.stages import EVALUATE, PREPROCESS_TRAIN
 from kit.store import open_store
-from kit.tracking import mlflow_client
-from kit.tracking.delivery import destinations, tracking_for
+from kit.tracking import delivery
 
 RUN = "cloud-0123456789ab-1"
 HP = Parameters(epochs=2, learning_rate=0.01).model_dump()
@@ -242,11 +241,11 @@ def test_a_store_that_fails_does_not_hide_the_error_of_the_stage() -> None:
 
 
 def in_mlflow(site: Settings) -> dict[str, Any]:
-    return tracking_for(site, "cloud").read("cloud-fmnist-pipeline", RUN)
+    return tracking.read(site, "cloud-fmnist-pipeline", RUN)
 
 
 def registered(site: Settings) -> list[tuple[str, str]]:
-    with mlflow_client.connect(tracking_for(site, "cloud").uri) as client:
+    with delivery.connection(site, "embedded") as (client, _, _):
         found = client.search_model_versions("name = 'CLOUD-FMNIST-CNN'")
         return [(version.name, version.run_id) for version in found]
 
@@ -345,12 +344,18 @@ def test_mlflow_away_costs_the_run_nothing_and_is_made_up_by_a_sync(
 ) -> None:
     evaluate(train(data), mlflow_url="http://127.0.0.1:1")
     record = uploaded.finished(EVALUATE)
-    assert record["mlflow"]["state"] == "spooled"
+    assert record["mlflow"]["state"] == "waiting"
     assert "does not answer" in record["mlflow"]["reason"]
-    cloud = dataclasses.replace(site.cloud, mlflow_url="http://127.0.0.1:1")
-    server = destinations(dataclasses.replace(site, cloud=cloud))[1]
-    embedded = dataclasses.replace(tracking_for(site, "cloud"), spool_dir=server.spool_dir)
-    assert [result.state for result in embedded.sync()] == ["logged"]
+    results, errors = tracking.sync(site)
+    assert [result.state for result in results] == [
+        "waiting"
+    ]  # for the server that it was made for
+    assert "does not answer" in str(errors[0])
+    folder = site.profile_dir / "runs" / RUN
+    run, destination = delivery.read_waiting(folder)
+    assert destination == "http://127.0.0.1:1"
+    (folder / "mlflow.json").unlink()  # as on the machine of the notebook, where nothing waits
+    assert tracking.log_run(site, run).state == "logged"
     assert in_mlflow(site)["metrics"]["accuracy"] == record["performance"]["accuracy"]
 
 

@@ -23,13 +23,12 @@ from notebook_runs import (
     shape,
 )
 
-from kit import store
+from kit import store, tracking
 from kit.base import ROOT, SSHHost, read_json
 from kit.base.settings import Settings, load
 from kit.experiments.fashion_mnist.data import LABELS
 from kit.runs.requests import RunRequests, attempt_id
 from kit.slurm import PUBLISHED
-from kit.tracking import delivery as tracking
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
 SEFF = ("Job ID", "Cluster", "User/Group", "State", "Nodes", "Cores per node", "CPU Utilized",
@@ -151,9 +150,8 @@ def test_the_notebook_shows_every_step_and_no_warning(done):
 
 
 def test_mlflow_has_every_name_that_the_article_logged(done, environ):
-    place = tracking.tracking_for(loaded(environ), "cloud")
     for suffix, line in done[1].items():
-        found = place.read("cloud-hpc-fmnist-pipeline", line["run"])
+        found = tracking.read(loaded(environ), "cloud-hpc-fmnist-pipeline", line["run"])
         wanted = {*KINDS, *(f"{label}-{kind}" for label in LABELS for kind in KINDS)}
         rows = range(1, len(line["slurm"]["sacct"]) + 1)
         wanted |= {f"{row}-{name}-seconds" for row in rows for name in SACCT}

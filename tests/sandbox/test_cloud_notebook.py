@@ -19,12 +19,11 @@ from notebook_runs import (
     shape,
 )
 
-from kit import store
+from kit import store, tracking
 from kit.base import ROOT, read_history, read_json
 from kit.base.settings import SITES, Settings, load
 from kit.experiments.fashion_mnist.data import LABELS
 from kit.runs import notebooks
-from kit.tracking import delivery as tracking
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
@@ -88,9 +87,7 @@ def test_the_run_has_its_bill_by_kind_and_the_articles_rows(done):
 
 
 def test_mlflow_has_every_name_that_the_article_logged(done, environ):
-    found = tracking.tracking_for(loaded(environ), "cloud").read(
-        "cloud-fmnist-pipeline", done[1]["run"]
-    )
+    found = tracking.read(loaded(environ), "cloud-fmnist-pipeline", done[1]["run"])
     wanted = {*KINDS, *(f"{label}-{kind}" for label in LABELS for kind in KINDS)}
     assert wanted <= set(found["metrics"])
     assert found["params"]["hp-epochs"] == "5"
@@ -106,7 +103,7 @@ def test_mlflow_has_every_name_that_the_article_logged(done, environ):
 
 def registered(environ) -> list[str]:
     """The runs behind the versions of the registered model."""
-    from kit.tracking import mlflow_client
+    from kit.tracking import client as mlflow_client
 
     cloud = loaded(environ).cloud
     with mlflow_client.connect(cloud.mlflow_url, Path(cloud.mlflow_env_file)) as client:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from kit.tracking import mlflow_client
+from kit.tracking import client as mlflow_client
 
 
 @functools.cache

@@ -1,12 +1,15 @@
-"""MLflow tracking against a real embedded store and a real `mlflow server`."""
+"""MLflow delivery against a real embedded store and a real `mlflow server`."""
 
 import contextlib
 import dataclasses
 import http.server
+import json
 import os
 import secrets
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -14,6 +17,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +25,23 @@ import filelock
 import pytest
 from mlflow_store import empty_store
 
-from kit.base import Busy, CredentialRefused, DataError, Unreachable, UsageError
+from kit.base import DataError, Unreachable, UsageError
 from kit.base.settings import Cloud, Settings, Site, load
-from kit.tracking import delivery as tracking
-from kit.tracking import mlflow_client, runlog
-from kit.tracking.delivery import Tracking, destinations, tracking_for
-from kit.tracking.runlog import RunLog
+from kit.tracking import (
+    Logged,
+    RunLog,
+    client,
+    delivery,
+    destination_of,
+    log_run,
+    read,
+    rows,
+    sync,
+    units_log,
+)
 
 START_MS = 1_700_000_000_000
+RUN = "cloud-0123456789ab-1"
 
 
 def a_run(folder: Path, run_id: str = "cloud-0123456789ab-1", points: int = 250) -> RunLog:
@@ -56,25 +69,25 @@ def a_run(folder: Path, run_id: str = "cloud-0123456789ab-1", points: int = 250)
     )
 
 
-def content(place: Tracking, run_id: str = "cloud-0123456789ab-1") -> dict[str, Any]:
+def content(site: Settings, run_id: str = RUN, destination: str = "embedded") -> dict[str, Any]:
     """All that MLflow has of a run, as plain values; points sorted."""
-    with mlflow_client.connect(place.uri, place.env_file) as client:
-        experiment = client.get_experiment_by_name("cloud-fmnist-pipeline")
-        runs = client.search_runs([experiment.experiment_id], f"tags.`kit.run_id` = '{run_id}'")
+    with delivery.connection(site, destination) as (mlflow, _, _):
+        experiment = mlflow.get_experiment_by_name("cloud-fmnist-pipeline")
+        runs = mlflow.search_runs([experiment.experiment_id], f"tags.`kit.run_id` = '{run_id}'")
         run = runs[0]
         points = [
             (m.key, m.value, m.step, m.timestamp)
             for key in run.data.metrics
-            for m in client.get_metric_history(run.info.run_id, key)
+            for m in mlflow.get_metric_history(run.info.run_id, key)
         ]
-        versions = client.search_model_versions("name = 'CLOUD-FMNIST-CNN'")
+        versions = mlflow.search_model_versions("name = 'CLOUD-FMNIST-CNN'")
         return {
             "runs": len(runs),
             "info": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time),
             "params": dict(run.data.params),
             "tags": {k: v for k, v in run.data.tags.items() if k != "mlflow.user"},
             "points": sorted(points),
-            "artifacts": mlflow_client.read_run(client, "cloud-fmnist-pipeline", run_id)[1],
+            "artifacts": client.read_run(mlflow, "cloud-fmnist-pipeline", run_id)[1],
             "versions": [v.tags["kit.run_id"] for v in versions],
         }
 
@@ -96,90 +109,115 @@ def expected(run: RunLog) -> dict[str, Any]:
     }
 
 
+def site_of(results: Path, mlflow_url: str = "", env_file: str = "") -> Settings:
+    """A profile `test` with its results there."""
+    cloud = Cloud(mlflow_url=mlflow_url, mlflow_env_file=env_file)
+    return Settings("test", Site("test", "a test"), results, results, results, cloud=cloud)
+
+
 @pytest.fixture
-def embedded(tmp_path: Path) -> Tracking:
-    """A store of this test's own."""
-    empty_store(tmp_path / "mlflow.db")
-    return Tracking(
-        f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "spool", tmp_path / "artifacts"
-    )
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A profile without a server, its store made already."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    site = site_of(tmp_path / "results")
+    empty_store(site.profile_dir / "mlflow.db")
+    return site
 
 
-def put_back(place: Tracking, run: RunLog) -> None:
-    """Make the spool look as after a crash between sending and clearing it."""
-    runlog.write_entry(place.spool_dir, run, time.time_ns())
+def folder_of(site: Settings, run_id: str = RUN) -> Path:
+    return site.profile_dir / "runs" / run_id
 
 
-def test_a_logged_run_can_be_read_back_whole(tmp_path: Path, embedded: Tracking) -> None:
+def wait_again(site: Settings, run: RunLog, destination: str = "embedded") -> None:
+    """Make the run's folder look as after a crash between sending and noting it."""
+    delivery.write_waiting(folder_of(site, run.run_id), destination, run)
+
+
+def state_of(site: Settings, run_id: str = RUN) -> dict[str, Any]:
+    return dict(json.loads((folder_of(site, run_id) / "mlflow.json").read_text()))
+
+
+def states(site: Settings) -> list[str]:
+    return [result.state for result in sync(site)[0]]
+
+
+def test_a_logged_run_can_be_read_back_whole(tmp_path: Path, site: Settings) -> None:
     run = a_run(tmp_path / "files")
-    logged = embedded.log(run)
-    assert (logged.state, logged.reason) == ("logged", "")
-    assert content(embedded) == expected(run)
-    back = embedded.read(run.experiment, run.run_id)
+    logged = log_run(site, run)
+    assert (logged.state, logged.reason, logged.sentence()) == ("logged", "", "")
+    assert content(site) == expected(run)
+    back = read(site, run.experiment, run.run_id)
     assert back["mlflow_run_id"] == logged.mlflow_run_id
-    assert back["link"] == logged.link == f"run {logged.mlflow_run_id} in {embedded.uri}"
+    assert back["link"] == logged.link
+    assert logged.link.startswith(f"run {logged.mlflow_run_id} in sqlite:///")
     assert back["metrics"]["accuracy"] == 0.75
-    stored = tmp_path / "artifacts" / run.experiment / str(logged.mlflow_run_id) / "artifacts"
+    table = rows(back)
+    assert {"kind": "metrics", "name": "accuracy", "value": "0.75"} in table
+    assert {"kind": "artifact", "name": "labels.json", "value": ""} in table
+    artifacts = site.profile_dir / "mlflow-artifacts" / run.experiment
+    stored = artifacts / str(logged.mlflow_run_id) / "artifacts"
     assert (stored / "model/model.safetensors").read_bytes() == b"model.safetensors"
-    assert runlog.waiting(embedded.spool_dir) == []
+    assert [path.name for path in folder_of(site).iterdir()] == ["mlflow.json"]
+    assert {"state": "logged", "destination": "embedded"}.items() <= state_of(site).items()
 
 
-def test_three_sends_leave_what_one_leaves(tmp_path: Path, embedded: Tracking) -> None:
+def test_three_sends_leave_what_one_leaves(tmp_path: Path, site: Settings) -> None:
     run = a_run(tmp_path / "files")
-    embedded.log(run)
-    once = content(embedded)
+    log_run(site, run)
+    once = content(site)
     for _ in range(2):
-        put_back(embedded, run)
-        assert [result.state for result in embedded.sync()] == ["logged"]
-    assert content(embedded) == once == expected(run)
-    assert embedded.sync() == []
+        wait_again(site, run)
+        assert states(site) == ["logged"]
+    assert content(site) == once == expected(run)
+    assert sync(site) == ([], [])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("call", ["log_batch", "log_artifact", "create_model_version", "discard"])
+@pytest.mark.parametrize("call", ["log_batch", "log_artifact", "create_model_version", "_note"])
 def test_a_process_killed_while_sending_leaves_a_run_that_sync_completes(
-    tmp_path: Path, embedded: Tracking, call: str
+    tmp_path: Path, site: Settings, call: str
 ) -> None:
     run = a_run(tmp_path / "files")
-    put_back(embedded, run)
-    owner = "kit.tracking.delivery" if call == "discard" else "mlflow.MlflowClient"
+    wait_again(site, run)
+    owner = "kit.tracking.delivery" if call == "_note" else "mlflow.MlflowClient"
     killed = textwrap.dedent(f"""
         import os, pathlib, signal, pkgutil
-        from kit.tracking.delivery import Tracking
+        from kit.base.settings import Settings, Site
+        from kit.tracking import sync
         owner = pkgutil.resolve_name({owner!r})
         real, calls = getattr(owner, {call!r}), []
         def dies(*args, **kwargs):
             calls.append(1)
-            if len(calls) == 2 or {call!r} in ("create_model_version", "discard"):
+            if len(calls) == 2 or {call!r} in ("create_model_version", "_note"):
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*args, **kwargs)
         setattr(owner, {call!r}, dies)
-        Tracking({embedded.uri!r}, pathlib.Path({str(embedded.spool_dir)!r}),
-                 pathlib.Path({str(embedded.artifact_root)!r})).sync()
+        results = pathlib.Path({str(site.results_dir)!r})
+        sync(Settings("test", Site("test", "a test"), results, results, results))
     """)
     assert subprocess.run([sys.executable, "-c", killed]).returncode == -signal.SIGKILL
-    assert [result.state for result in embedded.sync()] == ["logged"]
-    assert content(embedded) == expected(run)
+    assert states(site) == ["logged"]
+    assert content(site) == expected(run)
 
 
 def test_a_run_that_was_created_twice_by_a_resent_request_becomes_one(
-    tmp_path: Path, embedded: Tracking
+    tmp_path: Path, site: Settings
 ) -> None:
     run = a_run(tmp_path / "files")
-    with mlflow_client.connect(embedded.uri) as client:
-        experiment = client.create_experiment(run.experiment, (tmp_path / "a").as_uri())
+    with delivery.connection(site, "embedded") as (mlflow, _, artifacts):
+        assert artifacts is not None
+        experiment = mlflow.create_experiment(run.experiment, (artifacts / "a").as_uri())
         for _ in range(2):
-            client.create_run(experiment, START_MS, {"kit.run_id": run.run_id}, run.run_name)
-    assert embedded.log(run).state == "logged"
-    assert content(embedded) == expected(run)
+            mlflow.create_run(experiment, START_MS, {"kit.run_id": run.run_id}, run.run_name)
+    assert log_run(site, run).state == "logged"
+    assert content(site) == expected(run)
 
 
 @pytest.mark.slow
-def test_a_database_that_another_process_holds_delays_the_run_and_loses_nothing(
-    tmp_path: Path, embedded: Tracking
-) -> None:
+def test_a_locked_database_delays_the_run_and_loses_nothing(tmp_path: Path, site: Settings) -> None:
     run = a_run(tmp_path / "files")
-    hold = f"import sqlite3, sys; c = sqlite3.connect({str(tmp_path / 'mlflow.db')!r}); "
+    database = str(site.profile_dir / "mlflow.db")
+    hold = f"import sqlite3, sys; c = sqlite3.connect({database!r}); "
     hold += "c.execute('begin exclusive'); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -187,88 +225,299 @@ def test_a_database_that_another_process_holds_delays_the_run_and_loses_nothing(
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         began = time.monotonic()
-        logged = embedded.log(run)
-        assert time.monotonic() - began < 30
+        logged = log_run(site, run)
+        assert time.monotonic() - began < 40
         holder.communicate()
-    assert logged.state == "spooled"
+    assert logged.state == "waiting"
     assert "locked" in logged.reason
-    assert [result.state for result in embedded.sync()] == ["logged"]
-    assert content(embedded) == expected(run)
+    assert states(site) == ["logged"]
+    assert content(site) == expected(run)
 
 
-def test_damaged_entries_are_set_aside_and_the_others_are_sent(
-    tmp_path: Path, embedded: Tracking
+DAMAGE = {
+    "mlflow.json empty": lambda folder: (folder / "mlflow.json").write_text(""),
+    "mlflow.json cut": lambda folder: (folder / "mlflow.json").write_text('{"state": "waiting",'),
+    "mlflow.json a list": lambda folder: (folder / "mlflow.json").write_text("[]"),
+    "mlflow.json not text": lambda folder: (folder / "mlflow.json").write_bytes(b"\xff\xfe"),
+    "a file missing": lambda folder: next(folder.rglob("predictions.npy")).unlink(),
+    "a file changed": lambda folder: next(folder.rglob("model.safetensors")).write_bytes(b"x"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_log_is_kept_aside_and_the_others_are_sent(
+    tmp_path: Path, site: Settings, damage: Any
 ) -> None:
     first, third = a_run(tmp_path / "1", "cloud-0-1"), a_run(tmp_path / "3", "cloud-0-3")
-    put_back(embedded, first)
-    put_back(embedded, a_run(tmp_path / "2", "cloud-0-2"))
-    put_back(embedded, third)
-    damaged = runlog.waiting(embedded.spool_dir)[1]
-    (damaged / "run.json").write_text('{"schema": 1,')
-    results = embedded.sync()
-    assert [(r.run_id, r.state) for r in results] == [
-        ("cloud-0-1", "logged"),
-        ("cloud-0-2", "damaged"),
-        ("cloud-0-3", "logged"),
-    ]
-    assert "run.json is not a spool entry" in results[1].reason
-    assert (embedded.spool_dir / "damaged" / damaged.name / "reason.txt").is_file()
-    assert content(embedded, "cloud-0-3")["points"] == sorted(third.metrics)
+    for run in (first, a_run(tmp_path / "2", "cloud-0-2"), third):
+        wait_again(site, run)
+    damage(folder_of(site, "cloud-0-2"))
+    results, errors = sync(site)
+    assert {result.run_id: result.state for result in results} == {
+        "cloud-0-1": "logged",
+        "cloud-0-2": "damaged",
+        "cloud-0-3": "logged",
+    }
+    assert errors == []
+    assert (folder_of(site, "cloud-0-2") / "mlflow-damaged.json").is_file()
+    assert sync(site) == ([], [])
+    assert content(site, "cloud-0-3")["points"] == sorted(third.metrics)
 
 
-def test_what_mlflow_refuses_stays_in_the_spool_with_its_words(
-    tmp_path: Path, embedded: Tracking
-) -> None:
+def test_a_run_that_mlflow_refuses_waits_with_its_words(tmp_path: Path, site: Settings) -> None:
     run = a_run(tmp_path / "files")
-    embedded.log(run)
-    put_back(embedded, dataclasses.replace(run, params={"hp-epochs": "6"}))
-    put_back(embedded, a_run(tmp_path / "other", "cloud-0-2"))
-    results = embedded.sync()
-    assert [result.state for result in results] == ["spooled", "logged"]
+    log_run(site, run)
+    wait_again(site, dataclasses.replace(run, params={"hp-epochs": "6"}))
+    wait_again(site, a_run(tmp_path / "other", "cloud-0-2"))
+    results, _ = sync(site)
+    assert [result.state for result in results] == ["waiting", "logged"]
     assert "Changing param values is not allowed" in results[0].reason
-    assert len(runlog.waiting(embedded.spool_dir)) == 1
+    assert "Changing param values" in state_of(site)["reason"]
+    assert "kit sync" in results[0].sentence()
 
 
 def test_two_processes_do_not_send_at_once(
-    tmp_path: Path, embedded: Tracking, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, site: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "LOCK_TIMEOUT_S", 0.1)
-    embedded.spool_dir.mkdir()
-    with filelock.FileLock(embedded.spool_dir / ".lock"):
-        logged = embedded.log(a_run(tmp_path / "files"))
-        assert logged.state == "spooled"
+    monkeypatch.setattr(delivery, "LOCK_TIMEOUT_S", 0.1)
+    with filelock.FileLock(site.profile_dir / ".mlflow.lock"):
+        logged = log_run(site, a_run(tmp_path / "files"))
+        assert logged.state == "waiting"
         assert "another process is sending" in logged.reason
-        with pytest.raises(Busy, match="another process is sending"):
-            embedded.sync()
-    assert [result.state for result in embedded.sync()] == ["logged"]
+        assert "another process is sending" in str(sync(site)[1][0])
+    assert states(site) == ["logged"]
 
 
-def test_a_run_that_mlflow_does_not_have_is_a_clear_error(embedded: Tracking) -> None:
+def test_a_run_that_mlflow_does_not_have_is_an_error(site: Settings) -> None:
     with pytest.raises(DataError, match="no run cloud-0-9 in cloud-fmnist-pipeline"):
-        embedded.read("cloud-fmnist-pipeline", "cloud-0-9")
+        read(site, "cloud-fmnist-pipeline", "cloud-0-9")
 
 
-def test_a_store_that_is_no_database_is_named(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_text("this is not a database, not at all, by no means")
-    place = Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "spool")
-    logged = place.log(a_run(tmp_path / "files"))
-    assert logged.state == "spooled"
+def test_a_file_that_is_not_a_database_is_named(tmp_path: Path, site: Settings) -> None:
+    (site.profile_dir / "mlflow.db").write_text("this is not a database, not at all, by no means")
+    logged = log_run(site, a_run(tmp_path / "files"))
+    assert logged.state == "waiting"
     assert "not a database" in logged.reason
     assert "mlflow.db" in logged.reason
 
 
-def test_the_first_start_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    place = Tracking(f"sqlite:///{tmp_path / 'new.db'}", tmp_path / "spool", tmp_path / "art")
-    assert place.log(RunLog("local-fmnist", "n", "local-0-1", 1, 2)).state == "logged"
+def test_a_missing_file_of_the_run_is_named(tmp_path: Path, site: Settings) -> None:
+    run = dataclasses.replace(a_run(tmp_path / "files"), artifacts=((str(tmp_path / "gone"), ""),))
+    with pytest.raises(DataError, match="gone") as caught:
+        log_run(site, run)
+    assert "log again" in caught.value.next_step
+    assert sync(site) == ([], [])
+
+
+def test_the_first_start_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = RunLog("cloud-fmnist-pipeline", "n", "cloud-0-1", 1, 2)
+    assert log_run(site_of(tmp_path), run).state == "logged"
     assert capfd.readouterr() == ("", "")
 
 
 def test_mlflow_is_imported_only_when_something_is_sent() -> None:
-    heavy = "import sys, kit.tracking.delivery; sys.exit('mlflow' in sys.modules)"
+    heavy = "import sys, kit.tracking; sys.exit(bool({'mlflow', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", heavy]).returncode == 0
 
 
-# -- a server that is away, refuses or is something else ---------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [False, True])
+def test_the_bill_comes_to_the_same_mlflow_run_before_or_after_the_rest(
+    site: Settings, late: bool
+) -> None:
+    times = {"start-time": 10.0, "end-time": 50.0}
+    units = {"Cloud BU": Decimal("0.25"), "Storage BU": Decimal("0.0005"), "GPU-h": Decimal(2)}
+    bill = units_log(RUN, {"training": times, "time": times}, units)
+    rest = RunLog(bill.experiment, RUN, RUN, 10_000, 60_000, params={"hp-epochs": "5"})
+    parts = (bill, rest) if late else (rest, bill, bill)
+    assert {log_run(site, part).state for part in parts} == {"logged"}
+    back = read(site, "cloud-fmnist-pipeline", RUN)
+    assert back["metrics"] == {
+        "cloud-billing-units": 0.25,
+        "storage-billing-units": 0.0005,
+        "gpu-h": 2.0,
+    }
+    assert (back["params"], back["status"]) == ({"hp-epochs": "5"}, "FINISHED")
+
+
+# Folders with any name, and folders that are moved.
+
+
+@pytest.mark.parametrize("name", ["what? now", "my%20results", "a#b", "100% Työ pöytä"])
+def test_the_database_is_inside_a_results_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    site = site_of(tmp_path / name)
+    empty_store(site.profile_dir / "mlflow.db")
+    began = time.monotonic()
+    run = a_run(tmp_path / "files", points=1)
+    assert log_run(site, run).state == "logged"
+    assert time.monotonic() - began < 30
+    assert content(site) == expected(run)
+    with contextlib.closing(sqlite3.connect(site.profile_dir / "mlflow.db")) as database:
+        assert database.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+    files = [path for path in tmp_path.rglob("*.db")]
+    assert files == [site.profile_dir / "mlflow.db"]
+    assert {path.name for path in tmp_path.iterdir()} == {name, "files"}
+
+
+def test_a_moved_results_folder_keeps_its_artifacts_together(
+    tmp_path: Path, site: Settings
+) -> None:
+    log_run(site, a_run(tmp_path / "files"))
+    shutil.move(site.results_dir, tmp_path / "moved here")
+    moved = site_of(tmp_path / "moved here")
+    later = a_run(tmp_path / "later", "cloud-0123456789ab-2")
+    assert log_run(moved, later).state == "logged"
+    assert not site.results_dir.exists()
+    for run_id in (RUN, later.run_id):
+        assert "labels.json" in content(moved, run_id)["artifacts"]
+
+
+# Every run goes where it was meant to go.
+
+
+@pytest.mark.parametrize(
+    ("target", "profile_url", "variable", "destination"),
+    [
+        ("local", "http://127.0.0.1:5000", "", "embedded"),
+        ("local", "", "http://127.0.0.1:5001/", "http://127.0.0.1:5001"),
+        ("local", "", "sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("cloud", "http://127.0.0.1:5000", "http://other:1", "http://127.0.0.1:5000"),
+        ("cloud-hpc", "http://127.0.0.1:5000", "", "http://127.0.0.1:5000"),
+        ("cloud", "", "", "embedded"),
+    ],
+)
+def test_each_target_has_its_destination(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    profile_url: str,
+    variable: str,
+    destination: str,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
+    assert destination_of(site_of(tmp_path, profile_url), target) == destination
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:5000", "./mlruns", "file:///tmp/mlruns", "databricks"]
+)
+def test_an_address_without_http_is_refused_with_the_right_forms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(UsageError, match="MLFLOW_TRACKING_URI is not an address") as caught:
+        destination_of(site_of(tmp_path), "local")
+    assert "http://HOST:PORT" in caught.value.next_step
+    assert "sqlite:///" in caught.value.next_step
+
+
+def test_a_password_in_the_address_is_refused_without_showing_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="mlflow_env_file") as caught:
+        destination_of(site_of(tmp_path, "http://kit:planted@h:5000"), "cloud")
+    assert "planted" not in str(caught.value)
+
+
+def test_a_waiting_run_goes_to_its_own_server_or_nowhere(
+    tmp_path: Path, site: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = f"http://127.0.0.1:{free_port()}"
+    run = a_run(tmp_path / "files", "local-0123456789ab-1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", own)
+    assert log_run(site, run).state == "waiting"
+    assert state_of(site, run.run_id)["destination"] == own
+    with answering(200, b"{}", 200) as platform:
+        profile = site_of(site.results_dir, platform)
+        for variable in ("", platform, "http://127.0.0.1:1"):
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
+            results, errors = sync(profile)
+            assert [(result.run_id, result.state) for result in results] == [
+                (run.run_id, "waiting")
+            ]
+            assert own in str(errors[0])
+    assert state_of(site, run.run_id)["destination"] == own
+
+
+def test_two_destinations_are_served_apart(
+    tmp_path: Path, site: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    wait_again(site, a_run(tmp_path / "1", "cloud-0-1"), away)
+    wait_again(site, a_run(tmp_path / "2", "cloud-0-2"))
+    results, errors = sync(site)
+    assert {result.run_id: result.state for result in results} == {
+        "cloud-0-1": "waiting",
+        "cloud-0-2": "logged",
+    }
+    assert len(errors) == 1
+
+
+def test_a_later_part_of_a_log_waits_with_the_first(tmp_path: Path, site: Settings) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    log_run(site_of(site.results_dir, away), a_run(tmp_path / "files"))
+    bill = RunLog("cloud-fmnist-pipeline", "cloud run", RUN, 1, 2, metrics=(("bu", 1.0, 0, 2),))
+    assert log_run(site, bill).state == "waiting"
+    run, destination = delivery.read_waiting(folder_of(site))
+    assert destination == away
+    assert {name for name, *_ in run.metrics} == {"accuracy", "loss", "bu"}
+    assert run.model is not None
+
+
+# The spool of the first edition.
+
+
+def old_entry(site: Settings, spool: str, run: RunLog, number: int = 1) -> Path:
+    """Write an entry as the first edition did."""
+    entry = site.profile_dir / "mlflow-spool" / spool / f"{number:020d}-{run.run_id}-0a1b2c3d"
+    table, hashes = json.loads(json.dumps(run.to_dict())), {}
+    for position, (path, folder) in enumerate(run.artifacts):
+        name = f"artifacts/{position}/{Path(path).name}"
+        table["artifacts"][position] = [name, folder]
+        (entry / name).parent.mkdir(parents=True)
+        shutil.copyfile(path, entry / name)
+        hashes[name] = delivery.sha256_of(Path(path))
+    if run.model:
+        table["model"] = [run.model[0], "model/model.safetensors"]
+        (entry / "model").mkdir(parents=True)
+        shutil.copyfile(run.model[1], entry / "model/model.safetensors")
+        hashes["model/model.safetensors"] = delivery.sha256_of(Path(run.model[1]))
+    (entry / "run.json").write_text(json.dumps({"schema": 1, "run": table, "sha256": hashes}))
+    return entry
+
+
+def test_the_spool_of_the_first_edition_is_delivered(tmp_path: Path, site: Settings) -> None:
+    run = a_run(tmp_path / "files")
+    entry = old_entry(site, "embedded", run)
+    shutil.rmtree(tmp_path / "files")
+    assert states(site) == ["logged"]
+    assert content(site) == expected(run)
+    assert not entry.exists()
+    assert sync(site) == ([], [])
+
+
+def test_an_old_local_run_for_a_server_waits_until_the_server_is_named(
+    tmp_path: Path, site: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = old_entry(site, "server", a_run(tmp_path / "files", "local-0-1"))
+    profile = site_of(site.results_dir, "http://127.0.0.1:1")
+    (result,), _ = sync(profile)
+    assert (result.state, entry.exists()) == ("waiting", True)
+    assert "MLFLOW_TRACKING_URI" in result.reason
+    own = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", own)
+    sync(profile)
+    assert state_of(site, "local-0-1")["destination"] == own
+    assert not entry.exists()
+
+
+def test_a_damaged_entry_of_the_old_spool_is_moved_aside(tmp_path: Path, site: Settings) -> None:
+    entry = old_entry(site, "embedded", a_run(tmp_path / "files"))
+    (entry / "run.json").write_text('{"schema": 1,')
+    (result,), _ = sync(site)
+    assert (result.run_id, result.state) == (RUN, "damaged")
+    assert (entry.parent / "damaged" / entry.name / "reason.txt").is_file()
+
+
+# A server that is away, refuses or is something else.
 
 
 def free_port() -> int:
@@ -278,15 +527,17 @@ def free_port() -> int:
 
 
 def test_a_server_that_is_away_costs_seconds_and_loses_nothing(tmp_path: Path) -> None:
-    place = Tracking(f"http://127.0.0.1:{free_port()}", tmp_path / "spool")
+    site = site_of(tmp_path / "results", f"http://127.0.0.1:{free_port()}")
     began = time.monotonic()
-    logged = place.log(a_run(tmp_path / "files"))
+    logged = log_run(site, a_run(tmp_path / "files"))
     assert time.monotonic() - began < 3
-    assert logged.state == "spooled"
+    assert logged.state == "waiting"
     assert "does not answer" in logged.reason
-    with pytest.raises(Unreachable, match="does not answer"):
-        place.sync()
-    assert len(runlog.waiting(place.spool_dir)) == 1
+    assert RUN in logged.sentence()
+    assert "does not answer" in str(sync(site)[1][0])
+    with pytest.raises(Unreachable):
+        read(site, "cloud-fmnist-pipeline", RUN)
+    assert [path.name for path in delivery.waiting(site)] == [RUN]
 
 
 @contextlib.contextmanager
@@ -313,98 +564,74 @@ def answering(status: int, body: bytes, health: int) -> Iterator[str]:
             server.shutdown()
 
 
+HOST = b"Invalid Host header - possible DNS rebinding attack detected"
+
+
 @pytest.mark.parametrize(
     ("status", "health", "body", "words"),
     [
         (401, 200, b"You are not authenticated", "refused the credential"),
         (403, 403, b'{"error_code": "PERMISSION_DENIED", "message": "no"}', "refused the cred"),
+        (403, 403, HOST, "--allowed-hosts"),
+        (403, 200, HOST, "--allowed-hosts"),
         (200, 200, b"<html>Welcome to the hotel's network</html>", "MLflow at"),
-        (404, 404, b"nothing here", "said no"),
+        (404, 404, b"nothing here", "refused the request"),
         (200, 503, b"", "HTTP 503"),
     ],
-    ids=["401", "403", "a login page", "404", "503"],
+    ids=["401", "403", "host", "host, healthy", "a login page", "404", "503"],
 )
-def test_an_answer_that_is_not_mlflow_s_keeps_the_run_in_the_spool(
+def test_an_answer_that_is_not_mlflows_leaves_the_run_waiting(
     tmp_path: Path, status: int, health: int, body: bytes, words: str
 ) -> None:
     secret = tmp_path / "mlflow.env"
     secret.write_text("MLFLOW_TRACKING_USERNAME=kit\nMLFLOW_TRACKING_PASSWORD=planted-secret\n")
     secret.chmod(0o600)
     with answering(status, body, health) as url:
-        place = Tracking(url, tmp_path / "spool", env_file=secret)
-        logged = place.log(a_run(tmp_path / "files"))
-    assert logged.state == "spooled"
+        site = site_of(tmp_path / "results", url, str(secret))
+        logged = log_run(site, a_run(tmp_path / "files"))
+    assert logged.state == "waiting"
     assert words in logged.reason
-    assert "planted-secret" not in logged.reason + repr(place)
-    assert len(runlog.waiting(place.spool_dir)) == 1
+    assert "planted-secret" not in logged.reason + (folder_of(site) / "mlflow.json").read_text()
 
 
-def test_a_missing_credential_file_is_named_and_the_run_is_kept(tmp_path: Path) -> None:
-    place = Tracking("http://127.0.0.1:1", tmp_path / "spool", env_file=tmp_path / "no.env")
-    assert "no.env is not there" in place.log(a_run(tmp_path / "files")).reason
-    with pytest.raises(CredentialRefused, match=r"no\.env"):
-        place.sync()
+def test_a_missing_credential_file_is_named_and_the_run_waits(tmp_path: Path) -> None:
+    site = site_of(tmp_path / "results", "http://127.0.0.1:1", str(tmp_path / "no.env"))
+    assert "no.env is missing" in log_run(site, a_run(tmp_path / "files")).reason
+    assert "no.env" in str(sync(site)[1][0])
 
 
-def test_the_credential_is_in_the_environment_only_while_sending(tmp_path: Path) -> None:
+def test_the_credential_is_in_the_environment_only_while_sending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = tmp_path / "mlflow.env"
-    secret.write_text("MLFLOW_TRACKING_PASSWORD=planted-secret\nOTHER_PASSWORD=never-read\n")
+    secret.write_text("MLFLOW_TRACKING_PASSWORD=pl${HOME}ed\nOTHER_PASSWORD=never-read\n")
     secret.chmod(0o600)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "for another server")
     before = dict(os.environ)
-    with mlflow_client.connect(f"sqlite:///{tmp_path / 'mlflow.db'}", secret):
-        assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "planted-secret"
-        assert "OTHER_PASSWORD" not in os.environ
+    with client.connect(f"sqlite:///{tmp_path / 'mlflow.db'}", secret):
+        assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "pl${HOME}ed"
+        assert not {"OTHER_PASSWORD", "MLFLOW_TRACKING_TOKEN"} & set(os.environ)
     assert dict(os.environ) == before
 
 
-# -- where the runs of a target go -------------------------------------------------------------
+def test_a_server_without_artifact_proxy_is_named_as_that() -> None:
+    with (
+        pytest.raises(DataError, match="does not store artifacts itself") as caught,
+        client.kit_errors("http://127.0.0.1:5000"),
+    ):
+        raise FileNotFoundError("/proc/x")
+    assert "--serve-artifacts" in caught.value.next_step
 
 
-def settings_with(tmp_path: Path, mlflow_url: str) -> Settings:
-    cloud = Cloud(mlflow_url=mlflow_url, mlflow_env_file=str(tmp_path / "mlflow.env"))
-    site = Site("test", "a test")
-    return Settings("test", site, tmp_path, tmp_path, tmp_path, cloud=cloud)
+def test_the_sentence_at_the_end_of_a_run_names_cause_and_command() -> None:
+    reason = "MLflow at http://h:1 does not answer\n  got:  refused\n  next: try `kit sync`"
+    sentence = Logged("cloud-0-1", "waiting", reason=reason).sentence()
+    assert "run cloud-0-1" in sentence
+    assert "does not answer; got:  refused" in sentence
+    assert sentence.endswith("`kit sync`")
 
 
-@pytest.mark.parametrize(
-    ("target", "profile_url", "variable", "uri"),
-    [
-        ("local", "http://127.0.0.1:5000", "", "sqlite:///{home}/test/mlflow.db"),
-        ("local", "", "http://127.0.0.1:5001/", "http://127.0.0.1:5001"),
-        ("cloud", "http://127.0.0.1:5000", "http://other:1", "http://127.0.0.1:5000"),
-        ("cloud-hpc", "http://127.0.0.1:5000", "", "http://127.0.0.1:5000"),
-        ("cloud", "", "", "sqlite:///{home}/test/mlflow.db"),
-    ],
-)
-def test_each_target_s_runs_go_to_their_place(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    target: str,
-    profile_url: str,
-    variable: str,
-    uri: str,
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
-    place = tracking_for(settings_with(tmp_path, profile_url), target)
-    assert place.uri == uri.format(home=tmp_path)
-    assert (place.env_file is not None) == (place.uri == "http://127.0.0.1:5000")
-
-
-def test_a_profile_with_a_server_has_two_spools_to_sync(tmp_path: Path) -> None:
-    assert [place.uri for place in destinations(settings_with(tmp_path, "http://h:1"))] == [
-        f"sqlite:///{tmp_path}/test/mlflow.db",
-        "http://h:1",
-    ]
-    assert len(destinations(settings_with(tmp_path, ""))) == 1
-
-
-def test_a_password_in_the_server_s_address_is_refused_without_showing_it(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="mlflow_env_file") as caught:
-        tracking_for(settings_with(tmp_path, "http://kit:planted@h:5000"), "cloud")
-    assert "planted" not in str(caught.value)
-
-
-# -- a real server -----------------------------------------------------------------------------
+# A real server.
 
 
 class Server:
@@ -457,10 +684,10 @@ def test_a_server_killed_while_it_receives_a_run_has_exactly_that_run_after_sync
 ) -> None:
     from mlflow import MlflowClient
 
-    place = Tracking(server.url, tmp_path / "spool")
+    site = site_of(tmp_path / "results", server.url)
     before = a_run(tmp_path / "1", "cloud-0-1")
     during, after = a_run(tmp_path / "2", "cloud-0-2"), a_run(tmp_path / "3", "cloud-0-3")
-    logged = place.log(before)
+    logged = log_run(site, before)
     assert logged.link == f"{server.url}/#/experiments/1/runs/{logged.mlflow_run_id}"
 
     real = MlflowClient.log_artifact
@@ -472,58 +699,31 @@ def test_a_server_killed_while_it_receives_a_run_has_exactly_that_run_after_sync
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_artifact", server_dies_first)
         began = time.monotonic()
-        assert place.log(during).state == "spooled"
+        assert log_run(site, during).state == "waiting"
         assert time.monotonic() - began < 60
-    assert place.log(after).state == "spooled"
+    assert log_run(site, after).state == "waiting"
 
     server.start()
     for results in (["logged", "logged"], ["logged"], ["logged"]):
-        assert [result.state for result in place.sync()] == results
-        put_back(place, during)
+        assert states(site) == results
+        wait_again(site, during, server.url)
     for run in (before, during, after):
-        wanted = expected(run)
-        assert {**content(place, run.run_id), "versions": 0} == {**wanted, "versions": 0}
-    assert sorted(content(place, "cloud-0-1")["versions"]) == [
-        "cloud-0-1",
-        "cloud-0-2",
-        "cloud-0-3",
-    ]
-
-
-# -- the sandbox's server ----------------------------------------------------------------------
+        found = content(site, run.run_id, server.url)
+        assert {**found, "versions": 0} == {**expected(run), "versions": 0}
+    versions = content(site, "cloud-0-1", server.url)["versions"]
+    assert sorted(versions) == ["cloud-0-1", "cloud-0-2", "cloud-0-3"]
 
 
 @pytest.mark.sandbox
-def test_the_sandbox_s_mlflow_takes_a_run_with_its_credential_and_refuses_another(
-    tmp_path: Path,
-) -> None:
-    place = dataclasses.replace(
-        tracking_for(load("sandbox"), "cloud"), spool_dir=tmp_path / "spool"
-    )
+def test_the_sandboxs_mlflow_accepts_its_credential_and_refuses_another(tmp_path: Path) -> None:
+    site = load("sandbox", {**os.environ, "KIT_RESULTS_DIR": str(tmp_path / "results")})
     run = a_run(tmp_path / "files", f"cloud-{secrets.token_hex(6)}-1")
     run = dataclasses.replace(run, experiment="tracking-test", model=None)
     wrong = tmp_path / "wrong.env"
     wrong.write_text("MLFLOW_TRACKING_USERNAME=kit\nMLFLOW_TRACKING_PASSWORD=wrong\n")
     wrong.chmod(0o600)
-    refused = dataclasses.replace(place, env_file=wrong).log(run)
-    assert (refused.state, "refused the credential" in refused.reason) == ("spooled", True)
-    assert [result.state for result in place.sync()] == ["logged"]
-    assert place.log(run).state == "logged"
-    assert place.read("tracking-test", run.run_id)["metrics"]["accuracy"] == 0.75
-
-
-def test_a_server_that_is_away_when_a_run_is_read_back_is_said_in_the_table(tmp_path: Path) -> None:
-    away = load("sandbox", {"KIT_RESULTS_DIR": str(tmp_path)})
-    env_file = tmp_path / "mlflow.env"
-    env_file.write_text("MLFLOW_TRACKING_USERNAME=a\n")
-    env_file.chmod(0o600)
-    cloud = dataclasses.replace(
-        away.cloud, mlflow_url="http://127.0.0.1:9", mlflow_env_file=str(env_file)
-    )
-    away = dataclasses.replace(away, cloud=cloud)
-    logged = {"state": "logged", "link": "there", "reason": ""}
-    shown = tracking.table(away, "cloud-fmnist-pipeline", "r", logged)
-    assert list(shown.columns) == ["it is in MLflow, which is away"]
-    assert "does not answer" in shown.loc["reason"].item()
-    spooled = tracking.table(away, "x", "r", {"state": "spooled", "reason": "why"})
-    assert list(spooled.columns) == ["MLflow is away: kit sync later"]
+    assert site.cloud is not None
+    refused = log_run(site_of(site.results_dir, site.cloud.mlflow_url, str(wrong)), run)
+    assert (refused.state, "refused the credential" in refused.reason) == ("waiting", True)
+    assert log_run(site, run).state == "logged"
+    assert read(site, "tracking-test", run.run_id)["metrics"]["accuracy"] == 0.75

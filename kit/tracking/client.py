@@ -1,4 +1,4 @@
-"""The MLflow side of tracking: one quiet client, and sending that may be repeated.
+"""MLflow's client: quiet, its errors as the kit's, and delivery that may be repeated.
 
 Sending is idempotent: the MLflow run is found again by its tag `kit.run_id`; MLflow's SQL
 store keeps a point only once by key, time, step and value (tried with 3.17); an artifact is
@@ -8,13 +8,15 @@ overwritten by itself; a model version is found by its tag.
 import contextlib
 import logging
 import os
+import sqlite3
+import urllib.parse
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kit.base import CredentialRefused, DataError, Unreachable, read_env
-from kit.tracking.runlog import RunLog
+from kit.tracking.log import RunLog
 
 RUN_TAG = "kit.run_id"
 HEALTH_TIMEOUT_S = 3.0
@@ -27,6 +29,7 @@ _MLFLOW_ENV = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+HOST_REFUSED = "Invalid Host header"  # MLflow 3.17 with --allowed-hosts
 _REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
 
 
@@ -38,10 +41,13 @@ def connect(uri: str, env_file: Path | None = None) -> Iterator[Any]:
     lines of `env_file`) is in the environment, where MLflow looks for it, only meanwhile: one
     thread at a time. Raises Unreachable, CredentialRefused, DataError (MLflow said no).
     """
-    secrets = credential(env_file)
+    environment: dict[str, str | None] = dict(credential(env_file))
+    if env_file is not None:  # a login meant for another server is not sent to this one
+        foreign = {name for name in os.environ if name.startswith("MLFLOW_TRACKING_")}
+        environment = {**dict.fromkeys(foreign), **environment}
     if uri.startswith("http"):
-        _check_health(uri, secrets.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True)
-    with _environment({**_MLFLOW_ENV, **secrets}):
+        _check_health(uri, environment.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True)
+    with _environment({**_MLFLOW_ENV, **environment}):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tqdm 4.70 misses ipywidgets, not needed here
             from mlflow import MlflowClient  # here: it takes a second
@@ -53,27 +59,99 @@ def connect(uri: str, env_file: Path | None = None) -> Iterator[Any]:
 @contextlib.contextmanager
 def kit_errors(uri: str, env_file: Path | None = None) -> Iterator[None]:
     """Turn what MLflow and the libraries below it raise into the kit's errors."""
+    import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except MlflowException as err:
+        if HOST_REFUSED in str(err):
+            raise _host_refused(uri, _short(err)) from err
         if err.error_code in _REFUSALS:
             raise CredentialRefused(
                 f"MLflow at {uri} refused the credential",
                 _short(err),
-                f"mend {env_file or 'cloud.mlflow_env_file of the profile'}, then `kit sync`",
+                f"fix {env_file or 'cloud.mlflow_env_file of the profile'}, then `kit sync`",
             ) from err
         if err.get_http_status_code() < 500:
-            raise DataError(f"MLflow at {uri} said no", _short(err)) from err
+            raise DataError(f"MLflow at {uri} refused the request", _short(err)) from err
         raise _away(uri, _short(err)) from err
-    except (SQLAlchemyError, OSError) as err:  # requests' errors are OSErrors as well
+    except requests.RequestException as err:
         raise _away(uri, _short(err)) from err
+    except SQLAlchemyError as err:
+        raise _away(uri, _short(err)) from err
+    except OSError as err:
+        if uri.startswith("http"):
+            raise DataError(
+                f"MLflow at {uri} does not store artifacts itself; its folder is not writable here",
+                _short(err),
+                "start that server with --serve-artifacts, then `kit sync`",
+            ) from err
+        raise _away(uri, _short(err)) from err
+
+
+def _host_refused(uri: str, got: str) -> DataError:
+    return DataError(
+        f"MLflow at {uri} refuses requests under this host name",
+        got,
+        "add the name to the server's --allowed-hosts, then `kit sync`",
+    )
+
+
+def prepare_embedded(database: Path, artifacts: Path) -> str:
+    """Return the URI of SQLite in a results folder, whose stored paths follow a moved folder."""
+    database = database.absolute()
+    if database.exists():
+        _relocate(database, artifacts.absolute().as_uri())
+    path = str(database)
+    for sign in "%?#":  # SQLAlchemy reads them as a quote, the options and a fragment
+        path = path.replace(sign, f"%{ord(sign):02X}")
+    return f"sqlite:///{path}"
+
+
+def remove_quoted_folder(uri: str, home: Path) -> None:
+    """Remove the empty folder that MLflow makes beside one with `%`, `?` or `#` in its path."""
+    quoted = Path(uri.removeprefix("sqlite:///")).parent
+    while not quoted.exists() or not quoted.samefile(home):
+        try:
+            quoted.rmdir()
+        except OSError:
+            return
+        quoted = quoted.parent
+
+
+def _relocate(database: Path, root: str) -> None:
+    """Replace the folder of artifacts in the database by `root`: MLflow stores absolute paths."""
+    columns = {
+        "experiments": "artifact_location",
+        "runs": "artifact_uri",
+        "model_versions": "storage_location",
+    }
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(database)) as db:
+        known = db.execute("SELECT name, artifact_location FROM experiments").fetchall()
+        for name, location in known:
+            before = str(location).removesuffix("/" + urllib.parse.quote(str(name)))
+            if before in (location, root) or not before.endswith("/mlflow-artifacts"):
+                continue
+            for table, column in columns.items():
+                db.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608 - names above
+                    f" WHERE substr({column}, 1, ?) = ?",
+                    (root, len(before) + 1, len(before) + 1, before + "/"),
+                )
+        db.commit()
+
+
+def link(uri: str, info: Any) -> str:
+    """Return where a person finds a run: an address, or the database."""
+    if uri.startswith("http"):
+        return f"{uri}/#/experiments/{info.experiment_id}/runs/{info.run_id}"
+    return f"run {info.run_id} in {uri}"
 
 
 def deliver(client: Any, run: RunLog, artifact_root: Path | None = None) -> Any:
-    """Bring MLflow to have all of the run; give the MLflow run's info.
+    """Make MLflow have all of the run; return the MLflow run's info.
 
     `artifact_root` is where a store without a server keeps files.
     """
@@ -96,7 +174,7 @@ def deliver(client: Any, run: RunLog, artifact_root: Path | None = None) -> Any:
 
 
 def _find_or_create(client: Any, run: RunLog, artifact_root: Path | None) -> Any:
-    """Give the info of the one MLflow run with this run id.
+    """Return the info of the one MLflow run with this run id.
 
     A resent request can have made a second one (the client repeats a POST whose answer was
     lost): the first by id is kept, the others, still empty, are deleted.
@@ -147,7 +225,7 @@ def _register(client: Any, name: str, run_id: str, mlflow_run_id: str) -> None:
 
 
 def read_run(client: Any, experiment: str, run_id: str) -> tuple[Any, list[str]]:
-    """Give what MLflow has of a run: its entity and its artifact paths; DataError when nothing."""
+    """Return a run's MLflow entity and artifact paths. Raises DataError if there is none."""
     found = client.get_experiment_by_name(experiment)
     runs = _runs_of(client, found.experiment_id, run_id) if found else []
     if not runs:
@@ -170,22 +248,24 @@ def credential(env_file: Path | None) -> dict[str, str]:
         return {}
     if not env_file.is_file():
         raise CredentialRefused(
-            f"MLflow's credential file {env_file} is not there",
+            f"MLflow's credential file {env_file} is missing",
             next_step="make it (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), mode 600",
         )
-    step = "write MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD into it, mode 600"
-    values = read_env(env_file, f"cannot read MLflow's credential in {env_file}", step)
+    next_step = "write MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD into it, mode 600"
+    values = read_env(env_file, f"cannot read MLflow's credential in {env_file}", next_step)
     return {k: v for k, v in values.items() if k.startswith("MLFLOW_TRACKING_") and v}
 
 
 def _check_health(uri: str, verify: str | bool) -> None:
-    """Ask the server whether it is there, in seconds; raises Unreachable."""
+    """Check within seconds that the server answers. Raises Unreachable."""
     import requests
 
     try:
         answer = requests.get(f"{uri}/health", timeout=HEALTH_TIMEOUT_S, verify=verify)
     except requests.RequestException as err:
         raise _away(uri, _short(err)) from err
+    if answer.status_code == 403 and HOST_REFUSED in answer.text:
+        raise _host_refused(uri, f"HTTP 403 {HOST_REFUSED}")
     if answer.status_code >= 500:
         raise _away(uri, f"HTTP {answer.status_code}")
 
@@ -195,29 +275,33 @@ def _away(uri: str, got: str) -> Unreachable:
 
 
 def _short(err: BaseException) -> str:
-    """Give the kind of an error and the beginning of its first line."""
+    """Return the class of an error and the beginning of its first line."""
     lines = str(err).strip().splitlines() or [""]
     return f"{type(err).__name__}: {lines[0][:300]}"
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables and put the old ones back."""
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Set environment variables (None: remove) for the block, then restore the old ones."""
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    _set(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Let the named loggers say warnings only (first starts tell of every migration)."""
+    """Limit the named loggers to warnings (a first start logs every migration)."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,0 +1,198 @@
+"""What one run logs to MLflow: the training, what the job on a site used, the bill."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from kit.base import Json
+from kit.experiments.fashion_mnist.data import LABELS
+from kit.slurm import parse_duration, parse_time
+
+Point = tuple[str, float, int, int]
+SACCT_METRICS = {
+    "elapsed": "Elapsed",
+    "cpu-time": "CPUTime",
+    "total-cpu": "TotalCPU",
+    "ave-cpu": "AveCPU",
+}
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """Everything one run logs. Times in ms since 1970; a point is (key, value, step, time).
+
+    `status` is FINISHED or FAILED, `artifacts` are (local file, artifact folder), `model` is
+    (registered name, local safetensors file) or None; the model's file goes to `model/`.
+    """
+
+    experiment: str
+    run_name: str
+    run_id: str
+    start_ms: int
+    end_ms: int
+    status: str = "FINISHED"
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: tuple[Point, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    artifacts: tuple[tuple[str, str], ...] = ()
+    model: tuple[str, str] | None = None
+
+    @property
+    def target(self) -> str:
+        """The target of the run, from its id."""
+        return self.run_id.rsplit("-", 2)[0]
+
+    def merged(self, later: "RunLog") -> "RunLog":
+        """Return this log with a later one of the same run."""
+        return dataclasses.replace(
+            later,
+            params={**self.params, **later.params},
+            metrics=tuple(dict.fromkeys(self.metrics + later.metrics)),
+            tags={**self.tags, **later.tags},
+            artifacts=tuple(dict.fromkeys(self.artifacts + later.artifacts)),
+            model=later.model or self.model,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that JSON keeps."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> "RunLog":
+        """Build from `to_dict`'s form; raises KeyError, TypeError or ValueError if it is not."""
+        points = tuple((str(k), float(v), int(step), int(t)) for k, v, step, t in table["metrics"])
+        files = tuple((str(path), str(folder)) for path, folder in table["artifacts"])
+        model = tuple(table["model"]) if table["model"] else None
+        return cls(**{**table, "metrics": points, "artifacts": files, "model": model})
+
+
+def performance_metrics(
+    performance: Mapping[str, Any], labels: Sequence[str], timestamp_ms: int
+) -> tuple[Point, ...]:
+    """Return the points of a performance record: three totals, then three for each label.
+
+    Raises ValueError unless the record has one figure for each label.
+    """
+    kinds = ("accuracy", "precision", "recall")
+    points = [(kind, float(performance[kind]), 0, timestamp_ms) for kind in kinds]
+    for kind in kinds:
+        values = performance[f"class-{kind}"]
+        points += [
+            (f"{label}-{kind}", float(value), 0, timestamp_ms)
+            for label, value in zip(labels, values, strict=True)
+        ]
+    return tuple(points)
+
+
+def mlflow_params(values: Mapping[str, object]) -> dict[str, str]:
+    """Return an experiment's parameters for MLflow: `hp-` before each name, values as text."""
+    return {f"hp-{name}": str(value) for name, value in values.items()}
+
+
+def experiment_of(target: str) -> str:
+    """Return the MLflow experiment of a target (cloud, cloud-hpc)."""
+    return f"{target}-fmnist-pipeline"
+
+
+def run_log(
+    run_id: str, trained: Json, evaluated: Json, losses: Sequence[tuple[int, float]], work: Path
+) -> RunLog:
+    """Return the log of a pipeline's run, from its two records and the files in `work`.
+
+    The model's file is always logged; it is registered if the gates were passed.
+    """
+    end_ms = int(trained["training"]["end-time"] * 1000)
+    passed, target = evaluated["gates"]["passed"], run_id.rsplit("-", 2)[0]
+    points = performance_metrics(evaluated["performance"], LABELS, end_ms)
+    points += (("training-seconds", trained["training"]["total-seconds"], 0, end_ms),)
+    points += tuple(("loss", loss, step, end_ms) for step, loss in losses)
+    params, tags = mlflow_params(trained["hyperparameters"]), dict(evaluated["tags"])
+    params |= {f"gate-{kind}": str(n) for kind, n in evaluated["gates"]["thresholds"].items()}
+    if slurm := trained.get("slurm"):
+        used = {**sacct_metrics(slurm["sacct"]), **seff_metrics(slurm["seff"])}
+        points += tuple((name, value, 0, end_ms) for name, value in used.items())
+        params |= {
+            "workers": str(trained["workers"]),
+            "billed-project": slurm["seff"].get("Billed project", ""),
+            "cluster": slurm["seff"].get("Cluster", ""),
+            "status": slurm["job"]["state"],
+        }
+        tags |= {"kit.configured": str(trained["configured"]), "kit.try": str(slurm["try"])}
+    model = str(work / "model.safetensors")
+    files = ((str(work / "predictions.npy"), "predicted_qualities"),)
+    return RunLog(
+        experiment=experiment_of(target),
+        run_name=run_id,
+        run_id=run_id,
+        start_ms=int(trained["time"]["start-time"] * 1000),
+        end_ms=int(time.time() * 1000),
+        params=params,
+        metrics=points,
+        tags={
+            **tags,
+            "kit.target": target,
+            "kit.data": trained["data"]["source"],
+            "kit.gates": "passed" if passed else "not passed",
+        },
+        artifacts=files if passed else (*files, (model, "model")),
+        model=(f"{target.upper()}-FMNIST-CNN", model) if passed else None,
+    )
+
+
+def units_log(run_id: str, trained: Json, units: Mapping[str, Decimal]) -> RunLog:
+    """Return the log of a run's bill, which is known last: the units of each kind.
+
+    `Cloud BU` becomes the metric `cloud-billing-units`, `GPU-h` becomes `gpu-h`.
+    """
+    target, at = run_id.rsplit("-", 2)[0], int(trained["training"]["end-time"] * 1000)
+    names = {kind: kind.lower().replace(" ", "-") for kind in units}
+    return RunLog(
+        experiment=experiment_of(target),
+        run_name=run_id,
+        run_id=run_id,
+        start_ms=int(trained["time"]["start-time"] * 1000),
+        end_ms=int(time.time() * 1000),
+        metrics=tuple(
+            (re.sub("-bu$", "-billing-units", names[kind]), float(value), 0, at)
+            for kind, value in units.items()
+        ),
+    )
+
+
+def sacct_metrics(rows: Mapping[str, Mapping[str, str | None]]) -> dict[str, float]:
+    """Return the figures of each row of sacct, named `<row>-<what>-seconds`."""
+    metrics: dict[str, float | None] = {}
+    for number, row in rows.items():
+        for name, column in SACCT_METRICS.items():
+            metrics[f"{number}-{name}-seconds"] = parse_duration(row[column] or "")
+        submit, start, end = (parse_time(row[name] or "") for name in ("Submit", "Start", "End"))
+        if submit is not None and start is not None:
+            metrics[f"{number}-total-submit-start-seconds"] = start - submit
+        if start is not None and end is not None:
+            metrics[f"{number}-total-start-end-seconds"] = end - start
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def seff_metrics(seff: Mapping[str, str]) -> dict[str, float]:
+    """Return the figures of seff; what it does not report is left out."""
+    metrics: dict[str, float | None] = {
+        "cpu-utilized-seconds": parse_duration(seff.get("CPU Utilized", "")),
+        "cpu-efficiency-percentage": _percent(seff.get("CPU Efficiency", "")),
+        "job-wall-clock-time-seconds": parse_duration(seff.get("Job Wall-clock time", "")),
+        "memory-efficiency-percentage": _percent(seff.get("Memory Efficiency", "")),
+        "billing-units": _number(seff.get("Non-Interactive BUs", "")),
+    }
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _percent(text: str) -> float | None:
+    return _number(text.partition("%")[0])
+
+
+def _number(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else None
