@@ -77,7 +77,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file whole or not at all; raise DataError (disk full, no permission)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        os.chmod(name, mode)
         os.replace(name, path)
     except OSError as err:
         Path(name).unlink(missing_ok=True)
@@ -208,11 +208,14 @@ def _odd_field(record: Any) -> str:
 
 
 def sha256_of(source: bytes | Path) -> str:
-    """Return the hex SHA-256 of some bytes or of a file."""
+    """Return the hex SHA-256 of some bytes or of a file. Raises DataError."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as err:
+        raise DataError(f"cannot read {source}", err.strerror or str(err)) from err
 
 
 def git_state(root: Path) -> Json:

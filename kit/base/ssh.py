@@ -1,16 +1,17 @@
 """A machine behind ssh: the OpenSSH client, which logs in wherever the person's terminal can.
 
-One connection (a control master with a private socket) carries everything. Every piece of a
-remote command is quoted in one place. Tried with OpenSSH 9.2.
+One connection (a control master with a private socket, or the person's own where one is open)
+carries everything. Every piece of a remote command is encoded in one place, so that any login
+shell passes it on. Tried with OpenSSH 9.2.
 """
 
+import base64
 import contextlib
 import hashlib
 import os
 import re
 import secrets
 import shlex
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kit.base.errors import (
+    Busy,
     CredentialExpired,
     CredentialRefused,
     HostKeyRefused,
@@ -26,25 +28,42 @@ from kit.base.errors import (
     Unreachable,
     UsageError,
 )
-from kit.base.files import sha256_of
-from kit.base.host import (
-    GET,
-    PUT,
-    Completed,
-    Stdin,
-    as_completed,
-    check_upload,
-    run_process,
-    save_download,
-)
+from kit.base.host import Host, Output, Stdin, run_process
 
 if TYPE_CHECKING:
     from kit.base.settings import Settings
 
 RENEWABLE_S = 600.0  # clocks may differ: a certificate that ended just now is tried all the same
+WORD_LENGTH = 800  # of an encoded argument: csh refuses words of 1024 characters and more
+
+# Lines of ssh itself; what a remote command writes to stderr has another form.
+REFUSED = re.compile(
+    r"^(?:\S+@)?(?:(?P<host>[^\s@]+): )?Permission denied \([\w,-]+\)"
+    r"|^Received disconnect from .*Too many authentication failures",
+    re.MULTILINE,
+)
+ACCOUNT = re.compile(
+    r"password (?:has |is )?expired|change your (?:expired )?password|account (?:has |is )?expired",
+    re.IGNORECASE,
+)
+HOST_KEY = re.compile(r"Host key verification failed|host key is known|IDENTIFICATION HAS")
+CONFIG = re.compile(r"Bad configuration|Bad owner|Can't open user config|path too long")
 
 
-class SSHHost:
+def options(**more: object) -> list[str]:
+    """Return the ssh options of every call: no question, no surprise of the person's config."""
+    values: dict[str, object] = {
+        "BatchMode": "yes",
+        "StrictHostKeyChecking": "yes",
+        "LogLevel": "ERROR",
+        "RemoteCommand": "none",
+        "ClearAllForwardings": "yes",
+        **more,
+    }
+    return [word for key, value in values.items() for word in ("-o", f"{key}={value}")]
+
+
+class SSHHost(Host):
     """A machine behind ssh. `name` is a Host of `config` (empty: the person's own ssh config).
 
     `folder` (mode 700, short path) holds the control socket. `renew_hint` is the profile's line
@@ -66,60 +85,74 @@ class SSHHost:
         self.folder = folder or Path(f"/tmp/kit-ssh-{os.getuid()}")  # noqa: S108 - owner checked; sockets need a short path
         self.connect_timeout_s, self.alive_s, self.clock = connect_timeout_s, alive_s, clock
         self._opening = threading.Lock()
-        self._certificates: list[Path] | None = None
+        self._person_socket: Path | None = None
+        self._settings: dict[str, list[str]] | None = None
         self._ends: dict[tuple[Path, int], float | None] = {}
 
     @property
     def socket(self) -> Path:
-        """Where the control master listens: one for each config, user and host."""
+        """The control socket: the person's own if that is used, else one of the kit's."""
+        if self._person_socket is not None:
+            return self._person_socket
         key = "\0".join((self.config, self.user, self.name))
         return self.folder / hashlib.sha256(key.encode()).hexdigest()[:16]
 
-    def run(
-        self,
-        argv: Sequence[str],
-        input: Stdin = b"",
-        timeout: float = 60,
-        check: bool = True,
-        repeat: bool = False,
-    ) -> Completed:
-        """See `Host.run`. A master that died unseen is noticed once: then `repeat` runs again."""
-        code, out, err, seconds = self._framed(argv, input, timeout, repeat)
-        return as_completed(argv, code, out, err, seconds, check)
-
-    def put(self, source: Stdin, target: str, mode: int = 0o600) -> None:
-        """See `Host.put`."""
-        argv = ["sh", "-c", PUT, "sh", target, f"{mode:o}", sha256_of(source)]
-        check_upload(target, self.run(argv, source, 600, check=False, repeat=True))
-
-    def get(self, source: str, target: Path) -> None:
-        """See `Host.get`."""
-        argv = ["sh", "-c", GET, "sh", source]
-        code, out, err, seconds = self._framed(argv, b"", 600, repeat=True)
-        as_completed(argv, code, b"", err, seconds, check=True)
-        save_download(source, out, target)
-
     def valid_until(self) -> float | None:
         """See `Host.valid_until`: the latest end of the certificates that ssh would offer."""
-        if self._certificates is None:
-            name = r"^(?:identity|certificate)file (.+)$"
-            files = dict.fromkeys(re.findall(name, self.settings(), re.M))
-            paths = [Path(file).expanduser() for file in files]
-            self._certificates = [*paths, *(Path(f"{path}-cert.pub") for path in paths)]
-        found = [path for path in self._certificates if path.name.endswith(".pub")]
-        ends = [end for path in found if (end := self._end(path)) is not None]
+        values = self._values()
+        files = [*values.get("identityfile", []), *values.get("certificatefile", [])]
+        paths = [Path(file).expanduser() for file in dict.fromkeys(files)]
+        paths += [Path(f"{path}-cert.pub") for path in paths]
+        certificates = [path for path in paths if path.name.endswith(".pub")]
+        ends = [end for path in certificates if (end := self._end(path)) is not None]
         return max(ends, default=None)
 
     def settings(self) -> str:
-        """Give what ssh would do, as `ssh -G` says it: a lower-case name and a value a line."""
-        return run_process(self._command("-G"), b"", 20)[1].decode()
+        """Return the person's settings for this host, as `ssh -G` prints them."""
+        return run_process([*self._base(), "-G", self.name], b"", 20).out.decode()
 
     def close(self) -> None:
-        """End the connection; the next command opens a new one."""
-        run_process(self._command("-O", "exit"), b"", 20)
+        """End the kit's connection; the next command opens a new one."""
+        if self._person_socket is None:
+            run_process(self._command("-O", "exit"), b"", 20)
+        self._person_socket = None
+
+    def call(self, argv: Sequence[str], stdin: Stdin, timeout_s: float, repeat: bool) -> Output:
+        """See `Host.call`. A master that died unseen is noticed once: then `repeat` runs again.
+
+        The command runs between two marker lines, so that no banner and no profile is taken for
+        output. The second marker has the exit code: without it the ending is unknown.
+        """
+        mark = f"kit-{secrets.token_hex(8)}"
+        marker = re.compile(rb"\n%s (\d+)\n" % mark.encode())
+        self._open()
+        code, raw, err, seconds = run_process(
+            [*self._command(), _remote(mark, argv)],
+            stdin,
+            timeout_s,
+            finished=lambda out: marker.search(out, max(0, len(out) - (1 << 16) - 64)) is not None,
+        )
+        before, begun, rest = raw.partition(mark.encode() + b"\n")
+        if begun and (end := list(marker.finditer(rest))):
+            after = err.partition(mark.encode() + b"\n")
+            out = rest[: end[-1].start()]
+            return Output(int(end[-1][1]), out, after[2] if after[1] else err, seconds)
+        if repeat and not begun and not err.strip():
+            return self.call(argv, stdin, timeout_s, repeat=False)
+        message = err.replace(mark.encode(), b"").decode(errors="replace").strip()
+        raise self.failure(code, message, before.decode(errors="replace").strip())
+
+    def _values(self) -> dict[str, list[str]]:
+        """Return the person's settings: lower-case name -> values."""
+        if self._settings is None:
+            self._settings = {}
+            for line in self.settings().splitlines():
+                key, _, value = line.partition(" ")
+                self._settings.setdefault(key, []).append(value)
+        return self._settings
 
     def _end(self, path: Path) -> float | None:
-        """When one certificate ends; read again only when the file is another one."""
+        """Return when one certificate ends; read again only when the file is another one."""
         try:
             key = path, path.stat().st_mtime_ns
         except OSError:
@@ -128,82 +161,126 @@ class SSHHost:
             self._ends = {key: certificate_end(path)}
         return self._ends[key]
 
-    def _command(self, *options: str) -> list[str]:
-        seconds, alive = self.connect_timeout_s, self.alive_s
-        values = {
-            **{"BatchMode": "yes", "StrictHostKeyChecking": "yes", "LogLevel": "ERROR"},
-            **{"ConnectTimeout": seconds, "ServerAliveInterval": alive, "ServerAliveCountMax": 3},
-            **{"ControlMaster": "auto", "ControlPath": self.socket, "ControlPersist": 300},
-        }
-        settings = [word for key, value in values.items() for word in ("-o", f"{key}={value}")]
+    def _base(self) -> list[str]:
         config = ["-F", self.config] if self.config else []
-        user = ["-l", self.user] if self.user else []
-        return ["ssh", *config, *user, *settings, "-T", *options, self.name]
+        return ["ssh", *config, *(["-l", self.user] if self.user else [])]
 
-    def _framed(
-        self, argv: Sequence[str], input: Stdin, timeout: float, repeat: bool
-    ) -> tuple[int, bytes, bytes, float]:
-        """Run between two marker lines, so that no banner and no profile is taken for output.
-
-        The second marker carries the exit code: without it nobody knows how the command ended.
-        """
-        mark = f"kit-{secrets.token_hex(8)}"
-        frame = (
-            'printf "%s\\n" "$0"; printf "%s\\n" "$0" >&2; "$@"; r=$?; '
-            'printf "\\n%s %s\\n" "$0" "$r"; exit "$r"'
-        )
-        remote = "exec " + shlex.join(["sh", "-c", frame, mark, *argv])
-        self._open()
-        code, raw, err, seconds = run_process([*self._command(), remote], input, timeout)
-        _, begun, rest = raw.partition(mark.encode() + b"\n")
-        out, _, end = rest.rpartition(f"\n{mark} ".encode())
-        if match := re.match(rb"\d+", end):
-            after = err.partition(mark.encode() + b"\n")
-            return int(match[0]), out, after[2] if after[1] else err, seconds
-        if repeat and not begun and not err.strip():
-            return self._framed(argv, input, timeout, repeat=False)
-        raise self.failure(code, err.replace(mark.encode(), b"").decode(errors="replace").strip())
+    def _command(self, *words: str, **more: object) -> list[str]:
+        values: dict[str, object] = {
+            "ConnectTimeout": self.connect_timeout_s,
+            "ServerAliveInterval": self.alive_s,
+            "ServerAliveCountMax": 3,
+            "ControlMaster": "no" if self._person_socket else "auto",
+            "ControlPath": self.socket,
+            "ControlPersist": 300,
+        }
+        if self._values().get("stdinnull") == ["yes"]:  # an ssh before 8.7 refuses the option
+            values["StdinNull"] = "no"
+        return [*self._base(), *options(**{**values, **more}), "-T", *words, self.name]
 
     def _open(self) -> None:
-        """Open the one connection where none is; raise what ssh says about it."""
+        """Open the one connection if there is none; raise the error that ssh reports."""
+        import filelock
+
         with self._opening:
-            if self.socket.exists():
+            if self._is_open():
                 return
             private_folder(self.folder)
-            end = self.valid_until()
-            if end is not None and end < self.clock() - RENEWABLE_S:
-                raise self.failure(255, "Permission denied: not tried")
-            with tempfile.TemporaryFile() as errors:  # an older ssh keeps stderr open for ever
-                command = self._command("-M", "-N", "-f")
-                code = run_process(command, b"", self.connect_timeout_s + 15, errors)[0]
-                errors.seek(0)
-                err = errors.read().decode(errors="replace").strip()
-            if code != 0:
-                raise self.failure(code, err)
+            lock = filelock.FileLock(f"{self.socket}.lock", timeout=2 * self.connect_timeout_s + 30)
+            try:
+                with lock:
+                    if not self._is_open():
+                        self._connect()
+            except filelock.Timeout as err:
+                got = "another process is opening the connection"
+                raise Busy(f"reach {self.name} by ssh", got, "try again later") from err
 
-    def failure(self, code: int, err: str) -> KitError:
-        """Make the error of an ssh that did not do what it was called for, from what it said."""
-        tried = f"reach {self.name} by ssh"
-        if "Permission denied" in err or "Too many authentication failures" in err:
-            end = self.valid_until()
-            until = "" if end is None else datetime.fromtimestamp(end).astimezone().isoformat()
-            if end is not None and end < self.clock():
-                return CredentialExpired(
-                    f"the certificate for {self.name} ended at {until}", err, self.renew_hint
-                )
-            known = f"the certificate is valid until {until} by this clock; " if until else ""
-            hint = self.renew_hint or f"try `ssh -v {self.name}`"
-            return CredentialRefused(f"{self.name} refuses the login", err, known + hint)
-        if re.search(r"Host key verification failed|host key is known|IDENTIFICATION HAS", err):
-            step = f"compare its fingerprint with the site's, then mend known_hosts: {self.name}"
+    def _is_open(self) -> bool:
+        if self._person_socket is not None:
+            if self._answers(self._person_socket):
+                return True
+            self._person_socket = None
+        if self.socket.exists():
+            return True
+        path = Path(self._values().get("controlpath", ["none"])[0]).expanduser()
+        if path.is_absolute() and path.is_socket() and self._answers(path):
+            self._person_socket = path
+        return self._person_socket is not None
+
+    def _answers(self, socket: Path) -> bool:
+        command = [*self._base(), "-o", f"ControlPath={socket}", "-O", "check", self.name]
+        return run_process(command, b"", 20).code == 0
+
+    def _connect(self) -> None:
+        end = self.valid_until()
+        if end is not None and end < self.clock() - RENEWABLE_S:
+            raise self._refused("not tried", self.name)
+        timeout_s = self.connect_timeout_s + 15
+        done = run_process(self._command("-M", "-N", "-f"), b"", timeout_s, daemon=True)
+        if done.code == 0:
+            return
+        failure = self.failure(done.code, done.err.decode(errors="replace").strip())
+        if type(failure) is Unreachable and "proxyjump" in self._values():
+            # With ControlPersist ssh drops what the jump host reports: once more without.
+            alone = {"ControlMaster": "no", "ControlPath": "none", "ControlPersist": "no"}
+            told = run_process([*self._command(**alone), "true"], b"", timeout_s)
+            if told.code != 0 and told.err.strip():
+                failure = self.failure(told.code, told.err.decode(errors="replace").strip())
+        raise failure
+
+    def failure(self, code: int, err: str, out: str = "") -> KitError:
+        """Return the error of an ssh call that ran no command, from its exit code and streams."""
+        tried, text = f"reach {self.name} by ssh", (err or out)[-2000:]
+        if match := REFUSED.search(err):
+            jumps = self._values().get("proxyjump", [""])[0]
+            host = match["host"] or self.name
+            return self._refused(text, host if host in jumps else self.name)
+        if ACCOUNT.search(f"{err}\n{out}"):
+            step = f"log in with `ssh {self.name}` in a terminal and follow its message"
+            return CredentialRefused(f"{self.name} refuses the login", text, step)
+        if HOST_KEY.search(err):
+            step = f"compare its fingerprint with the site's, then correct known_hosts: {self.name}"
             return HostKeyRefused(tried, err, step)
-        if re.search(r"Bad configuration|Bad owner|Can't open user config|path too long", err):
-            return UsageError(tried, err, "mend the ssh config that is named there")
-        return Unreachable(tried, err or f"ssh ended with {code} and said nothing", "try later")
+        if CONFIG.search(err):
+            return UsageError(tried, err, "correct the ssh config that is named there")
+        if code != 255:
+            step = (
+                f"try `ssh {self.name} true`; a start file there (~/.bashrc, ~/.profile) may end"
+                " the shell or start another one (exit, exec)"
+            )
+            got = text or f"the login shell ended with {code} and printed nothing"
+            return Unreachable(tried, got, step)
+        return Unreachable(tried, text or f"ssh ended with {code} and printed nothing", "try later")
+
+    def _refused(self, got: str, host: str) -> CredentialRefused:
+        """Return the error of a refused login; CredentialExpired if the certificate has ended."""
+        end = self.valid_until()
+        until = "" if end is None else datetime.fromtimestamp(end).astimezone().isoformat()
+        if end is not None and end < self.clock():
+            tried = f"the certificate for {self.name} ended at {until}"
+            return CredentialExpired(tried, got, self.renew_hint)
+        known = f"the certificate is valid until {until} by this clock; " if until else ""
+        hint = self.renew_hint or f"try `ssh -v {self.name}`"
+        return CredentialRefused(f"{host} refuses the login", got, known + hint)
+
+
+def _remote(mark: str, argv: Sequence[str]) -> str:
+    """Return a remote command that any login shell passes on as it is.
+
+    csh refuses line breaks and replaces `!` within quotes, so the program goes as base64, in
+    words that are short enough for csh.
+    """
+    program = (
+        f"printf '%s\\n' {mark}; printf '%s\\n' {mark} >&2; set -- {shlex.join(argv)}\n"
+        f'"$@"; r=$?; printf \'\\n%s %s\\n\' {mark} "$r"; exit "$r"'
+    )
+    text = base64.b64encode(program.encode()).decode()
+    words = [text[n : n + WORD_LENGTH] for n in range(0, len(text), WORD_LENGTH)]
+    return 'exec sh -c \'eval "$(printf %s "$@" | base64 -d)"\' sh ' + " ".join(words)
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder that only this user can enter. Raises UsageError when it is another's."""
+    """Create a folder that only this user can enter. Raises UsageError if it is another's."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
     found = folder.lstat()
@@ -212,9 +289,9 @@ def private_folder(folder: Path) -> None:
 
 
 def certificate_end(path: Path) -> float | None:
-    """Read when an ssh certificate ends, by `ssh-keygen -L`; None for none and for `forever`."""
-    said = run_process(["ssh-keygen", "-L", "-f", str(path)], b"", 20)[1].decode(errors="replace")
-    match = re.search(r"^\s+Valid: from \S+ to (\S+)$", said, re.M)
+    """Return when an ssh certificate ends, by `ssh-keygen -L`; None for none and for `forever`."""
+    done = run_process(["ssh-keygen", "-L", "-f", str(path)], b"", 20)
+    match = re.search(r"^\s+Valid: from \S+ to (\S+)$", done.out.decode(errors="replace"), re.M)
     return datetime.fromisoformat(match[1]).timestamp() if match else None
 
 

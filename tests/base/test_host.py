@@ -1,7 +1,11 @@
 """One contract over every implementation of Host, and what ssh alone can do."""
 
 import os
+import shutil
+import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -22,6 +26,7 @@ from kit.base import (
     UsageError,
     certificate_end,
     private_folder,
+    ssh,
 )
 
 
@@ -210,13 +215,15 @@ def test_a_master_that_died_unseen_costs_one_repeat_where_it_does_no_harm(
 ):
     ssh = tmp_path / "bin" / "ssh"  # 255 and not a word: what the client says then
     ssh.parent.mkdir()
-    ssh.write_text(f"#!/bin/sh\necho x >>{tmp_path}/calls; exit 255\n")
+    ssh.write_text(
+        f"#!/bin/sh\ncase $* in *-G*) exit 0;; esac\necho x >>{tmp_path}/calls; exit 255\n"
+    )
     ssh.chmod(0o755)
     monkeypatch.setenv("PATH", f"{ssh.parent}:{os.environ['PATH']}")
     host = SSHHost("site", folder=tmp_path / "c")
     (tmp_path / "c").mkdir(mode=0o700)
     host.socket.touch()
-    with pytest.raises(Unreachable, match="said nothing"):
+    with pytest.raises(Unreachable, match="printed nothing"):
         host.run(["true"], repeat=repeat)
     assert (tmp_path / "calls").read_text() == "x\n" * calls
 
@@ -336,3 +343,175 @@ def test_a_folder_for_the_socket_that_is_not_private_is_refused(tmp_path, what):
         folder.chmod(0o755)
     with pytest.raises(UsageError, match="private"):
         private_folder(folder)
+
+
+# Errors of the operating system.
+
+
+def test_a_program_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="cannot run `ssh`") as caught:
+        SSHHost("site", folder=tmp_path / "c").run(["true"])
+    assert caught.value.next_step == "install it, or correct PATH"
+
+
+def test_a_local_file_that_is_gone_is_named_and_is_no_missing_program(tmp_path):
+    gone = tmp_path / "gone"
+    for action in (
+        lambda: LocalHost().put(gone, f"{tmp_path}/target"),
+        lambda: LocalHost().run(["cat"], input=gone, check=False),
+    ):
+        with pytest.raises(DataError, match=f"cannot read {gone}"):
+            action()
+
+
+def test_a_fetched_file_needs_a_folder_and_a_disk_with_room(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="there is no such folder"):
+        LocalHost().get("/etc/hostname", tmp_path / "none" / "x")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kit.base.files.os.fsync", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        LocalHost().get("/etc/hostname", tmp_path / "x")
+
+
+# What the person's ssh config and login shell may do.
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Return a function that starts an sshd with more lines of server and client config."""
+    started = []
+
+    def make(client="", more="", **options):
+        sshd = PrivateSshd(tmp_path / f"own{len(started)}", more=more, **options).start()
+        started.append(sshd)
+        with (sshd.folder / "config").open("a") as file:
+            file.write(client)
+        return sshd
+
+    yield make
+    for sshd in started:
+        sshd.stop()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "RemoteCommand tmux",
+        "StdinNull yes",
+        "ExitOnForwardFailure yes\n  LocalForward {port} 127.0.0.1:1",
+        "RequestTTY force",
+        "SessionType none",
+    ],
+)
+def test_options_of_the_persons_config_do_not_change_what_the_kit_does(own, line):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        host = own(f"  {line.format(port=taken.getsockname()[1])}\n").host()
+        assert host.run(["cat"], input=b"text").out == "text"
+        host.close()
+
+
+def test_the_persons_own_connection_is_used_where_it_is_open(own):
+    sshd = own("  ControlPath {control}/person\n")
+    config = sshd.folder / "config"
+    config.write_text(config.read_text().replace("{control}", str(sshd.control)))
+    master = ["ssh", "-F", config, "-o", "BatchMode=yes", "-M", "-N", "-f", "site"]
+    subprocess.run(master, check=True, stderr=subprocess.DEVNULL)
+    (sshd.folder / "authorized_keys").write_text("")  # as if the second factor were asked for
+    host = sshd.host()
+    assert host.run(["echo", "in"]).out == "in\n"
+    host.close()  # leaves the person's connection open
+    assert host.run(["echo", "still in"]).out == "still in\n"
+    subprocess.run(["ssh", "-F", config, "-O", "exit", "site"], stderr=subprocess.DEVNULL)
+    with pytest.raises(CredentialRefused):
+        host.run(["true"])
+
+
+def test_processes_that_open_at_once_share_one_connection(own):
+    sshd = own()
+    code = (
+        "import sys; from pathlib import Path; from kit.base import SSHHost\n"
+        "SSHHost('site', config=sys.argv[1], folder=Path(sys.argv[2])).run(['true'])"
+    )
+    argv = [sys.executable, "-c", code, sshd.folder / "config", sshd.control / "c"]
+    for process in [subprocess.Popen(argv) for _ in range(4)]:
+        assert process.wait() == 0
+    listed = subprocess.run(["pgrep", "-f", f"ssh .*{sshd.folder}/config"], capture_output=True)
+    assert len(listed.stdout.split()) == 1
+    sshd.host().close()
+
+
+def test_a_jump_host_that_refuses_the_key_is_named(own):
+    jump, sshd = own(), own()
+    (jump.folder / "authorized_keys").write_text("")
+    config = sshd.folder / "config"
+    jumping = (jump.folder / "config").read_text().replace("Host site", "Host jump")
+    config.write_text(f"{config.read_text()}  ProxyJump jump\n{jumping}")
+    with pytest.raises(CredentialRefused, match="refuses the login") as caught:
+        sshd.host().run(["true"])
+    assert "Permission denied" in caught.value.got
+
+
+@pytest.mark.parametrize(
+    ("program", "kind", "got", "step"),
+    [
+        ("echo 'Maintenance until Friday'; exit 1", Unreachable, "until Friday", "start file"),
+        ("exit 0", Unreachable, "printed nothing", "start file"),
+        (
+            "echo 'Your password has expired.' >&2; exit 1",
+            CredentialRefused,
+            "Your password has expired",
+            "in a terminal",
+        ),
+    ],
+)
+def test_what_the_login_prints_instead_of_running_a_command_is_shown(own, program, kind, got, step):
+    sshd = own(more=f"ForceCommand {program.replace(chr(39), chr(34))}")
+    with pytest.raises(kind) as caught:
+        sshd.host().run(["true"])
+    assert got in caught.value.got
+    assert step in caught.value.next_step
+
+
+def test_a_background_process_of_a_start_file_does_not_hold_up_the_answer(own):
+    sshd = own(more='ForceCommand sleep 20 & eval "$SSH_ORIGINAL_COMMAND"')
+    begun = time.monotonic()
+    assert sshd.host().run(["echo", "now"], timeout=15).out == "now\n"
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("shell", ["csh", "tcsh", "dash", "bash", "fish", "zsh"])
+def test_every_login_shell_passes_scripts_and_arguments_on(own, shell, tmp_path):
+    path = shutil.which(shell)
+    if path is None:
+        pytest.skip(f"{shell} is not installed")
+    sshd = own(more=f'ForceCommand {path} -c "$SSH_ORIGINAL_COMMAND"')
+    host = sshd.host()
+    word = "a!b 'c' \"d\" $HOME `id`\nnew line " + "x" * 3000
+    assert host.run(["sh", "-c", 'printf %s "$1"\n# two lines!', "sh", word]).out == word
+    host.put(b"content", f"{tmp_path}/file")
+    assert (tmp_path / "file").read_bytes() == b"content"
+    host.close()
+
+
+def test_permission_denied_of_a_command_is_no_refused_login(tmp_path):
+    host = SSHHost("site", config="/dev/null", folder=tmp_path / "c")
+    text = "mkdir: cannot create directory 'x': Permission denied\nclient_loop: Broken pipe"
+    assert type(host.failure(255, text)) is Unreachable
+    for line in (
+        "anna@site: Permission denied (publickey,password).",
+        "Permission denied (publickey).",
+        "Received disconnect from 10.0.0.1 port 22:2: Too many authentication failures",
+    ):
+        assert isinstance(host.failure(255, line), CredentialRefused)
+
+
+def test_a_remote_command_has_nothing_that_csh_replaces_or_refuses():
+    remote = ssh._remote("kit-0", ["sh", "-c", "echo 'a!b'\nexit 1", "x" * 5000])
+    assert not set("!\n") & set(remote)
+    assert max(map(len, remote.split())) < 1024
