@@ -13,6 +13,7 @@ from private_sshd import PrivateSshd, keygen
 from tools_venv import TOOLS, tools
 
 from kit.base import CommandFailed, UsageError
+from kit.base.host import Output, as_completed
 from kit.cli.deploy import vm_group
 from kit.deploy import vm
 
@@ -97,6 +98,10 @@ def test_cluster_has_one_node_with_the_label_and_the_two_ports():
     assert "127.0.0.1:5001:5000" in SCRIPT.read_text()
 
 
+def completed(argv, code, out, err, seconds, check):
+    return as_completed(argv, Output(code, out, err, seconds), check)
+
+
 class Shell:
     """A host: two steps are the real script under a root of its own, the others are noted."""
 
@@ -110,8 +115,6 @@ class Shell:
         assert mode == 0o700
 
     def run(self, argv, input=b"", timeout=60, check=True, repeat=False):
-        from kit.base import as_completed as completed
-
         if argv[:2] == ["id", "-u"]:
             return completed(argv, 0, b"1000\n", b"", 0.0, check)
         if argv[:2] == ["sudo", "-n"] and argv[2] == "true":

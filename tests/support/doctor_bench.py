@@ -32,7 +32,7 @@ CSC_PROJECT_NAME=project_1
 """
 TOOLS = (
     *("env", "bash", "sh", "cat", "head", "hostname", "ss", "timeout", "true", "date", "readlink"),
-    *("id", "mktemp", "dd", "ln", "df", "tail", "rm"),
+    *("id", "base64", "mktemp", "dd", "ln", "df", "tail", "rm"),
 )
 KIND = ["kind", "get", "clusters"]
 MADE = {
