@@ -157,7 +157,7 @@ def test_the_citation_names_the_article_and_the_version():
 
 
 # Only the batch job sets these, for its own processes.
-OF_THE_JOB = {"KIT_TRY", "KIT_TASK", "KIT_CODE", "KIT_STEP"}
+OF_THE_JOB = {"KIT_TRY", "KIT_TASK", "KIT_CODE", "KIT_CODE_HASH", "KIT_STEP"}
 
 
 def test_every_variable_has_a_row_on_its_page():
