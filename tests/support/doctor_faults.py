@@ -117,7 +117,7 @@ PLATFORM = [
 ]  # fmt: skip
 
 SSH = [
-    Fault("no ssh here", "ssh-missing", "ssh is not installed on this machine", "here", seeds.without_ssh),
+    Fault("no ssh here", "ssh-missing", "ssh is not installed", "here", seeds.without_ssh),
     Fault("no key", "key-missing", "for site", "here",
           lambda b: b.look(hpc=b.site(None, b.key(config="Host site\n  IdentityAgent none\n"
                                                          "  IdentityFile /nowhere/id\n")))),
