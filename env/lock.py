@@ -27,7 +27,7 @@ def resolve() -> list[str]:
 
 
 def environment(lines: list[str]) -> str:
-    """Give the text of environment.yml with the same packages."""
+    """Return the text of environment.yml with the same packages."""
     head = HEAD + "name: cloud-hpc-kit\nchannels:\n  - conda-forge\ndependencies:\n"
     body = "".join(f"      - {line}\n" for line in lines)
     return f"{head}  - python=3.11\n  - pip\n  - pip:\n{body}      - -e .\n"

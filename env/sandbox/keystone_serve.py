@@ -1,4 +1,4 @@
-"""Be Keystone in one process: prepare its state the first time, fill it, serve it.
+"""Run Keystone in one process: prepare its state the first time, fill it, serve it.
 
 usage: keystone_serve.py CONF FOLDER ADDRESS PORT. The environment has what `keystone-manage
 bootstrap` and seed_allas.py need, passwords among it, since every user can read the arguments.

@@ -16,7 +16,7 @@ import uvicorn
 
 
 def set_up(backend: str, artifacts: str) -> None:
-    """Say to MLflow what `mlflow server` would; before mlflow.server is imported."""
+    """Set the variables that `mlflow server` would, before mlflow.server is imported."""
     os.environ |= {
         "_MLFLOW_SERVER_FILE_STORE": backend,
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",

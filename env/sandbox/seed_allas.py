@@ -30,7 +30,7 @@ class Keystone:
         return self.session.get(self.url + path, params=params).json()
 
     def ensure(self, kind: str, name: str, **fields: str) -> str:
-        """Give the id of a project, user, role or service of that name, made if needed."""
+        """Return the id of a project, user, role or service of that name, created if needed."""
         for row in self.get(f"/{kind}s", name=name)[f"{kind}s"]:
             if row["name"] == name:
                 return row["id"]
@@ -38,7 +38,7 @@ class Keystone:
         return self.session.post(f"{self.url}/{kind}s", json=body).json()[kind]["id"]
 
     def member(self, user: str, password: str, projects: list[str], role: str) -> tuple[str, str]:
-        """Give a user a role in projects; (user id, id of the last project)."""
+        """Assign a user a role in projects; (user id, id of the last project)."""
         user_id = self.ensure("user", user, password=password, domain_id="default")
         role_id = self.ensure("role", role)
         for name in projects:
@@ -47,7 +47,7 @@ class Keystone:
         return user_id, project
 
     def endpoint(self, name: str, kind: str, url: str) -> None:
-        """Name a service in the catalogue, at this URL."""
+        """Register a service in the catalogue, at this URL."""
         service = self.ensure("service", name, type=kind)
         rows = self.get("/endpoints", service_id=service)["endpoints"]
         have = {row["interface"]: row for row in rows}
@@ -60,7 +60,7 @@ class Keystone:
                 self.session.patch(f"{self.url}/endpoints/{old['id']}", json={"endpoint": body})
 
     def ec2_key(self, user_id: str, project: str) -> tuple[str, str]:
-        """Give the EC2 key of a user in a project, made if needed: (access, secret)."""
+        """Return the EC2 key of a user in a project, created if needed: (access, secret)."""
         path = f"/users/{user_id}/credentials/OS-EC2"
         for row in self.get(path)["credentials"]:
             if row["tenant_id"] == project:

@@ -94,7 +94,7 @@ def check_kubectl() -> None:
         version = str(json.loads(answer)["clientVersion"]["gitVersion"])
         found = re.match(r"v(\d+)\.(\d+)", version)
     except FileNotFoundError as err:
-        raise UsageError("there is no kubectl", str(err), step) from err
+        raise UsageError("kubectl is not installed", str(err), step) from err
     except (ValueError, KeyError, TypeError) as err:
         raise UsageError("ask kubectl for its version", str(err), step) from err
     if found is None or (int(found[1]), int(found[2])) < OLDEST_KUBECTL:
@@ -168,7 +168,7 @@ def build(
     """
     if name not in ENVIRONMENTS:
         step = f"use one of: {', '.join(ENVIRONMENTS)}"
-        raise UsageError(f"there is no environment {name!r:.60}", next_step=step)
+        raise UsageError(f"{name!r:.60} is not an environment of the platform", next_step=step)
     check_kubectl()
     check_source(folder / "upstream", commit, folder)
     check_secrets(folder / "secrets")

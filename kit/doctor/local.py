@@ -162,7 +162,7 @@ def _results(context: CheckContext) -> str:
 def _data(context: CheckContext) -> str:
     folder = context.settings.data_dir
     if folder is None or not folder.is_dir():
-        got = "it is a file" if folder and folder.exists() else "there is no such folder"
+        got = "it is a file" if folder and folder.exists() else "the folder does not exist"
         raise DiagnosisError(DATA_DIR_MISSING, f"{folder}: {got}")
     return f"{folder} has {len(list(folder.iterdir()))} files"
 

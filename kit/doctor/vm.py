@@ -204,7 +204,7 @@ def _pods(context: CheckContext) -> str:
     if not_pulled:
         raise DiagnosisError(IMAGE_NOT_PULLED, "; ".join(not_pulled))
     if waiting or not ready:
-        raise DiagnosisError(POD_NOT_READY, "; ".join(waiting) or "there is no pod at all")
+        raise DiagnosisError(POD_NOT_READY, "; ".join(waiting) or "the cluster has no pods")
     return f"{ready} pods are ready, every image is there"
 
 

@@ -424,7 +424,7 @@ def test_kit_platform_source_is_linked_and_not_over_something_else(tmp_path, mon
     [
         ('{"clientVersion": {"gitVersion": "v1.20.2"}}', r"older than 1\.21"),
         ("Client Version: v1.32", "ask kubectl for its version"),
-        (None, "there is no kubectl"),
+        (None, "kubectl is not installed"),
     ],
 )
 def test_an_old_or_missing_kubectl_is_told(tmp_path, monkeypatch, said, words):

@@ -242,9 +242,9 @@ def test_missing_service_is_reported_once_and_delays_no_other(cluster, started):
     until(lambda: answers(url["grafana"]))
     running.said("not there yet: MLflow")
     time.sleep(4)  # it has been started again at least once more
-    told = [line for line in running.err.read_text().splitlines() if "started again" in line]
-    assert len(told) == 1
-    assert 'services "missing" not found' in told[0]
+    rows = [line for line in running.err.read_text().splitlines() if "started again" in line]
+    assert len(rows) == 1
+    assert 'services "missing" not found' in rows[0]
 
 
 def test_taken_port_is_named_with_its_holder(cluster, started):

@@ -60,7 +60,7 @@ def test_check_that_hangs_is_reported_and_delays_no_other(monkeypatch):
 @pytest.mark.parametrize(
     ("raised", "state", "diagnosis", "step"),
     [
-        (KitError("broken", "noise", "mend it"), "failed", "", "mend it"),
+        (KitError("broken", "noise", "fix it"), "failed", "", "fix it"),
         (Unreachable("broken", "noise", ""), "failed", "vm-away", "check that the VM is running"),
         (
             diagnosis.DiagnosisError(hpc.CERTIFICATE_SHORT, "broken"),
@@ -110,7 +110,7 @@ def test_reports_what_is_missing_with_nothing_set_up(tmp_path, profile):
 
 
 def test_missing_package_is_a_sentence_not_a_traceback(monkeypatch):
-    """After `make local` there is no keystoneauth1."""
+    """After `make local` keystoneauth1 is not installed."""
 
     def check(_context):
         raise ModuleNotFoundError("No module named 'keystoneauth1'")

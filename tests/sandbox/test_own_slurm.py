@@ -128,10 +128,10 @@ def test_the_submitter_as_a_process_sees_a_request_at_once_and_its_face_tells_to
             )
             until(lambda: face(f"/runs/{run}")["progress"], 30)
             until(lambda: face(f"/runs/{run}")["finished"], 120, 0.5)
-            told, log = face(f"/runs/{run}"), face(f"/runs/{run}/log")
-            assert (told["state"], told["ended"]["job"]["state"]) == ("DONE", "COMPLETED")
+            status, log = face(f"/runs/{run}"), face(f"/runs/{run}/log")
+            assert (status["state"], status["ended"]["job"]["state"]) == ("DONE", "COMPLETED")
             assert "the driver ended: SUCCEEDED" in log["text"].replace("JobStatus.", "")
-            assert token.read_text() not in json.dumps([told, log])
+            assert token.read_text() not in json.dumps([status, log])
         finally:
             process.terminate()
             said = process.communicate()[1]

@@ -1,4 +1,4 @@
-"""The sandbox's Allas, with its services to stop, freeze, fill and kill; all is mended after."""
+"""The sandbox's Allas, whose services tests stop, freeze, fill and kill; repaired afterwards."""
 
 import contextlib
 import os

@@ -7,7 +7,7 @@ HEADER = ("# command: ", "# version: ", "# taken: ", "# edited: ")
 
 
 def read(name: str) -> str:
-    """Give a captured text without its header; a file without the four header lines fails."""
+    """Return a captured text without its header; a file without the four header lines fails."""
     lines = (HERE / name).read_text(encoding="utf-8").splitlines(keepends=True)
     for number, start in enumerate(HEADER):
         assert lines[number].startswith(start), f"{name} lacks the line {start!r}"

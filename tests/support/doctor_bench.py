@@ -45,7 +45,7 @@ MADE = {
 
 
 class Bench:
-    """What a test seeds a fault with; everything it started ends with `close`."""
+    """The machines and files that a fault is seeded in; everything it started ends with `close`."""
 
     def __init__(self, folder: Path, monkeypatch) -> None:
         self.folder, self.monkeypatch = folder, monkeypatch
@@ -90,12 +90,12 @@ class Bench:
         return path
 
     def listening(self):
-        """Give the port of a server that takes connections and never answers."""
+        """Return the port of a server that takes connections and never answers."""
         server = self.ends.enter_context(socket.create_server(("127.0.0.1", 0)))
         return server.getsockname()[1]
 
     def key(self, passphrase="", mode=0o600, config=""):
-        """Give an ssh config with one key, for a port where nobody listens."""
+        """Return an ssh config with one key, for a port where nobody listens."""
         keygen("-t", "ed25519", "-N", passphrase, "-f", self.folder / "user_key")
         (self.folder / "user_key").chmod(mode)
         text = config or CLIENT.format(port=9, user="u", folder=self.folder)

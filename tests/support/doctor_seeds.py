@@ -225,7 +225,7 @@ def start_again(folder, name):
 
 
 def edited(bench, old, new):
-    """Give the doctor the sandbox's .env with another text in it."""
+    """Run the doctor with the sandbox's .env and another text in it."""
     text = bench.loaded().env_file.read_text().replace('"', "")
     return bench.sandbox(env_file=bench.file(text.replace(old, new), name=".env"))
 

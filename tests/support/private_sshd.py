@@ -112,7 +112,7 @@ class PrivateSshd:
         raise RuntimeError(log.read_text())
 
     def sessions(self):
-        """Give the pids of the processes that serve connections."""
+        """Return the pids of the processes that serve connections."""
         pids = subprocess.run(
             ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False
         )
@@ -140,6 +140,6 @@ class PrivateSshd:
             self.process = None
 
     def host(self, **options):
-        """Give a client with a connection of its own (`name` tells clients apart)."""
+        """Return a client with a connection of its own (`name` tells clients apart)."""
         control = self.control / options.pop("name", "c")
         return SSHHost("site", config=str(self.folder / "config"), folder=control, **options)

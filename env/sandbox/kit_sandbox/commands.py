@@ -51,7 +51,7 @@ def down(settings: Settings, wipe: bool, report: Report) -> None:
     """Cancel the jobs, stop every process; with `wipe` remove the state folder as well."""
     folder = settings.sandbox_dir.absolute()
     if not (folder / files.MARKER).exists():
-        report(f"there is no sandbox in {folder}")
+        report(f"no sandbox was found in {folder}")
         return
     folder = files.state_folder(settings)
     with _exclusive(folder):

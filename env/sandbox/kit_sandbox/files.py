@@ -125,7 +125,7 @@ def state_folder(settings: Settings) -> Path:
 
 
 def account_names() -> tuple[str, str, str]:
-    """Name who runs jobs, administers the VM and opens tunnels; other accounts only under root."""
+    """Return who runs jobs, administers the VM, opens tunnels; other accounts only under root."""
     if os.getuid() == 0:
         return "hpcuser", "clouduser", "kit-tunnel"
     return (user_name(os.getuid()),) * 3

@@ -36,7 +36,7 @@ def missing_packages() -> list[str]:
     if not shutil.which("dpkg-query"):
         raise UsageError(
             "the sandbox is made of Debian packages",
-            "there is no dpkg on this machine",
+            "this machine has no dpkg",
             "use the image of env/sandbox/Dockerfile",
         )
     argv = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *wanted]

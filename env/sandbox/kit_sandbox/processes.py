@@ -101,7 +101,7 @@ def supervisors() -> list[Supervisor]:
 
 
 def user_name(uid: int) -> str:
-    """Return a user's name, or the number if there is no such user."""
+    """Return a user's name, or the number if it is unknown."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
