@@ -22,8 +22,8 @@ from kit.base import (
     UsageError,
 )
 from kit.cli.options import echo_json, echo_table, json_option, profile_option
+from kit.runs.follow import poll, write_stored_log
 from kit.runs.requests import RUN_ID, RunState, RunStatus, attempt_id
-from kit.runs.stored_log import write_stored_log
 
 if TYPE_CHECKING:
     from kit.slurm import JobStatus
@@ -190,24 +190,25 @@ def follow_log(
     Waits for a job that is not submitted yet, and for contact that is lost on the way. Raises
     Unreachable without contact at the start, or after CONTACT_PATIENCE_S without it.
     """
-    slurm, seen, reported, offset, number = submitter.slurm, 0.0, "", 0, 0
-    while True:
-        text = ""
+    slurm, seen, offset, number = submitter.slurm, 0.0, 0, 0
+
+    def look() -> tuple[bool | None, str]:
+        nonlocal seen, offset, number
+        result, text = None, ""
         try:
             status = submitter.jobs.status(run)
             offset, number = (offset if status.number == number else 0), status.number
             if status.state.finished and not offset:
-                return write_stored_log(submitter.jobs, submitter.data, status, write)
+                return write_stored_log(submitter.jobs, submitter.data, status, write), ""
             if status.state is RunState.REQUESTED:
                 text = f"attempt {number} is not submitted yet: a submitter must be running"
             else:
-                name = attempt_id(run, number)
+                name = status.attempt_id
                 job = slurm.status([name])[name]  # before the log: then the log is whole
                 offset = _write_from(submitter, name, offset, write)
-                if job.done:
-                    report(f"job {job.job_id}: {job.state.name}, {job.why}")
-                    return job.succeeded
                 text = "" if offset else f"job {job.job_id} {job.state.name}: {job.why}"
+                if job.done:
+                    result, text = job.succeeded, f"job {job.job_id}: {job.state.name}, {job.why}"
             seen = slurm.clock()
         except HostKeyRefused:
             raise
@@ -215,10 +216,9 @@ def follow_log(
             if slurm.clock() - seen > CONTACT_PATIENCE_S:
                 raise
             text = f"no contact, asking again: {err.got or err.tried}"
-        if text and text != reported:
-            report(text)
-        reported = text or reported
-        slurm.sleep(slurm.hpc.poll_floor_s)
+        return result, text
+
+    return poll(look, report, slurm.sleep, slurm.hpc.poll_floor_s)
 
 
 def _write_from(

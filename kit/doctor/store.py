@@ -214,7 +214,7 @@ def _pipelines(context: CheckContext) -> str:
         from kit.runs import kfp_cluster
 
         try:
-            kfp_cluster.greet(cloud.kfp_url, context.settings.env_file)
+            kfp_cluster.check_access(cloud.kfp_url, context.settings.env_file)
         except Unreachable as err:
             raise DiagnosisError(KFP_AWAY, f"{cloud.kfp_url}: {_short(err)}") from err
         return f"the pipeline service at {cloud.kfp_url} answers"

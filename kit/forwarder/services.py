@@ -22,9 +22,9 @@ from kit.base import Json, KitError, NoSuchBucket, Secret, Unreachable, UsageErr
 from kit.base.settings import Settings
 from kit.forwarder.collect import Forwarder
 from kit.forwarder.gauges import CONTENT_TYPE
+from kit.runs.follow import write_stored_log
 from kit.runs.requests import RUN_ID, RunState, attempt_id
 from kit.runs.requests import RunStatus as StoredStatus
-from kit.runs.stored_log import write_stored_log
 from kit.submitter.submitter import Submitter
 
 PORT = 6600

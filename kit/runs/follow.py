@@ -1,27 +1,32 @@
-"""Follow a run in the store until its result is there, or say what it ended with."""
+"""Follow a run in the store until its result is there, or report what it ended with."""
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from kit.base import Json, KitError, Unreachable
+from kit.base import DataError, Json, KitError, Unreachable
+from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequests, RunState, RunStatus
+from kit.store import ObjectStore
 
-POLL_S = 1.0
+POLL_INTERVAL_S = 1.0
+LOG_LINES = 10  # of a failed job's log, shown with the error
+
+T = TypeVar("T")
 
 
-class Runs(Protocol):
-    """What following needs: `RunRequests` itself, or the forwarder's face."""
+class FollowedRuns(Protocol):
+    """The methods that following needs: those of `RunRequests` or of the forwarder's client."""
 
     def status(self, run: str) -> RunStatus:
-        """Say how a run stands."""
+        """Return the status of a run."""
 
     def read(self, run: str, name: str) -> Json | None:
         """Read an object of a run."""
 
 
 class TrainingFailed(KitError):
-    """The training on the site came to nothing; `traceback` and `log` are from there."""
+    """The training on the site failed; `traceback` and `log` are from there."""
 
     def __init__(
         self, tried: str, got: str = "", next_step: str = "", traceback: str = "", log: str = ""
@@ -30,8 +35,8 @@ class TrainingFailed(KitError):
         self.traceback, self.log = traceback, log
 
     def __str__(self) -> str:
-        """Give the message, then what the driver or the job said last."""
-        end = "\n".join(self.log.splitlines()[-10:])
+        """Return the message, then the traceback or the end of the job's log."""
+        end = "\n".join(self.log.splitlines()[-LOG_LINES:])
         more = self.traceback or (f"the job's log ended with:\n{end}" if end else "")
         return f"{super().__str__()}\n\n{more}".rstrip()
 
@@ -40,88 +45,135 @@ class TrainingFailed(KitError):
         return type(self), (self.tried, self.got, self.next_step, self.traceback, self.log)
 
 
+def poll(
+    look: Callable[[], tuple[T | None, str]],
+    report: Callable[[str], object],
+    sleep: Callable[[float], object],
+    interval_s: float,
+) -> T:
+    """Call `look` until it returns a result; report each sentence that it returns once."""
+    reported = ""
+    while True:
+        result, text = look()
+        if text and text != reported:
+            report(text)
+            reported = text
+        if result is not None:
+            return result
+        sleep(interval_s)
+
+
 def follow(
-    jobs: Runs,
+    requests: FollowedRuns,
     run: str,
     timeout_s: float,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     ask: Callable[[], object] | None = None,
 ) -> Json:
-    """Have a run asked for by `ask`, wait for its result.
+    """Request a run by `ask` and wait for its result.
 
-    Raises TrainingFailed, Unreachable after `timeout_s`. A store (or its Keystone, or the
+    Raises TrainingFailed, and Unreachable after `timeout_s`. A store (or its Keystone, or the
     forwarder) that does not answer is asked again. Nothing is ever cancelled here.
     """
-    end, said = clock() + timeout_s, ""
-    while True:
+    end, pending = clock() + timeout_s, [ask] if ask else []
+
+    def look() -> tuple[Json | None, str]:
         try:
-            if ask is not None:
-                ask()
-                ask = None
-            state = jobs.status(run).state
-            if state.finished:
-                return _finished(jobs, run)
-            text = sentence(jobs.read(run, "progress") or {}) or state.when
+            for request in pending:
+                request()
+            pending.clear()
+            status = requests.status(run)
+            if status.state.finished:
+                return _result(requests, run), ""
+            text = _progress_text(requests, run) or status.state.when
         except Unreachable as err:
             text = f"no answer, asked again: {err.tried}: {err.got}"
-        if text != said:
-            say(text)
-            said = text
         if clock() >= end:
-            step = "run again to go on: nothing was cancelled"
-            raise Unreachable(f"{run} is still running after {timeout_s:.0f} s", said, step)
-        sleep(POLL_S)
+            next_step = "run again to resume: nothing was cancelled"
+            raise Unreachable(f"{run} is still running after {timeout_s:.0f} s", text, next_step)
+        return None, text
+
+    return poll(look, report, sleep, POLL_INTERVAL_S)
 
 
-def _finished(jobs: Runs, run: str) -> Json:
-    """Give the result of a finished run, or raise what it ended with."""
-    standing = jobs.status(run)
-    if standing.state is RunState.DONE:
-        return jobs.read(run, "result") or {}
-    if standing.state is RunState.REFUSED:
-        why = (jobs.read(run, "refused") or {}).get("why", "")
-        raise TrainingFailed(f"the request of {run} was refused", why)
-    if standing.state is RunState.CANCELLED:
-        raise TrainingFailed(f"{run} was cancelled", next_step="start it again with --fresh")
-    ended = jobs.read(run, f"try-{standing.number}/ended") or {}
-    left = ended.get("failure") or {}
-    got = f"{left.get('cause') or ended.get('why', '')}: {left.get('got', '')}".strip(": ")
-    step = left.get("next") or "mend the cause; run again for another try"
-    tried = f"try {standing.number} of {run} failed on the site"
-    raise TrainingFailed(tried, got, step, left.get("traceback", ""), ended.get("log", ""))
-
-
-def last_seen(jobs: RunRequests, run: str, clock: Callable[[], float] = time.time) -> str:
-    """Say how a run stands and how long ago that was seen."""
+def _progress_text(requests: FollowedRuns, run: str) -> str:
+    """Return the progress of a run in a sentence; a damaged object is for display only."""
     try:
-        progress = jobs.read(run, "progress")
+        return sentence(requests.read(run, "progress") or {})
+    except DataError:
+        return ""
+
+
+def _result(requests: FollowedRuns, run: str) -> Json:
+    """Return the result of a finished run. Raises TrainingFailed if it has none."""
+    status = requests.status(run)
+    if status.state is RunState.DONE:
+        return requests.read(run, "result") or {}
+    if status.state is RunState.REFUSED:
+        why = (requests.read(run, "refused") or {}).get("why", "")
+        raise TrainingFailed(f"the request of {run} was refused", why)
+    if status.state is RunState.CANCELLED:
+        raise TrainingFailed(f"{run} was cancelled", next_step="start it again with --fresh")
+    ended = requests.read(run, f"try-{status.number}/ended") or {}
+    failure = ended.get("failure") or {}
+    cause = failure.get("cause") or ended.get("why", "")
+    got = f"{cause}: {failure.get('got', '')}".strip(": ")
+    next_step = failure.get("next") or "fix the cause; run again for another attempt"
+    tried = f"attempt {status.number} of {run} failed on the site"
+    traceback, log = failure.get("traceback", ""), ended.get("log", "")
+    raise TrainingFailed(tried, got, next_step, traceback, log)
+
+
+def last_seen(requests: RunRequests, run: str, clock: Callable[[], float] = time.time) -> str:
+    """Return the progress of a run in a sentence, and how long ago it was observed."""
+    try:
+        progress = requests.read(run, "progress")
     except KitError as err:
         return str(err)
     if progress is None:
         return "no submitter has seen the request yet"
     job = f"job {progress['job']}: " if progress.get("job") else ""
-    ago = clock() - progress.get("seen", clock())
-    return f"{job}{sentence(progress)}; last seen {max(0.0, ago):.0f} s ago"
+    age_s = max(0.0, clock() - progress.get("seen", clock()))
+    return f"{job}{sentence(progress)}; last seen {age_s:.0f} s ago"
 
 
 def sentence(progress: Json) -> str:
-    """Say how a run stands, for a person: queued because, running where, which epoch."""
-    state, why = progress.get("state", ""), progress.get("why", "")
-    told = f"{state}: {why}".strip(": ")
+    """Return the progress of a run for a person: why it is queued, where it runs, how far it is."""
+    state, why, nodes = progress.get("state", ""), progress.get("why", ""), progress.get("nodes")
+    text = f"{state}: {why}".strip(": ")
     if state == "PENDING":
-        told = f"queued: {why}"
-    elif state == "RUNNING" and progress.get("nodes"):
-        told = f"on {','.join(progress['nodes'])}"
-    if window := progress.get("tunnel"):
-        told += f"; {seen_through(window)}"
-    now = progress.get("training")
-    return f"epoch {now['epoch']}/{now['epochs']}, loss {now['loss']:.3f}, {told}" if now else told
+        text = f"queued: {why}"
+    elif state == "RUNNING" and nodes:
+        text = f"on {nodes if isinstance(nodes, str) else ','.join(nodes)}"
+    if tunnel := progress.get("tunnel"):
+        text += f"; {tunnel_sentence(tunnel)}"
+    if training := progress.get("training"):
+        epochs = f"epoch {training['epoch']}/{training['epochs']}"
+        text = f"{epochs}, loss {training['loss']:.3f}, {text}"
+    return text
 
 
-def seen_through(window: Json) -> str:
-    """Say where Ray's dashboard is, or why no tunnel shows it."""
-    if "port" in window:
-        return f"Ray's dashboard: http://{window['address']}:{window['port']}"
-    return f"no tunnel (the run needs none): {window.get('barred', '')}"
+def tunnel_sentence(tunnel: Json) -> str:
+    """Return the address of Ray's dashboard, or why no tunnel shows it."""
+    if "port" in tunnel:
+        return f"Ray's dashboard: http://{tunnel['address']}:{tunnel['port']}"
+    return f"no tunnel (the run needs none): {tunnel.get('barred', '')}"
+
+
+def write_stored_log(
+    requests: RunRequests, data: ObjectStore, status: RunStatus, write: Callable[[bytes], object]
+) -> bool:
+    """Write the stored log of a finished run; return whether the run succeeded.
+
+    The log of a run with a result is stored whole, of a failed attempt only its end.
+    """
+    ending = requests.ending(status)
+    if status.state is RunState.DONE:
+        files = ending.get("files") or {}
+        if "job.log" in files:
+            write(StageStore(data, status.run).get(files["job.log"]))
+        return True
+    write(str(ending.get("log") or ending.get("why") or status.state.when).encode())
+    return False

@@ -1,4 +1,4 @@
-"""Run a Kubeflow pipeline on a cluster, or go on following one that is running there.
+"""Run a Kubeflow pipeline on a cluster, or follow one that is running there.
 
 Stateless: the KFP run is found again by its name, which is the run id of the kit. Loss of
 contact changes nothing but the time of the last answer.
@@ -27,7 +27,7 @@ from kit.runs.kfp_here import (
 )
 
 _LOG_IN = "log in with the browser and put KUBEFLOW_COOKIES (authservice_session=...) into .env"
-_OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+_ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _STATES = {
     "RUNNING": RUNNING,
     "CANCELING": RUNNING,
@@ -53,7 +53,7 @@ class Access:
 
 
 def access_of(url: str, env_file: Path | None) -> Access:
-    """Take KUBEFLOW_COOKIES and KUBEFLOW_NAMESPACE from the env file, when they are there."""
+    """Read KUBEFLOW_COOKIES and KUBEFLOW_NAMESPACE from the env file, if it has them."""
     found: dict[str, str] = {}
     if env_file is not None and env_file.is_file():
         step = "write KUBEFLOW_COOKIES and KUBEFLOW_NAMESPACE into it, mode 600"
@@ -75,15 +75,15 @@ def run_on_cluster(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> States:
-    """Submit the pipeline unless a run of that name is going on, and follow it to its end.
+    """Submit the pipeline unless a run of that name is active, and follow it to its end.
 
     Raises PipelineFailed, CredentialRefused, or Unreachable when the cluster does not answer
     (once at the start, for `patience_s` later); the run goes on there and can be followed again.
     """
     url = access.url
-    _greet(access)
+    _check_access(access)
     client = _ask(url, lambda: _client(access))
-    run_id = _ask(url, lambda: _going_on(client, access, run_name)) or _ask(
+    run_id = _ask(url, lambda: _active_run(client, access, run_name)) or _ask(
         url, lambda: _submit(client, access, pipeline, arguments, run_name)
     )
     where = f"{url}/#/runs/details/{run_id}"
@@ -100,13 +100,13 @@ def run_on_cluster(
             last_answer = clock()
             states = states_of(names, run)
             on_change(states)
-            if run.state in _OVER:
+            if run.state in _ENDED:
                 return _result(run, states, where)
         sleep(poll_s)
 
 
 def states_of(names: Sequence[str], run: Any) -> States:
-    """Read the components' states from a KFP run; one that is not named yet is pending."""
+    """Return the components' states of a KFP run; a component without an entry is pending."""
     details = (run.run_details and run.run_details.task_details) or []
     found = {task.display_name: task for task in details}
     return tuple(
@@ -132,13 +132,13 @@ def _result(run: Any, states: States, where: str) -> States:
     raise PipelineFailed(failed.name if failed else "", "", text, states, where)
 
 
-def greet(url: str, env_file: Path | None) -> None:
-    """Ask whether the pipeline service answers and lets us in. Raises what `_greet` raises."""
-    _greet(access_of(url, env_file))
+def check_access(url: str, env_file: Path | None) -> None:
+    """Check that the pipeline service answers and accepts the login. Raises KitError."""
+    _check_access(access_of(url, env_file))
 
 
-def _greet(access: Access) -> None:
-    """Ask whether Kubeflow is there; its client would try for half a minute and not say why."""
+def _check_access(access: Access) -> None:
+    """Check that Kubeflow answers; its client would try for half a minute and give no reason."""
     import requests
 
     headers = {"Cookie": access.cookies} if access.cookies else {}
@@ -146,19 +146,19 @@ def _greet(access: Access) -> None:
     try:
         answer = requests.get(health, headers=headers, timeout=10, allow_redirects=False)
     except requests.RequestException as err:
-        raise _away(access.url, f"{type(err).__name__}: {str(err)[:300]}") from err
+        raise _unreachable(access.url, f"{type(err).__name__}: {str(err)[:300]}") from err
     got = f"HTTP {answer.status_code} for {health}"
     if answer.status_code in (301, 302, 303, 307, 401, 403):  # a redirect leads to the log-in page
         raise CredentialRefused(f"Kubeflow at {access.url} refused", got, _LOG_IN)
     if answer.status_code >= 500:
-        raise _away(access.url, got)
+        raise _unreachable(access.url, got)
     if answer.status_code != 200:
         raise UsageError(
             f"there is no Kubeflow Pipelines at {access.url}", got, "correct cloud.kfp_url"
         )
 
 
-def _away(url: str, got: str) -> Unreachable:
+def _unreachable(url: str, got: str) -> Unreachable:
     return Unreachable(f"Kubeflow at {url} does not answer", got, "try again later")
 
 
@@ -170,8 +170,8 @@ def _client(access: Access) -> Any:
         return kfp.Client(host=access.url, cookies=access.cookies or None)
 
 
-def _going_on(client: Any, access: Access, run_name: str) -> str | None:
-    """Give the id of a KFP run of that name that has not ended."""
+def _active_run(client: Any, access: Access, run_name: str) -> str | None:
+    """Return the id of a KFP run of that name that has not ended."""
     same_name = {"operation": "EQUALS", "key": "display_name", "stringValue": run_name}
     found = client.list_runs(
         page_size=100,
@@ -179,7 +179,7 @@ def _going_on(client: Any, access: Access, run_name: str) -> str | None:
         namespace=access.namespace or None,
         filter=json.dumps({"predicates": [same_name]}),
     )
-    going = [run.run_id for run in found.runs or [] if run.state not in _OVER]
+    going = [run.run_id for run in found.runs or [] if run.state not in _ENDED]
     return str(going[0]) if going else None
 
 
@@ -198,7 +198,7 @@ def _submit(
 
 
 def _ask(url: str, call: Callable[[], Any]) -> Any:
-    """Call Kubeflow; what its client raises comes out as a KitError."""
+    """Call Kubeflow; raise the errors of its client as a KitError."""
     from kfp.client.client import kfp_server_api
     from urllib3.exceptions import HTTPError
 
@@ -209,7 +209,7 @@ def _ask(url: str, call: Callable[[], Any]) -> Any:
         if err.status in (401, 403):
             raise CredentialRefused(f"Kubeflow at {url} refused", got, _LOG_IN) from err
         if err.status and 400 <= err.status < 500:
-            raise KitError(f"Kubeflow at {url} said no", got, "read its words above") from err
-        raise _away(url, got) from err
+            raise KitError(f"Kubeflow at {url} refused", got, "read its words above") from err
+        raise _unreachable(url, got) from err
     except (HTTPError, OSError) as err:
-        raise _away(url, f"{type(err).__name__}: {str(err)[:300]}") from err
+        raise _unreachable(url, f"{type(err).__name__}: {str(err)[:300]}") from err

@@ -1,24 +1,31 @@
-"""A pipeline as a picture for the notebook and a line for the terminal, with live states."""
+"""A pipeline with its live states: a row of boxes for the notebook, a line for the terminal."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from html import escape
 
 from kit.runs.kfp_here import DONE, FAILED, PENDING, RUNNING, ComponentState
 
-_FILL = {PENDING: "#E8EAED", RUNNING: "#FFE8A3", DONE: "#CDEBD0", FAILED: "#F6C7C3"}
-_EDGE = {PENDING: "#9AA0A6", RUNNING: "#B06F00", DONE: "#2E7D32", FAILED: "#B3261E"}
-_BOX, _GAP, _HEIGHT = 210, 110, 110
-_TEXT = "font-family='sans-serif' text-anchor='middle'"
+MAX_MESSAGE_CHARACTERS = 44
+_COLORS = {  # background, border
+    PENDING: ("#E8EAED", "#9AA0A6"),
+    RUNNING: ("#FFE8A3", "#B06F00"),
+    DONE: ("#CDEBD0", "#2E7D32"),
+    FAILED: ("#F6C7C3", "#B3261E"),
+}
+_BOX = (
+    "display:inline-block;min-width:13em;padding:8px;border:2px solid {};border-radius:8px;"
+    "background:{};color:#202124;text-align:center;vertical-align:middle"
+)
 
 
 @dataclass(frozen=True)
 class PipelinePicture:
-    """Components in a row; `flows` names what goes in, between them, and comes out at the end.
+    """Components in a row; `flows` are the input, what passes between them, and the output.
 
-    `flows` is one longer than `states`. `now` is the time (epoch seconds) of the picture.
-    `note` stands below it.
+    `flows` is one longer than `states`. `now` is the time (epoch seconds) of the picture; `note`
+    is a line below it.
     """
 
     states: Sequence[ComponentState]
@@ -27,53 +34,32 @@ class PipelinePicture:
     note: str = ""
 
     def __str__(self) -> str:
-        """Give one line for a terminal."""
+        """Return one line for a terminal."""
         parts = [f"{state.name}: {self._status(state)}" for state in self.states]
         return " | ".join([*parts, *([self.note] if self.note else [])])
 
     def _repr_html_(self) -> str:
-        """Give the picture (SVG); text in it is escaped, whatever a component printed."""
-        width = _GAP * len(self.flows) + _BOX * len(self.states)
-        parts = [self._flow(number, text) for number, text in enumerate(self.flows)]
-        parts += [self._box(number, state) for number, state in enumerate(self.states)]
-        size = f"width='100%' style='max-width:{width}px' viewBox='0 0 {width} {_HEIGHT}'"
+        """Return the boxes as HTML; text in them is escaped, whatever a component printed."""
+        parts = [f"<span>{escape(self.flows[0])} →</span>"]
+        for state, flow in zip(self.states, self.flows[1:], strict=True):
+            parts += [self._box(state), f"<span>→ {escape(flow)}</span>"]
         note = f"<p>{escape(self.note)}</p>" if self.note else ""
-        svg = "<svg xmlns='http://www.w3.org/2000/svg' role='img'"
-        return f"{svg} {size}>{''.join(parts)}</svg>{note}"
+        return f"<div>{' '.join(parts)}</div>{note}"
 
     def _status(self, state: ComponentState) -> str:
         if state.state == PENDING:
             return PENDING
-        again = f", try {state.tries}" if state.tries > 1 else ""
-        return f"{state.state} {state.seconds(self.now):.1f} s{again}"
+        attempt = f", attempt {state.tries}" if state.tries > 1 else ""
+        return f"{state.state} {state.seconds(self.now):.1f} s{attempt}"
 
-    def _box(self, number: int, state: ComponentState) -> str:
-        left = _GAP + number * (_BOX + _GAP)
-        middle = left + _BOX / 2
-        fill, edge = _FILL[state.state], _EDGE[state.state]
-        lines = (
-            (48, 15, "bold", state.name),
-            (70, 13, "normal", self._status(state)),
-            (102, 11, "normal", _short(state.message, 44)),
-        )
-        texts = (
-            f"<text x='{middle}' y='{y}' font-size='{size}' font-weight='{weight}' fill='#202124' "
-            f"{_TEXT}>{escape(text)}</text>"
-            for y, size, weight, text in lines
-        )
-        return (
-            f"<rect x='{left}' y='20' width='{_BOX}' height='64' rx='8' fill='{fill}' "
-            f"stroke='{edge}' stroke-width='2'/>{''.join(texts)}"
-        )
-
-    def _flow(self, number: int, text: str) -> str:
-        left = number * (_BOX + _GAP)
-        tip = left + _GAP - 4
-        return (
-            f"<path d='M{left + 4} 52H{tip}m-8 -5l8 5l-8 5' fill='none' stroke='#5F6368' "
-            f"stroke-width='1.5'/><text x='{left + _GAP / 2}' y='44' font-size='11' "
-            f"fill='#5F6368' {_TEXT}>{escape(_short(text, 20))}</text>"
-        )
+    def _box(self, state: ComponentState) -> str:
+        background, border = _COLORS[state.state]
+        message = state.message
+        if len(message) > MAX_MESSAGE_CHARACTERS:
+            message = message[: MAX_MESSAGE_CHARACTERS - 1] + "…"
+        lines = [f"<b>{escape(state.name)}</b>", escape(self._status(state))]
+        lines += [f"<small>{escape(message)}</small>"] if message else []
+        return f'<span style="{_BOX.format(border, background)}">{"<br/>".join(lines)}</span>'
 
 
 def live_picture(
@@ -82,9 +68,5 @@ def live_picture(
     now: float | None = None,
     note: str = "",
 ) -> PipelinePicture:
-    """Give the picture of this moment."""
+    """Return the picture of this moment."""
     return PipelinePicture(states, flows, time.time() if now is None else now, note)
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -4,7 +4,7 @@ import pytest
 from memory_store import MemoryStore
 
 from kit.base import CredentialRefused, StoreUnavailable, Unreachable
-from kit.runs.follow import follow
+from kit.runs.follow import follow, poll
 from kit.runs.requests import RunRequest, RunRequests, RunState
 
 RUN = "cloud-hpc-0123456789ab-1"
@@ -65,3 +65,26 @@ def test_the_end_of_patience_cancels_nothing_and_says_how_to_go_on(jobs):
         follow(jobs, RUN, 60, lambda _: None, clock, clock.sleep)
     assert "run again" in error.value.next_step
     assert jobs.status(RUN).state is RunState.REQUESTED
+
+
+def test_a_damaged_progress_object_does_not_end_the_run_that_is_followed(jobs):
+    said, clock = [], Clock()
+    jobs.store.put(f"runs/{RUN}/progress.json", b"damaged")
+
+    def end():
+        if clock.now > 3:
+            jobs.write(RUN, "result", {"try": 1})
+
+    clock.then = end
+    assert follow(jobs, RUN, 60, said.append, clock, clock.sleep)["try"] == 1
+    assert said == [RunState.REQUESTED.when]
+
+
+def test_polling_reports_each_sentence_once_and_returns_the_result():
+    answers = iter(
+        [(None, "queued"), (None, "queued"), (None, ""), (None, "running"), (7, "ended")]
+    )
+    said, slept = [], []
+    assert poll(lambda: next(answers), said.append, slept.append, 2.0) == 7
+    assert said == ["queued", "running", "ended"]
+    assert slept == [2.0] * 4
