@@ -157,7 +157,7 @@ def test_same_seed_same_first_weights_as_the_usual_model():
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 7])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_steps_are_those_of_autograd_and_torch_sgd(batch, momentum):
+def test_fast_steps_are_those_of_autograd_and_torch_sgd(batch, momentum):
     torch.manual_seed(3)
     ours, usual = Model(), AsUsual()
     usual.load_state_dict(ours.state_dict())
@@ -229,7 +229,7 @@ def test_every_image_is_seen_once_an_epoch_in_another_order(monkeypatch):
     assert done.losses[-1][0] == 26
 
 
-def test_workers_share_each_epoch_and_go_on_from_their_mean(monkeypatch):
+def test_workers_share_each_epoch_and_continue_from_their_mean(monkeypatch):
     seen = []
     take = FastStep.__call__
     monkeypatch.setattr(FastStep, "__call__", lambda *a: seen.append(a[1].clone()) or take(*a))
@@ -256,14 +256,14 @@ def test_workers_share_each_epoch_and_go_on_from_their_mean(monkeypatch):
     assert bits(two.model) == mean.numpy().tobytes()
 
 
-def test_one_worker_elsewhere_is_the_usual_training():
+def test_one_worker_gives_the_usual_training():
     hp = Parameters(epochs=2)
     usual, one = (training.train(TINY, hp, *more) for more in ((), (None, training.ignore, 1)))
     assert bits(usual.model) == bits(one.model)
     assert usual.losses == one.losses
 
 
-def test_workers_go_on_after_an_interruption_with_the_same_bits(tmp_path):
+def test_workers_resume_after_an_interruption_with_the_same_bits(tmp_path):
     hp = Parameters(epochs=3)
 
     with pytest.raises(KeyboardInterrupt):
@@ -297,7 +297,7 @@ def test_long_epochs_have_a_point_every_2000_steps(monkeypatch):
     assert [s for s, _ in train(data, hp).losses] == [2000, 4000, 6000, 8000, 10_000, 10_500]
 
 
-def test_a_loss_that_is_no_number_ends_the_training_with_advice():
+def test_an_infinite_loss_ends_the_training_with_advice():
     with pytest.raises(UsageError, match="lower learning_rate"):
         train(TINY, Parameters(learning_rate=10, epochs=30))
 
@@ -332,7 +332,7 @@ def test_same_seed_same_bits_and_metrics_other_seed_others():
     assert measured[0].probabilities.tobytes() == measured[1].probabilities.tobytes()
 
 
-def test_goes_on_after_an_interruption_with_the_same_bits(tmp_path):
+def test_resumes_after_an_interruption_with_the_same_bits(tmp_path):
     hp = Parameters(epochs=4)
 
     with pytest.raises(KeyboardInterrupt):
@@ -459,7 +459,7 @@ def test_a_saved_model_comes_back_with_the_same_bits(tmp_path):
     assert bits(load_model(tmp_path / "deep" / "model.safetensors")) == bits(model)
 
 
-def test_files_that_are_no_model_are_refused(tmp_path):
+def test_files_that_are_not_a_model_are_refused(tmp_path):
     write_tensors(tmp_path / "other", {"conv1.weight": torch.zeros(1)})
     (tmp_path / "pickle").write_bytes(b"\x80\x04N.")
     for name in ("other", "pickle", "missing"):

@@ -60,7 +60,7 @@ def test_the_script_is_the_one_that_a_request_gives(loaded):
         (None, "there is no certificate; to renew: kit sandbox up"),
     ],
 )
-def test_the_certificate_is_held_against_the_end_of_the_job(loaded, monkeypatch, left, words):
+def test_the_certificate_is_compared_with_the_end_of_the_job(loaded, monkeypatch, left, words):
     monkeypatch.setattr(SSHHost, "valid_until", lambda _: None if left is None else NOW + left)
     assert words in text(loaded, "cloud-hpc")
 

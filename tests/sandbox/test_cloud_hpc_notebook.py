@@ -207,9 +207,7 @@ def test_a_training_that_fails_shows_its_own_traceback_in_the_notebook(done, env
         assert "Traceback (most recent call last)" in text
 
 
-def test_a_killed_run_is_adopted_by_the_next_start_and_its_job_worked_once(
-    done, environ, tmp_path, no_submitter
-):
+def test_killed_run_resumes_and_its_job_is_executed_once(done, environ, tmp_path, no_submitter):
     other = {**environ, "KIT_RESULTS_DIR": str(tmp_path)}
     arguments = ("run", "cloud-hpc", "-p", "epochs", "60")
     argv = [sys.executable, "-m", "kit", *arguments]
