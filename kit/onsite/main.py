@@ -77,7 +77,7 @@ def run(task: Json, folder: Path, start: float) -> None:
     nodes = node_names(os.environ["SLURM_JOB_NODELIST"])
     program = Path(sys.executable).with_name("ray")
     cluster = Cluster(nodes, program, folder, os.environ["SLURM_JOB_ID"])
-    signal.signal(signal.SIGTERM, lambda *_: setattr(cluster, "told_to_end", True))
+    signal.signal(signal.SIGTERM, lambda *_: setattr(cluster, "end_requested", True))
     try:
         with tunnel.opened(task["tunnel"], cluster):
             cluster.start()

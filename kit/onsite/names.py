@@ -27,7 +27,7 @@ RAY_NOT_STARTED = 90
 WRONG_RAY_VERSION = 91
 NODE_LOST = 92
 KILLED = 93
-TOLD_TO_END = 94
+END_REQUESTED = 94
 ENVIRONMENT_FAILED = 95
 
 EXIT_MEANINGS = {
@@ -37,6 +37,6 @@ EXIT_MEANINGS = {
     WRONG_RAY_VERSION: "the environment has another version of Ray: run with configured = False",
     NODE_LOST: "a node of Ray was lost; run again, and report the node if it happens again",
     KILLED: "its program was killed: most often it used more memory than it requested",
-    TOLD_TO_END: "it was told to end: its time limit was near, or it was cancelled",
+    END_REQUESTED: "it was asked to end: its time limit was near, or it was cancelled",
     ENVIRONMENT_FAILED: "its Python environment could not be made; the end of its log says more",
 }

@@ -19,7 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from kit.base import KitError
-from kit.onsite.names import KILLED, NODE_LOST, RAY_NOT_STARTED, TOLD_TO_END
+from kit.onsite.names import END_REQUESTED, KILLED, NODE_LOST, RAY_NOT_STARTED
 
 READY_S = 120.0
 STEP_END_S = 20
@@ -65,7 +65,7 @@ class Cluster:
         self.address = ""
         self.ports = [0, 0, 0]
         self.steps: dict[str, subprocess.Popen[bytes]] = {}
-        self.told_to_end = False
+        self.end_requested = False
 
     @property
     def dashboard(self) -> str:
@@ -87,11 +87,11 @@ class Cluster:
         self.until(f"{len(self.nodes)} nodes of Ray", self._all_nodes_alive)
 
     def check(self) -> None:
-        """Raise RayFailed when a node's Ray has ended or the job was told to end."""
-        if self.told_to_end:
+        """Raise RayFailed when a node's Ray has ended or the job was asked to end."""
+        if self.end_requested:
             raise RayFailed(
-                TOLD_TO_END,
-                "the job was told to end",
+                END_REQUESTED,
+                "the job was asked to end",
                 "its time limit is near, it was cancelled, or Slurm lost one of its nodes",
                 "see the job's state; a next attempt continues from the last checkpoint",
             )

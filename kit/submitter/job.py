@@ -23,7 +23,7 @@ from kit.slurm import JobSpec, SitePaths, job_for, job_name
 from kit.submitter import env as hpc_env
 from kit.submitter.scripts import script
 
-WARNING_S = 60  # how long before its time limit the job is told to end
+WARNING_S = 60  # how long before its time limit the job is asked to end
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 SHIPPED_ROOMS = ("base", "experiments", "onsite")

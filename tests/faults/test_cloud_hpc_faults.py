@@ -290,7 +290,7 @@ def test_the_time_limit_keeps_the_last_epoch_for_the_next_try(bench, seen):
         admin("scontrol", "update", f"JobId={job}", "TimeLimit=1")
         bench.finish(run)
     error = failure_of(bench, run)
-    assert "the job was told to end" in error.got
+    assert "the job was asked to end" in error.got
     bench.jobs.ask_again(run)
     standing = bench.finish(run)
     assert (standing.state, standing.number) == (RunState.DONE, 2)

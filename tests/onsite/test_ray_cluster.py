@@ -77,7 +77,7 @@ def test_step_ends_with_its_stdin_and_leaves_nothing_behind(tmp_path):
     assert not private.exists()
 
 
-def test_step_that_is_told_to_end_ends_at_once(tmp_path):
+def test_step_that_is_end_requested_ends_at_once(tmp_path):
     private, step = ray_step(tmp_path, STUBBORN.format(tmp_path / "pid"))
     child, begun = pid_in(tmp_path / "pid"), time.monotonic()
     step.send_signal(signal.SIGTERM)
@@ -112,12 +112,12 @@ def test_lost_node_is_named_with_the_end_of_its_log(tmp_path):
     lost.stop()
 
 
-def test_being_told_to_end_ends_any_waiting(tmp_path):
+def test_being_end_requested_ends_any_waiting(tmp_path):
     waiting = cluster(tmp_path, "cat", "cat")
-    waiting.told_to_end = True
+    waiting.end_requested = True
     with pytest.raises(RayFailed) as error:
         waiting.until("something", lambda: False)
-    assert error.value.code == names.TOLD_TO_END
+    assert error.value.code == names.END_REQUESTED
     waiting.stop()
     assert [step.returncode for step in waiting.steps.values()] == [0, 0]
 
