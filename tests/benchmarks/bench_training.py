@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from kit.experiments.fashion_mnist import model, training
+from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
@@ -119,9 +119,9 @@ def three_metrics():
     ]
 
 
-def ours(data, seed):
-    """Train and evaluate with the kit; give (steps/s, seconds in all, accuracy)."""
-    hp = Parameters(epochs=EPOCHS, seed=seed)
+def ours(data, seed, fast_step=True):
+    """Train and evaluate with the kit; return (steps/s, seconds in all, accuracy)."""
+    hp = Parameters(epochs=EPOCHS, seed=seed, fast_step=fast_step)
     began = time.perf_counter()
     done = training.train(data, hp)
     accuracy = training.evaluate(done.model, data, hp).performance["accuracy"]
@@ -134,6 +134,7 @@ def compare(data):
     many = torch.get_num_threads()
     loops = {
         "the kit, 1 thread": lambda seed: ours(data, seed),
+        "the kit with loss.backward(), 1 thread": lambda seed: ours(data, seed, False),
         f"usual, {many} threads (default)": lambda seed: usual(data, seed, many, False),
         "usual, 1 thread": lambda seed: usual(data, seed, 1, False),
         f"usual + metrics a batch, {many} threads": lambda seed: usual(data, seed, many, True),
@@ -194,7 +195,7 @@ def main():
     kind = "real" if data.source == "folder" else "GENERATED (KIT_TEST_DATA is not set)"
     sizes = f"{len(data.train_images)} + {len(data.test_images)}"
     print(f"{sizes} {kind} images, batch 4, {EPOCHS} epochs, {len(SEEDS)} seeds, torch", end=" ")
-    print(f"{torch.__version__}, {sum(p.numel() for p in model.Model().parameters())} weights")
+    print(f"{torch.__version__}, {sum(p.numel() for p in training.Model().parameters())} weights")
     print(table(compare(data)), flush=True)
     # In a process of its own: peak memory never goes down again.
     argv = [sys.executable, __file__, "--memory"]
