@@ -24,7 +24,6 @@ from kit.base.errors import (
     UsageError,
 )
 from kit.base.files import (
-    MODEL_NAME,
     ROOT,
     SCHEMA,
     Json,
@@ -70,7 +69,6 @@ from kit.base.text import Rows, to_csv, to_latex, to_markdown, to_text
 
 __all__ = [
     "LOGIN_NAMES",
-    "MODEL_NAME",
     "ROOT",
     "SCHEMA",
     "SHAPES",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class KitError(Exception):
-    """Something the kit was asked for did not work.
+    """The kit could not do what it was asked for.
 
     `tried` is a sentence about the attempt, `got` what came back, `next_step` what the
     person can do now. All three stay readable as fields; `str()` puts them on lines.
@@ -19,13 +19,18 @@ class KitError(Exception):
         self.next_step = next_step
 
     def __str__(self) -> str:
-        """Give the message on one to three lines."""
+        """Return the message on one to three lines."""
         lines = [self.tried]
         if self.got:
             lines.append(f"  got:  {self.got}")
         if self.next_step:
             lines.append(f"  next: {self.next_step}")
         return "\n".join(lines)
+
+    @property
+    def sentence(self) -> str:
+        """Return the three parts in one line, for tables and logs."""
+        return "; ".join(part for part in (self.tried, self.got, self.next_step) if part)
 
 
 class UsageError(KitError):
@@ -35,7 +40,7 @@ class UsageError(KitError):
 
 
 class DataError(KitError):
-    """A data file that is missing, damaged or not what it says it is."""
+    """A data file is missing, damaged or not of the expected form."""
 
 
 class NoSuchObject(DataError):
@@ -47,11 +52,11 @@ class NoSuchBucket(DataError):
 
 
 class ObjectDamaged(DataError):
-    """An object's bytes are not the ones its SHA-256 was made of."""
+    """The bytes of an object do not have its SHA-256."""
 
 
 class ObjectTooLarge(UsageError):
-    """More bytes than the store takes in one object by that protocol."""
+    """An object has more bytes than the store accepts by that protocol."""
 
 
 class BucketTaken(KitError):
@@ -63,17 +68,17 @@ class Busy(KitError):
 
 
 class Unreachable(KitError):
-    """No contact: it says nothing about the state of what runs on the other side."""
+    """There is no contact; the state of what runs on the other side is unknown."""
 
     exit_code = 3
 
 
 class StoreUnavailable(Unreachable):
-    """The object store does not answer, or says that it cannot now; asking again may help."""
+    """The object store does not answer or is overloaded; a later call may succeed."""
 
 
 class HostKeyRefused(Unreachable):
-    """The other side is not the machine that is known by that name; nothing was sent to it."""
+    """The machine has another host key than the known one; nothing was sent to it."""
 
 
 class CredentialRefused(KitError):
@@ -81,11 +86,11 @@ class CredentialRefused(KitError):
 
 
 class CredentialExpired(CredentialRefused):
-    """A credential that was good once and has reached its end."""
+    """A credential that was valid has expired."""
 
 
 class CommandFailed(KitError):
-    """A command that was reached and run, and ended with a non-zero exit code."""
+    """A command ran and ended with a non-zero exit code."""
 
     def __init__(
         self, argv: Sequence[str], code: int, out: str = "", err: str = "", next_step: str = ""

@@ -1,7 +1,7 @@
 """The files that runs leave: time files, metric files, history, and where they came from.
 
 Shapes are those of the published files of DOI 10.1145/3672608.3707866. Every write goes to a
-temporary file beside the target and arrives by rename, so a reader sees a file whole or not.
+temporary file beside the target and arrives by rename, so a reader sees a file whole or not at all.
 """
 
 import hashlib
@@ -24,23 +24,22 @@ from kit.base.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout
 SCHEMA = 1
-MODEL_NAME = "Convolutional-neural-network-classifier"
 PACKAGES = ("kit", "torch", "torchmetrics", "numpy", "mlflow", "ray", "kfp")
 
 Json = dict[str, Any]
 
 
 def time_record(name: str, start: float, end: float, seconds: float | None = None) -> Json:
-    """Give one T of the time files: epoch seconds and their difference, 5 digits.
+    """Return one record of a time file: epoch seconds and their difference, 5 digits.
 
-    `seconds` replaces the difference where work was broken off and taken up again.
+    `seconds` replaces the difference if the work was interrupted and resumed.
     """
     total = round(end - start if seconds is None else seconds, 5)
     return {"name": name, "start-time": start, "end-time": end, "total-seconds": total}
 
 
 def time_file(records: Iterable[Json]) -> Json:
-    """Number the T records from "1", in order."""
+    """Number time records from "1", in order."""
     return {str(number): record for number, record in enumerate(records, start=1)}
 
 
@@ -52,7 +51,7 @@ class Timeline:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Time the block and keep it, also when it ends with an error."""
+        """Time the block and record it, also if it ends with an error."""
         start = time.time()
         try:
             yield
@@ -68,7 +67,7 @@ class Timeline:
 
 
 def dumps(value: Any) -> str:
-    """Give the text of a JSON file: indent 4, not-a-number refused."""
+    """Return the text of a JSON file: indent 4; raises ValueError for not-a-number."""
     return json.dumps(value, indent=4, allow_nan=False, ensure_ascii=False)
 
 
@@ -131,7 +130,9 @@ def read_json(path: Path) -> Any:
     except OSError as err:
         raise DataError(f"cannot read {path}", err.strerror or str(err)) from err
     except ValueError as err:
-        raise DataError(f"{path} is not JSON", str(err), "remove it and run again") from err
+        raise DataError(
+            f"{path} is not a JSON document", str(err), "remove it and run again"
+        ) from err
 
 
 def parse(content: bytes | str, name: str) -> Json:
@@ -219,7 +220,7 @@ def sha256_of(source: bytes | Path) -> str:
 
 
 def git_state(root: Path) -> Json:
-    """Name the commit of the checkout and whether the tree was clean (None: not known)."""
+    """Return the commit of the checkout and whether its tree is clean (None: unknown)."""
     commit = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain")
     return {"commit": commit, "clean": None if status is None else not status}
@@ -257,7 +258,7 @@ def _cpu_model() -> str:
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> Mapping[str, str]:
-    """Give the installed version of each package that is there."""
+    """Return the version of each package that is installed."""
     found = {}
     for name in packages:
         try:

@@ -34,7 +34,7 @@ GET = 'sha256sum <"$1" || exit; exec cat "$1"'
 
 
 class Output(NamedTuple):
-    """What a program left: exit code, both streams, seconds."""
+    """The result of a program: exit code, both streams, seconds."""
 
     code: int
     out: bytes

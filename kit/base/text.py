@@ -1,4 +1,4 @@
-"""Rows as text: a terminal's table, Markdown, CSV, LaTeX. Pure; every row has the same keys."""
+"""Rows as text: a terminal's table, Markdown, CSV, LaTeX. Every row has the same keys."""
 
 import csv
 import io
@@ -8,19 +8,20 @@ Rows = Sequence[Mapping[str, str]]
 
 
 def to_text(rows: Rows) -> str:
-    """Give an aligned table; columns that are empty in every row are left out."""
-    return "\n".join("  ".join(cells).rstrip() for cells in _aligned(_kept(rows)))
+    """Return an aligned table; columns that are empty in every row are left out."""
+    names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
+    table = _table([{name: row[name] for name in names} for row in rows], "simple")
+    return "\n".join(line.rstrip() for line in table.splitlines())
 
 
 def to_markdown(rows: Rows) -> str:
-    """Give a Markdown table, the first column to the left and the others to the right."""
-    head, rule, *body = _aligned([{k: v.replace("|", "\\|") for k, v in r.items()} for r in rows])
-    rule = [rule[0], *(cell[:-1] + ":" for cell in rule[1:])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *body])
+    """Return a Markdown table, the first column to the left and the others to the right."""
+    escaped = [{key: cell.replace("|", "\\|") for key, cell in row.items()} for row in rows]
+    return _table(escaped, "pipe")
 
 
 def to_csv(rows: Rows) -> str:
-    """Give CSV (RFC 4180, line feeds)."""
+    """Return CSV (RFC 4180, line feeds)."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -28,35 +29,19 @@ def to_csv(rows: Rows) -> str:
     return out.getvalue().rstrip("\n")
 
 
-LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}",
-                      "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"})  # fmt: skip
-
-
 def to_latex(rows: Rows) -> str:
-    """Give a LaTeX table for the package booktabs."""
-    lines = [[cell.translate(LATEX) for cell in line] for line in _lines(rows)]
-    body = [f"{' & '.join(line)} \\\\" for line in lines]
-    columns = "l" + "r" * (len(lines[0]) - 1)
-    return "\n".join([f"\\begin{{tabular}}{{{columns}}}", "\\toprule", body[0], "\\midrule",
-                      *body[1:], "\\bottomrule", "\\end{tabular}"])  # fmt: skip
+    """Return a LaTeX table for the package booktabs."""
+    return _table(rows, "latex_booktabs")
 
 
-def _kept(rows: Rows) -> Rows:
-    names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
-    return [{name: row[name] for name in names} for row in rows]
+def _table(rows: Rows, form: str) -> str:
+    """Return the table in a format of tabulate; cells are texts and stay as they are."""
+    import tabulate  # here for its weight
 
-
-def _lines(rows: Rows) -> list[list[str]]:
-    return [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
-
-
-def _aligned(rows: Rows) -> list[list[str]]:
-    lines = _lines(rows)
-    if not lines:
-        return []
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return [
-        [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
-        for line in lines
-    ]
+    if not rows:
+        return ""
+    align = ["left", *["right"] * (len(rows[0]) - 1)]
+    cells = [list(row.values()) for row in rows]
+    return tabulate.tabulate(
+        cells, list(rows[0]), form, disable_numparse=True, colalign=align, preserve_whitespace=True
+    )

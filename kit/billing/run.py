@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from kit.base import DataError, Host, Json, KitError, SSHHost, UsageError, read_history
+from kit.base import DataError, Host, Json, KitError, UsageError, read_history, site_host
 from kit.base.settings import Settings
 from kit.billing import rates as billing
 from kit.billing.rates import Bill, Line, money
@@ -135,7 +135,7 @@ def afford(
         return
     lines, hpc = refuse_over(loaded, target, limit).lines, loaded.hpc
     if lines and hpc is not None:
-        host = host or SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
+        host = host or site_host(loaded)
         argv = ["csc-projects", "-p", hpc.account]
         billing.within(loaded, lines, billing.left(host.run(argv, check=False, repeat=True).out))
 

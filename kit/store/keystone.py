@@ -18,11 +18,11 @@ from kit.base import (
     KitError,
     Login,
     Secret,
-    SSHHost,
     StoreUnavailable,
     Unreachable,
     UsageError,
     read_login,
+    site_host,
 )
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def certificates(settings: "Settings", now: float) -> list[Credential]:
     hpc = settings.hpc
     if hpc is None or not hpc.needs_certificate:
         return []
-    host = SSHHost(hpc.ssh_host, hpc.ssh_config, hpc.user, hpc.renew_hint)
+    host = site_host(settings)
     what, renew = f"ssh certificate for {hpc.ssh_host}", hpc.renew_hint or "ask the centre"
     try:
         end = host.valid_until()
