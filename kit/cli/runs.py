@@ -144,7 +144,7 @@ def list_runs(submitter: "Submitter", run: str = "") -> list[Row]:
     try:
         job_statuses = submitter.slurm.status(list(live))
     except KitError as err:
-        reason = " · ".join(part for part in (err.tried, err.got, err.next_step) if part)
+        reason = err.sentence
     rows = [
         _live_row(submitter, status, job_statuses.get(name), reason)
         for name, status in live.items()

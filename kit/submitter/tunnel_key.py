@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from kit.base import DataError, Host, Json, SSHHost, UsageError, run_process, sha256_of
+from kit.base import DataError, Host, Json, SSHHost, UsageError, run_process, sha256_of, vm_host
 from kit.base.ports import TUNNEL_PORTS
 from kit.base.settings import Cloud, Settings
 from kit.onsite import TUNNEL_HOSTS, TUNNEL_KEY
@@ -95,8 +95,7 @@ def tunnel_keys(loaded: Settings, owner: str) -> TunnelKeys | None:
     cloud = loaded.cloud
     if cloud is None or not cloud.ssh_host or not cloud.tunnel_address:
         return None
-    config = loaded.hpc.ssh_config if loaded.hpc else ""
-    return TunnelKeys(SSHHost(cloud.ssh_host, config, connect_timeout_s=5), cloud, owner)
+    return TunnelKeys(vm_host(loaded, connect_timeout_s=5), cloud, owner)
 
 
 def _new_key() -> bytes:
