@@ -66,7 +66,7 @@ class Person:
         """Ask for a run; once more changes nothing. Raises Busy for one with other settings."""
         self.jobs.store.ensure_bucket()
         standing = self.jobs.ask(request)
-        if self.jobs.request(request.run) != request:
+        if not self.jobs.request(request.run).same_training(request):
             raise Busy(f"ask for {request.run}", "it was asked for with other settings",
                        "start a new run")  # fmt: skip
         return self._changed(standing)

@@ -27,7 +27,7 @@ from kit.runs.kfp_here import ComponentState
 from kit.runs.objects import StageStore
 from kit.runs.outcome import CLOUD, CLOUD_HPC, Outcome, PipelineSpec
 from kit.runs.picture import PipelinePicture, live_picture
-from kit.runs.requests import RunRequest, RunRequests, RunState, write_request
+from kit.runs.requests import RunRequest, RunRequests, RunState, site_id, write_request
 from kit.store import bucket_name, open_store
 
 if TYPE_CHECKING:
@@ -179,6 +179,8 @@ class Run:
             hyperparameters=self.parameters,
             workers=self.options.workers,
             tunnel=self.options.tunnel,
+            profile=self.settings.profile,
+            site=site_id(self.settings),
         )
 
     def show_images(self) -> "Figure":

@@ -54,12 +54,14 @@ class Access:
 
 def access_of(url: str, env_file: Path | None) -> Access:
     """Read KUBEFLOW_COOKIES and KUBEFLOW_NAMESPACE from the env file, if it has them."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     if env_file is not None and env_file.is_file():
-        step = "write KUBEFLOW_COOKIES and KUBEFLOW_NAMESPACE into it, mode 600"
-        found = read_env(env_file, f"cannot read the login of KFP in {env_file}", step)
+        next_step = "write KUBEFLOW_COOKIES and KUBEFLOW_NAMESPACE into it, mode 600"
+        values = read_env(env_file, f"cannot read the login of KFP in {env_file}", next_step)
     return Access(
-        url.rstrip("/"), found.get("KUBEFLOW_COOKIES") or "", found.get("KUBEFLOW_NAMESPACE") or ""
+        url.rstrip("/"),
+        values.get("KUBEFLOW_COOKIES") or "",
+        values.get("KUBEFLOW_NAMESPACE") or "",
     )
 
 
@@ -94,7 +96,9 @@ def run_on_cluster(
         except Unreachable as err:
             if clock() - last_answer > patience_s:
                 raise Unreachable(
-                    err.tried, err.got, f"the pipeline goes on there, {where}: run again to follow"
+                    err.tried,
+                    err.got,
+                    f"the pipeline is still running there, {where}: run again to follow it",
                 ) from err
         else:
             last_answer = clock()
@@ -108,9 +112,9 @@ def run_on_cluster(
 def states_of(names: Sequence[str], run: Any) -> States:
     """Return the components' states of a KFP run; a component without an entry is pending."""
     details = (run.run_details and run.run_details.task_details) or []
-    found = {task.display_name: task for task in details}
+    tasks = {task.display_name: task for task in details}
     return tuple(
-        _state(name, found[name]) if name in found else ComponentState(name) for name in names
+        _state(name, tasks[name]) if name in tasks else ComponentState(name) for name in names
     )
 
 
@@ -159,7 +163,9 @@ def _check_access(access: Access) -> None:
 
 
 def _unreachable(url: str, got: str) -> Unreachable:
-    return Unreachable(f"Kubeflow at {url} does not answer", got, "try again later")
+    return Unreachable(
+        f"Kubeflow at {url} does not answer", got, "check that it runs, then start the run again"
+    )
 
 
 def _client(access: Access) -> Any:
@@ -173,14 +179,14 @@ def _client(access: Access) -> Any:
 def _active_run(client: Any, access: Access, run_name: str) -> str | None:
     """Return the id of a KFP run of that name that has not ended."""
     same_name = {"operation": "EQUALS", "key": "display_name", "stringValue": run_name}
-    found = client.list_runs(
+    answer = client.list_runs(
         page_size=100,
         sort_by="created_at desc",
         namespace=access.namespace or None,
         filter=json.dumps({"predicates": [same_name]}),
     )
-    going = [run.run_id for run in found.runs or [] if run.state not in _ENDED]
-    return str(going[0]) if going else None
+    active = [run.run_id for run in answer.runs or [] if run.state not in _ENDED]
+    return str(active[0]) if active else None
 
 
 def _submit(
@@ -209,7 +215,9 @@ def _ask(url: str, call: Callable[[], Any]) -> Any:
         if err.status in (401, 403):
             raise CredentialRefused(f"Kubeflow at {url} refused", got, _LOG_IN) from err
         if err.status and 400 <= err.status < 500:
-            raise KitError(f"Kubeflow at {url} refused", got, "read its words above") from err
+            raise KitError(
+                f"Kubeflow at {url} refused", got, "correct what it names, then run again"
+            ) from err
         raise _unreachable(url, got) from err
     except (HTTPError, OSError) as err:
         raise _unreachable(url, f"{type(err).__name__}: {str(err)[:300]}") from err

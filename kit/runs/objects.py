@@ -1,4 +1,4 @@
-"""What the stages of a run keep in the object store: files by hash, one record a stage.
+"""Objects of the stages of a run: files by hash, one record a stage.
 
     data/<hash>-{train,test}.safetensors   the data set (uint8 arrays), under `Dataset.hash`
     data/<hash>.json   which objects it is in, with their SHA-256, and where it came from

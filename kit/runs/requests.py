@@ -97,7 +97,7 @@ def as_whole(value: object) -> object:
 
 
 class RunRequest(BaseModel):
-    """What a run asks for: data only, never a command, path, partition or account.
+    """The request of a run: data only, never a command, path, partition or account.
 
     The same model is the object in the store, the body of the HTTP API and the argument of the
     submitter. Raises UsageError for a value that is not valid.
@@ -150,6 +150,11 @@ class RunRequest(BaseModel):
     def wants_tunnel(self, default: str) -> bool:
         """Return whether a reverse tunnel is wanted; `default` is the profile's answer."""
         return (self.tunnel or default) == REVERSE
+
+    def same_training(self, other: "RunRequest") -> bool:
+        """Return whether another request trains the same; tunnel and addressee may differ."""
+        rest = {"tunnel": self.tunnel, "profile": self.profile, "site": self.site}
+        return other.model_copy(update=rest) == self
 
     def is_for(self, settings: "Settings") -> bool:
         """Return whether this profile and its site may run the request."""

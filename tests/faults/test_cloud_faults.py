@@ -1,4 +1,7 @@
-"""What harms a run of the cloud pipeline, on the sandbox: it ends well, or says what to do."""
+"""Faults during a run of the cloud pipeline, on the sandbox's real services.
+
+Each run ends with the result of an undisturbed run, or with an error and its next step.
+"""
 
 import base64
 import os
@@ -33,7 +36,7 @@ DATA = small_data()
 
 # Moments of a run, by what the notebook sees.
 def training(states):
-    return states[0].message.startswith("epoch")
+    return states[0].message.startswith("step")
 
 
 def between(states):
@@ -150,19 +153,19 @@ def test_a_gateway_that_stays_away_ends_the_stage_and_the_training_is_not_lost(
     cloud, unbroken, seen, monkeypatch
 ):
     allas, run = cloud.allas, cloud.new()
-    say = stages._say
+    log_progress = stages._log_progress
     stops = [allas.stop]
 
-    def stop(now):
-        say(now)
+    def stop(*progress):
+        log_progress(*progress)
         if stops:
             stops.pop()("rgw")
 
     train = (run.loaded.profile, run.id, run.objects.store.bucket, DATA.hash)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(stages, "_say", stop)
-            patch.setattr(stages, "open_store", lambda *words: open_store(*words, patience=SHORT))
+            patch.setattr(stages, "_log_progress", stop)
+            patch.setattr(stages, "open_store", lambda *words: open_store(*words, retry=SHORT))
             with pytest.raises(StoreUnavailable) as caught:
                 stages.preprocess_train(*train, **HP.model_dump())
     finally:
@@ -207,7 +210,7 @@ def test_a_keystone_that_is_away_at_the_start_and_later(cloud, unbroken, seen):
         cloud.start(run)
     assert "Keystone at" in str(caught.value)
     assert "kit sandbox status" in str(caught.value)
-    assert "run again: it goes on" in caught.value.next_step
+    assert "run again: it resumes" in caught.value.next_step
     try:
         with pytest.raises(PipelineFailed, match="evaluate failed") as caught:
             cloud.start(run, training=lambda: allas.stop("keystone"))

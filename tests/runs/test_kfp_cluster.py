@@ -63,7 +63,7 @@ def test_a_run_is_submitted_followed_and_its_states_are_told() -> None:
     assert fake.filters[0]["predicates"][0]["stringValue"] == "cloud-0-1"
 
 
-def test_a_run_that_is_going_on_is_followed_and_not_submitted_again() -> None:
+def test_an_active_run_is_followed_and_not_submitted_again() -> None:
     fake = FakeKfp([run("SUCCEEDED", task(TRAIN, "SUCCEEDED", T0, T1))], going_on=True)
     follow(fake)
     assert fake.submitted == []
@@ -106,8 +106,8 @@ def test_an_outage_changes_no_state_and_ends_nothing() -> None:
     assert len(seen) == 2
 
 
-def test_an_outage_beyond_patience_says_that_the_run_goes_on() -> None:
-    with pytest.raises(Unreachable, match="goes on there") as caught:
+def test_an_outage_beyond_patience_reports_that_the_run_is_still_running() -> None:
+    with pytest.raises(Unreachable, match="still running there") as caught:
         follow(FakeKfp([run("RUNNING"), 503]), patience_s=60.0)
     assert "HTTP 503" in caught.value.got
     assert caught.value.exit_code == 3

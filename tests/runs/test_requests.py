@@ -1,5 +1,6 @@
 """How a run stands follows from which of its objects exist; a request is data and nothing else."""
 
+import dataclasses
 import json
 import pickle
 
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_store import MemoryStore
 
-from kit.base import DataError, NoSuchObject, UsageError
+from kit.base import DataError, NoSuchBucket, NoSuchObject, UsageError
+from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.requests import (
     MAX_REQUEST_BYTES,
@@ -16,7 +18,9 @@ from kit.runs.requests import (
     RunRequests,
     RunState,
     attempt_id,
+    parse_key,
     read_request,
+    site_id,
     statuses_from_keys,
     write_request,
 )
@@ -273,3 +277,66 @@ def test_every_state_says_when_it_is_so():
     assert all(state.when for state in RunState)
     finished = {state.name for state in RunState if state.finished}
     assert finished == {"ENDED", "CANCELLED", "REFUSED", "DONE"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"tunnel": "none"}, True),
+        ({"profile": "", "site": ""}, True),
+        ({"workers": 2}, False),
+        ({"data_hash": "cd" * 32}, False),
+    ],
+)
+def test_a_run_may_be_requested_again_with_another_tunnel(changes, same):
+    request = RunRequest(run=RUN, data_hash=HASH, profile="sandbox", site="0" * 12)
+    assert request.same_training(request.model_copy(update=changes)) is same
+
+
+def test_a_request_names_its_profile_and_site_and_is_for_no_other():
+    sandbox = load("sandbox")
+    request = RunRequest(run=RUN, data_hash=HASH, profile="sandbox", site=site_id(sandbox))
+    assert request.is_for(sandbox)
+    assert read_request(RUN, write_request(request)) == request
+    other_site = dataclasses.replace(
+        sandbox, hpc=dataclasses.replace(sandbox.hpc, ssh_host="another")
+    )
+    assert not request.is_for(other_site)
+    assert not request.is_for(dataclasses.replace(sandbox, profile="another"))
+    assert RunRequest(run=RUN, data_hash=HASH).is_for(other_site), "requests of older versions"
+
+
+def test_a_bucket_that_does_not_exist_holds_no_runs():
+    requests = RunRequests(MemoryStore())
+    requests.store.away = NoSuchBucket("list the bucket")
+    assert requests.statuses() == {}
+    assert requests.open_attempt_ids() == []
+    assert requests.status(RUN).state is RunState.UNKNOWN
+    assert requests.read(RUN, "progress") is None
+    with pytest.raises(NoSuchObject):
+        requests.request(RUN)
+
+
+@pytest.mark.parametrize(
+    ("names", "content"),
+    [
+        (("request",), {}),
+        (("request", "try-1/submitted"), {}),
+        (("request", "result"), {"name": "result"}),
+        (("request", "refused"), {"name": "refused"}),
+        (("request", "try-1/ended", "try-2/ended"), {"name": "try-2/ended"}),
+    ],
+)
+def test_the_ending_of_a_run_is_the_object_of_its_state(names, content):
+    requests = RunRequests(MemoryStore())
+    for name in names:
+        requests.write(RUN, name, {"name": name})
+    ending = requests.ending(requests.status(RUN))
+    assert {key: value for key, value in ending.items() if key != "schema"} == content
+
+
+def test_object_keys_are_parsed_into_run_name_and_attempt():
+    assert parse_key(f"runs/{RUN}/result.json") == (RUN, "result", 0)
+    assert parse_key(f"runs/{RUN}/try-12/ended.json") == (RUN, "try-12/ended", 12)
+    assert [parse_key(key) for key in FOREIGN] == [None] * len(FOREIGN)

@@ -23,7 +23,7 @@ class FakeKfp:
         self.filters: list[Any] = []
 
     def answer(self, method: str, url: str, body: Any) -> tuple[int, Any]:
-        """Give status and JSON for a call of the client."""
+        """Return status and JSON for a call of the client."""
         parts = urllib.parse.urlsplit(url)
         query = dict(urllib.parse.parse_qsl(parts.query))
         path = parts.path.removeprefix("/apis/v2beta1/")
