@@ -110,7 +110,7 @@ def run_command(
         click.echo(reproduce.summary(record))
         if record:
             click.echo(f"  files: {settings.profile_dir / 'runs' / record['run']}")
-            if note := Logged(**record["tracking"]).sentence():
+            if "tracking" in record and (note := Logged(**record["tracking"]).sentence()):
                 click.echo(f"  {note}", err=True)
     if repeat > 1 and record:
         click.echo(reproduce.repeated(settings, record))

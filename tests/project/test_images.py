@@ -39,7 +39,7 @@ def test_an_image_has_an_exact_base_a_user_and_files_that_are_there(name):
             assert (ROOT / source).exists(), f"{name} copies {source}"
 
 
-def test_make_images_builds_what_the_manifests_and_the_stack_name():
+def test_make_images_builds_the_images_of_manifests_and_stack():
     said = subprocess.run(
         ["make", "--dry-run", "images"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
@@ -52,7 +52,8 @@ def test_make_images_builds_what_the_manifests_and_the_stack_name():
         if "newName" in each
     ]
     named.append(yaml.safe_load(STACK.read_text())["services"]["submitter"]["image"])
-    assert set(named) == built - {"localhost:5001/kit-python-pipeline:1"}
+    ours = {image for image in named if image.startswith("localhost:5001/")}
+    assert ours == built - {"localhost:5001/kit-python-pipeline:1"}
 
 
 @pytest.mark.slow

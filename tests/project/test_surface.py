@@ -57,3 +57,12 @@ def test_a_notebook_uses_only_public_names(notebook):
         and node.value.id == "kit"
     }
     assert used <= set(kit.__all__)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_imports_only_the_kit_and_no_module_of_it(notebook):
+    nodes = ast.walk(ast.parse(code(notebook)))
+    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [alias.name for node in imports for alias in node.names]
+    assert all(isinstance(node, ast.Import) for node in imports)
+    assert names == ["kit"]

@@ -162,7 +162,7 @@ def test_page_needs_no_other_file_and_has_every_section(loaded):
     assert not re.search(r"<script|(?:src|href)=\"(?!data:)", page)
     assert "cloud-&lt;b&gt;-1" in page
     assert "line 3 is damaged" in page
-    assert "line 4 has another shape" in page
+    assert "line 4 was left out: it has another shape" in page
     for title in ("23.17", "26.24", "not parallelism", "pipeline_data.json", "cPouta bills"):
         assert title in page, title
 

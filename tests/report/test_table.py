@@ -151,18 +151,17 @@ def test_terminal_table_fits_100_columns_with_every_row_and_column(loaded):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"figures": {"accuracy": 99.1}}, "accuracy above 1"),
-        ({"figures": {"accuracy": -0.1}}, "accuracy that is not a number"),
-        ({"figures": None}, "no valid figures"),
-        ({"figures": []}, "no valid figures"),
-        ({"figures": {"training_s": None}}, "training_s that is not a number"),
-        ({"figures": {"training_s": "50"}}, "training_s that is not a number"),
-        ({"data": None}, "no valid data"),
-        ({"data": "official"}, "no valid data"),
-        ({"data": {"title": 7}}, "title that is not a text"),
-        ({"host": None}, "no valid host"),
+        ({"figures": {"accuracy": 99.1}}, "accuracy is not between 0 and 1"),
+        ({"figures": {"accuracy": -0.1}}, "accuracy is not between 0 and 1"),
+        ({"figures": None}, "figures is not a table"),
+        ({"figures": []}, "figures is not a table"),
+        ({"figures": {"training_s": "50"}}, "training_s is not a number"),
+        ({"data": None}, "data is not a table"),
+        ({"data": "official"}, "data is not a table"),
+        ({"data": {"title": 7}}, "title of the data is not a text"),
+        ({"host": None}, "host is not a table"),
         ({"target": None}, "no known target"),
-        ({"parameters": None}, "no valid parameters"),
+        ({"parameters": None}, "parameters is not a table"),
     ],
 )
 def test_one_odd_field_of_the_history_costs_only_its_line(loaded, change, words):
