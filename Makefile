@@ -47,7 +47,9 @@ lint: setup ## linters, types, imports, shell files, spelling
 	@$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs notebooks kit env
 
 test: setup lint ## linters, types, all tests, on the sandbox's real services
-	@$(BIN)/python -m pytest
+	@$(KIT) sandbox install
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not sandbox and not slow"
+	@$(BIN)/python -m pytest -m "sandbox or slow"
 
 sandbox: setup ## start the sandbox's services
 	@$(KIT) sandbox up
