@@ -144,16 +144,16 @@ def _open(profile: str | None) -> Any:
 
 
 def _serve_gauges(settings: Any, forwarder: Any, address: str, port: int) -> Any:
-    from kit.forwarder import services
+    from kit.forwarder import api, serve
 
-    app = services.metrics_api(forwarder, services.api_token(settings))
-    token = services.api_token_path(settings)
+    app = api.metrics_api(forwarder, serve.api_token(settings))
+    token = serve.api_token_path(settings)
     click.echo(f"gauges: http://{address}:{port}/metrics, token in {token}", err=True)
-    return services.serve(app, address, port)
+    return serve.serve(app, address, port)
 
 
 def _serve_api(people: Any, address: str, port: int) -> Any:
-    from kit.forwarder import api, services
+    from kit.forwarder import api, serve
 
     click.echo(f"API: http://{address}:{port}/docs", err=True)
-    return services.serve(api.forwarder_api(people), address, port)
+    return serve.serve(api.forwarder_api(people), address, port)

@@ -35,11 +35,14 @@ def submitter_group(
             done = sum(status.state.finished for status in statuses)
             click.echo(f"{len(statuses)} runs, {done} finished before this pass", err=True)
             return
-        from kit.forwarder import services
+        from kit.forwarder import Buckets, api, serve
+        from kit.forwarder.people import Person
 
-        app = services.submitter_api(submitter, services.api_token(settings))
-        with services.serve(app, address, port):
-            token = services.api_token_path(settings)
+        buckets = Buckets("", "", submitter.jobs.store, submitter.data)
+        person, read_log = Person(settings, buckets), submitter.slurm.logs
+        app = api.submitter_api(person, read_log, serve.api_token(settings))
+        with serve.serve(app, address, port):
+            token = serve.api_token_path(settings)
             click.echo(f"API: http://{address}:{port}/runs, token in {token}", err=True)
             loop.run_loop(submitter)
 

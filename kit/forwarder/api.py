@@ -1,52 +1,81 @@
-"""The forwarder's face: people ask for runs over HTTP, follow them, cancel them, fetch their files.
+"""The HTTP APIs: people ask for runs, follow and cancel them, fetch their files.
 
-Who asks is settled before a byte of the request is read. A request is data only, the same that
-the store holds.
+One application serves the forwarder (port 6500, many people, requests) and the submitter (port
+6600, its own runs, read only); the gauges (port 6502) are a third, of one page. A request is data
+only, the same model that the store holds.
 """
 
 import hashlib
+import html
 import json
 import time
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import anyio
 from fastapi import Depends, FastAPI, Query, Request
+from fastapi import Path as InPath
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kit.base import Busy, Json, KitError, NoSuchObject, Unreachable, UsageError
-from kit.forwarder import docs as forwarder_docs
-from kit.forwarder.people import Person
-from kit.forwarder.services import RunDetail, RunId, RunStatus, status_of
-from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest
+from kit.base import Busy, Json, KitError, NoSuchObject, Secret, Unreachable, UsageError
+from kit.forwarder.collect import Forwarder
+from kit.forwarder.gauges import CONTENT_TYPE
+from kit.forwarder.people import Person, RunView
+from kit.forwarder.serve import TokenAuth, answer
+from kit.runs.requests import RUN_ID, RunRequest, RunState
+from kit.runs.requests import RunStatus as StoredStatus
 
-PORT = 6500
-OPEN = ("/docs", "/openapi.json")  # how to ask is no secret
-LONGEST_WAIT_S = 60.0
-PAUSE_S = 0.5  # between two looks of a long-poll
-CODES = {NoSuchObject: 404, Busy: 409, UsageError: 422, Unreachable: 503}
+SUBMITTER_PORT = 6600
+OPEN_PATHS = ("/docs", "/openapi.json")  # how to ask is no secret
+MAX_WAIT_S = 60.0
+LONG_POLL_S = 0.5  # between two looks of a long poll
+MAX_ERROR_ROWS, MAX_ERROR_TEXT = 20, 200
+STATUS_CODES = {NoSuchObject: 404, Busy: 409, UsageError: 422, Unreachable: 503}
+RunId = Annotated[str, InPath(pattern=f"^{RUN_ID}$")]
+ReadLog = Callable[[str, int], tuple[bytes, int]]
 
 
-class Progress(RunDetail):
-    """How a run stands, what is shown of it, what it ended with; `why` it came to nothing."""
+class RunStatus(BaseModel):
+    """The status of one run, when that state holds, and the attempt that it is about."""
 
+    run: str
+    state: str
+    finished: bool
+    when: str
+    number: int
+
+
+class RunDetail(RunStatus):
+    """One run in full: its progress, what it ended with, and why where it failed."""
+
+    progress: Json | None
+    ended: Json | None
     why: str
 
 
+class Log(BaseModel):
+    """A piece of the log of a run's job; ask again with `offset` for what came after it."""
+
+    run: str
+    number: int
+    text: str
+    offset: int
+    finished: bool
+
+
 class Window(BaseModel):
-    """Where Ray's dashboard of a live run is seen; it asks for the token of that run's job."""
+    """Where Ray's dashboard of a live run is; it asks for the token of that run's job."""
 
     run: str
     url: str
 
 
 class Artefact(BaseModel):
-    """A file that a run left."""
+    """A file of a finished run."""
 
     name: str
     bytes: int
@@ -54,43 +83,29 @@ class Artefact(BaseModel):
 
 
 class Problem(BaseModel):
-    """What was tried, what came back, what to do."""
+    """What was tried, what came back, what to do next."""
 
     tried: str
     got: str
     next: str
 
 
-class Gate:
-    """Lets nobody in without a token and nothing that is too large, before any of it is read."""
-
-    def __init__(self, app: ASGIApp, known: Mapping[str, Person]) -> None:
-        self.app, self.known = app, known
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401, 411 or 413, or let the request through with its person."""
-        if scope["type"] != "http" or scope["path"] in OPEN:
-            await self.app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        person = self.known.get(hashlib.sha256(token).hexdigest())
-        refused: Response | None = None
-        length = headers.get(b"content-length", b"0")
-        if person is None or scheme.lower() != b"bearer":
-            refused = _answer({"detail": "give your token"}, 401)
-            refused.headers["WWW-Authenticate"] = "Bearer"
-        elif b"transfer-encoding" in headers or not length.isdigit():
-            refused = _answer({"detail": "say how long the request is"}, 411)
-        elif int(length) > MAX_REQUEST_BYTES:
-            refused = _answer({"detail": f"at most {MAX_REQUEST_BYTES} bytes"}, 413)
-        scope.setdefault("state", {})["person"] = person
-        await (refused or self.app)(scope, receive, send)
+def status_of(status: StoredStatus) -> RunStatus:
+    """Return a run's status in the form of the API."""
+    state = status.state
+    return RunStatus(
+        run=status.run,
+        state=state.name,
+        finished=state.finished,
+        when=state.when,
+        number=status.number,
+    )
 
 
-def _answer(content: Json, code: int) -> Response:
-    """Give JSON in ASCII: half a surrogate in a key that was sent is no UTF-8."""
-    return Response(json.dumps(content), code, media_type="application/json")
+def detail_of(view: RunView) -> RunDetail:
+    """Return a run's details in the form of the API."""
+    status = status_of(view.status).model_dump()
+    return RunDetail(**status, progress=view.progress, ended=view.ended or None, why=view.why)
 
 
 def _asker(request: Request, _: Annotated[object, Depends(HTTPBearer(auto_error=False))]) -> Person:
@@ -101,88 +116,160 @@ def _asker(request: Request, _: Annotated[object, Depends(HTTPBearer(auto_error=
 Asker = Annotated[Person, Depends(_asker)]
 
 
-def forwarder_api(known: Mapping[str, Person]) -> FastAPI:
-    """Make the app; `known` are the people by the SHA-256 of their token."""
-    texts = {400: "no JSON", 401: "no token", 411: "no length", 413: "too large"}
-    answers: dict[int | str, Json] = {code: {"description": text} for code, text in texts.items()}
-    answers |= {code: {"model": Problem} for code in CODES.values() if code != 422}
-    app = FastAPI(title="Forwarder", docs_url=None, redoc_url=None, responses=answers)
-    app.add_middleware(Gate, known=known)
+def _application(people: Mapping[str, Person | None], **options: Any) -> FastAPI:
+    """Return an application whose answers, but those of its open paths, need a token."""
+    app = FastAPI(docs_url=None, redoc_url=None, **options)
+    open_paths = OPEN_PATHS if app.openapi_url else ()
+    app.add_middleware(TokenAuth, people=people, open_paths=open_paths)
 
     @app.exception_handler(KitError)
     def explain(_: Request, err: KitError) -> Response:
-        """Say what was tried, what came back and the next step."""
+        """Answer with what was tried, what came back and the next step."""
         content = {"tried": err.tried, "got": err.got, "next": err.next_step}
-        return _answer(content, next((c for k, c in CODES.items() if isinstance(err, k)), 500))
+        code = next((code for kind, code in STATUS_CODES.items() if isinstance(err, kind)), 500)
+        return answer(content, code)
 
     @app.exception_handler(RequestValidationError)
     def refuse(_: Request, err: RequestValidationError) -> Response:
-        """Say where the request is wrong; nothing of it is sent back."""
-        rows = [{"loc": each["loc"], "msg": each["msg"], "type": each["type"]}
-                for each in err.errors()]  # fmt: skip
-        return _answer({"detail": rows}, 422)
+        """Answer with where the request is wrong: a bounded part, and nothing that was sent."""
+        errors = err.errors()
+        rows = [
+            {
+                "loc": [str(part)[:MAX_ERROR_TEXT] for part in row["loc"][:8]],
+                "msg": str(row["msg"])[:MAX_ERROR_TEXT],
+                "type": row["type"],
+            }
+            for row in errors[:MAX_ERROR_ROWS]
+        ]
+        return answer({"detail": rows, "count": len(errors)}, 422)
 
-    @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
-    def docs(request: Request) -> str:
-        """Show the document as a page."""
-        return forwarder_docs.page(app.openapi(), str(request.base_url).rstrip("/"))
-
-    _runs(app)
-    _results(app)
     return app
 
 
-def _runs(app: FastAPI) -> None:
-    @app.post("/runs", status_code=202)
-    def ask(asked: RunRequest, person: Asker) -> RunStatus:
-        """Ask for a run; asking again changes nothing."""
-        return status_of(person.ask(asked))
+def _hashed(token: Secret) -> str:
+    return hashlib.sha256(token.reveal().encode()).hexdigest()
 
+
+def metrics_api(forwarder: Forwarder, token: Secret) -> FastAPI:
+    """Return the app that Prometheus scrapes: the gauges as of the forwarder's last pass."""
+    app = _application({_hashed(token): None}, openapi_url=None)
+
+    @app.get("/metrics")
+    def _scrape() -> Response:
+        return Response(forwarder.text, media_type=CONTENT_TYPE)
+
+    return app
+
+
+def submitter_api(person: Person, read_log: ReadLog, token: Secret) -> FastAPI:
+    """Return the app of a submitter: its runs, read only. `read_log` reads a live job's log."""
+    app = _application({_hashed(token): person}, openapi_url=None)
+    _add_views(app)
+
+    @app.get("/runs/{run}/log")
+    def log(run: RunId, person: Asker, offset: Annotated[int, Query(ge=0)] = 0) -> Log:
+        """Return the log of a run's job from `offset` on."""
+        status = person.known(run)
+        chunk, end = b"", 0
+        if status.state.finished:
+            content = person.stored_log(status)
+            chunk, end = content[offset:], len(content)
+        elif status.state is not RunState.REQUESTED:
+            chunk, end = read_log(status.attempt_id, offset)
+        text, finished = chunk.decode(errors="replace"), status.state.finished
+        return Log(run=run, number=status.number, text=text, offset=end, finished=finished)
+
+    return app
+
+
+def forwarder_api(people: Mapping[str, Person]) -> FastAPI:
+    """Return the app of the forwarder; `people` by the SHA-256 of their token."""
+    texts = {400: "not JSON, or not this host", 401: "no token", 411: "no length", 413: "too large"}
+    answers: dict[int | str, Json] = {code: {"description": text} for code, text in texts.items()}
+    answers |= {code: {"model": Problem} for code in STATUS_CODES.values() if code != 422}
+    app = _application(people, title="Forwarder", responses=answers)
+
+    @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
+    def docs() -> str:
+        """Show how to ask, as a page that loads nothing."""
+        return _page(app.openapi())
+
+    _add_requests(app)
+    _add_views(app)
+    _add_results(app)
+    return app
+
+
+def _add_views(app: FastAPI) -> None:
     @app.get("/runs")
     def runs(person: Asker) -> list[RunStatus]:
-        """Say how your runs stand."""
-        return [status_of(each) for each in person.statuses().values()]
+        """List your runs and their status."""
+        return [status_of(status) for status in person.statuses().values()]
 
     @app.get("/runs/{run}")
-    async def one(
+    async def run_detail(
         run: RunId,
         person: Asker,
         state: str = "",
-        wait_s: Annotated[float, Query(ge=0, le=LONGEST_WAIT_S)] = 0,
-    ) -> Progress:
-        """Say how a run stands; with `wait_s`, wait so long while that is `state`."""
+        wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0,
+    ) -> RunDetail:
+        """Return the status of a run; with `wait_s`, wait that long while it is `state`."""
         end = time.monotonic() + wait_s
-        shown = await run_in_threadpool(person.look, run)
-        while shown.standing.state.name == state and time.monotonic() < end:
-            await anyio.sleep(min(PAUSE_S, max(0.0, end - time.monotonic())))
-            shown = await run_in_threadpool(person.look, run)
-        status = status_of(shown.standing).model_dump()
-        return Progress(**status, progress=shown.progress, ended=shown.ended or None, why=shown.why)
+        view = await run_in_threadpool(person.view, run)
+        while view.status.state.name == state and time.monotonic() < end:
+            await anyio.sleep(min(LONG_POLL_S, max(0.0, end - time.monotonic())))
+            view = await run_in_threadpool(person.view, run)
+        return detail_of(view)
+
+
+def _add_requests(app: FastAPI) -> None:
+    @app.post("/runs", status_code=202)
+    def ask(request: RunRequest, person: Asker) -> RunStatus:
+        """Request a run; a repeated request changes nothing."""
+        return status_of(person.ask(request))
 
     @app.post("/runs/{run}/cancel", status_code=202)
     def cancel(run: RunId, person: Asker) -> RunStatus:
-        """Say that a run is no longer wanted; what has finished stays."""
+        """Cancel a run; a finished run stays as it is."""
         return status_of(person.cancel(run))
 
     @app.get("/tunnels")
-    def open_tunnels(person: Asker) -> list[Window]:
-        """Say where the dashboards of your live runs are seen."""
-        return [Window(run=each.run, url=each.url) for each in person.tunnels()]
+    def tunnels(person: Asker) -> list[Window]:
+        """List where the dashboards of your live runs are."""
+        return [Window(run=tunnel.run, url=tunnel.url) for tunnel in person.tunnels()]
 
 
-def _results(app: FastAPI) -> None:
+def _add_results(app: FastAPI) -> None:
     @app.get("/runs/{run}/log")
     def log(run: RunId, person: Asker) -> str:
-        """Give the log of a run that has ended."""
+        """Return the log of a finished run."""
         return person.log(run)
 
     @app.get("/runs/{run}/artefacts")
     def artefacts(run: RunId, person: Asker) -> list[Artefact]:
-        """Name the files of a finished run: sacct, seff, times, metrics, model, log."""
+        """List the files of a finished run: sacct, seff, times, metrics, model, log."""
         rows = person.files(run).items()
         return [Artefact(name=name, bytes=at["bytes"], sha256=at["sha256"]) for name, at in rows]
 
     @app.get("/runs/{run}/artefacts/{name}", response_class=Response)
     def artefact(run: RunId, name: str, person: Asker) -> Response:
-        """Give one file of a finished run, checked by its hash."""
+        """Return one file of a finished run, checked by its hash."""
         return Response(person.file(run, name), media_type="application/octet-stream")
+
+
+def _page(document: Json) -> str:
+    """Return a page of the operations; the full description is the OpenAPI document."""
+    rows = [
+        f"<tr><td>{verb.upper()}</td><td><code>{html.escape(path)}</code></td>"
+        f"<td>{html.escape(operation.get('description', ''))}</td></tr>"
+        for path, operations in document["paths"].items()
+        for verb, operation in operations.items()
+    ]
+    example = {"run": "cloud-hpc-0123456789ab-1", "data_hash": "a" * 64}
+    command = f"curl -H 'Authorization: Bearer TOKEN' --json '{json.dumps(example)}' ADDRESS/runs"
+    return (
+        "<!DOCTYPE html><html lang=en><meta charset=utf-8><title>Forwarder</title>"
+        "<h1>Forwarder</h1><p>Send your token with each request. All parameters and answers: "
+        f"<a href='openapi.json'>openapi.json</a>.</p><table>{''.join(rows)}</table>"
+        f"<pre>{html.escape(command)}</pre></html>"
+    )

@@ -92,7 +92,7 @@ class Forwarder:
         for user in self.users:
             try:
                 new += self._collect(user, problems)
-            except KitError as err:  # its last gauges stay
+            except Exception as err:  # noqa: BLE001 - costs this user alone; the last gauges stay
                 problems.append(f"{user.name}: {err}")
         if self.cluster is not None:
             try:
@@ -110,8 +110,9 @@ class Forwarder:
         """Do one pass that never fails: what is wrong is logged when it changes."""
         try:
             problems = self.once(waited_s)
-        except KitError as err:
-            problems = [str(err)]
+        except Exception as err:  # noqa: BLE001 - the next pass may succeed, the gauges stay
+            unexpected = f"unexpected {type(err).__name__}: {err}"
+            problems = [str(err) if isinstance(err, KitError) else unexpected]
         for problem in problems if problems != self._told else []:
             log.warning("%s", problem)
         self._told = problems

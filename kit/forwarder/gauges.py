@@ -36,6 +36,7 @@ MEANING = {
     TASK: "Seconds that a task waited, ran, and both",
 }
 FIRST, TRAIN, LAST = STAGES = "cloud-hpc-preprocess", "cloud-hpc-train", "cloud-hpc-evaluate"
+MAX_LABEL = 1000
 Sample = tuple[str, tuple[str, ...], float]  # gauge, values of its labels, value
 
 
@@ -64,10 +65,20 @@ def run_samples(kept: RunSnapshot) -> list[Sample]:
         found = [*_times(kept), *_pipeline(kept)]
         if kept.result is not None:
             found += [*_sacct(kept, kept.result), *_seff(kept, kept.result)]
+        for _, labels, _ in found:
+            _check_labels(labels)
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         got = f"{type(err).__name__}: {str(err)[:200]}"
         raise DataError(f"read what is kept of {kept.run}", got, "its gauges are left out") from err
     return found
+
+
+def _check_labels(labels: Iterable[object]) -> None:
+    """Raise ValueError for values that cannot be labels: they come from what jobs left."""
+    for value in labels:
+        if not isinstance(value, str) or len(value) > MAX_LABEL:
+            raise ValueError(f"{str(value)[:80]!r} cannot be a label")
+        value.encode()  # half a surrogate pair is not UTF-8
 
 
 def task_samples(collector: str, group: str, tasks: Iterable[Json]) -> list[Sample]:
@@ -154,6 +165,8 @@ def _share(text: str, read: Callable[[str], float | None]) -> tuple[float, float
 
 def _seff(kept: RunSnapshot, result: Json) -> list[Sample]:
     seff: Mapping[str, str] = result["seff"]
+    if seff == {}:  # the accounting never had the job
+        return []
     state = re.fullmatch(r"(\w+) \(exit code (\d+)\)", seff["State"])
     if not state:
         raise DataError("a state was expected from seff", repr(seff["State"][:80]))

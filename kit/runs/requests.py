@@ -118,8 +118,8 @@ class RunRequest(BaseModel):
     ] = Parameters()
     workers: Annotated[
         int,
-        BeforeValidator(as_whole),
         Field(ge=1, le=MAX_WORKERS, description="Workers that share each epoch."),
+        BeforeValidator(as_whole),
     ] = 1
     tunnel: Annotated[
         Literal["", "reverse", "none"],

@@ -29,7 +29,8 @@ from test_collect import Buckets3  # noqa: E402
 
 from kit.base import Secret  # noqa: E402
 from kit.base.settings import load  # noqa: E402
-from kit.forwarder import services  # noqa: E402
+from kit.forwarder.api import metrics_api  # noqa: E402
+from kit.forwarder.serve import serve  # noqa: E402
 
 RATE, SECONDS, RUNS, TUNNELS, KILLS = 200, 10, 1000, 3, 5
 
@@ -74,7 +75,7 @@ def scrape() -> list[tuple[str, float, float, str]]:
         begin = time.perf_counter()
         assert ours.once() == []
         first, took = time.perf_counter() - begin, []
-        with services.serve(services.metrics_api(ours, Secret("word")), "127.0.0.1", 0) as port:
+        with serve(metrics_api(ours, Secret("word")), "127.0.0.1", 0) as port:
             for _ in range(5):
                 begin = time.perf_counter()
                 url = f"http://127.0.0.1:{port}/metrics"

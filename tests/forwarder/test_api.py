@@ -16,10 +16,10 @@ from test_gauges import RUN
 
 from kit.base import StoreUnavailable, UsageError
 from kit.forwarder import people as forwarder_people
-from kit.forwarder import services
 from kit.forwarder.api import forwarder_api
 from kit.forwarder.collect import Buckets
 from kit.forwarder.people import people
+from kit.forwarder.serve import serve
 from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest, RunRequests, RunState
 from kit.store import FolderStore
 
@@ -52,7 +52,7 @@ def known(world, tmp_path):
 
 @pytest.fixture
 def ask(known):
-    with services.serve(forwarder_api(known), "127.0.0.1", 0) as port:
+    with serve(forwarder_api(known), "127.0.0.1", 0) as port:
 
         def send(method, path, body=None, token=ANNA, **headers):
             if token is not None:
@@ -282,19 +282,19 @@ def test_many_who_ask_at_once_share_a_listing(world, known):
     person = next(iter(known.values()))
     now, listings = [100.0], []
     person.clock = lambda: now[0]
-    listing = person.jobs.store.list
-    object.__setattr__(person, "jobs", RunRequests(person.jobs.store))
-    person.jobs.store.list = lambda *a: listings.append(1) or listing(*a)
+    listing = person.requests.store.list
+    object.__setattr__(person, "requests", RunRequests(person.requests.store))
+    person.requests.store.list = lambda *a: listings.append(1) or listing(*a)
     world.done()
     reads = []
-    read = person.jobs.store.get
-    person.jobs.store.get = lambda key, **more: reads.append(key) or read(key, **more)
+    read = person.requests.store.get
+    person.requests.store.get = lambda key, **more: reads.append(key) or read(key, **more)
     for _ in range(50):
-        assert person.look(RUN).standing.state is RunState.DONE
+        assert person.view(RUN).status.state is RunState.DONE
     once = [f"runs/{RUN}/{name}.json" for name in ("progress", "result")]
     assert (len(listings), sorted(reads)) == (1, once)
     now[0] += forwarder_people.FRESH_S + 0.01
-    person.look(RUN)
+    person.view(RUN)
     assert (len(listings), len(reads)) == (2, 4)
 
 

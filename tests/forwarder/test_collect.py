@@ -16,8 +16,10 @@ from test_gauges import RUN, kept, scraped, values
 from kit.base import NoSuchBucket, Secret, StoreUnavailable
 from kit.base.settings import load
 from kit.forwarder import collect as forwarder
-from kit.forwarder import gauges, services
+from kit.forwarder import gauges
+from kit.forwarder.api import metrics_api
 from kit.forwarder.collect import Buckets, Forwarder
+from kit.forwarder.serve import serve
 from kit.store import FolderStore
 
 OTHER = "cloud-hpc-ba9876543210-2"
@@ -257,7 +259,7 @@ def test_the_scrape_wants_the_token_and_has_nothing_beside_the_gauges(world):
             with err:
                 return err.code, "", err.read()
 
-    with services.serve(services.metrics_api(ours, Secret(secret)), "127.0.0.1", 0) as port:
+    with serve(metrics_api(ours, Secret(secret)), "127.0.0.1", 0) as port:
         assert get("/metrics")[0] == 401
         assert get("/metrics", Authorization="Bearer guess")[0] == 401
         code, kind, text = get("/metrics", Authorization=f"Bearer {secret}")

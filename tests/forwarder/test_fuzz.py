@@ -10,8 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from schemathesis.specs.openapi.checks import allow_header_conformance
 from test_api import ANNA, BEA
 
-from kit.forwarder import services
 from kit.forwarder.api import forwarder_api
+from kit.forwarder.serve import serve
 
 world, known = test_forwarder_face.world, test_forwarder_face.known
 document = schemathesis.openapi.from_dict(json.loads(json.dumps(forwarder_api({}).openapi())))
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def url(known):
-    with services.serve(forwarder_api(known), "127.0.0.1", 0) as port:
+    with serve(forwarder_api(known), "127.0.0.1", 0) as port:
         yield f"http://127.0.0.1:{port}"
 
 

@@ -1,5 +1,6 @@
 """The submitter's face and its command: who may ask, what is answered."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -14,7 +15,8 @@ from submitter_world import RUN, World
 from kit.base import ROOT, Secret, StoreUnavailable, UsageError
 from kit.base.settings import load
 from kit.cli.submitter import submitter_group
-from kit.forwarder import services
+from kit.forwarder import Buckets, api, serve
+from kit.forwarder.people import FRESH_S, Person
 from kit.runs.requests import RunState
 
 TOKEN = "t0ken-of-the-face-0123456789"
@@ -23,6 +25,16 @@ TOKEN = "t0ken-of-the-face-0123456789"
 @pytest.fixture
 def world(tmp_path):
     return World(tmp_path)
+
+
+def api_of(world, submitter):
+    person = Person(
+        world.settings, Buckets("", "", world.jobs.store, world.data), lambda: next(TIME)
+    )
+    return api.submitter_api(person, submitter.slurm.logs, Secret(TOKEN))
+
+
+TIME = itertools.count(0, 2 * FRESH_S)
 
 
 @pytest.fixture
@@ -38,7 +50,7 @@ def ask(world):
             with err:
                 return err.code, err.read().decode()
 
-    with services.serve(services.submitter_api(submitter, Secret(TOKEN)), "127.0.0.1", 0) as port:
+    with serve.serve(api_of(world, submitter), "127.0.0.1", 0) as port:
         yield get
 
 
@@ -137,10 +149,10 @@ def loaded(tmp_path):
 
 def test_a_token_is_made_once_for_oneself_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("KIT_FACE_TOKEN", raising=False)
-    first = services.api_token(loaded(tmp_path)).reveal()
-    assert services.api_token(loaded(tmp_path)).reveal() == first
-    assert len(first) >= services.LEAST
-    path = services.api_token_path(loaded(tmp_path))
+    first = serve.api_token(loaded(tmp_path)).reveal()
+    assert serve.api_token(loaded(tmp_path)).reveal() == first
+    assert len(first) >= serve.MIN_TOKEN_LENGTH
+    path = serve.api_token_path(loaded(tmp_path))
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -162,15 +174,15 @@ def test_a_token_file_that_is_none_is_refused(tmp_path, monkeypatch, content, mo
         path.chmod(mode)
     monkeypatch.setenv("KIT_FACE_TOKEN", str(path))
     with pytest.raises(UsageError, match=said) as error:
-        services.api_token(loaded(tmp_path))
+        serve.api_token(loaded(tmp_path))
     assert error.value.next_step
     assert TOKEN not in str(error.value)
 
 
 def test_a_port_that_is_taken_is_told(world):
-    app = services.submitter_api(world.submitter(), Secret(TOKEN))
-    with services.serve(app, "127.0.0.1", 0) as port:
-        second = services.serve(app, "127.0.0.1", port)
+    app = api_of(world, world.submitter())
+    with serve.serve(app, "127.0.0.1", 0) as port:
+        second = serve.serve(app, "127.0.0.1", port)
         with pytest.raises(UsageError, match=f"listen at 127.0.0.1:{port}"):
             second.__enter__()
 
@@ -205,7 +217,7 @@ def test_the_stack_starts_this_command_and_publishes_its_port_to_this_machine_al
     assert service["command"][0] == "kit"
     with submitter_group.make_context("submitter", service["command"][2:]) as ctx:
         assert (ctx.params["profile"], ctx.params["once"]) == ("sandbox", False)
-        assert service["ports"] == [f"127.0.0.1:{ctx.params['port']}:{services.PORT}"]
+        assert service["ports"] == [f"127.0.0.1:{ctx.params['port']}:{api.SUBMITTER_PORT}"]
     assert set(service["secrets"]) == set(stack["secrets"])
     files = [v for v in service["environment"].values() if v.startswith("/run/secrets/")]
     assert {path.rpartition("/")[2] for path in files} <= set(service["secrets"])

@@ -22,7 +22,7 @@ IMAGES = ROOT / "env" / "images"
 STACK = ROOT / "env" / "submitter" / "stack.yaml"
 IMPORTS = {
     "services": "kit.cli.forwarder, kit.forwarder.api, kit.forwarder.schedule,"
-    " kit.forwarder.services, kit.submitter.loop, kit.store.s3, kit.store.swift,"
+    " kit.forwarder.api, kit.submitter.loop, kit.store.s3, kit.store.swift,"
     " kit.submitter.compose_secrets, kubernetes, boto3",
     "mlflow": "mlflow.server, boto3, psycopg",
 }

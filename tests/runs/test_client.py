@@ -20,8 +20,8 @@ from kit.base import (
     UsageError,
 )
 from kit.base.settings import Port, load
-from kit.forwarder import services
 from kit.forwarder.api import forwarder_api
+from kit.forwarder.serve import serve
 from kit.runs import stages
 from kit.runs.client import ForwarderClient, forwarder_client
 from kit.runs.follow import TrainingFailed, follow
@@ -34,7 +34,7 @@ REQUEST = RunRequest(run=RUN, data_hash="a" * 64)
 
 @pytest.fixture
 def port(known):
-    with services.serve(forwarder_api(known), "127.0.0.1", 0) as port:
+    with serve(forwarder_api(known), "127.0.0.1", 0) as port:
         yield port
 
 
@@ -81,7 +81,7 @@ def test_a_failed_try_is_told_as_by_the_store(world, port):
 
 def test_a_forwarder_that_goes_away_and_comes_back_is_waited_for(known, world):
     def free():
-        with services.serve(forwarder_api(known), "127.0.0.1", 0) as port:
+        with serve(forwarder_api(known), "127.0.0.1", 0) as port:
             return port
 
     ours, said, faces = client(free()), [], contextlib.ExitStack()
@@ -90,12 +90,12 @@ def test_a_forwarder_that_goes_away_and_comes_back_is_waited_for(known, world):
         pauses.append(1)
         number = int(ours.url.rpartition(":")[2])
         if len(pauses) == 3:
-            faces.enter_context(services.serve(forwarder_api(known), "127.0.0.1", number))
+            faces.enter_context(serve(forwarder_api(known), "127.0.0.1", number))
         if len(pauses) == 5:
             faces.close()
         if len(pauses) == 7:
             world.done()
-            faces.enter_context(services.serve(forwarder_api(known), "127.0.0.1", number))
+            faces.enter_context(serve(forwarder_api(known), "127.0.0.1", number))
         assert len(pauses) < 40
 
     pauses = []
