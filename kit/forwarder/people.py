@@ -12,8 +12,8 @@ from kit.base import Busy, Json, NoSuchObject, UsageError, read_private
 from kit.base.settings import Settings
 from kit.forwarder.collect import Buckets, buckets_of
 from kit.forwarder.tunnels import Tunnel, live_tunnels
-from kit.runs.requests import RunRequest, RunRequests, RunState, RunStatus
 from kit.runs.follow import write_stored_log
+from kit.runs.requests import RunRequest, RunRequests, RunState, RunStatus
 
 FRESH_S = 0.3  # a listing of a person's runs answers everything that is asked meanwhile
 
