@@ -26,13 +26,15 @@ class Table:
 
     def __repr__(self) -> str:
         """Return the table as text."""
-        return "\n".join(filter(None, [self.link, self.frame.to_string(), self.notes]))
+        table = "" if self.frame.empty else self.frame.to_string()
+        return "\n".join(filter(None, [self.link, table, self.notes]))
 
     def _repr_html_(self) -> str:
         link = html.escape(self.link)
         above = f'<p><a href="{link}">{link}</a></p>' if link else ""
         below = f"<p>{html.escape(self.notes)}</p>".replace("\n", "<br>") if self.notes else ""
-        return f"{above}{self.frame.to_html()}{below}"
+        table = "" if self.frame.empty else self.frame.to_html()
+        return f"{above}{table}{below}"
 
 
 @dataclass(frozen=True, repr=False)

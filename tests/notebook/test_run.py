@@ -120,6 +120,7 @@ def test_a_table_has_its_link_and_its_sentences():
     assert '<a href="http://127.0.0.1:5000/#/x">' in shown
     assert "3 BU &lt; 4 BU" in shown
     assert "3 BU < 4 BU" in repr(table)
+    assert repr(Table(pandas.DataFrame(), notes="Nothing to pay.")) == "Nothing to pay."
 
 
 def test_the_code_that_is_shown_is_the_code_that_runs():
