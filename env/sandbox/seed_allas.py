@@ -20,9 +20,13 @@ class Keystone:
     def __init__(self, url: str, password: str) -> None:
         self.url = url
         login = Password(
-            url, username="admin", password=password, user_domain_id="default",
-            project_name="admin", project_domain_id="default",
-        )  # fmt: skip
+            url,
+            username="admin",
+            password=password,
+            user_domain_id="default",
+            project_name="admin",
+            project_domain_id="default",
+        )
         self.session = Session(login)
 
     def get(self, path: str, **params: str) -> dict:

@@ -79,9 +79,16 @@ def test_the_eight_components_are_left_out(built):
     resources = yaml.safe_load(text)["resources"]
     assert [name for name in resources for gone in REMOVED if gone in name] == []
     names = {each["metadata"]["name"] for each in built["kubeflow"][1]}
-    gone = {"katib-controller", "jupyter-web-app-deployment", "notebook-controller-deployment",
-            "pvcviewer-controller-manager", "volumes-web-app-deployment", "training-operator",
-            "tensorboard-controller-deployment", "tensorboards-web-app-deployment"}  # fmt: skip
+    gone = {
+        "katib-controller",
+        "jupyter-web-app-deployment",
+        "notebook-controller-deployment",
+        "pvcviewer-controller-manager",
+        "volumes-web-app-deployment",
+        "training-operator",
+        "tensorboard-controller-deployment",
+        "tensorboards-web-app-deployment",
+    }
     assert names & gone == set()
 
 
@@ -99,8 +106,11 @@ def test_the_cache_deployer_gives_way_to_cert_manager(built):
 def test_the_images_are_newer_and_not_the_article_s(built):
     for name, (_, objects) in built.items():
         found = images(objects)
-        wanted = {"mlflow": "localhost:5001/kit-python-mlflow:3.17.2", "postgres": "postgres:17.7",
-                  "mlflow-minio": "minio/minio:RELEASE.2025-09-07T16-13-09Z"}  # fmt: skip
+        wanted = {
+            "mlflow": "localhost:5001/kit-python-mlflow:3.17.2",
+            "postgres": "postgres:17.7",
+            "mlflow-minio": "minio/minio:RELEASE.2025-09-07T16-13-09Z",
+        }
         if "monitoring" in name:
             wanted |= {"prometheus": "prom/prometheus:v3.8.1", "grafana": "grafana/grafana:12.3.1"}
         assert {key: found[key] for key in wanted} == wanted
@@ -114,17 +124,27 @@ def test_the_forwarder_is_in_the_monitoring_environments_and_in_no_other(built):
         assert bool(ours) == name.endswith("-monitoring"), name
         assert any("prometheus" in image for image in images(objects).values()) == bool(ours)
         if ours:
-            ports = {o["metadata"]["name"]: o["spec"]["ports"][0]["port"]
-                     for o in ours if o["kind"] == "Service"}  # fmt: skip
-            assert ports == {"redis-service": 6379, "fastapi-service": 6500,
-                             "flower-service": 6501, "celery-service": 6502}  # fmt: skip
+            ports = {
+                o["metadata"]["name"]: o["spec"]["ports"][0]["port"]
+                for o in ours
+                if o["kind"] == "Service"
+            }
+            assert ports == {
+                "redis-service": 6379,
+                "fastapi-service": 6500,
+                "flower-service": 6501,
+                "celery-service": 6502,
+            }
 
 
 def test_the_forwarder_s_pods_are_confined(built):
     objects = built["standalone-kfp-monitoring"][1]
     ours = [o for o in objects if o["metadata"].get("namespace") == "forwarder"]
-    pods = {o["metadata"]["name"]: o["spec"]["template"]["spec"] for o in ours
-            if o["kind"] == "Deployment"}  # fmt: skip
+    pods = {
+        o["metadata"]["name"]: o["spec"]["template"]["spec"]
+        for o in ours
+        if o["kind"] == "Deployment"
+    }
     assert len(pods) == 4
     for name, pod in pods.items():
         (container,) = pod["containers"]
@@ -294,8 +314,11 @@ def test_mlflow_sees_its_database_before_it_is_named(built):
 def test_every_manifest_of_ours_is_valid(built, tmp_path):
     python = tools("kubernetes-validate==1.37.0")
     ours = ("forwarder", "forwarder-imports", "monitoring", "mlflow")
-    chosen = [o for o in built["kubeflow-monitoring"][1] if o["metadata"].get("namespace") in ours
-              and o["kind"] != "VirtualService"]  # fmt: skip
+    chosen = [
+        o
+        for o in built["kubeflow-monitoring"][1]
+        if o["metadata"].get("namespace") in ours and o["kind"] != "VirtualService"
+    ]
     assert len(chosen) > 25
     (tmp_path / "ours.yaml").write_text(yaml.safe_dump_all(chosen))
     argv = [str(python.parent / "kubernetes-validate"), "--strict", str(tmp_path / "ours.yaml")]

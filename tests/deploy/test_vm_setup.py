@@ -60,10 +60,13 @@ def test_script_lists_its_steps_and_refuses_others():
     ("step", "file", "line"),
     [
         ("sshd", "etc/ssh/sshd_config.d/50-kit.conf", "GatewayPorts clientspecified"),
-        ("upgrades", "etc/apt/apt.conf.d/52-kit-upgrades",
-         'APT::Periodic::Unattended-Upgrade "1";'),
+        (
+            "upgrades",
+            "etc/apt/apt.conf.d/52-kit-upgrades",
+            'APT::Periodic::Unattended-Upgrade "1";',
+        ),
     ],
-)  # fmt: skip
+)
 def test_step_can_be_done_again(tmp_path, step, file, line):
     assert script("check", step, root=tmp_path).returncode != 0
     for _ in range(2):

@@ -100,8 +100,11 @@ def test_the_login_file_has_the_four_names_and_is_private(sandbox):
     path = sandbox["files"]["env_file"]
     given = read(path)
     assert set(given) == {
-        "CSC_USERNAME", "CSC_PASSWORD", "CSC_USER_DOMAIN_NAME", "CSC_PROJECT_NAME",
-    }  # fmt: skip
+        "CSC_USERNAME",
+        "CSC_PASSWORD",
+        "CSC_USER_DOMAIN_NAME",
+        "CSC_PROJECT_NAME",
+    }
     assert given["CSC_USER_DOMAIN_NAME"] == "Default"
     assert given["CSC_PROJECT_NAME"] == "project_2001234"
     assert len(given["CSC_PASSWORD"]) >= 24

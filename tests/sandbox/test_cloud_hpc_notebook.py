@@ -31,12 +31,29 @@ from kit.runs.requests import RunRequests, attempt_id
 from kit.slurm import PUBLISHED
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
-SEFF = ("Job ID", "Cluster", "User/Group", "State", "Nodes", "Cores per node", "CPU Utilized",
-        "CPU Efficiency", "Job Wall-clock time", "Memory Utilized", "Memory Efficiency",
-        "Billed project", "Non-Interactive BUs")  # fmt: skip
+SEFF = (
+    "Job ID",
+    "Cluster",
+    "User/Group",
+    "State",
+    "Nodes",
+    "Cores per node",
+    "CPU Utilized",
+    "CPU Efficiency",
+    "Job Wall-clock time",
+    "Memory Utilized",
+    "Memory Efficiency",
+    "Billed project",
+    "Non-Interactive BUs",
+)
 SACCT = ("elapsed", "cpu-time", "total-cpu", "total-submit-start", "total-start-end")
-EFFICIENCY = ("cpu-utilized-seconds", "cpu-efficiency-percentage", "job-wall-clock-time-seconds",
-              "memory-efficiency-percentage", "billing-units")  # fmt: skip
+EFFICIENCY = (
+    "cpu-utilized-seconds",
+    "cpu-efficiency-percentage",
+    "job-wall-clock-time-seconds",
+    "memory-efficiency-percentage",
+    "billing-units",
+)
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +151,10 @@ def test_the_record_says_what_was_used_and_where_the_seconds_went(done):
         kept = {path.name for path in (done[0] / "runs" / line["run"]).iterdir()}
         wanted = {"job.sh", "job.log", "sacct.txt", "seff.txt", "submitter.log", "pipeline.log"}
         assert wanted <= kept
-        logs = {name: (done[0] / "runs" / line["run"] / f"{name}.log").read_text()
-                for name in ("submitter", "pipeline")}  # fmt: skip
+        logs = {
+            name: (done[0] / "runs" / line["run"] / f"{name}.log").read_text()
+            for name in ("submitter", "pipeline")
+        }
         assert logs["submitter"].endswith("another submitter is at work here: standing by\n")
         assert "asked for by the forwarder at http://127.0.0.1:6500" in logs["pipeline"]
     assert done[1][1]["pipeline"]["environment"] > done[1][2]["pipeline"]["environment"]
@@ -143,8 +162,15 @@ def test_the_record_says_what_was_used_and_where_the_seconds_went(done):
 
 def test_the_notebook_shows_every_step_and_no_warning(done):
     text = (done[0] / "runs" / done[1][2]["run"] / "cloud-hpc.ipynb").read_text()
-    shown = ("ssh certificate for hpc", "#SBATCH --nodes=2", ">done ", " COMPLETED; gates",
-             "image/png", "core-walltime", "http://127.0.0.1:5000")  # fmt: skip
+    shown = (
+        "ssh certificate for hpc",
+        "#SBATCH --nodes=2",
+        ">done ",
+        " COMPLETED; gates",
+        "image/png",
+        "core-walltime",
+        "http://127.0.0.1:5000",
+    )
     assert [words for words in shown if words not in text] == []
     assert "Warning" not in text
 
@@ -211,8 +237,9 @@ def test_killed_run_resumes_and_its_job_is_executed_once(done, environ, tmp_path
     other = {**environ, "KIT_RESULTS_DIR": str(tmp_path)}
     arguments = ("run", "cloud-hpc", "-p", "epochs", "60")
     argv = [sys.executable, "-m", "kit", *arguments]
-    first = subprocess.Popen(argv, env=other, cwd=ROOT, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)  # fmt: skip
+    first = subprocess.Popen(
+        argv, env=other, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     site = loaded(environ)
     jobs = RunRequests(store.open_store(site, store.bucket_name(site, "submitter")))
     while not _trains(jobs, tmp_path):

@@ -63,8 +63,9 @@ class Bench:
     def loaded(env_file=None, **parts):
         """Load the sandbox's profile with some keys changed: part -> key -> value."""
         loaded = load("sandbox")
-        changed = {name: dataclasses.replace(getattr(loaded, name), **keys)
-                   for name, keys in parts.items()}  # fmt: skip
+        changed = {
+            name: dataclasses.replace(getattr(loaded, name), **keys) for name, keys in parts.items()
+        }
         return dataclasses.replace(loaded, env_file=env_file or loaded.env_file, **changed)
 
     def sandbox(self, **changes):
