@@ -23,7 +23,9 @@ Stdin = bytes | Path
 TRANSFER_S = 600.0  # the longest time for one file
 GRACE_S = 0.5  # for a program whose answer is complete
 
+# The folder in which `kit` is must exist: it may be a disk that is not mounted.
 PUT = """\
+case $1 in */kit/*) [ -d "${1%/kit/*}" ] || { echo "no folder ${1%/kit/*}" >&2; exit 73; } ;; esac
 umask 077; mkdir -p "$(dirname "$1")" && t=$(mktemp "$1.XXXXXX") || exit
 if cat >"$t" && chmod "$2" "$t" && [ "$(sha256sum <"$t")" = "$3  -" ] && mv -fT "$t" "$1"; then
     exit 0

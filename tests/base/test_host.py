@@ -133,6 +133,15 @@ def test_a_folder_that_cannot_be_used_is_named_and_the_script_is_not_shown(reque
 # What both real hosts do.
 
 
+def test_a_project_folder_that_is_missing_is_not_created(request, tmp_path):
+    for host in (LocalHost(), request.getfixturevalue("sshd").host()):
+        with pytest.raises(CommandFailed, match=f"no folder {tmp_path}/project"):
+            host.put(b"x", f"{tmp_path}/project/kit/tries/0123456789ab/file")
+        assert not (tmp_path / "project").exists()
+    (tmp_path / "project").mkdir()
+    LocalHost().put(b"x", f"{tmp_path}/project/kit/tries/0123456789ab/file")
+
+
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
     (tmp_path / "bin").mkdir()
     cat = tmp_path / "bin" / "cat"
@@ -485,12 +494,12 @@ def test_a_background_process_of_a_start_file_does_not_hold_up_the_answer(own):
     assert time.monotonic() - begun < 10
 
 
-@pytest.mark.parametrize("shell", ["csh", "tcsh", "dash", "bash", "fish", "zsh"])
+SHELLS = ["csh", "tcsh", "dash", "bash", *filter(shutil.which, ["fish", "zsh"])]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_every_login_shell_passes_scripts_and_arguments_on(own, shell, tmp_path):
-    path = shutil.which(shell)
-    if path is None:
-        pytest.skip(f"{shell} is not installed")
-    sshd = own(more=f'ForceCommand {path} -c "$SSH_ORIGINAL_COMMAND"')
+    sshd = own(more=f'ForceCommand {shutil.which(shell)} -c "$SSH_ORIGINAL_COMMAND"')
     host = sshd.host()
     word = "a!b 'c' \"d\" $HOME `id`\nnew line " + "x" * 3000
     assert host.run(["sh", "-c", 'printf %s "$1"\n# two lines!', "sh", word]).out == word
