@@ -68,7 +68,7 @@ class Busy(KitError):
 
 
 class Unreachable(KitError):
-    """There is no contact; the state of what runs on the other side is unknown."""
+    """Contact is lost; the state of what runs on the other side is unknown."""
 
     exit_code = 3
 

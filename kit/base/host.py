@@ -103,7 +103,9 @@ class Host:
         if line.decode() != f"{sha256_of(content)}  -":
             raise DataError(f"fetch {source}", "it changed while it was read", "fetch it again")
         if not target.parent.is_dir():
-            raise DataError(f"cannot write {target}", "there is no such folder", "create it")
+            raise DataError(
+                f"cannot write {target}", "its folder does not exist", "create the folder"
+            )
         write_bytes(target, content, mode=0o600)
 
     def valid_until(self) -> float | None:
@@ -144,10 +146,10 @@ def run_process(
 ) -> Output:
     """Run a program here.
 
-    `finished` looks at stdout: when it returns true the answer is complete, whoever still holds
-    the stream open. `daemon`: the program leaves a daemon behind, so stdout is not read. Raises
-    Unreachable if the program does not end in time, ProgramMissing if it is not installed,
-    DataError if `stdin` is a file that cannot be read.
+    `finished` looks at stdout: when it returns true the answer is complete, even if another
+    process still holds the stream open. `daemon`: the program leaves a daemon behind, so stdout
+    is not read. Raises Unreachable if the program does not end in time, ProgramMissing if it is
+    not installed, DataError if `stdin` is a file that cannot be read.
     """
     begun = time.monotonic()
     with contextlib.ExitStack() as stack:

@@ -89,7 +89,7 @@ def secrets_in_use() -> list[Secret]:
 
 @dataclass(frozen=True)
 class Login:
-    """Who logs in, and to which project; `source` is where the login was read."""
+    """User and project of a login; `source` is where the login was read."""
 
     username: str
     password: Secret
@@ -173,7 +173,7 @@ def read_login(
             tried, step = f"cannot read the login in {place}", "make it readable for yourself"
             return _login(read_env(place, tried, step), str(place))
     raise UsageError(
-        f"there is no login for the object store of {settings.profile}",
+        f"the login for the object store of {settings.profile} is missing",
         f"looked for {', '.join(str(place) for place in places)}",
         f"write one of these files with the lines {', '.join(f'{name}=…' for name in LOGIN_NAMES)},"
         " mode 600; or name another one with KIT_ENV_FILE",

@@ -95,7 +95,7 @@ def _known(settings: "Settings", environ: Mapping[str, str]) -> Iterator[tuple[s
 
 
 def _text(path: Path) -> str:
-    """Return the text of a file that may hold secrets; nothing if there is no such file."""
+    """Return the text of a file that may hold secrets; "" if it is not there."""
     try:
         if path.is_file() and path.stat().st_size <= MAX_BYTES:
             return path.read_text(encoding="utf-8-sig", errors="replace")
@@ -123,7 +123,7 @@ def _tokens(name: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _encodings(value: bytes) -> set[bytes]:
-    """Return the forms in which a value may stand in a notebook, a page, a log or a URL."""
+    """Return the forms in which a value may occur in a notebook, a page, a log or a URL."""
     text = value.decode(errors="replace")
     forms = {text, quote(text, safe=""), quote_plus(text), html.escape(text)}
     forms |= {html.escape(text, quote=False), *_base64(value)}
@@ -142,7 +142,7 @@ def _base64(value: bytes) -> Iterator[str]:
 
 
 def find_secrets(content: bytes, values: Mapping[str, bytes]) -> list[str]:
-    """Name the secrets that some bytes hold, never showing one."""
+    """Return the names of the secrets that some bytes hold, never a secret."""
     shapes = [name for name, shape in SHAPES.items() if re.search(shape, content)]
     known = [name for name, value in values.items() if any(f in content for f in _encodings(value))]
     return known + shapes

@@ -181,7 +181,7 @@ class Port:
 
 @dataclass(frozen=True, config=STRICT)
 class Partition:
-    """What one job may use of a partition. A row with only `rate` has a price and no jobs."""
+    """Limits of one job in a partition. A row with only `rate` has a price and takes no jobs."""
 
     time: str = Field(default="", description="Longest time limit of a job.")
     nodes: int = Field(default=0, description="Most nodes of a job.")

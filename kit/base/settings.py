@@ -161,7 +161,7 @@ def _site_file(name: str, own: Path | None) -> Path:
     files = _profiles(own)
     if name not in files:
         raise UsageError(
-            f"there is no profile {name!r}",
+            f"profile {name!r} does not exist",
             next_step=f"use one of: {', '.join(sorted(files))} (KIT_PROFILE or --profile)",
         )
     return files[name]
@@ -263,11 +263,13 @@ def _problem(section: str, cls: type, error: Any) -> str:
 
 
 def _join_rates(sections: dict[str, Any], problems: list[str]) -> None:
-    """Give each partition its rate; keep those partitions in which jobs may run."""
+    """Assign each partition its rate; keep those partitions in which jobs may run."""
     rates, partitions = dict(sections["rates"]), sections["partitions"]
     for name, row in partitions.items():
         if row.rate and row.rate not in sections["rates"]:
-            problems.append(f"[partitions.{name}] rate = {row.rate!r}: there is no such [rates]")
+            problems.append(
+                f"[partitions.{name}] rate = {row.rate!r} names a missing [rates] table"
+            )
         elif row.rate:
             rates[name] = sections["rates"][row.rate]
         elif rates and name not in rates:

@@ -223,9 +223,9 @@ class SSHHost(Host):
         if type(failure) is Unreachable and "proxyjump" in self._values():
             # With ControlPersist ssh drops what the jump host reports: once more without.
             alone = {"ControlMaster": "no", "ControlPath": "none", "ControlPersist": "no"}
-            told = run_process([*self._command(**alone), "true"], b"", timeout_s)
-            if told.code != 0 and told.err.strip():
-                failure = self.failure(told.code, told.err.decode(errors="replace").strip())
+            retry = run_process([*self._command(**alone), "true"], b"", timeout_s)
+            if retry.code != 0 and retry.err.strip():
+                failure = self.failure(retry.code, retry.err.decode(errors="replace").strip())
         raise failure
 
     def failure(self, code: int, err: str, out: str = "") -> KitError:

@@ -44,7 +44,7 @@ def examine(profile: str | None, race: bool = False) -> list[Finding]:
     try:
         settings = load(profile)
     except KitError as err:
-        words = {"there is no profile": PROFILE_UNKNOWN, "not filled in": PROFILE_UNFILLED}
+        words = {"does not exist": PROFILE_UNKNOWN, "not filled in": PROFILE_UNFILLED}
         rows = [row for text, row in words.items() if text in f"{err.tried} {err.got}"]
         return [finding_of("profile", err, {KitError: (rows or [PROFILE_WRONG])[0]})]
     return run_checks(CheckContext(settings), RACE_LIMIT_S if race else LIMIT_S, race)

@@ -23,7 +23,7 @@ from kit.base import (
 )
 
 
-def test_a_time_record_has_the_published_keys_and_a_total_of_five_digits():
+def test_time_record_has_the_published_keys_and_a_total_of_five_digits():
     record = time_record("pipeline", 1723100777.195106, 1723102086.9456024)
     assert record == {
         "name": "pipeline",
@@ -33,14 +33,14 @@ def test_a_time_record_has_the_published_keys_and_a_total_of_five_digits():
     }
 
 
-def test_a_time_file_numbers_its_records_from_one():
+def test_time_file_numbers_its_records_from_one():
     assert time_file([{"name": "a"}, {"name": "b"}]) == {
         "1": {"name": "a"},
         "2": {"name": "b"},
     }
 
 
-def test_a_timeline_sums_by_name_and_keeps_a_span_that_failed():
+def test_timeline_sums_by_name_and_keeps_a_span_that_failed():
     timeline = Timeline()
     with timeline.span("data"):
         pass
@@ -52,7 +52,7 @@ def test_a_timeline_sums_by_name_and_keeps_a_span_that_failed():
     assert len(timeline.spans) == 3
 
 
-def test_json_is_written_with_indent_four_and_not_a_number_is_refused(tmp_path):
+def test_json_has_indent_four_and_refuses_not_a_number(tmp_path):
     write_json(tmp_path / "a.json", {"x": 1})
     assert (tmp_path / "a.json").read_text() == '{\n    "x": 1\n}'
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -61,19 +61,19 @@ def test_json_is_written_with_indent_four_and_not_a_number_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"a": 1', "\x00\x01"])
-def test_a_damaged_json_file_is_named(tmp_path, content):
+def test_damaged_json_file_is_named(tmp_path, content):
     path = tmp_path / "damaged.json"
     path.write_text(content)
     with pytest.raises(DataError, match="damaged.json"):
         read_json(path)
 
 
-def test_a_missing_json_file_is_named(tmp_path):
+def test_missing_json_file_is_named(tmp_path):
     with pytest.raises(DataError, match="nothing.json"):
         read_json(tmp_path / "nothing.json")
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+def test_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     write_json(path, {"old": True})
 
@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(KitError, match="cannot write .*file/result.json"):
         write_json(tmp_path / "file" / "result.json", {})
@@ -193,7 +193,7 @@ def test_one_odd_field_costs_that_line_of_the_history(tmp_path, name):
     ]
 
 
-def test_a_figure_that_was_not_measured_is_left_out(tmp_path):
+def test_figure_that_was_not_measured_is_left_out(tmp_path):
     path = tmp_path / "history.jsonl"
     path.write_text(json.dumps(GOOD_LINE | {"figures": {"training_s": None, "accuracy": 1}}) + "\n")
     found, problems = read_history(path)

@@ -50,7 +50,7 @@ def host(request, tmp_path):
 # The contract: the same for every implementation.
 
 
-def test_a_command_gives_its_output_and_its_exit_code(host):
+def test_command_gives_its_output_and_its_exit_code(host):
     done = host.run(["cat"], input=b"one\ntwo")
     assert (done.code, done.out, done.err) == (0, "one\ntwo", "")
     assert done.argv == ("cat",)
@@ -65,27 +65,27 @@ def test_every_argument_arrives_as_it_was_given(host, word):
     assert host.run(["printf", "%s|", word, "end"]).out == f"{word}|end|"
 
 
-def test_a_command_that_fails_is_an_error_with_its_streams(host):
+def test_command_that_fails_is_an_error_with_its_streams(host):
     with pytest.raises(CommandFailed) as caught:
         host.run(["cat", "/no/such/file"])
     assert caught.value.code == 1
     assert "/no/such/file" in caught.value.err
 
 
-def test_a_failure_can_be_an_answer(host):
+def test_failure_can_be_an_answer(host):
     assert host.run(["cat", "/no/such/file"], check=False).code == 1
 
 
-def test_a_command_that_does_not_exist_is_127(host):
+def test_command_that_does_not_exist_is_127(host):
     assert host.run(["no-such-command"], check=False).code == 127
 
 
-def test_no_answer_in_time_is_no_contact_and_no_failure(host):
+def test_no_answer_in_time_is_unreachable_not_a_failure(host):
     with pytest.raises(Unreachable):
         host.run(["sleep", "30"], timeout=0.3)
 
 
-def test_a_file_is_put_and_fetched_with_its_mode(host, tmp_path):
+def test_file_is_put_and_fetched_with_its_mode(host, tmp_path):
     target, copy = f"{tmp_path}/new/folder/a b", tmp_path / "copy"
     content = bytes(range(256)) * 1000
     host.put(content, target, mode=0o640)
@@ -97,7 +97,7 @@ def test_a_file_is_put_and_fetched_with_its_mode(host, tmp_path):
         assert os.listdir(Path(target).parent) == ["a b"]
 
 
-def test_a_local_file_can_be_put_in_place_of_an_older_one(host, tmp_path):
+def test_local_file_can_be_put_in_place_of_an_older_one(host, tmp_path):
     source = tmp_path / "source"
     source.write_bytes(b"newer\n")
     host.put(b"older, and longer\n", f"{tmp_path}/target")
@@ -106,18 +106,18 @@ def test_a_local_file_can_be_put_in_place_of_an_older_one(host, tmp_path):
     assert (tmp_path / "copy").read_bytes() == b"newer\n"
 
 
-def test_a_file_that_is_not_there_cannot_be_fetched(host, tmp_path):
+def test_file_that_is_not_there_cannot_be_fetched(host, tmp_path):
     with pytest.raises(CommandFailed):
         host.get("/no/such/file", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
-def test_a_file_cannot_be_put_where_there_is_no_folder_to_be(host):
+def test_file_cannot_be_put_where_there_is_no_folder_to_be(host):
     with pytest.raises(CommandFailed):
         host.put(b"x", "/proc/none/file")
 
 
-def test_a_folder_that_cannot_be_used_is_named_and_the_script_is_not_shown(request, tmp_path):
+def test_unusable_folder_is_named_and_the_script_is_not_shown(request, tmp_path):
     for host in (LocalHost(), request.getfixturevalue("sshd").host()):
         with pytest.raises(CommandFailed) as caught:
             host.put(b"x", "/proc/none/file")
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_used_is_named_and_the_script_is_not_shown(reque
 # What both real hosts do.
 
 
-def test_a_project_folder_that_is_missing_is_not_created(request, tmp_path):
+def test_project_folder_that_is_missing_is_not_created(request, tmp_path):
     for host in (LocalHost(), request.getfixturevalue("sshd").host()):
         with pytest.raises(CommandFailed, match=f"no folder {tmp_path}/project"):
             host.put(b"x", f"{tmp_path}/project/kit/tries/0123456789ab/file")
@@ -142,7 +142,7 @@ def test_a_project_folder_that_is_missing_is_not_created(request, tmp_path):
     LocalHost().put(b"x", f"{tmp_path}/project/kit/tries/0123456789ab/file")
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
+def test_file_that_changes_while_it_is_read_is_refused(tmp_path):
     (tmp_path / "bin").mkdir()
     cat = tmp_path / "bin" / "cat"
     cat.write_text('#!/bin/sh\necho changed\nexec /bin/cat "$@"\n')
@@ -156,7 +156,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
 # ssh alone.
 
 
-def test_output_is_what_the_command_said_whatever_the_profile_says(sshd, tmp_path, monkeypatch):
+def test_output_excludes_what_start_files_print(sshd, tmp_path, monkeypatch):
     noisy = tmp_path / "noisy"
     noisy.write_text('#!/bin/sh\necho 4711; echo noise >&2; "$@"; r=$?; echo 4712; exit $r\n')
     noisy.chmod(0o755)
@@ -205,12 +205,12 @@ def test_the_exit_code_255_of_a_command_is_its_own(sshd):
     assert sshd.host().run(["sh", "-c", "exit 255"], check=False).code == 255
 
 
-def test_a_command_that_says_permission_denied_is_no_refused_login(sshd):
+def test_permission_denied_by_a_command_is_its_own_failure(sshd):
     with pytest.raises(CommandFailed):
         sshd.host().run(["sh", "-c", "echo Permission denied >&2; exit 255"])
 
 
-def test_a_dead_connection_is_opened_anew(sshd):
+def test_dead_connection_is_opened_again(sshd):
     host = sshd.host(name="dead")
     for _ in range(3):
         assert host.run(["echo", "back"], repeat=True).out == "back\n"
@@ -219,9 +219,7 @@ def test_a_dead_connection_is_opened_anew(sshd):
 
 
 @pytest.mark.parametrize(("repeat", "calls"), [(True, 2), (False, 1)])
-def test_a_master_that_died_unseen_costs_one_repeat_where_it_does_no_harm(
-    tmp_path, monkeypatch, repeat, calls
-):
+def test_dead_master_costs_one_repeat_if_that_does_no_harm(tmp_path, monkeypatch, repeat, calls):
     ssh = tmp_path / "bin" / "ssh"  # 255 and not a word: what the client says then
     ssh.parent.mkdir()
     ssh.write_text(
@@ -248,13 +246,13 @@ def test_contact_lost_in_the_middle_is_unreachable_and_not_repeated(sshd, tmp_pa
     assert (tmp_path / "times").read_text() == "x\n"
 
 
-def test_a_machine_that_does_not_answer_is_unreachable(sshd, tmp_path):
+def test_machine_that_does_not_answer_is_unreachable(sshd, tmp_path):
     stopped = PrivateSshd(tmp_path / "stopped")
     with pytest.raises(Unreachable, match="refused"):
         stopped.host().run(["true"])
 
 
-def test_another_machine_by_the_same_name_is_refused_before_anything_is_sent(tmp_path):
+def test_another_machine_of_the_same_name_is_refused_before_sending(tmp_path):
     sshd = PrivateSshd(tmp_path / "other").start()
     keygen("-t", "ed25519", "-N", "", "-f", tmp_path / "another")
     sshd.know((tmp_path / "another.pub").read_text())
@@ -268,7 +266,7 @@ def test_another_machine_by_the_same_name_is_refused_before_anything_is_sent(tmp
     assert not (tmp_path / "touched").exists()
 
 
-def test_a_key_that_is_not_accepted_is_refused_with_the_next_step(tmp_path):
+def test_key_that_is_not_accepted_is_refused_with_the_next_step(tmp_path):
     sshd = PrivateSshd(tmp_path / "refusing").start()
     (sshd.folder / "authorized_keys").write_text("")
     try:
@@ -287,7 +285,7 @@ def certified(tmp_path_factory):
     sshd.stop()
 
 
-def test_a_certificate_is_used_and_its_end_is_known_before_connecting(certified):
+def test_certificate_is_used_and_its_end_is_known_before_connecting(certified):
     end = int(time.time()) + 3600
     certified.certify(time.time() - 60, end)
     host = certified.host(name="valid")
@@ -298,7 +296,7 @@ def test_a_certificate_is_used_and_its_end_is_known_before_connecting(certified)
 
 
 @pytest.mark.parametrize("ago", [60, 3600])
-def test_a_certificate_that_ended_is_told_from_a_refused_key(certified, ago):
+def test_expired_certificate_differs_from_a_refused_key(certified, ago):
     certified.certify(time.time() - ago - 60, time.time() - ago)
     host = certified.host(name=f"ended{ago}", renew_hint="run csc_cert.py")
     with pytest.raises(CredentialExpired, match="ended at") as caught:
@@ -310,7 +308,7 @@ def test_a_certificate_that_ended_is_told_from_a_refused_key(certified, ago):
 
 
 @pytest.mark.slow
-def test_an_open_connection_outlives_its_certificate(certified):
+def test_open_connection_outlives_its_certificate(certified):
     certified.certify(time.time() - 60, time.time() + 2)
     host = certified.host(name="outlives")
     host.run(["true"])
@@ -319,7 +317,7 @@ def test_an_open_connection_outlives_its_certificate(certified):
     host.close()
 
 
-def test_a_clock_that_is_ten_minutes_ahead_does_not_keep_a_valid_certificate_out(certified):
+def test_clock_ten_minutes_ahead_does_not_reject_a_valid_certificate(certified):
     certified.certify(time.time() - 60, time.time() + 30)
     host = certified.host(name="ahead", clock=lambda: time.time() + 590)
     assert host.run(["echo", "in"]).out == "in\n"
@@ -327,12 +325,12 @@ def test_a_clock_that_is_ten_minutes_ahead_does_not_keep_a_valid_certificate_out
 
 
 @pytest.mark.parametrize("content", ["", "no certificate", "ssh-ed25519 AAAA x"])
-def test_what_is_no_certificate_has_no_end(tmp_path, content):
+def test_file_without_a_certificate_has_no_end(tmp_path, content):
     (tmp_path / "x-cert.pub").write_text(content)
     assert certificate_end(tmp_path / "x-cert.pub") is None
 
 
-def test_a_broken_ssh_config_is_a_usage_error(tmp_path):
+def test_broken_ssh_config_is_a_usage_error(tmp_path):
     (tmp_path / "config").write_text("Host site\n  NoSuchOption yes\n")
     host = SSHHost("site", config=str(tmp_path / "config"), folder=tmp_path / "c")
     with pytest.raises(UsageError, match="reach site"):
@@ -340,7 +338,7 @@ def test_a_broken_ssh_config_is_a_usage_error(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["open to others", "a link", "a file"])
-def test_a_folder_for_the_socket_that_is_not_private_is_refused(tmp_path, what):
+def test_folder_for_the_socket_that_is_not_private_is_refused(tmp_path, what):
     folder = tmp_path / "control"
     if what == "a file":
         folder.touch(mode=0o600)
@@ -357,14 +355,14 @@ def test_a_folder_for_the_socket_that_is_not_private_is_refused(tmp_path, what):
 # Errors of the operating system.
 
 
-def test_a_program_that_is_not_installed_is_named(tmp_path, monkeypatch):
+def test_program_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="cannot run `ssh`") as caught:
         SSHHost("site", folder=tmp_path / "c").run(["true"])
     assert caught.value.next_step == "install it, or correct PATH"
 
 
-def test_a_local_file_that_is_gone_is_named_and_is_no_missing_program(tmp_path):
+def test_missing_local_file_is_not_reported_as_a_missing_program(tmp_path):
     gone = tmp_path / "gone"
     for action in (
         lambda: LocalHost().put(gone, f"{tmp_path}/target"),
@@ -374,8 +372,8 @@ def test_a_local_file_that_is_gone_is_named_and_is_no_missing_program(tmp_path):
             action()
 
 
-def test_a_fetched_file_needs_a_folder_and_a_disk_with_room(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="there is no such folder"):
+def test_fetched_file_needs_a_folder_and_a_disk_with_room(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="its folder does not exist"):
         LocalHost().get("/etc/hostname", tmp_path / "none" / "x")
 
     def full(*_):
@@ -455,7 +453,7 @@ def test_processes_that_open_at_once_share_one_connection(own):
     sshd.host().close()
 
 
-def test_a_jump_host_that_refuses_the_key_is_named(own):
+def test_jump_host_that_refuses_the_key_is_named(own):
     jump, sshd = own(), own()
     (jump.folder / "authorized_keys").write_text("")
     config = sshd.folder / "config"
@@ -479,7 +477,7 @@ def test_a_jump_host_that_refuses_the_key_is_named(own):
         ),
     ],
 )
-def test_what_the_login_prints_instead_of_running_a_command_is_shown(own, program, kind, got, step):
+def test_message_of_a_login_that_runs_no_command_is_shown(own, program, kind, got, step):
     sshd = own(more=f"ForceCommand {program.replace(chr(39), chr(34))}")
     with pytest.raises(kind) as caught:
         sshd.host().run(["true"])
@@ -487,7 +485,7 @@ def test_what_the_login_prints_instead_of_running_a_command_is_shown(own, progra
     assert step in caught.value.next_step
 
 
-def test_a_background_process_of_a_start_file_does_not_hold_up_the_answer(own):
+def test_background_process_of_a_start_file_does_not_delay_the_answer(own):
     sshd = own(more='ForceCommand sleep 20 & eval "$SSH_ORIGINAL_COMMAND"')
     begun = time.monotonic()
     assert sshd.host().run(["echo", "now"], timeout=15).out == "now\n"
@@ -508,7 +506,7 @@ def test_every_login_shell_passes_scripts_and_arguments_on(own, shell, tmp_path)
     host.close()
 
 
-def test_permission_denied_of_a_command_is_no_refused_login(tmp_path):
+def test_permission_denied_of_a_command_is_not_a_refused_login(tmp_path):
     host = SSHHost("site", config="/dev/null", folder=tmp_path / "c")
     text = "mkdir: cannot create directory 'x': Permission denied\nclient_loop: Broken pipe"
     assert type(host.failure(255, text)) is Unreachable
@@ -520,7 +518,7 @@ def test_permission_denied_of_a_command_is_no_refused_login(tmp_path):
         assert isinstance(host.failure(255, line), CredentialRefused)
 
 
-def test_a_remote_command_has_nothing_that_csh_replaces_or_refuses():
+def test_remote_command_has_nothing_that_csh_replaces_or_refuses():
     remote = ssh._remote("kit-0", ["sh", "-c", "echo 'a!b'\nexit 1", "x" * 5000])
     assert not set("!\n") & set(remote)
     assert max(map(len, remote.split())) < 1024

@@ -31,7 +31,7 @@ def test_malformed_lines_are_numbered_and_do_not_hide_the_others():
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o604])
-def test_a_file_that_others_may_read_is_refused_with_the_command_that_helps(tmp_path, mode):
+def test_file_that_others_may_read_is_refused_with_the_remedy(tmp_path, mode):
     path = tmp_path / "mlflow.env"
     path.write_text("A=1")
     path.chmod(mode)
@@ -48,7 +48,7 @@ def git(folder: Path, *words: str) -> None:
     subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True)
 
 
-def test_a_tracked_file_is_refused_and_an_untracked_one_is_not(tmp_path):
+def test_tracked_file_is_refused_and_an_untracked_one_is_not(tmp_path):
     git(tmp_path, "init", "-q")
     for name in ("tracked.env", "own.env"):
         (tmp_path / name).write_text("A=1")
@@ -58,7 +58,7 @@ def test_a_tracked_file_is_refused_and_an_untracked_one_is_not(tmp_path):
         refuse_tracked(tmp_path / "tracked.env")
 
 
-def test_a_file_is_refused_when_git_does_not_answer_whether_it_is_tracked(tmp_path, monkeypatch):
+def test_file_is_refused_if_git_does_not_say_whether_it_is_tracked(tmp_path, monkeypatch):
     git(tmp_path, "init", "-q")
     (tmp_path / "a.env").write_text("A=1")
     dubious = tmp_path / "bin" / "git"
@@ -72,7 +72,7 @@ def test_a_file_is_refused_when_git_does_not_answer_whether_it_is_tracked(tmp_pa
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to change the owner of a repository")
-def test_a_tracked_file_in_a_repository_of_another_owner_is_refused(tmp_path, monkeypatch):
+def test_tracked_file_in_a_repository_of_another_owner_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
     git(tmp_path, "init", "-q")
@@ -85,7 +85,7 @@ def test_a_tracked_file_in_a_repository_of_another_owner_is_refused(tmp_path, mo
         refuse_tracked(path)
 
 
-def test_a_secret_that_nobody_holds_is_forgotten():
+def test_secret_that_nobody_holds_is_forgotten():
     held = Secret("held-by-this-test")
     assert any(secret is held for secret in secrets_in_use())
     del held

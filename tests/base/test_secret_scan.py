@@ -84,14 +84,14 @@ def with_file(settings: Settings, key: str, path: Path) -> Settings:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("key", PROFILE_FILES)
-def test_a_secret_of_the_profile_is_found_in_every_encoding(key, encoding, settings, tmp_path):
+def test_secret_of_the_profile_is_found_in_every_encoding(key, encoding, settings, tmp_path):
     chosen = with_file(settings, key, private(tmp_path / "file", PROFILE_FILES[key]))
     content = f"before {ENCODINGS[encoding](VALUE)} after".encode()
     assert find_secrets(content, known_secrets(chosen, {}))
 
 
 @pytest.mark.parametrize("name", VARIABLE_FILES)
-def test_a_secret_whose_file_a_variable_names_is_found(name, settings, tmp_path):
+def test_secret_whose_file_a_variable_names_is_found(name, settings, tmp_path):
     text = VARIABLE_FILES[name]
     known = known_secrets(settings, {name: str(private(tmp_path / "file", text))})
     value = "redispassword" if "REDIS" in name else VALUE
@@ -99,11 +99,11 @@ def test_a_secret_whose_file_a_variable_names_is_found(name, settings, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["CSC_PASSWORD", "MLFLOW_TRACKING_TOKEN", "KUBEFLOW_COOKIES"])
-def test_a_secret_in_the_environment_is_found(name, settings):
+def test_secret_in_the_environment_is_found(name, settings):
     assert find_secrets(VALUE.encode(), known_secrets(settings, {name: VALUE}))
 
 
-def test_a_secret_that_is_only_in_memory_is_found(settings, tmp_path):
+def test_secret_that_is_only_in_memory_is_found(settings, tmp_path):
     key = Secret("0123456789abcdef0123456789abcdef")
     log = private(tmp_path / "job.log", f"key {key.reveal()} shown")
     with pytest.raises(SecretFound, match=r"keep job\.log") as caught:
@@ -117,7 +117,7 @@ def test_any_password_of_eight_characters_is_found(encoding, value):
     assert find_secrets(ENCODINGS[encoding](value).encode(), {"it": value.encode()})
 
 
-def test_a_short_password_is_named_in_a_warning_and_not_searched_for(settings, tmp_path):
+def test_short_password_is_named_in_a_warning_and_not_searched_for(settings, tmp_path):
     path = private(tmp_path / ".env", "CSC_PASSWORD=short12\n")
     with pytest.warns(UserWarning, match=r"CSC_PASSWORD of \.env has fewer than 8") as caught:
         known = known_secrets(dataclasses.replace(settings, env_file=path), {})

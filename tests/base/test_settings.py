@@ -39,7 +39,7 @@ def read(tmp_path: Path, text: str):
     return read_profile(path, {"KIT_SANDBOX_DIR": "/tmp/s"})
 
 
-def test_a_profile_is_read_with_types_defaults_and_names_filled_in(tmp_path):
+def test_profile_is_read_with_types_defaults_and_names_filled_in(tmp_path):
     sections = read(tmp_path, GOOD)
     assert sections["hpc"].project_dir == "/tmp/s/project"
     assert sections["hpc"].modules == ("pytorch",)
@@ -69,7 +69,7 @@ def test_a_profile_is_read_with_types_defaults_and_names_filled_in(tmp_path):
         (("[ports.mlflow]\nport = 5000", "[ports]\nmlflow = 5000"), "[ports.mlflow]"),
     ],
 )
-def test_a_mistake_in_a_profile_is_named_with_its_file(tmp_path, change, message):
+def test_mistake_in_a_profile_is_named_with_its_file(tmp_path, change, message):
     with pytest.raises(UsageError) as caught:
         read(tmp_path, GOOD.replace(*change))
     assert message in str(caught.value)
@@ -86,7 +86,7 @@ def test_every_wrong_key_of_a_profile_is_reported_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("number", ["0.75", '"0.75"'])
-def test_a_rate_may_be_a_number_or_a_text_and_stays_exact(tmp_path, number):
+def test_rate_may_be_a_number_or_a_text_and_stays_exact(tmp_path, number):
     text = GOOD.replace(
         'rate = "100"', f"max = {{ cores = {number} }}\nplus = {{ gib = {number} }}"
     )
@@ -95,18 +95,18 @@ def test_a_rate_may_be_a_number_or_a_text_and_stays_exact(tmp_path, number):
 
 
 @pytest.mark.parametrize("value", ["true", "[1]", "{ cores = [1] }"])
-def test_a_rate_that_is_not_a_number_is_refused_with_its_key(tmp_path, value):
+def test_rate_that_is_not_a_number_is_refused_with_its_key(tmp_path, value):
     key = "max" if "{" in value else "rate"
     with pytest.raises(UsageError, match=rf"\[rates.node\] {key}"):
         read(tmp_path, GOOD.replace('rate = "100"', f"{key} = {value}"))
 
 
-def test_a_time_zone_that_does_not_exist_is_refused_when_the_profile_is_read(tmp_path):
+def test_unknown_time_zone_is_refused_when_the_profile_is_read(tmp_path):
     with pytest.raises(UsageError, match="timezone = 'Europe/Atlantis': this time zone does not"):
         read(tmp_path, GOOD.replace("[hpc]", '[hpc]\ntimezone = "Europe/Atlantis"'))
 
 
-def test_a_percent_sign_in_the_project_folder_is_refused(tmp_path):
+def test_percent_sign_in_the_project_folder_is_refused(tmp_path):
     with pytest.raises(UsageError, match="project_dir = '/p/100%u': Slurm replaces %"):
         read(tmp_path, GOOD.replace("${KIT_SANDBOX_DIR}/project", "/p/100%u"))
 
@@ -129,11 +129,11 @@ def test_partitions_refer_to_rates_that_are_written_once(tmp_path):
     ("old", "new", "message"),
     [
         (', rate = "node" }', " }", "[partitions.small] has no rate"),
-        ('rate = "node" }\nlarge', 'rate = "nodes" }\nlarge', "there is no such [rates]"),
+        ('rate = "node" }\nlarge', 'rate = "nodes" }\nlarge', "names a missing [rates] table"),
         ('large = { rate = "node" }', "node = {}", "[partitions.node] lacks time"),
     ],
 )
-def test_a_partition_without_a_rate_is_refused_before_anything_runs(tmp_path, old, new, message):
+def test_partition_without_a_rate_is_refused_before_anything_runs(tmp_path, old, new, message):
     with pytest.raises(UsageError) as caught:
         read(tmp_path, GOOD + PRICED.replace(old, new))
     assert message in str(caught.value)
@@ -148,13 +148,13 @@ def test_a_partition_without_a_rate_is_refused_before_anything_runs(tmp_path, ol
         ("certificate", "true", "needs_certificate"),
     ],
 )
-def test_old_keys_are_accepted_with_a_warning_that_names_the_new_key(tmp_path, old, value, new):
+def test_old_keys_are_accepted_with_a_warning(tmp_path, old, value, new):
     with pytest.warns(UserWarning, match=rf"x.toml: \[hpc\] {old} is now named {new}"):
         sections = read(tmp_path, GOOD.replace("[hpc]", f"[hpc]\n{old} = {value}"))
     assert getattr(sections["hpc"], new)
 
 
-def test_a_profile_with_the_platform_has_its_ports_and_may_replace_one(tmp_path):
+def test_profile_with_the_platform_has_its_ports_and_may_replace_one(tmp_path):
     cloud = '[cloud]\nrunner = "cluster"\nkfp_url = "http://127.0.0.1:8080"\n'
     ports = read(tmp_path, GOOD + cloud)["ports"]
     assert (ports["grafana"].port, ports["grafana"].target) == (5050, 3000)
@@ -162,7 +162,7 @@ def test_a_profile_with_the_platform_has_its_ports_and_may_replace_one(tmp_path)
     assert list(read(tmp_path, GOOD)["ports"]) == ["mlflow"]
 
 
-def test_a_missing_section_is_one_error_that_names_the_file():
+def test_missing_section_is_one_error_that_names_the_file():
     bare = dataclasses.replace(load("sandbox", {}), hpc=None, store=None, cloud=None)
     for section in ("hpc", "store", "cloud"):
         with pytest.raises(UsageError, match=rf"no section \[{section}\]") as caught:
@@ -190,31 +190,31 @@ def test_the_template_is_a_profile_once_it_is_filled_in(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["RESULTS", "CACHE", "DATA", "SANDBOX"])
-def test_a_tilde_in_a_variable_of_a_folder_is_the_home_folder(name):
+def test_tilde_in_a_variable_of_a_folder_is_the_home_folder(name):
     loaded = load("sandbox", {f"KIT_{name}_DIR": "~/kit files"})
     assert getattr(loaded, f"{name.lower()}_dir") == Path.home() / "kit files"
 
 
-def test_a_syntax_error_names_the_line(tmp_path):
+def test_syntax_error_names_the_line(tmp_path):
     with pytest.raises(UsageError, match="line 2"):
         read(tmp_path, "[site]\nname = \n")
 
 
-def test_an_unknown_profile_names_those_that_exist():
+def test_unknown_profile_names_those_that_exist():
     with pytest.raises(UsageError, match="sandbox"):
         load("atlantis")
 
 
 @pytest.mark.parametrize("name", ["../sandbox", "/etc/passwd", ""])
-def test_a_profile_is_a_name_and_no_path(name):
+def test_profile_is_a_name_not_a_path(name):
     if name:
-        with pytest.raises(UsageError, match="there is no profile"):
+        with pytest.raises(UsageError, match="does not exist"):
             load(name)
     else:
         assert load(name, {}).profile == "sandbox"
 
 
-TO_FILL_IN = ("slurm",)  # profiles that are no good before somebody has
+TO_FILL_IN = ("slurm",)  # profiles with placeholders
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -235,7 +235,7 @@ SIX = {
 }
 
 
-def test_an_own_slurm_needs_six_values_each_named_until_it_is_there(tmp_path):
+def test_own_slurm_profile_names_each_missing_value(tmp_path):
     path, text = tmp_path / "slurm.toml", (SITES / "slurm.toml").read_text()
     assert sum(line.count(' = "<') for line in text.splitlines()) == 6
     environ = {"KIT_SITES_DIR": str(tmp_path)}
@@ -255,13 +255,13 @@ def test_an_own_slurm_needs_six_values_each_named_until_it_is_there(tmp_path):
     assert (loaded.store.auth_url, loaded.cloud) == ("", None)
 
 
-def test_a_profile_of_ones_own_is_found_beside_the_shipped_ones(tmp_path):
+def test_profile_of_ones_own_is_found_beside_the_shipped_ones(tmp_path):
     (tmp_path / "mine.toml").write_text("[site]\nname = 'mine'\ntitle = 'Mine'\n")
     environ = {"KIT_SITES_DIR": str(tmp_path)}
     assert load("mine", environ).site.title == "Mine"
     assert load("sandbox", environ).site.name == "sandbox"
     assert "mine" in profile_names(tmp_path)
-    with pytest.raises(UsageError, match="there is no profile 'other'") as caught:
+    with pytest.raises(UsageError, match="profile 'other' does not exist") as caught:
         load("other", environ)
     assert "mine" in caught.value.next_step
 
@@ -281,8 +281,6 @@ def test_the_variables_win_over_the_defaults(tmp_path):
     assert (loaded.env_file, loaded.sandbox_dir) == (tmp_path / "e", tmp_path / "s")
 
 
-def test_results_are_found_from_the_checkout_and_not_from_the_working_directory(
-    tmp_path, monkeypatch
-):
+def test_results_are_in_the_checkout_not_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load("sandbox", {}).results_dir == ROOT / "results"

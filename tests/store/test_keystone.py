@@ -154,7 +154,7 @@ def test_a_login_is_looked_for_in_the_places_in_order(loaded, tmp_path, monkeypa
     (tmp_path / ".ssh").mkdir()
     (tmp_path / "checkout").mkdir()
     nowhere = replace(loaded, env_file=None)
-    with pytest.raises(UsageError, match="there is no login"):
+    with pytest.raises(UsageError, match="is missing"):
         read_login(nowhere, {}, home=tmp_path)
     env_file(tmp_path / "checkout" / ".env", CSC_USERNAME="checkout")
     assert read_login(nowhere, {}, home=tmp_path).username == "checkout"
