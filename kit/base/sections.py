@@ -191,6 +191,9 @@ class Partition:
     rate: str = Field(
         default="", description="Name of its [rates.NAME]; empty: the partition's name."
     )
+    for_tests: bool = Field(
+        default=False, description="The site asks not to work here; it is never suggested."
+    )
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -1,1 +1,74 @@
-"""Usage multiplied by the profile's rates: estimates, bills, waste."""
+"""Billing units: what a job held times the profile's rates; estimates, bills, waste.
+
+Everything is computed in `Decimal` from sacct's raw text and the profile; units of different
+kinds are separate budgets and are never added. Begin with `rates`, then `run`; `tables` and
+`waste` are for people.
+"""
+
+from kit.billing.rates import (
+    HOUR,
+    Bill,
+    Line,
+    check_budget,
+    cloud_lines,
+    money,
+    number,
+    parse_remaining_units,
+    rate_of,
+    totals,
+)
+from kit.billing.run import (
+    bill_figures,
+    bill_of_run,
+    check_affordable,
+    estimate,
+    job_units,
+    refuse_over,
+    sacct_of,
+    usages,
+)
+from kit.billing.tables import (
+    NO_JOB,
+    bill_advice,
+    bill_frame,
+    bill_rows,
+    bill_summary,
+    elsewhere_frame,
+    estimate_frame,
+    estimate_text,
+    format_units,
+    job_of_run,
+    offers_elsewhere,
+)
+
+__all__ = [
+    "HOUR",
+    "NO_JOB",
+    "Bill",
+    "Line",
+    "bill_advice",
+    "bill_figures",
+    "bill_frame",
+    "bill_of_run",
+    "bill_rows",
+    "bill_summary",
+    "check_affordable",
+    "check_budget",
+    "cloud_lines",
+    "elsewhere_frame",
+    "estimate",
+    "estimate_frame",
+    "estimate_text",
+    "format_units",
+    "job_of_run",
+    "job_units",
+    "money",
+    "number",
+    "offers_elsewhere",
+    "parse_remaining_units",
+    "rate_of",
+    "refuse_over",
+    "sacct_of",
+    "totals",
+    "usages",
+]

@@ -1,4 +1,4 @@
-"""The bill: what was held times a profile's rates. Pure, in `Decimal`, never rounded inside.
+"""Prices: what a job held times a profile's rates. Pure, in `Decimal`, never rounded inside.
 
 Kinds (CPU, GPU, Cloud and Storage BU; LUMI's core-hours) are separate budgets: a bill has a total
 for each and none over all. Hours count as fractions, as in the article; cPouta bills started
@@ -17,7 +17,7 @@ from kit.slurm import Resources, Usage, allocated_resources
 
 HOUR, TIB = Decimal(3600), 2**40
 CLOUD = ("vm", "floating-ip")
-LOST = "a try without a result"
+LOST = "an attempt without a result"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Bill:
     seff: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Give the bill for a JSON file; numbers are texts with all their digits."""
+        """Return the bill for a JSON file; numbers are texts with all their digits."""
         shown = {
             name: [{key: str(value) for key, value in asdict(line).items()} for line in lines]
             for name, lines in (("lines", self.lines), ("started_hours", self.started))
@@ -66,29 +66,38 @@ def totals(lines: Iterable[Line]) -> dict[str, Decimal]:
     return sums
 
 
-def job_lines(settings: Settings, load: Resources, what: str = "job", note: str = "") -> list[Line]:
+def slurm_kinds(lines: Iterable[Line]) -> dict[str, Decimal]:
+    """Add up the kinds of units that jobs cost, not the cloud's and the storage's.
+
+    A kind of which nothing was used counts only if there is no other.
+    """
+    sums = {k: v for k, v in totals(lines).items() if k not in ("Cloud BU", "Storage BU")}
+    return {kind: units for kind, units in sums.items() if units} or sums
+
+
+def job_lines(settings: Settings, held: Resources, what: str = "job", note: str = "") -> list[Line]:
     """Price what a job holds.
 
-    Raises UsageError for a partition without a rate and a rate that is no number, DataError for
-    a negative or endless time and for memory that decides the price but is not known.
+    Raises UsageError for a partition without a rate and a rate that is not a number, DataError
+    for a negative or endless time and for memory that decides the price but is not known.
     """
-    if not load.seconds.is_finite() or load.seconds < 0:
-        raise DataError(f"price {what}", f"it ran {load.seconds} s", "look at its sacct text")
-    key, rate = load.partition, rate_of(settings, load.partition)
-    hours = load.seconds / HOUR
+    if not held.seconds.is_finite() or held.seconds < 0:
+        raise DataError(f"price {what}", f"it ran {held.seconds} s", "look at its sacct text")
+    key, rate = held.partition, rate_of(settings, held.partition)
+    hours = held.seconds / HOUR
     if rate.max:
-        terms = [_term(settings, key, rate, name, load) for name in rate.max]
+        terms = [_term(settings, key, rate, name, held) for name in rate.max]
         count, unit, price = max(terms, key=lambda term: term[0] * term[2])
     else:
-        held = {"node-h": load.nodes, "GPU-h": load.gpus, "core-h": load.cores, "h": 1}
-        if rate.per not in held:
+        counts = {"node-h": held.nodes, "GPU-h": held.gpus, "core-h": held.cores, "h": 1}
+        if rate.per not in counts:
             raise UsageError(f"{_where(settings, key)}: per = {rate.per!r} is not known",
-                             next_step=f"write one of {', '.join(held)}")  # fmt: skip
-        count, unit = Decimal(held[rate.per]), rate.per
+                             next_step=f"write one of {', '.join(counts)}")  # fmt: skip
+        count, unit = Decimal(counts[rate.per]), rate.per
         price = number(settings, key, "rate", rate.rate)
-    lines = [_line(f"{what}: {load.partition}", count * hours, unit, price, rate, note)]
+    lines = [_line(f"{what}: {held.partition}", count * hours, unit, price, rate, note)]
     for name, factor in rate.plus.items():
-        extra = _held(load, name, what)
+        extra = _amount(held, name, what)
         if extra:
             price = number(settings, key, f"plus.{name}", factor)
             lines.append(_line(f"{what}: reserved disk", extra * hours, "GiB-h", price, rate, note))
@@ -96,25 +105,27 @@ def job_lines(settings: Settings, load: Resources, what: str = "job", note: str 
 
 
 def _term(
-    settings: Settings, key: str, rate: Rate, name: str, load: Resources
+    settings: Settings, key: str, rate: Rate, name: str, held: Resources
 ) -> tuple[Decimal, str, Decimal]:
-    """Give one term of a `max`: how many, of what, at which price an hour."""
+    """Return one term of a `max`: how many, of what, at which price an hour."""
     factor = rate.max[name]
     base = number(settings, key, "rate", rate.rate or "1")
     unit = {"gib": "GiB-h", "cores": "core-h", "gpus": "GPU-h"}.get(name, f"{name}-h")
-    held = _held(load, name, f"a job on {key}")
+    amount = _amount(held, name, f"a job on {key}")
     if factor.startswith("/"):
         by = number(settings, key, f"max.{name}", factor[1:])
-        started = (held / by).to_integral_value(ROUND_CEILING)
+        started = (amount / by).to_integral_value(ROUND_CEILING)
         return started, f"x {factor[1:]} {unit}", base
-    return held, unit, base * number(settings, key, f"max.{name}", factor)
+    return amount, unit, base * number(settings, key, f"max.{name}", factor)
 
 
-def _held(load: Resources, name: str, what: str) -> Decimal:
-    value = getattr(load, {"gib": "memory_gib"}.get(name, name), None)
+def _amount(held: Resources, name: str, what: str) -> Decimal:
+    value = getattr(held, {"gib": "memory_gib"}.get(name, name), None)
     if value is None:
-        step = "ask sacct for AllocTRES or ReqMem, or name the memory in the profile ([hpc] mem)"
-        raise DataError(f"price {what}", f"how much {name} it held is not known", step)
+        next_step = (
+            "ask sacct for AllocTRES or ReqMem, or name the memory in the profile ([hpc] mem)"
+        )
+        raise DataError(f"price {what}", f"how much {name} it held is not known", next_step)
     return Decimal(value)
 
 
@@ -130,7 +141,7 @@ def _kind(rate: Rate) -> str:
 
 
 def rate_of(settings: Settings, key: str) -> Rate:
-    """Find a rate of the profile. Raises UsageError that names the missing key and its file."""
+    """Return a rate of the profile. Raises UsageError that names the missing key and its file."""
     if key not in settings.rates:
         have = ", ".join(settings.rates) or "none"
         raise UsageError(f"{_where(settings, key)} is missing", f"it has: {have}",
@@ -143,15 +154,16 @@ def number(settings: Settings, key: str, name: str, text: str) -> Decimal:
     try:
         value = Decimal(text)
     except InvalidOperation as err:
-        raise UsageError(f"{_where(settings, key)}: {name} = {text!r} is no number",
+        raise UsageError(f"{_where(settings, key)}: {name} = {text!r} is not a number",
                          next_step="write it as \"0.75\"") from err  # fmt: skip
     if not value.is_finite() or value < 0:
-        raise UsageError(f"{_where(settings, key)}: {name} = {text!r} is no price")
+        raise UsageError(f"{_where(settings, key)}: {name} = {text!r} is not a price")
     return value
 
 
 def _where(settings: Settings, key: str) -> str:
-    return f"{settings.file}: [rates.{key}]"
+    section = key if key == "budget" else f"rates.{key}"
+    return f"{settings.file}: [{section}]"
 
 
 def cloud_lines(settings: Settings, duration: Decimal, started: bool = False) -> list[Line]:
@@ -175,22 +187,22 @@ def storage_line(settings: Settings, stored: int, duration: Decimal) -> Line:
 
 
 def actual(settings: Settings, usages: Sequence[Usage], committed: str = "") -> list[Line]:
-    """Price every life of every job that sacct lists; one that never ran is a line of 0.
+    """Price every start of every job that sacct lists; one that never ran is a line of 0.
 
-    `committed` is the id of the job whose result was kept: the others are noted as `LOST`.
+    `committed` is the id of the job whose result was kept; the others are noted as `LOST`.
     """
     lines: list[Line] = []
-    seen: dict[str, int] = {}
+    starts: dict[str, int] = {}
     for usage in usages:
-        seen[usage.job_id] = life = seen.get(usage.job_id, 0) + 1
-        what = f"job {usage.job_id}" + (f", start {life}" if life > 1 else "")
+        starts[usage.job_id] = start = starts.get(usage.job_id, 0) + 1
+        what = f"job {usage.job_id}" + (f", start {start}" if start > 1 else "")
         note = "" if usage.job_id == committed or not committed else LOST
         note = note if usage.state.finished else f"{usage.state.name}: so far"
         if not usage.elapsed_seconds:
-            begun = usage.rows[0].start is not None and usage.state.finished
+            started = usage.rows[0].start is not None and usage.state.finished
             raw = usage.rows[0].columns.get("ElapsedRaw", "")
             note = f"sacct says {raw} s: not billed" if raw.startswith("-") else note
-            note = note or ("ended within its first second" if begun else "never started")
+            note = note or ("ended within its first second" if started else "never started")
             rate = settings.rates.get(usage.rows[0].columns.get("Partition", "").split(",")[0])
             kind = _kind(rate) if rate else "CPU BU"
             zero = Decimal(0)
@@ -200,11 +212,11 @@ def actual(settings: Settings, usages: Sequence[Usage], committed: str = "") -> 
     return lines
 
 
-def within(settings: Settings, lines: Iterable[Line], limits: Mapping[str, str]) -> None:
-    """Refuse a plan that costs more of a kind than `limits` (kind -> BU) allow.
+def check_budget(settings: Settings, lines: Iterable[Line], limits: Mapping[str, str]) -> None:
+    """Raise UsageError if a plan costs more of a kind than `limits` (kind -> BU) allow.
 
-    A limit's name is the kind (`CPU`, `CPU BU`) or `any`. Raises UsageError, also for a limit
-    that is no number.
+    A limit's name is the kind (`CPU`, `CPU BU`) or `any`. A limit that is not a number is a
+    UsageError too.
     """
     for kind, cost in totals(lines).items():
         for name, text in limits.items():
@@ -215,13 +227,13 @@ def within(settings: Settings, lines: Iterable[Line], limits: Mapping[str, str])
                                  "ask for less in [hpc], or raise the budget")  # fmt: skip
 
 
-def left(text: str) -> dict[str, str]:
-    """Read `csc-projects -p PROJECT`: kind -> units that remain; {} where it says nothing.
+def parse_remaining_units(text: str) -> dict[str, str]:
+    """Parse `csc-projects -p PROJECT`: kind -> units that remain; {} if it lists none.
 
-    Today's form has a row a kind, the one before a single budget (`any`). Source:
+    The form of 2026 has a row for each kind, the one before a single budget (`any`). Source:
     https://docs.csc.fi/accounts/how-to-manage-your-project/
     """
     rows = re.findall(r"^(\w+) BU: +\d+ +\d+ +(-?\d+)\s*$", text, flags=re.MULTILINE)
     whole = re.findall(r"\bRemain: *(-?\d+)\s*$", text, flags=re.MULTILINE)
-    found = dict(rows) or ({"any": whole[0]} if whole else {})
-    return {kind: str(max(0, int(units))) for kind, units in found.items()}
+    remaining = dict(rows) or ({"any": whole[0]} if whole else {})
+    return {kind: str(max(0, int(units))) for kind, units in remaining.items()}

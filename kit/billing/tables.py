@@ -5,12 +5,11 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from kit.base import Json, KitError, UsageError, read_history, to_text
+from kit.base import Json, UsageError, to_text
 from kit.base.settings import Settings, load, profile_names
-from kit.billing import rates as billing
-from kit.billing import waste
+from kit.billing import rates, waste
 from kit.billing.rates import Bill, Line, money
-from kit.billing.run import estimate, of_run, sacct_of, usages
+from kit.billing.run import bill_of_run, estimate, sacct_of, usages
 from kit.slurm import GIB, allocated_resources, parse_size
 
 if TYPE_CHECKING:
@@ -19,32 +18,14 @@ if TYPE_CHECKING:
 NO_JOB = "its sacct.txt is missing: the job is not in this bill"
 
 
-def of_all(loaded: Settings) -> tuple[list[dict[str, str]], list[str]]:
-    """Give one row a finished run with its units by kind, and what could not be read."""
-    history, problems = read_history(loaded.profile_dir / "history.jsonl")
-    bills: list[tuple[Json, dict[str, Decimal]]] = []
-    for run in history:
-        try:
-            bills.append((run, billing.totals(of_run(loaded, run).lines)))
-            if run["target"] == "cloud-hpc" and not sacct_of(loaded, run).exists():
-                problems.append(f"{run['run']}: {NO_JOB}")
-        except KitError as err:  # its files are damaged: the other runs have their bills
-            problems.append(f"{run['run']}: {str(err).splitlines()[0]}")
-    kinds = list(dict.fromkeys(kind for _, sums in bills for kind in sums))
-    return [
-        {"run": str(run["run"]), **{kind: _units(sums.get(kind, Decimal(0))) for kind in kinds}}
-        for run, sums in bills
-    ], problems
-
-
-def rows(lines: Iterable[Line]) -> list[dict[str, str]]:
-    """Give the lines for a table, numbers shortened for people."""
+def bill_rows(lines: Iterable[Line]) -> list[dict[str, str]]:
+    """Return the lines for a table, numbers shortened for people."""
     return [
         {
             "what": line.what,
             "quantity": f"{line.quantity.normalize():.4g} {line.unit}",
             "rate": f"{line.rate.normalize():f}",
-            "BU": _units(line.bu),
+            "BU": format_units(line.bu),
             "kind": line.kind,
             "rate's source": f"{line.source.removeprefix('https://')} ({line.checked})",
             "note": line.note,
@@ -53,98 +34,107 @@ def rows(lines: Iterable[Line]) -> list[dict[str, str]]:
     ]
 
 
-def _units(value: Decimal) -> str:
-    """Two digits after the point; what would be 0.00 but is not, with one digit that counts."""
+def format_units(value: Decimal) -> str:
+    """Return two digits after the point; values below 0.005 keep one significant digit."""
     return f"{value:.1g}" if 0 < value < Decimal("0.005") else f"{money(value)}"
 
 
-def summary(bill: Bill) -> list[str]:
-    """Say the total of each kind, the started hours beside, and seff's own figure."""
-    sums = [f"{_units(value)} {kind}" for kind, value in billing.totals(bill.lines).items()]
+def bill_summary(bill: Bill) -> list[str]:
+    """Return sentences: the total of each kind, the started hours, and seff's own figure."""
+    sums = [f"{format_units(value)} {kind}" for kind, value in rates.totals(bill.lines).items()]
     nothing = "Nothing to pay, or no rates in the profile."
-    told = [f"Together, each kind for itself: {', '.join(sums)}." if sums else nothing]
+    lines = [f"Together, each kind for itself: {', '.join(sums)}." if sums else nothing]
     if bill.started:
-        begun = money(billing.totals(bill.started)["Cloud BU"])
-        told.append(f"cPouta bills started hours: {begun} Cloud BU in place of the fractions.")
-    lost = billing.totals(line for line in bill.lines if line.note == billing.LOST)
-    told += [f"Of that {_units(value)} {kind} went to tries without a result."
-             for kind, value in lost.items() if value]  # fmt: skip
+        begun = money(rates.totals(bill.started)["Cloud BU"])
+        lines.append(f"cPouta bills started hours: {begun} Cloud BU in place of the fractions.")
+    lost = rates.totals(line for line in bill.lines if line.note == rates.LOST)
+    lines += [
+        f"Of that {format_units(value)} {kind} went to attempts without a result."
+        for kind, value in lost.items()
+        if value
+    ]
     if bill.seff:
-        told.append(f"The centre's own figure (seff): {bill.seff} BU.")
-    return told
+        lines.append(f"The centre's own figure (seff): {bill.seff} BU.")
+    return lines
 
 
 def estimate_text(loaded: Settings, target: str) -> str:
-    """Say what a run may cost at most, with the source of each rate."""
+    """Return what a run may cost at most, with the source of each rate."""
     bill = estimate(loaded, target)
-    return "\n\n".join([to_text(rows(bill.lines)), *summary(bill)]).strip()
+    return "\n\n".join([to_text(bill_rows(bill.lines)), *bill_summary(bill)]).strip()
 
 
-def show_estimate(profile: str, target: str) -> "pandas.DataFrame":
-    """Say in a notebook what a run may cost at most."""
+def estimate_frame(profile: str, target: str) -> "pandas.DataFrame":
+    """Return for a notebook what a run may cost at most."""
     return frame(estimate(load(profile), target))
 
 
-def show_bill(profile: str, run: Json) -> "pandas.DataFrame":
+def bill_frame(profile: str, run: Json) -> "pandas.DataFrame":
     """Show a finished run's bill in a notebook; `attrs["summary"]` has the sums and the waste."""
     loaded = load(profile)
-    table = frame(of_run(loaded, run))
-    table.attrs["summary"] = "\n".join([table.attrs["summary"], *advice(loaded, run)])
+    table = frame(bill_of_run(loaded, run))
+    table.attrs["summary"] = "\n".join([table.attrs["summary"], *bill_advice(loaded, run)])
     return table
 
 
-def show_elsewhere(profile: str, run: Json) -> "pandas.DataFrame":
+def elsewhere_frame(profile: str, run: Json) -> "pandas.DataFrame":
     """Price the job of a finished run on every site that could hold it."""
     import pandas
 
-    job = used(load(profile), run)
-    return pandas.DataFrame(offers(job)).set_index("site") if job else pandas.DataFrame()
+    job = job_of_run(load(profile), run)
+    return pandas.DataFrame(offers_elsewhere(job)).set_index("site") if job else pandas.DataFrame()
 
 
 def frame(bill: Bill) -> "pandas.DataFrame":
-    """Give a bill for a notebook; the sums stand in `attrs["summary"]`."""
+    """Return a bill for a notebook; the sums are in `attrs["summary"]`."""
     import pandas
 
     table = (
-        pandas.DataFrame(rows(bill.lines)).set_index("what") if bill.lines else pandas.DataFrame()
+        pandas.DataFrame(bill_rows(bill.lines)).set_index("what")
+        if bill.lines
+        else pandas.DataFrame()
     )
-    table.attrs["summary"] = "\n".join(summary(bill))
+    table.attrs["summary"] = "\n".join(bill_summary(bill))
     return table
 
 
-def used(loaded: Settings, run: Json) -> waste.Used | None:
-    """Say what the run's job asked for, worked and needed; None without sacct's text."""
+def job_of_run(loaded: Settings, run: Json) -> waste.JobUse | None:
+    """Return what the run's job requested, worked and needed; None without sacct's text."""
     path = sacct_of(loaded, run)
-    found = usages(loaded, path.read_text(encoding="utf-8")) if path.exists() else []
-    if not found:
+    jobs = usages(loaded, path.read_text(encoding="utf-8")) if path.exists() else []
+    if not jobs:
         return None
-    last = found[-1]
-    load, columns = allocated_resources(last), last.rows[0].columns
-    asked = dict(p.split("=", 1) for p in columns.get("ReqTRES", "").split(",") if "=" in p)
-    gib = Decimal(parse_size(asked.get("mem", "")) or 0) / GIB or load.memory_gib or Decimal(0)
-    cores = int(asked.get("cpu") or columns.get("ReqCPUS") or load.cores)
-    worked, rss = Decimal(str(last.cpu_seconds or 0)), Decimal(last.max_rss_bytes or 0)
-    workers = int(run.get("parameters", {}).get("workers", 1))
-    return waste.Used(load, cores, gib, worked, rss / GIB, workers)
+    last = jobs[-1]
+    held, columns = allocated_resources(last), last.rows[0].columns
+    requested = dict(p.split("=", 1) for p in columns.get("ReqTRES", "").split(",") if "=" in p)
+    memory = parse_size(requested.get("mem", ""))
+    return waste.JobUse(
+        held=held,
+        requested_cores=int(requested.get("cpu") or columns.get("ReqCPUS") or held.cores),
+        requested_gib=Decimal(memory) / GIB if memory else held.memory_gib,
+        worked_seconds=Decimal(str(last.cpu_seconds or 0)),
+        needed_gib=Decimal(last.max_rss_bytes) / GIB if last.max_rss_bytes else None,
+        workers=int(run.get("parameters", {}).get("workers", 1)),
+    )
 
 
 def sites() -> list[Settings]:
-    """Load every site that has partitions and prices; aliases and unfinished profiles left out."""
+    """Load every site that has partitions and prices, without aliases and unfinished profiles."""
     named: dict[str, Settings] = {}
     for name in profile_names():
         with contextlib.suppress(UsageError):  # a profile that nobody has filled in yet
             loaded = load(name)
             named[loaded.profile] = loaded
-    return [each for each in named.values() if each.partitions]
+    return [site for site in named.values() if site.partitions]
 
 
-def offers(job: waste.Used) -> list[dict[str, str]]:
-    """Give the same job on every site that could hold it, for a table."""
+def offers_elsewhere(job: waste.JobUse) -> list[dict[str, str]]:
+    """Return the same job on every site that could hold it, for a table."""
     return [
         {
             "site": offer.site + " (closed)" * offer.closed,
             "partition": offer.partition,
-            "asking for": offer.what,
+            "request": offer.what,
             "BU": str(money(offer.line.bu)),
             "kind": offer.line.kind,
         }
@@ -152,17 +142,16 @@ def offers(job: waste.Used) -> list[dict[str, str]]:
     ]
 
 
-def advice(loaded: Settings, run: Json) -> list[str]:
-    """Say where the run's units and seconds went for nothing, and the change that saves most."""
+def bill_advice(loaded: Settings, run: Json) -> list[str]:
+    """Return where units and seconds were wasted, and the change that saves most."""
     threads = int(run.get("parameters", {}).get("threads", 1))
     parts: Mapping[str, float] = run.get("pipeline", {})
-    job = used(loaded, run)
+    job = job_of_run(loaded, run)
     if job is None:
-        told = [NO_JOB] if run["target"] == "cloud-hpc" and loaded.rates else []
+        missing = [NO_JOB] if run["target"] == "cloud-hpc" and loaded.rates else []
         here = int(run.get("host", {}).get("cores") or threads)
-        return told + waste.pipeline(parts, threads, min(here, threads))
-    cost = billing.job_lines(loaded, job.load)[0] if loaded.rates else None
-    told = waste.sentences(
-        job, cost, waste.elsewhere(job, [loaded] if loaded.partitions else sites())
-    )
-    return told + waste.pipeline(parts, threads, job.asked_cores // max(1, job.load.nodes))
+        return missing + waste.pipeline(parts, threads, min(here, threads))
+    cost = rates.job_lines(loaded, job.held)[0] if loaded.rates else None
+    candidates = [loaded] if loaded.partitions else sites()
+    advice = waste.sentences(job, cost, waste.elsewhere(job, candidates))
+    return advice + waste.pipeline(parts, threads, job.requested_cores // max(1, job.held.nodes))

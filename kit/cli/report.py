@@ -1,5 +1,6 @@
 """Commands about finished runs: `kit bill`, `kit report`, `kit export`."""
 
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,22 +30,28 @@ def bill_command(run: str | None, profile: str | None, as_json: bool) -> None:
       kit bill --profile sandbox
     """
     from kit.base.settings import load
-    from kit.billing import run as run_bill
-    from kit.billing import tables
+    from kit.billing import (
+        bill_advice,
+        bill_of_run,
+        bill_rows,
+        bill_summary,
+        job_of_run,
+        offers_elsewhere,
+    )
 
     settings = load(profile)
     if run is None:
         _list_bills(settings, as_json)
         return
     record = find_run(settings, run)
-    bill, job = run_bill.of_run(settings, record), tables.used(settings, record)
-    offers = tables.offers(job) if job else []
-    advice = tables.advice(settings, record)
+    bill, job = bill_of_run(settings, record), job_of_run(settings, record)
+    offers = offers_elsewhere(job) if job else []
+    advice = bill_advice(settings, record)
     if as_json:
         echo_json({"run": run, **bill.as_json(), "elsewhere": offers, "advice": advice})
         return
-    echo_table(tables.rows(bill.lines))
-    click.echo("\n".join(["", *tables.summary(bill)] if bill.lines else tables.summary(bill)))
+    echo_table(bill_rows(bill.lines))
+    click.echo("\n".join(["", *bill_summary(bill)] if bill.lines else bill_summary(bill)))
     if offers:
         click.echo("\nThe same job elsewhere:")
         echo_table(offers)
@@ -52,10 +59,30 @@ def bill_command(run: str | None, profile: str | None, as_json: bool) -> None:
         click.echo("\n" + "\n".join(advice))
 
 
-def _list_bills(settings: "Settings", as_json: bool) -> None:
-    from kit.billing import tables
+def bills_of_all(settings: "Settings") -> tuple[list[dict[str, str]], list[str]]:
+    """Return one row a finished run with its units by kind, and what could not be read."""
+    from kit.base import KitError, read_history
+    from kit.billing import NO_JOB, bill_of_run, format_units, sacct_of, totals
 
-    rows, problems = tables.of_all(settings)
+    history, problems = read_history(settings.profile_dir / "history.jsonl")
+    sums = {}
+    for run in history:
+        try:
+            sums[str(run["run"])] = totals(bill_of_run(settings, run).lines)
+            if run["target"] == "cloud-hpc" and not sacct_of(settings, run).exists():
+                problems.append(f"{run['run']}: {NO_JOB}")
+        except KitError as err:  # its files are damaged: the other runs have their bills
+            problems.append(f"{run['run']}: {str(err).splitlines()[0]}")
+    kinds = dict.fromkeys(kind for units in sums.values() for kind in units)
+    rows = [
+        {"run": name, **{kind: format_units(units.get(kind, Decimal(0))) for kind in kinds}}
+        for name, units in sums.items()
+    ]
+    return rows, problems
+
+
+def _list_bills(settings: "Settings", as_json: bool) -> None:
+    rows, problems = bills_of_all(settings)
     if as_json:
         echo_json(rows)
     elif not rows:

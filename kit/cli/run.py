@@ -87,7 +87,7 @@ def run_command(
       kit run local -p epochs 1
     """
     from kit.base.settings import load
-    from kit.billing import run as run_bill
+    from kit.billing import check_affordable, refuse_over
     from kit.report.article import reproduce
     from kit.runs import notebooks
     from kit.tracking import Logged
@@ -96,9 +96,9 @@ def run_command(
         raise UsageError("-p profile is not accepted", next_step="use --profile NAME")
     settings = load(profile)
     limit = "" if budget is None else str(budget)
-    run_bill.refuse_over(settings, target, limit)
+    refuse_over(settings, target, limit)
     try:
-        run_bill.afford(settings, None, target, limit)
+        check_affordable(settings, None, target, limit)
     except (Unreachable, CredentialRefused) as err:
         click.echo(f"note: the units left in the project are not known: {err}", err=True)
     values = notebooks.parse(pairs) | ({"fresh": True} if fresh else {})

@@ -13,7 +13,7 @@ from string import Template
 
 from kit.base import ROOT, CommandFailed, Host, LocalHost, UsageError
 from kit.base.settings import Settings
-from kit.billing import rates as billing
+from kit.billing import HOUR, cloud_lines, number, rate_of
 
 FOLDER = ROOT / "env" / "vm"
 REMOTE = ".cache/kit/vm-setup"  # in the user's home there, where nobody else can write
@@ -62,7 +62,7 @@ def plan(settings: Settings) -> str:
         price = f": {_price(settings, key)}" if key else ""
         line = f"openstack {' '.join(map(_word, words))}"
         lines += [f"# {purpose}{price}", f"ADDRESS=$({line})" if key == "floating-ip" else line]
-    hour = sum((line.bu for line in billing.cloud_lines(settings, billing.HOUR)), Decimal(0))
+    hour = sum((line.bu for line in cloud_lines(settings, HOUR)), Decimal(0))
     return "\n".join(
         [
             *lines,
@@ -81,8 +81,8 @@ def _word(word: str) -> str:
 
 
 def _price(settings: Settings, key: str) -> str:
-    rate = billing.rate_of(settings, key)
-    value = billing.number(settings, key, "rate", rate.rate)
+    rate = rate_of(settings, key)
+    value = number(settings, key, "rate", rate.rate)
     return f"{value:.2f} {rate.kind} {rate.unit} an hour ({rate.source}, {rate.checked})"
 
 

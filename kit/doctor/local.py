@@ -127,10 +127,11 @@ def checks(settings: Settings) -> Iterable[Check]:
 
 
 def _budget(context: CheckContext) -> str:
-    from kit.billing import run as run_bill
+    from kit.billing import refuse_over, totals
 
-    bill = run_bill.refuse_over(context.settings, "cloud-hpc")
-    return f"a run costs at most {sum(line.bu for line in bill.lines):.2f} BU of all kinds"
+    bill = refuse_over(context.settings, "cloud-hpc")
+    sums = [f"{units:.2f} {kind}" for kind, units in totals(bill.lines).items()]
+    return f"a run costs at most {', '.join(sums) or 'nothing'}"
 
 
 def _compose_secrets(context: CheckContext) -> str:

@@ -25,7 +25,7 @@ from kit.base import (
     dumps,
 )
 from kit.base.settings import Settings
-from kit.billing import run as run_bill
+from kit.billing import job_units
 from kit.forwarder import gauges, tunnels
 from kit.forwarder.gauges import STAGES, RunSnapshot, Sample
 from kit.runs.requests import RUN_ID, RunRequests, statuses_from_keys
@@ -177,7 +177,7 @@ class Forwarder:
                 return None
             at = result["files"]["sacct.txt"]
             text = user.data.get(at["key"], sha256=at["sha256"]).decode()
-            return run_bill.job_units(self.settings, text)
+            return job_units(self.settings, text)
         except (KeyError, TypeError, UnicodeDecodeError) as err:
             raise DataError("read sacct.txt of a run", repr(err)[:200]) from err
         except UsageError as err:

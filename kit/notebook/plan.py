@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kit.base import UsageError
 from kit.base.settings import Settings
-from kit.billing import tables as bill_tables
+from kit.billing import estimate_text
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.requests import RunRequest
 from kit.slurm import JobSpec, SitePaths, build_script, node_hours, parse_duration, sbatch_argv
@@ -55,13 +55,13 @@ def sections(settings: Settings, target: str, now: float) -> list[tuple[str, str
         return [("what would happen", _local(settings))]
     settings.store_section()
     if target == "cloud":
-        price = bill_tables.estimate_text(settings, target)
+        price = estimate_text(settings, target)
         return [("what would happen", _cloud(settings)), ("bill", price)]
     job = batch(settings, EXAMPLE)
     return [
         ("what would happen", _cloud_hpc(settings)),
         ("estimate", _estimate(job.spec)),
-        ("bill", bill_tables.estimate_text(settings, target)),
+        ("bill", estimate_text(settings, target)),
         ("credentials", _credentials(settings, now)),
         ("submitted with", shlex.join(job.argv)),
         ("batch script", job.script),

@@ -6,9 +6,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from kit import tracking
-from kit.base import ROOT, Json, git_state, time_record
-from kit.billing import rates as billing
-from kit.billing import run as run_bill
+from kit.base import ROOT, Json, KitError, git_state, time_record
+from kit.billing import bill_figures, bill_of_run, totals
 from kit.experiments.fashion_mnist.data import LABELS, Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.notebook.cloud_hpc import JOB_FILES
@@ -114,7 +113,7 @@ def _finish_pipeline(
     facts |= {"performance": outcome.performance, "tracking": outcome.mlflow}
     facts |= {"gates": outcome.evaluated["gates"], "pipeline": outcome.seconds(), **more}
     facts |= {"resumed": run.resumed or outcome.resumed}
-    facts = run_bill.keep(run, facts, objects.store)
+    facts = _with_bill(run, facts, objects)
     facts["tracking"] = _log_units(run, outcome, facts)
     return run.finish(names, facts)
 
@@ -128,12 +127,30 @@ def _save_objects(run: Run, objects: StageStore, outcome: Outcome) -> None:
             run.save(name, objects.get(stored[name]))
 
 
+def _with_bill(run: Run, facts: Json, objects: StageStore) -> Json:
+    """Write the bill into the run's folder; return the facts with its figures and totals.
+
+    Includes the cost of the objects that the run stores. A missing rate does not fail the run;
+    `bill` then holds the reason.
+    """
+    prefixes = f"data/{facts['data']['hash']}", f"runs/{run.id}/"
+    stored = sum(row.size for prefix in prefixes for row in objects.store.list(prefix))
+    facts = {**facts, "stored_bytes": stored}
+    try:
+        bill = bill_of_run(run.settings, {"run": run.id, "target": run.target, **facts})
+    except KitError as err:
+        return {**facts, "bill": {"problem": str(err)}}
+    run.save("bill.json", bill.as_json())
+    merged = facts["figures"] | (bill_figures(bill) if bill.lines else {})
+    return {**facts, "figures": merged, "bill": bill.as_json()["totals"]}
+
+
 def _log_units(run: Run, outcome: Outcome, facts: Json) -> Json:
     """Add the bill to the run in MLflow; return what became of all that was logged."""
     units: dict[str, Decimal] = {}
     if "problem" not in facts["bill"]:
         line = {"run": run.id, "target": run.target, **facts}
-        units = billing.totals(run_bill.of_run(run.settings, line).lines)
+        units = totals(bill_of_run(run.settings, line).lines)
     if not units:
         return outcome.mlflow
     logged = tracking.log_run(run.settings, units_log(run.id, outcome.trained, units))

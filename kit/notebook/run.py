@@ -13,8 +13,7 @@ import kit
 from kit import tracking
 from kit.base import Json, Timeline, Unreachable, UsageError
 from kit.base.settings import Settings, load
-from kit.billing import run as run_bill
-from kit.billing import tables as bill_tables
+from kit.billing import bill_frame, elsewhere_frame, estimate_frame, refuse_over
 from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist import GATES, METRICS
 from kit.experiments.fashion_mnist import data as fashion_mnist
@@ -83,7 +82,7 @@ def start(
         settings.hpc_section(accepts_jobs=True)
     settings = pipelines.with_runner(settings, runner)
     if target != "local":
-        run_bill.refuse_over(settings, target)
+        refuse_over(settings, target)
     chosen = Parameters(**parameters)
     options = Options(check_gates(gates), strict, configured, workers, tunnel or "")
     timeline = Timeline()
@@ -111,7 +110,7 @@ def show_code(*names: str) -> Text:
 
 def show_estimate(profile: str, target: str) -> Table:
     """Show what a run may cost at most."""
-    return show.from_frame(bill_tables.show_estimate(profile, target))
+    return show.from_frame(estimate_frame(profile, target))
 
 
 class Run:
@@ -376,12 +375,12 @@ class Run:
     def show_bill(self) -> Table:
         """Show what the run cost, the sums and what was reserved and not used."""
         record = self._needs(self.record, "finish")
-        return show.from_frame(bill_tables.show_bill(self.settings.profile, record))
+        return show.from_frame(bill_frame(self.settings.profile, record))
 
     def show_elsewhere(self) -> Table:
         """Price the run's job on every site that could hold it."""
         record = self._needs(self.record, "finish")
-        return show.from_frame(bill_tables.show_elsewhere(self.settings.profile, record))
+        return show.from_frame(elsewhere_frame(self.settings.profile, record))
 
     def show_results(self) -> Text:
         """Show where the results are and how to load the model."""

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from kit.base import KitError, Rows, UsageError, write_bytes
 from kit.base.settings import Settings
-from kit.billing import run as run_bill
-from kit.billing import tables as bill_tables
+from kit.billing import bill_advice, bill_of_run, bill_rows, bill_summary
 from kit.report import plots
 from kit.report.article.figures import ODDITIES, SOURCES, by_kind, published_seconds
 from kit.report.noise import INTERVAL, compare, seconds_by_kind
@@ -173,13 +172,13 @@ def _bills(settings: Settings, shown: Sequence[Column]) -> Iterator[tuple[str, R
     """Yield the newest run of each new column: its id, the lines of its bill, remarks."""
     for run in (column.runs[-1] for column in shown if column.new):
         try:
-            bill = run_bill.of_run(settings, run)
-            lines = [*bill_tables.summary(bill), *bill_tables.advice(settings, run)]
+            bill = bill_of_run(settings, run)
+            lines = [*bill_summary(bill), *bill_advice(settings, run)]
         except KitError as err:  # its files are damaged: the other runs are shown
             yield run["run"], [], [str(err)]
             continue
         if bill.lines:
-            yield run["run"], bill_tables.rows(bill.lines), lines
+            yield run["run"], bill_rows(bill.lines), lines
 
 
 def text(settings: Settings, form: str) -> tuple[str, list[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from kit.base import ROOT, Json, KitError, UsageError, git_state, time_file, time_record
 from kit.base.settings import Settings
-from kit.billing.run import job_units
+from kit.billing import job_units
 from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.kfp_cluster import access_of, run_on_cluster

@@ -22,7 +22,7 @@ from kit.base import (
     UsageError,
 )
 from kit.base.settings import Hpc, Settings
-from kit.billing import run as run_bill
+from kit.billing import check_affordable
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
 from kit.slurm import JobState, JobStatus, Slurm
@@ -195,7 +195,7 @@ class Submitter:
             request = self.jobs.request(run)
             if self.settings.site.closed:
                 raise DataError("submit", self.settings.site.closed)
-            run_bill.afford(self.settings, self.slurm.host)
+            check_affordable(self.settings, self.slurm.host)
             staging.refuse_too_many(self.hpc, request)
         except NoSuchObject:
             return

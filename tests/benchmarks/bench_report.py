@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kit.base.settings import load
-from kit.billing import run as run_bill
+from kit.billing import bill_of_run, sacct_of
 from kit.report import page as report_page
 
 COLUMNS = "JobID|Partition|State|AllocCPUS|AllocNodes|ElapsedRaw|AllocTRES|JobName"
@@ -47,10 +47,10 @@ def main() -> None:
         listing = [f"{n}|small|COMPLETED|4|1|3600|{tres}|x" for n in range(10_000)]
         text = "\n".join([COLUMNS, *listing]) + "\n"
         run = {**RUN, "run": "r-1", "target": "cloud-hpc"}
-        path = run_bill.sacct_of(loaded, run)
+        path = sacct_of(loaded, run)
         path.parent.mkdir(parents=True)
         path.write_text(text)
-        row("bill of 10,000 rows of sacct", lambda: run_bill.of_run(loaded, run), 1.0)
+        row("bill of 10,000 rows of sacct", lambda: bill_of_run(loaded, run), 1.0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from kit.base import DataError, UsageError, dumps
 from kit.base.settings import Rate, load
-from kit.billing import rates as billing
+from kit.billing import rates
 from kit.report.article.figures import article_figures
 from kit.slurm import (
     JobSpec,
@@ -64,12 +64,12 @@ GOLDEN = [
 
 
 def sums(lines):
-    return {kind: str(billing.money(value)) for kind, value in billing.totals(lines).items()}
+    return {kind: str(rates.money(value)) for kind, value in rates.totals(lines).items()}
 
 
 @pytest.mark.parametrize(("site", "held", "wanted"), GOLDEN)
 def test_each_rate_gives_the_bill_that_was_computed_by_hand(site, held, wanted):
-    lines = billing.job_lines(site, held)
+    lines = rates.job_lines(site, held)
     assert sums(lines) == wanted
     assert all(line.source.startswith("https://") and line.checked for line in lines)
     assert all(line.quantity * line.rate == line.bu for line in lines)
@@ -87,12 +87,12 @@ def test_each_rate_gives_the_bill_that_was_computed_by_hand(site, held, wanted):
     ],
 )
 def test_the_vm_and_its_address_are_billed_as_fractions_and_as_started_hours(site, started, wanted):
-    assert sums(billing.cloud_lines(site, Decimal(5400), started)) == {"Cloud BU": wanted}
+    assert sums(rates.cloud_lines(site, Decimal(5400), started)) == {"Cloud BU": wanted}
 
 
 def test_storage_is_billed_by_tebibyte_and_hour():
     # 0.5 TiB x 2 h x 1.05 = 1.05
-    line = billing.storage_line(ROIHU, 2**39, Decimal(7200))
+    line = rates.storage_line(ROIHU, 2**39, Decimal(7200))
     assert (line.kind, line.quantity, line.bu) == ("Storage BU", 1, Decimal("1.05"))
 
 
@@ -106,15 +106,15 @@ def test_storage_is_billed_by_tebibyte_and_hour():
 )
 def test_the_published_billing_units_come_out_to_the_last_digit(target, slurm, cloud, together):
     figures = article_figures()[target]
-    lines = billing.cloud_lines(MAHTI, Decimal(str(figures["pipeline_s"])))
+    lines = rates.cloud_lines(MAHTI, Decimal(str(figures["pipeline_s"])))
     if "job_s" in figures:
-        lines += billing.job_lines(
+        lines += rates.job_lines(
             MAHTI, held_resources("medium", figures["job_s"], figures["job_nodes"])
         )
-    found = billing.totals(lines)
+    found = rates.totals(lines)
     cpu, vm = found.get("CPU BU", Decimal(0)), found["Cloud BU"]
-    assert (str(billing.money(cpu)), str(billing.money(vm))) == (slurm, cloud)
-    assert str(billing.money(cpu) + billing.money(vm)) == together
+    assert (str(rates.money(cpu)), str(rates.money(vm))) == (slurm, cloud)
+    assert str(rates.money(cpu) + rates.money(vm)) == together
     assert (figures.get("slurm_bu", 0), figures["cloud_bu"]) == (float(slurm), float(cloud))
     assert figures["total_bu"] == float(together)
 
@@ -125,7 +125,7 @@ def test_the_published_bill_comes_out_of_the_published_sacct_file_as_it_is():
     (job,) = [usage_of(life) for life in job_starts(rows)]
     # Elapsed 00:06:57 = 417 s on AllocNodes 2: 2 x 100 x 417 / 3600
     assert (job.elapsed_seconds, job.core_seconds, job.nodes) == (417, 213_504, 2)
-    assert sums(billing.actual(MAHTI, [job])) == {"CPU BU": "23.17"}
+    assert sums(rates.actual(MAHTI, [job])) == {"CPU BU": "23.17"}
 
 
 # figure -> the published file below the article's folder and the keys to it (contract of the files)
@@ -163,12 +163,12 @@ def test_every_figure_of_the_article_is_that_of_its_published_file(target, figur
 
 def test_kinds_are_never_added_up():
     lines = [
-        *billing.job_lines(ROIHU, held_resources("small")),
-        *billing.cloud_lines(ROIHU, Decimal(3600)),
+        *rates.job_lines(ROIHU, held_resources("small")),
+        *rates.cloud_lines(ROIHU, Decimal(3600)),
     ]
-    lines.append(billing.storage_line(ROIHU, 2**40, Decimal(3600)))
+    lines.append(rates.storage_line(ROIHU, 2**40, Decimal(3600)))
     assert sums(lines) == {"CPU BU": "0.75", "Cloud BU": "8.60", "Storage BU": "1.05"}
-    shown = billing.Bill(tuple(lines)).as_json()
+    shown = rates.Bill(tuple(lines)).as_json()
     assert list(shown) == ["lines", "started_hours", "totals", "seff"]
     assert dumps(shown)
 
@@ -179,18 +179,18 @@ def test_kinds_are_never_added_up():
 @pytest.mark.parametrize("seconds", ["-1", "Infinity", "NaN"])
 def test_a_time_that_cannot_be_is_refused(seconds):
     with pytest.raises(DataError, match="it ran"):
-        billing.job_lines(ROIHU, held_resources("small", seconds))
+        rates.job_lines(ROIHU, held_resources("small", seconds))
 
 
 def test_a_huge_time_is_priced_without_loss():
     # 10,000 years of 8760 h x 0.75 = 65,700,000
     held = held_resources("small", 10_000 * 8760 * 3600)
-    assert sums(billing.job_lines(ROIHU, held)) == {"CPU BU": "65700000.00"}
+    assert sums(rates.job_lines(ROIHU, held)) == {"CPU BU": "65700000.00"}
 
 
 def test_an_unknown_partition_is_named_with_its_file_and_what_there_is():
     with pytest.raises(UsageError) as caught:
-        billing.job_lines(ROIHU, held_resources("mars"))
+        rates.job_lines(ROIHU, held_resources("mars"))
     assert "env/sites/roihu.toml: [rates.mars] is missing" in str(caught.value)
     assert "small" in str(caught.value)
 
@@ -198,20 +198,20 @@ def test_an_unknown_partition_is_named_with_its_file_and_what_there_is():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rate": ""}, "rate = '' is no number"),
-        ({"rate": "-1"}, "rate = '-1' is no price"),
-        ({"rate": "1,5"}, "rate = '1,5' is no number"),
-        ({"rate": "NaN"}, "is no price"),
+        ({"rate": ""}, "rate = '' is not a number"),
+        ({"rate": "-1"}, "rate = '-1' is not a price"),
+        ({"rate": "1,5"}, "rate = '1,5' is not a number"),
+        ({"rate": "NaN"}, "is not a price"),
         ({"per": "day"}, "per = 'day' is not known"),
-        ({"max": {"cores": "much"}}, "max.cores = 'much' is no number"),
-        ({"max": {"cores": "/x"}}, "max.cores = 'x' is no number"),
+        ({"max": {"cores": "much"}}, "max.cores = 'much' is not a number"),
+        ({"max": {"cores": "/x"}}, "max.cores = 'x' is not a number"),
     ],
 )
 def test_a_rate_that_cannot_be_used_is_named_by_key_and_file(change, message):
     rate = Rate("h", "BU", "CPU", "https://x", "2026", rate="1")
     site = dataclasses.replace(ROIHU, rates={"odd": dataclasses.replace(rate, **change)})
     with pytest.raises(UsageError) as caught:
-        billing.job_lines(site, held_resources("odd"))
+        rates.job_lines(site, held_resources("odd"))
     assert "env/sites/roihu.toml: [rates.odd]" in str(caught.value)
     assert message in str(caught.value)
 
@@ -219,9 +219,9 @@ def test_a_rate_that_cannot_be_used_is_named_by_key_and_file(change, message):
 def test_memory_that_decides_the_price_but_is_not_known_is_an_error():
     held = dataclasses.replace(held_resources("small"), memory_gib=None)
     with pytest.raises(DataError, match="how much gib it held is not known"):
-        billing.job_lines(ROIHU, held)
+        rates.job_lines(ROIHU, held)
     held = dataclasses.replace(held_resources("medium"), memory_gib=None)
-    assert sums(billing.job_lines(ROIHU, held)) == {"CPU BU": "288.00"}
+    assert sums(rates.job_lines(ROIHU, held)) == {"CPU BU": "288.00"}
 
 
 @pytest.mark.parametrize("name", ["roihu", "lumi", "mahti-2024"])
@@ -266,7 +266,7 @@ def test_a_job_without_an_end_cannot_be_estimated():
 
 
 def lines_of(text, site=ROIHU):
-    return billing.actual(site, [usage_of(one) for one in job_starts(read_account(text))])
+    return rates.actual(site, [usage_of(one) for one in job_starts(read_account(text))])
 
 
 HEADER = "JobID|Partition|State|AllocCPUS|AllocNodes|Start|End|ElapsedRaw|ReqMem|AllocTRES|JobName"
@@ -302,7 +302,7 @@ ROWS = {
 def test_every_kind_of_row_that_sacct_prints_has_its_bill(name):
     rows, wanted, notes = ROWS[name]
     lines = lines_of(f"{HEADER}\n{rows}\n")
-    assert [str(billing.money(line.bu)) for line in lines] == wanted
+    assert [str(rates.money(line.bu)) for line in lines] == wanted
     assert [line.note for line in lines] == notes
 
 
@@ -328,24 +328,24 @@ def test_a_real_listing_of_slurm_is_priced():
     # job 31: 2 nodes of 128 cores, 19 s; on Mahti 2 x 100 x 19 / 3600 = 1.0555…
     rows = read_account(captured.read("slurm-22.05/sacct-clean-end.txt"))
     held = dataclasses.replace(allocated_resources(read_usage(rows, "31")), partition="medium")
-    assert sums(billing.job_lines(MAHTI, held)) == {"CPU BU": "1.06"}
+    assert sums(rates.job_lines(MAHTI, held)) == {"CPU BU": "1.06"}
 
 
 # -- budgets
 
 
 def test_a_plan_over_its_budget_is_refused_with_what_it_costs_and_what_is_allowed():
-    lines = billing.job_lines(ROIHU, held_resources("medium"))
+    lines = rates.job_lines(ROIHU, held_resources("medium"))
     for limits in ({"CPU": "287.99"}, {"any": "1"}, {"CPU BU": "0"}):
         with pytest.raises(UsageError, match=r"may cost 288.00 CPU BU, and"):
-            billing.within(ROIHU, lines, limits)
+            rates.check_budget(ROIHU, lines, limits)
     for limits in ({}, {"CPU": "288"}, {"GPU": "0"}, {"Cloud": "1"}):
-        billing.within(ROIHU, lines, limits)
+        rates.check_budget(ROIHU, lines, limits)
 
 
-def test_a_budget_that_is_no_number_is_an_error():
-    with pytest.raises(UsageError, match="any = 'lots' is no number"):
-        billing.within(ROIHU, billing.job_lines(ROIHU, held_resources("small")), {"any": "lots"})
+def test_a_budget_that_is_not_a_number_names_its_section():
+    with pytest.raises(UsageError, match=r"\[budget\]: any = 'lots' is not a number"):
+        rates.check_budget(ROIHU, rates.job_lines(ROIHU, held_resources("small")), {"any": "lots"})
 
 
 TODAY = """\
@@ -361,8 +361,8 @@ Latest resource grant: 2025-01-31
 
 
 def test_what_is_left_of_a_project_is_read_in_both_forms():
-    assert billing.left(TODAY) == {"CPU": "59980", "GPU": "0"}
-    assert billing.left("Budget:   1174188  Used   1115284 Remain:      58904\n") == {
-        "any": "58904"
-    }
-    assert billing.left("bash: csc-projects: command not found") == {}
+    assert rates.parse_remaining_units(TODAY) == {"CPU": "59980", "GPU": "0"}
+    assert rates.parse_remaining_units(
+        "Budget:   1174188  Used   1115284 Remain:      58904\n"
+    ) == {"any": "58904"}
+    assert rates.parse_remaining_units("bash: csc-projects: command not found") == {}

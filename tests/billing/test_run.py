@@ -5,15 +5,26 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from memory_store import MemoryStore
 
-from kit.base import ROOT, Completed, DataError, UsageError, append_history, read_json
+from kit.base import ROOT, Completed, DataError, UsageError, append_history
 from kit.base.settings import load
-from kit.billing import rates as billing
-from kit.billing import run as run_bill
-from kit.billing import tables as bill_tables
-from kit.cli.report import bill_command
-from kit.runs import history as runs
+from kit.billing import (
+    NO_JOB,
+    bill_advice,
+    bill_figures,
+    bill_of_run,
+    bill_summary,
+    check_affordable,
+    estimate,
+    job_of_run,
+    job_units,
+    money,
+    refuse_over,
+    totals,
+)
+from kit.billing.rates import LOST
+from kit.billing.tables import sites
+from kit.cli.report import bill_command, bills_of_all, find_run
 
 RUN = "cloud-hpc-0123456789ab-1"
 COLUMNS = ("JobID|Partition|State|AllocCPUS|AllocNodes|ReqCPUS|Submit|Start|End|ElapsedRaw|"
@@ -45,78 +56,110 @@ def add(loaded, run, sacct="", target="cloud-hpc", **more):
 
 
 def test_a_run_is_priced_from_its_raw_sacct_text_its_pipelines_time_and_its_bytes(loaded):
-    bill = run_bill.of_run(loaded, run_bill.find(loaded, RUN))
-    sums = {kind: str(billing.money(bu)) for kind, bu in billing.totals(bill.lines).items()}
+    bill = bill_of_run(loaded, find_run(loaded, RUN))
+    sums = {kind: str(money(bu)) for kind, bu in totals(bill.lines).items()}
     # 0.5 h x (8.40 + 0.2) = 4.30; 1 GiB = 1/1024 TiB x 0.5 h x 1.05 = 0.0005
     assert sums == {"CPU BU": "0.56", "Cloud BU": "4.30", "Storage BU": "0.00"}
-    assert run_bill.figures(bill) == {"slurm_bu": 0.56, "cloud_bu": 4.3, "total_bu": 4.86}
-    assert bill_tables.summary(bill) == [
+    assert bill_figures(bill) == {"slurm_bu": 0.56, "cloud_bu": 4.3, "total_bu": 4.86}
+    assert bill_summary(bill) == [
         "Together, each kind for itself: 0.56 CPU BU, 4.30 Cloud BU, 0.0005 Storage BU.",
         "cPouta bills started hours: 8.60 Cloud BU in place of the fractions.",
         "The centre's own figure (seff): 0.56 BU.",
     ]
-    assert run_bill.job_units(loaded, f"{COLUMNS}\n{JOB}\n") == 0.56
+    assert job_units(loaded, f"{COLUMNS}\n{JOB}\n") == 0.56
 
 
 def test_waste_of_a_run_names_the_change_on_a_site_that_is_open(loaded):
-    told = bill_tables.advice(loaded, run_bill.find(loaded, RUN))
+    advice = bill_advice(loaded, find_run(loaded, RUN))
     # 90 of 1800 core-seconds; 2 GiB x 0.375 x 0.25 h = 0.1875
-    assert told[0] == "CPU efficiency 5.00 %: 90 core-seconds were worked of 1,800 reserved."
-    assert "`--partition small --cpus-per-task 1 --mem 2G` on roihu" in told[3]
-    assert "0.19 instead of 0.56 CPU BU" in told[3]
-    assert told[4].startswith("75 % of the pipeline was not training")
+    assert advice[0] == "CPU efficiency 5.00 %: 90 core-seconds were worked of 1,800 reserved."
+    assert "`--partition small --cpus-per-task 1 --mem 2G` on roihu" in advice[3]
+    assert "0.19 instead of 0.56 CPU BU" in advice[3]
+    assert advice[4].startswith("75 % of the pipeline was not training")
 
 
-def test_a_run_that_misses_its_files_is_priced_without_them(loaded):
+def test_a_run_without_its_files_is_priced_without_them(loaded):
     add(loaded, "cloud-hpc-0123456789ab-2", slurm={})
     add(loaded, "local-0123456789ab-1", target="local", figures={}, pipeline={}, slurm={})
-    found, problems = bill_tables.of_all(loaded)
+    found, problems = bills_of_all(loaded)
     assert [row["run"][-14:] for row in found] == [f"0123456789ab-{n}" for n in (1, 2, 1)]
     assert [row["CPU BU"] for row in found] == ["0.56", "0.00", "0.00"]
     assert [row["Cloud BU"] for row in found] == ["4.30", "4.30", "0.00"]
-    assert problems == [f"cloud-hpc-0123456789ab-2: {bill_tables.NO_JOB}"]
-    lost = run_bill.find(loaded, "cloud-hpc-0123456789ab-2")
-    assert bill_tables.advice(loaded, lost)[0] == bill_tables.NO_JOB
-    bill = run_bill.of_run(loaded, run_bill.find(loaded, "local-0123456789ab-1"))
-    assert bill_tables.summary(bill) == ["Nothing to pay, or no rates in the profile."]
+    assert problems == [f"cloud-hpc-0123456789ab-2: {NO_JOB}"]
+    lost = find_run(loaded, "cloud-hpc-0123456789ab-2")
+    assert bill_advice(loaded, lost)[0] == NO_JOB
+    bill = bill_of_run(loaded, find_run(loaded, "local-0123456789ab-1"))
+    assert bill_summary(bill) == ["Nothing to pay, or no rates in the profile."]
 
 
-def test_the_jobs_of_every_try_are_in_the_bill_and_the_lost_ones_are_told(loaded):
+def test_the_jobs_of_every_attempt_are_in_the_bill(loaded):
     run = "cloud-hpc-0123456789ab-2"
     slurm = {"seff": {"Non-Interactive BUs": "0.56"}, "job": {"id": "5", "life": 0}}
     add(loaded, run, sacct=f"{COLUMNS}\n{JOB}\n{STEP}\n", slurm=slurm)
-    # a try before it: the same request for 1800 s, 2.25 x 0.5 h = 1.125; one that never started
+    # before it the same request for 1800 s, 2.25 x 0.5 h = 1.125, and one that never started
     lost = JOB.replace("5|", "3|", 1).replace("COMPLETED", "TIMEOUT").replace("|900|", "|1800|")
     never = "4|small|CANCELLED|0|0|2|100|None|200|0|0|||||kit"
     text = f"{COLUMNS}\n{lost}\n{never}\n{JOB}\n{STEP}\n"
     (loaded.profile_dir / "runs" / run / "sacct-tries.txt").write_text(text)
-    bill = run_bill.of_run(loaded, run_bill.find(loaded, run))
-    jobs = [(line.what, str(billing.money(line.bu)), line.note) for line in bill.lines[:3]]
-    assert jobs == [("job 3: small", "1.13", billing.LOST), ("job 4", "0.00", billing.LOST),
+    bill = bill_of_run(loaded, find_run(loaded, run))
+    jobs = [(line.what, str(money(line.bu)), line.note) for line in bill.lines[:3]]
+    assert jobs == [("job 3: small", "1.13", LOST), ("job 4", "0.00", LOST),
                     ("job 5: small", "0.56", "")]  # fmt: skip
-    assert run_bill.figures(bill)["slurm_bu"] == 1.69
-    assert "Of that 1.13 CPU BU went to tries without a result." in bill_tables.summary(bill)
-    assert bill_tables.used(loaded, run_bill.find(loaded, run)).load.seconds == 900
+    assert bill_figures(bill)["slurm_bu"] == 1.69
+    assert "Of that 1.13 CPU BU went to attempts without a result." in bill_summary(bill)
+    assert job_of_run(loaded, find_run(loaded, run)).held.seconds == 900
 
 
-def test_the_workers_of_a_run_are_known_where_its_waste_is_told(loaded):
+def test_the_workers_of_a_run_are_known_where_its_waste_is_advice(loaded):
     add(loaded, "cloud-hpc-0123456789ab-2", f"{COLUMNS}\n{JOB}\n{STEP}\n",
         parameters={"threads": 1, "workers": 2})  # fmt: skip
     idle = "1 of 2 nodes had nothing to do."
-    told = [bill_tables.advice(loaded, run_bill.find(loaded, f"{RUN[:-1]}{n}")) for n in (1, 2)]
-    assert [idle in lines for lines in told] == [True, False]
+    advice = [bill_advice(loaded, find_run(loaded, f"{RUN[:-1]}{n}")) for n in (1, 2)]
+    assert [idle in lines for lines in advice] == [True, False]
+
+
+GPU_JOB = JOB.replace("5|small", "6|gputest").replace(TRES, TRES + ",gres/gpu=1")
+
+
+def test_units_of_two_kinds_are_never_added(loaded):
+    run = "cloud-hpc-0123456789ab-2"
+    add(loaded, run, sacct=f"{COLUMNS}\n{JOB}\n{GPU_JOB}\n")
+    bill = bill_of_run(loaded, find_run(loaded, run))
+    assert {"CPU BU", "GPU BU", "Cloud BU"} <= set(totals(bill.lines))
+    assert bill_figures(bill) == {"cloud_bu": 4.3}
+    with pytest.raises(DataError, match="price the jobs") as caught:
+        job_units(loaded, f"{COLUMNS}\n{JOB}\n{GPU_JOB}\n")
+    assert "0.56 CPU BU, 50.00 GPU BU" in caught.value.got
+
+
+def test_the_articles_sum_is_of_cpu_and_cloud_units_only(loaded):
+    run = "cloud-hpc-0123456789ab-2"
+    add(loaded, run, sacct=f"{COLUMNS}\n{GPU_JOB}\n")
+    figures = bill_figures(bill_of_run(loaded, find_run(loaded, run)))
+    assert figures == {"slurm_bu": 50.0, "cloud_bu": 4.3}
+
+
+def test_unknown_memory_gives_no_advice_about_memory(loaded):
+    run = "cloud-hpc-0123456789ab-2"
+    add(loaded, run, sacct=f"{COLUMNS}\n{JOB}\n")  # no step, so no MaxRSS
+    record = find_run(loaded, run)
+    job = job_of_run(loaded, record)
+    assert (job.needed_gib, job.needed_whole_gib) == (None, None)
+    text = "\n".join(bill_advice(loaded, record))
+    assert "GiB were used" not in text
+    assert "--mem" not in text
 
 
 def test_damaged_usage_costs_only_its_own_run(loaded):
     add(loaded, "cloud-hpc-0123456789ab-2", sacct="JobID|Stat")
-    found, problems = bill_tables.of_all(loaded)
+    found, problems = bills_of_all(loaded)
     assert len(found) == 1
     assert problems == ["cloud-hpc-0123456789ab-2: price a run"]
 
 
 def test_an_unknown_run_names_the_newest_ones(loaded):
     with pytest.raises(UsageError, match=RUN):
-        run_bill.find(loaded, "cloud-hpc-000000000000-9")
+        find_run(loaded, "cloud-hpc-000000000000-9")
 
 
 @pytest.mark.parametrize(
@@ -133,29 +176,29 @@ def test_an_unknown_run_names_the_newest_ones(loaded):
     ],
 )
 def test_an_estimate_is_the_most_that_a_run_may_cost(profile, target, wanted):
-    bill = run_bill.estimate(load(profile, {}), target)
-    found = billing.totals(bill.lines)
-    assert {kind: str(billing.money(bu)) for kind, bu in found.items()} == wanted
+    bill = estimate(load(profile, {}), target)
+    found = totals(bill.lines)
+    assert {kind: str(money(bu)) for kind, bu in found.items()} == wanted
 
 
 def test_a_budget_given_for_the_run_replaces_the_profiles():
     roihu = load("roihu", {})
     with pytest.raises(UsageError, match=r"may cost 0.56 CPU BU, and 0.5 are allowed"):
-        run_bill.refuse_over(roihu, "cloud-hpc", "0.5")
-    assert run_bill.refuse_over(roihu, "cloud-hpc", "5").lines
-    assert run_bill.refuse_over(roihu, "cloud-hpc").lines
+        refuse_over(roihu, "cloud-hpc", "0.5")
+    assert refuse_over(roihu, "cloud-hpc", "5").lines
+    assert refuse_over(roihu, "cloud-hpc").lines
 
 
 @pytest.mark.parametrize("target", ["cloud", "cloud-hpc"])
 def test_a_closed_site_is_refused_before_anything_starts(target):
     with pytest.raises(UsageError, match="use --profile roihu"):
-        run_bill.refuse_over(load("mahti", {}), target)
+        refuse_over(load("mahti", {}), target)
 
 
 def test_a_profile_without_rates_has_no_bill_and_refuses_nothing(loaded):
     bare = dataclasses.replace(loaded, rates={}, budget={"CPU": "0"})
-    assert run_bill.refuse_over(bare, "cloud-hpc").lines == ()
-    assert run_bill.of_run(bare, run_bill.find(loaded, RUN)).lines == ()
+    assert refuse_over(bare, "cloud-hpc").lines == ()
+    assert bill_of_run(bare, find_run(loaded, RUN)).lines == ()
 
 
 class Project:
@@ -171,37 +214,18 @@ class Project:
 
 def test_a_job_is_refused_over_the_budget_and_over_what_the_project_has_left():
     roihu = dataclasses.replace(load("roihu", {}), budget={"CPU": "1"})
-    run_bill.afford(roihu, Project(59980))
+    check_affordable(roihu, Project(59980))
     bare = dataclasses.replace(roihu, budget={})
-    run_bill.afford(bare, None)  # without a budget nobody is asked
-    run_bill.afford(bare, Project(59980), "cloud-hpc", "5")
+    check_affordable(bare, None)  # without a budget nobody is asked
+    check_affordable(bare, Project(59980), "cloud-hpc", "5")
     with pytest.raises(UsageError, match=r"and 0 are allowed"):
-        run_bill.afford(bare, Project(0), "cloud-hpc", "5")
+        check_affordable(bare, Project(0), "cloud-hpc", "5")
     with pytest.raises(UsageError, match=r"and 0.5 are allowed"):
-        run_bill.afford(bare, None, "cloud-hpc", "0.5")
+        check_affordable(bare, None, "cloud-hpc", "0.5")
     with pytest.raises(UsageError, match=r"may cost 0.56 CPU BU, and 0 are allowed"):
-        run_bill.afford(roihu, Project(-3))
+        check_affordable(roihu, Project(-3))
     with pytest.raises(UsageError, match=r"and 0.5 are allowed"):
-        run_bill.afford(dataclasses.replace(roihu, budget={"CPU": "0.5"}), Project(59980))
-
-
-def test_a_finished_run_keeps_its_bill_and_its_figures(loaded):
-    run = runs.start_run(loaded, "cloud", {}, "d")
-    store = MemoryStore()
-    store.put("data/d-train", b"12345")
-    facts = run_bill.keep(run, {"figures": {"pipeline_s": 3600.0}, "data": {"hash": "d"}}, store)
-    assert facts["stored_bytes"] == 5
-    assert facts["figures"] == {"pipeline_s": 3600.0, "cloud_bu": 8.6, "total_bu": 8.6}
-    assert facts["bill"] == {"Cloud BU": "8.60", "Storage BU": "0.00"}
-    assert read_json(run.folder / "bill.json")["totals"] == facts["bill"]
-
-
-def test_a_run_that_cannot_be_priced_is_kept_with_the_reason(loaded):
-    run = runs.start_run(loaded, "cloud-hpc", {}, "d")
-    run.save("sacct.txt", f"{COLUMNS}\n{JOB.replace('small', 'mars')}\n")
-    given = {"figures": {"pipeline_s": 1.0}, "data": {"hash": "d"}}
-    facts = run_bill.keep(run, given, MemoryStore())
-    assert "[rates.mars] is missing" in facts["bill"]["problem"]
+        check_affordable(dataclasses.replace(roihu, budget={"CPU": "0.5"}), Project(59980))
 
 
 def invoke(*arguments):
@@ -222,14 +246,14 @@ def test_the_command_lists_runs_and_shows_one(loaded):
 
 
 def test_the_readme_and_the_profiles_agree_on_who_is_closed():
-    assert [site.profile for site in bill_tables.sites() if site.site.closed] == ["mahti-2024"]
+    assert [site.profile for site in sites() if site.site.closed] == ["mahti-2024"]
     assert (ROOT / "env" / "sites" / "roihu.toml").exists()
 
 
 def test_many_rows_of_sacct_are_all_priced(loaded):
     rows = [JOB.replace("5|", f"{n}|", 1) + f"\n{n}.0" + STEP[3:] for n in range(1, 5001)]
     add(loaded, "cloud-hpc-0123456789ab-2", "\n".join([COLUMNS, *rows]) + "\n", figures={})
-    bill = run_bill.of_run(loaded, run_bill.find(loaded, "cloud-hpc-0123456789ab-2"))
+    bill = bill_of_run(loaded, find_run(loaded, "cloud-hpc-0123456789ab-2"))
     assert len(bill.lines) == 5000
 
 
@@ -237,4 +261,4 @@ def test_many_rows_of_sacct_are_all_priced(loaded):
 def test_a_job_whose_rows_are_cut_is_an_error_of_that_listing(loaded, rows):
     add(loaded, "cloud-hpc-0123456789ab-2", f"{COLUMNS}\n{rows}\n")
     with pytest.raises(DataError):
-        run_bill.of_run(loaded, run_bill.find(loaded, "cloud-hpc-0123456789ab-2"))
+        bill_of_run(loaded, find_run(loaded, "cloud-hpc-0123456789ab-2"))

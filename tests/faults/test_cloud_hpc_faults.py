@@ -27,7 +27,7 @@ from slurm_site import until
 from kit.base import KitError, Unreachable
 from kit.base.settings import SITES, load
 from kit.billing import rates as billing
-from kit.billing.run import usages
+from kit.billing import usages
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.follow import TrainingFailed, follow
