@@ -83,7 +83,7 @@ class Artefact(BaseModel):
 
 
 class Problem(BaseModel):
-    """What was tried, what came back, what to do next."""
+    """An error: what was tried, what came back, what to do next."""
 
     tried: str
     got: str

@@ -54,7 +54,7 @@ class Buckets:
 
 @dataclass(frozen=True)
 class _Read:
-    """What was made of one run, from objects that looked like `seen`."""
+    """The samples of one run, and the objects that they were read from."""
 
     seen: tuple[ObjectInfo, ...]
     samples: list[Sample]
@@ -81,7 +81,7 @@ class Forwarder:
         self._tunnels: dict[str, list[tunnels.Tunnel]] = {}
 
     def once(self, waited_s: float = 0.0) -> list[str]:
-        """Do one pass; give what could not be read. `waited_s`: how late the pass is.
+        """Do one pass; return what could not be read. `waited_s`: how late the pass is.
 
         Raises KitError when the forwarder's own bucket cannot be read or written.
         """
@@ -107,7 +107,7 @@ class Forwarder:
         return problems
 
     def attempt(self, waited_s: float = 0.0) -> None:
-        """Do one pass that never fails: what is wrong is logged when it changes."""
+        """Do one pass that never fails: problems are logged when they change."""
         try:
             problems = self.once(waited_s)
         except Exception as err:  # noqa: BLE001 - the next pass may succeed, the gauges stay
@@ -145,7 +145,7 @@ class Forwarder:
         return len(changed) + len(before.keys() - found.keys())
 
     def _one(self, user: Buckets, run: str, seen: tuple[ObjectInfo, ...]) -> tuple[_Read, str]:
-        """Make the samples of one run, none when its texts are damaged."""
+        """Return the samples of one run, none when its objects are damaged."""
         try:
             return _Read(seen, gauges.run_samples(self._kept(user, run, seen))), ""
         except (DataError, NoSuchObject) as err:
@@ -187,8 +187,14 @@ class Forwarder:
     def _read_passes(self) -> list[Json]:
         try:
             found = json.loads(self.own.get(PASSES))
-            rows = [{"id": str(row["id"]), "waited_s": float(row["waited_s"]),
-                     "ran_s": float(row["ran_s"])} for row in found["passes"]]  # fmt: skip
+            rows = [
+                {
+                    "id": str(row["id"]),
+                    "waited_s": float(row["waited_s"]),
+                    "ran_s": float(row["ran_s"]),
+                }
+                for row in found["passes"]
+            ]
         except (DataError, ValueError, KeyError, TypeError):
             return []  # for display only
         return rows[-KEPT_PASSES:]
@@ -207,7 +213,7 @@ def buckets_of(loaded: Settings, user: str) -> Buckets:
 
 
 def forwarder_for(loaded: Settings, users: Iterable[str] = ()) -> Forwarder:
-    """Make the forwarder of a profile, over the buckets of its login and of `users`."""
+    """Return the forwarder of a profile, over the buckets of its login and of `users`."""
     own = bucket_name(loaded, "forwarder")
     names = dict.fromkeys([user_of(loaded), *users])
     buckets = [buckets_of(loaded, user) for user in names]

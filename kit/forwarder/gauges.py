@@ -42,7 +42,7 @@ Sample = tuple[str, tuple[str, ...], float]  # gauge, values of its labels, valu
 
 @dataclass(frozen=True)
 class RunSnapshot:
-    """What the buckets hold of one run of `user`; `collector` is the bucket of its request.
+    """The objects of one run of `user` in the buckets; `collector` is the bucket of its request.
 
     `moments` (seconds since 1970, the store's clock) say when its objects were written, of the
     last try where they belong to one; `zone` is that of the times in sacct's rows; `units` are
@@ -60,7 +60,7 @@ class RunSnapshot:
 
 
 def run_samples(kept: RunSnapshot) -> list[Sample]:
-    """Give the samples of one run. Raises DataError when one of its texts is damaged."""
+    """Return the samples of one run. Raises DataError when one of its objects is damaged."""
     try:
         found = [*_times(kept), *_pipeline(kept)]
         if kept.result is not None:
@@ -82,7 +82,7 @@ def _check_labels(labels: Iterable[object]) -> None:
 
 
 def task_samples(collector: str, group: str, tasks: Iterable[Json]) -> list[Sample]:
-    """Give the samples of tasks: `id`, `waited_s`, `ran_s`."""
+    """Return the samples of tasks: `id`, `waited_s`, `ran_s`."""
     return [
         (TASK, (collector, str(task["id"]), group, metric), value)
         for task in tasks
@@ -101,7 +101,7 @@ def exposition(samples: Iterable[Sample]) -> bytes:
 
     class _Ours(Collector):
         def collect(self) -> Iterable[GaugeMetricFamily]:
-            """Give what was made above."""
+            """Return the families that were built above."""
             return families.values()
 
     registry = CollectorRegistry()
@@ -192,7 +192,7 @@ def _seff(kept: RunSnapshot, result: Json) -> list[Sample]:
 
 
 def _times(kept: RunSnapshot) -> list[Sample]:
-    """Say where the seconds went; those between two objects are by the store's clock alone."""
+    """Return where the seconds of a run went; those between two objects are by the store's clock alone."""
     at = kept.moments
     found: dict[str, float] = {}
     if "request" in at and "submitted" in at:
@@ -221,7 +221,7 @@ def _task(waited: float, ran: float) -> list[tuple[str, float]]:
 
 
 def _pipeline(kept: RunSnapshot) -> list[Sample]:
-    """Give the published times; the pipeline's are from its first component to its last."""
+    """Return the published times; the pipeline's are from its first component to its last."""
     stages = kept.stages
     times = [("components", stage["time"]) for stage in stages.values()]
     if FIRST in stages and LAST in stages:

@@ -89,7 +89,7 @@ class LooksFirst(Scheduler):  # type: ignore[misc]  # Celery ships no types
 
 
 def app_for(url: Secret, forwarder: Forwarder | None = None, every_s: float = PASS_S) -> Celery:
-    """Make the Celery app; without a forwarder it only looks on (Flower)."""
+    """Return the Celery app; without a forwarder it only observes (Flower)."""
     app = Celery("forwarder", broker=url.reveal(), set_as_current=False)
     app.conf.update(
         accept_content=["json"],
@@ -115,7 +115,7 @@ def app_for(url: Secret, forwarder: Forwarder | None = None, every_s: float = PA
 
 
 def waited_s(expires: str | None, every_s: float) -> float:
-    """Say how long a task waited, from when it expires: that long after it was sent."""
+    """Return how long a task waited; it expires `every_s` after it was sent."""
     if not expires:
         return 0.0
     return max(0.0, time.time() - datetime.fromisoformat(expires).timestamp() + every_s)
@@ -133,7 +133,7 @@ def scheduled(app: Celery) -> Iterator[None]:
 
 
 def work(url: Secret, forwarder: Forwarder) -> int:
-    """Be the worker until it is told to end; give its exit code.
+    """Run the worker until it is stopped; return its exit code.
 
     Raises CredentialRefused; a Redis that is away is waited for.
     """
@@ -170,7 +170,7 @@ def watch(url: Secret, login: Secret, address: str, port: int) -> None:
 
     class _Refused(BaseHandler):  # type: ignore[misc]
         def initialize(self, code: int) -> None:
-            """Take the status that every request gets."""
+            """Store the status that every request gets."""
             self.code = code
 
         def prepare(self) -> None:

@@ -34,8 +34,12 @@ REQUEST_S = 10.0  # for head and body of a request
 MIN_TOKEN_LENGTH = 16
 FREE_GUESSES, MAX_PENALTY_S, MAX_ADDRESSES = 10, 2.0, 1000
 SERVICES = ("fastapi-service", "celery-service")  # names in a cluster, see env/platform/forwarder
-HOSTS = ("localhost", *SERVICES, *(f"{name}.forwarder" for name in SERVICES),
-         *(f"{name}.forwarder.svc.cluster.local" for name in SERVICES))  # fmt: skip
+HOSTS = (
+    "localhost",
+    *SERVICES,
+    *(f"{name}.forwarder" for name in SERVICES),
+    *(f"{name}.forwarder.svc.cluster.local" for name in SERVICES),
+)
 
 log = logging.getLogger(__name__)
 

@@ -47,7 +47,7 @@ class Tunnel:
 def live_tunnels(
     loaded: Settings, user: str, jobs: RunRequests, standings: Iterable[RunStatus]
 ) -> list[Tunnel]:
-    """Give the tunnels of a user's live runs. Raises KitError when the store cannot be read."""
+    """Return the tunnels of a user's live runs. Raises KitError when the store cannot be read."""
     cloud, found = loaded.cloud, []
     for each in standings if cloud and cloud.tunnel_address else ():
         if each.state is not RunState.SUBMITTED:
@@ -71,7 +71,7 @@ class TunnelServices:
         self._look_at = 0.0
 
     def publish(self, wanted: Iterable[Tunnel]) -> None:
-        """Have a service for each of these and no other; nothing is asked when all is as it was.
+        """Publish a service for each tunnel and no other; asks nothing when nothing has changed.
 
         Raises KitError when the cluster does not take it all; the rest is done.
         """
@@ -87,8 +87,11 @@ class TunnelServices:
             objects = {name: make(each) for name, each in tunnels.items()}
             wrong += _agree(api, kind, objects)
         if wrong:
-            raise KitError("publish tunnels in the cluster", "; ".join(wrong)[:500],
-                           "compare the Role forwarder-imports with access.yaml")  # fmt: skip
+            raise KitError(
+                "publish tunnels in the cluster",
+                "; ".join(wrong)[:500],
+                "compare the Role forwarder-imports with access.yaml",
+            )
         self._published, self._look_at = set(tunnels.values()), self.clock() + LOOK_AGAIN_S
 
 
@@ -104,8 +107,10 @@ def _agree(api: Any, kind: str, wanted: dict[str, Json]) -> list[str]:
     selector = ",".join("=".join(pair) for pair in OURS.items())
     wrong = []
     try:
-        found = {each.metadata.name: each for each in
-                 _call("list", NAMESPACE, label_selector=selector).items}  # fmt: skip
+        found = {
+            each.metadata.name: each
+            for each in _call("list", NAMESPACE, label_selector=selector).items
+        }
         steps: list[tuple[str, str, Json | None]]
         steps = [("delete", name, None) for name in found.keys() - wanted.keys()]
         for name, want in wanted.items():
@@ -128,41 +133,53 @@ def _agree(api: Any, kind: str, wanted: dict[str, Json]) -> list[str]:
 
 
 def _differs(found: Any, body: Any) -> bool:
-    """Say whether something of `body` is otherwise in `found`, which may have more."""
+    """Return whether a field of `body` differs in `found`, which may have more fields."""
     if isinstance(body, dict):
         return not isinstance(found, dict) or any(_differs(found.get(k), body[k]) for k in body)
     if isinstance(body, list):
-        return not isinstance(found, list) or len(found) != len(body) or any(
-            map(_differs, found, body))  # fmt: skip
+        return (
+            not isinstance(found, list)
+            or len(found) != len(body)
+            or any(map(_differs, found, body))
+        )
     return bool(found != body)
 
 
 def _slice(tunnel: Tunnel) -> Json:
     name = tunnel.service
-    labels = {**OURS, "kubernetes.io/service-name": name,
-              "endpointslice.kubernetes.io/managed-by": "cloud-hpc-kit"}  # fmt: skip
+    labels = {
+        **OURS,
+        "kubernetes.io/service-name": name,
+        "endpointslice.kubernetes.io/managed-by": "cloud-hpc-kit",
+    }
     return {
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
         "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
         "addressType": "IPv4",
         "endpoints": [{"addresses": [tunnel.address], "conditions": {"ready": True}}],
         "ports": [{"name": "http", "port": tunnel.port, "protocol": "TCP"}],
-    }  # fmt: skip
+    }
 
 
 def _service(tunnel: Tunnel) -> Json:
     port = {"name": "http", "port": PORT, "targetPort": tunnel.port, "protocol": "TCP"}
     marks = {"kit.run": tunnel.run}
     return {
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": tunnel.service, "namespace": NAMESPACE,
-                     "labels": OURS, "annotations": marks},
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": tunnel.service,
+            "namespace": NAMESPACE,
+            "labels": OURS,
+            "annotations": marks,
+        },
         "spec": {"ports": [port]},
-    }  # fmt: skip
+    }
 
 
 def tunnel_services(loaded: Settings) -> TunnelServices | None:
-    """Give the cluster that this process is a pod of, where the profile says that it has one."""
+    """Return the cluster that this process is a pod of, where the profile has one."""
     inside = os.environ.get("KUBERNETES_SERVICE_HOST")
     if loaded.cloud is None or loaded.cloud.runner != "cluster" or not inside:
         return None

@@ -47,7 +47,7 @@ class Platform:
     values: dict[str, Secret | None]
 
     def text(self, key: str) -> str:
-        """Give a value that is no secret; "" where it is absent."""
+        """Return a value that is not a secret; "" where it is absent."""
         value = self.values.get(key)
         return value.reveal() if value else ""
 
@@ -169,13 +169,13 @@ def _word(prefix: str, key: str, value: str) -> str:
 
 
 def template() -> str:
-    """Give the file with every key explained, to be filled in."""
+    """Return the text of the file with every key explained, to be filled in."""
     rows = [f'    # {meaning}\n    "{key}": "none"' for key, meaning in MEANING.items()]
     return "{\n" + ",\n".join(rows) + "\n}\n"
 
 
 def ssh_template(hpc: str, cloud: str, renew_hint: str = "") -> str:
-    """Give the block of ~/.ssh/config for a site and its VM; what is in <...> is to be filled in.
+    """Return the block of ~/.ssh/config for a site and its VM; values in <...> are to be filled in.
 
     `renew_hint` says how the certificate is got, where the site wants one.
     """

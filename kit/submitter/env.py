@@ -49,7 +49,7 @@ class Environment:
 
 
 def pins(names: Path = REQUIREMENTS, lock: Path = LOCK) -> str:
-    """Give the packages with their versions, a line each. Raises DataError for one not locked."""
+    """Return the packages with their versions, one a line. Raises DataError for one not locked."""
     versions = locked(lock)
     wanted = [line for line in names.read_text().splitlines() if line and line[0] != "#"]
     missing = [name for name in wanted if name not in versions]
@@ -59,23 +59,23 @@ def pins(names: Path = REQUIREMENTS, lock: Path = LOCK) -> str:
 
 
 def locked(lock: Path = LOCK) -> dict[str, str]:
-    """Give the version of every package in the lock."""
+    """Return the version of every package in the lock."""
     return dict(line.split("==") for line in lock.read_text().splitlines() if "==" in line)
 
 
 def environment_key(hpc: Hpc, text: str) -> str:
-    """Name the environment by all that it depends on: packages, modules, Python."""
+    """Return a hash of all that an environment depends on: packages, modules, Python."""
     parts = [text, hpc.modules, hpc.module_path, hpc.module_init, hpc.python, FUNCTION]
     return sha256_of(json.dumps(parts).encode())[:12]
 
 
 def pins_key(text: str) -> str:
-    """Name a list of packages."""
+    """Return a hash of a list of packages."""
     return sha256_of(text.encode())[:12]
 
 
 def environment_call(hpc: Hpc, token: str, configured: bool) -> str:
-    """Give the line that calls `environment`. Raises UsageError for what is no token."""
+    """Return the line that calls `environment`. Raises UsageError for an invalid attempt id."""
     if not ATTEMPT_ID.fullmatch(token):
         raise UsageError(f"{token[:80]!r} is not an attempt id", next_step="give 12 hex digits")
     text, use = pins(), "yes" if configured else "no"

@@ -32,7 +32,7 @@ SHIPPED = (".py", ".sh", ".toml")
 
 @dataclass(frozen=True)
 class Task:
-    """What one attempt does; all paths are on the site.
+    """The work of one attempt; all paths are on the site.
 
     `data` is the data set's file, `code` the zip file of the shipped rooms (its SHA-256 is
     `code_hash`), `previous` the folder of an earlier attempt whose checkpoint may be resumed,
