@@ -192,7 +192,7 @@ def _seff(kept: RunSnapshot, result: Json) -> list[Sample]:
 
 
 def _times(kept: RunSnapshot) -> list[Sample]:
-    """Return where the seconds of a run went; those between two objects are by the store's clock alone."""
+    """Return where the seconds went; those between two objects are by the store's clock."""
     at = kept.moments
     found: dict[str, float] = {}
     if "request" in at and "submitted" in at:
