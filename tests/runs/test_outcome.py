@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,16 +189,16 @@ def kill_a_run_when(condition: str, given: dict[str, Any], folder: Path) -> None
     (folder / "given.json").write_text(json.dumps(given))
     code = (
         "import json, os, pathlib, signal\n"
-        "from kit import cloud_run, settings\n"
+        "from kit.base.settings import load\nfrom kit.runs.outcome import run_pipeline\n"
         "from kit.runs.objects import StageStore\n"
         "from kit.store import open_store\n"
         "def kill(states):\n"
         f"    if {condition}: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "site = settings.load('folders')\n"
+        "site = load('folders')\n"
         f"objects = StageStore(open_store(site, {BUCKET!r}), {RUN!r})\n"
         f"given = json.loads(pathlib.Path({str(folder / 'given.json')!r}).read_text())\n"
         f"folder = pathlib.Path({str(folder / 'run')!r})\n"
-        "cloud_run.run_pipeline(site, objects, given, folder, kill)\n"
+        "run_pipeline(site, objects, given, folder, kill)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -223,7 +224,7 @@ def test_a_run_killed_while_it_trains_ends_with_the_result_of_an_unbroken_one(
 ) -> None:
     """The component may outlive the kill: then it is waited for, not started a second time."""
     given = arguments(site, objects, hyperparameters=Parameters(epochs=60, learning_rate=0.01))
-    kill_a_run_when("states[0].message.startswith('epoch')", given, tmp_path)
+    kill_a_run_when("states[0].message.startswith('step')", given, tmp_path)
     outcome = run_pipeline(site, objects, given, tmp_path / "run")
     unbroken = StageStore(objects.store, "cloud-0123456789ab-2")
     again = run_pipeline(site, unbroken, given | {"run_id": unbroken.run_id}, tmp_path / "run-2")
@@ -277,6 +278,7 @@ def test_what_a_pod_could_not_log_is_logged_from_here(
     trained = stages.preprocess_train("folders", RUN, BUCKET, given["data_hash"], **HP.model_dump())
     gates = dict(NO_GATES)
     stages.evaluate("folders", RUN, BUCKET, trained, gates, mlflow_url="http://127.0.0.1:1")
+    shutil.rmtree(site.profile_dir / "runs" / RUN)  # a pod's results folder goes away with it
     with serving(FakeKfp([run("SUCCEEDED")])) as url:
         outcome = run_pipeline(on_a_cluster(site, url), objects, given, tmp_path)
     assert outcome.mlflow["state"] == "logged"
