@@ -15,7 +15,7 @@ CORE_TOLERANCE = Decimal("0.1")  # Ray's own processes: 73 core-seconds in 72 s 
 
 @dataclass(frozen=True)
 class JobUse:
-    """What a job held, requested, worked and needed, summed over its nodes.
+    """A job's resources: held, requested, worked and needed, summed over its nodes.
 
     Memory is None where the accounting does not know it. `workers` are the processes that
     trained; Ray spreads them, so each has a node of its own while there are any.
