@@ -156,7 +156,7 @@ def test_the_record_says_what_was_used_and_where_the_seconds_went(done):
             for name in ("submitter", "pipeline")
         }
         assert logs["submitter"].endswith("another submitter is at work here: standing by\n")
-        assert "asked for by the forwarder at http://127.0.0.1:6500" in logs["pipeline"]
+        assert "requested by the forwarder at http://127.0.0.1:6500" in logs["pipeline"]
     assert done[1][1]["pipeline"]["environment"] > done[1][2]["pipeline"]["environment"]
 
 
