@@ -91,8 +91,10 @@ def job_lines(settings: Settings, held: Resources, what: str = "job", note: str 
     else:
         counts = {"node-h": held.nodes, "GPU-h": held.gpus, "core-h": held.cores, "h": 1}
         if rate.per not in counts:
-            raise UsageError(f"{_where(settings, key)}: per = {rate.per!r} is not known",
-                             next_step=f"write one of {', '.join(counts)}")  # fmt: skip
+            raise UsageError(
+                f"{_where(settings, key)}: per = {rate.per!r} is not known",
+                next_step=f"write one of {', '.join(counts)}",
+            )
         count, unit = Decimal(counts[rate.per]), rate.per
         price = number(settings, key, "rate", rate.rate)
     lines = [_line(f"{what}: {held.partition}", count * hours, unit, price, rate, note)]
@@ -144,8 +146,11 @@ def rate_of(settings: Settings, key: str) -> Rate:
     """Return a rate of the profile. Raises UsageError that names the missing key and its file."""
     if key not in settings.rates:
         have = ", ".join(settings.rates) or "none"
-        raise UsageError(f"{_where(settings, key)} is missing", f"it has: {have}",
-                         "add it with its source, or name another partition")  # fmt: skip
+        raise UsageError(
+            f"{_where(settings, key)} is missing",
+            f"it has: {have}",
+            "add it with its source, or name another partition",
+        )
     return settings.rates[key]
 
 
@@ -154,8 +159,10 @@ def number(settings: Settings, key: str, name: str, text: str) -> Decimal:
     try:
         value = Decimal(text)
     except InvalidOperation as err:
-        raise UsageError(f"{_where(settings, key)}: {name} = {text!r} is not a number",
-                         next_step="write it as \"0.75\"") from err  # fmt: skip
+        raise UsageError(
+            f"{_where(settings, key)}: {name} = {text!r} is not a number",
+            next_step='write it as "0.75"',
+        ) from err
     if not value.is_finite() or value < 0:
         raise UsageError(f"{_where(settings, key)}: {name} = {text!r} is not a price")
     return value
@@ -182,8 +189,14 @@ def storage_line(settings: Settings, stored: int, duration: Decimal) -> Line:
     """Price bytes in the object store for as long as the run took."""
     rate = rate_of(settings, "storage")
     quantity = Decimal(stored) / TIB * duration / HOUR
-    return _line("storage", quantity, rate.per, number(settings, "storage", "rate", rate.rate),
-                 rate, "while the run lasted")  # fmt: skip
+    return _line(
+        "storage",
+        quantity,
+        rate.per,
+        number(settings, "storage", "rate", rate.rate),
+        rate,
+        "while the run lasted",
+    )
 
 
 def actual(settings: Settings, usages: Sequence[Usage], committed: str = "") -> list[Line]:
@@ -223,8 +236,11 @@ def check_budget(settings: Settings, lines: Iterable[Line], limits: Mapping[str,
             limit = number(settings, "budget", name, text)
             if name in ("any", kind, kind.partition(" ")[0]) and cost > limit:
                 got = f"it may cost {money(cost)} {kind}, and {limit} are allowed"
-                raise UsageError(f"the plan on {settings.profile} is over the budget", got,
-                                 "ask for less in [hpc], or raise the budget")  # fmt: skip
+                raise UsageError(
+                    f"the plan on {settings.profile} is over the budget",
+                    got,
+                    "ask for less in [hpc], or raise the budget",
+                )
 
 
 def parse_remaining_units(text: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the answers of an object store mean, the same for both protocols, and when to ask again."""
+"""Errors for the answers of an object store, in both protocols, and when to ask again."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime

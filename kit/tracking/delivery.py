@@ -31,7 +31,7 @@ STATE_FILE, FILES_FOLDER = "mlflow.json", "mlflow-files"
 
 @dataclass(frozen=True)
 class Logged:
-    """What became of a run's log: `state` is logged, waiting or damaged; `reason` is why."""
+    """The outcome of a delivery: `state` is logged, waiting or damaged; `reason` is why."""
 
     run_id: str
     state: str

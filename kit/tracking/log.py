@@ -1,4 +1,4 @@
-"""What one run logs to MLflow: the training, what the job on a site used, the bill."""
+"""The log of a run for MLflow: the training, what the job on a site used, the bill."""
 
 import dataclasses
 import re
