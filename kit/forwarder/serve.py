@@ -31,6 +31,7 @@ from kit.runs.requests import MAX_REQUEST_BYTES
 
 MAX_CONNECTIONS = 200
 REQUEST_S = 10.0  # for head and body of a request
+DISCARD_S = 0.5
 MIN_TOKEN_LENGTH = 16
 FREE_GUESSES, MAX_PENALTY_S, MAX_ADDRESSES = 10, 2.0, 1000
 SERVICES = ("fastapi-service", "celery-service")  # names in a cluster, see env/platform/forwarder
@@ -71,6 +72,8 @@ class TokenAuth:
             await self.app(scope, receive, send)
             return
         refusal = self._refuse_head(scope) or await self._refuse_person(scope)
+        if refusal:
+            await _discard(receive)
         await (refusal or self.app)(scope, receive, send)
 
     def _refuse_head(self, scope: Scope) -> Response | None:
@@ -124,6 +127,17 @@ class TokenAuth:
             self._wrong.clear()
         self._wrong[address] = count + 1, begun
         return min(MAX_PENALTY_S, 0.05 * max(0, count + 1 - FREE_GUESSES))
+
+
+async def _discard(receive: Receive) -> None:
+    """Discard a bounded part of a refused body: a client that still sends would see no answer."""
+    size, more = 0, True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_S):
+            while more and size < 2 * MAX_REQUEST_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                more = bool(message.get("more_body"))
 
 
 def _is_our_host(header: bytes) -> bool:
