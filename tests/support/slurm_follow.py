@@ -3,7 +3,7 @@
 import dataclasses
 import time
 
-from kit.base import Busy, CommandFailed, CredentialRefused, DataError, Unreachable
+from kit.base import Busy, CommandFailed, CredentialRefused, DataError, HostKeyRefused, Unreachable
 from kit.slurm import JobStatus
 
 
@@ -16,6 +16,8 @@ def follow(slurm, attempt_id, report=lambda _: None, timeout_s=300.0):
     while True:
         try:
             looked = slurm.settle(attempt_id)
+        except HostKeyRefused:
+            raise
         except (Busy, CommandFailed, CredentialRefused, DataError, Unreachable) as err:
             looked = None
             status = dataclasses.replace(status, why=f"{err.tried}: {err.got} {err.next_step}")
