@@ -184,6 +184,23 @@ def test_attempt_refused_by_a_limit_is_submitted_again(ask, project):
     assert len({attempt.submit for attempt in attempts}) == 1
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        'echo "sbatch: AssocMaxSubmitJobLimit is near" >&2; echo 7',
+        'echo 7; echo "sbatch: error: AssocMaxSubmitJobLimit" >&2; exit 1',
+        'echo "sbatch: error: AssocMaxSubmitJobLimit" >&2',
+    ],
+    ids=["accepted", "id-and-failure", "no-failure"],
+)
+def test_limit_named_beside_a_possible_job_is_never_submitted_again(ask, project, answer):
+    sbatch = project.parent / "bin" / "sbatch"
+    sbatch.write_text(f"#!/bin/bash\necho x >>{project.parent}/calls\n{answer}\n")
+    for _ in range(3):
+        submit(ask, project)
+    assert lines(project.parent / "calls") == ["x"]
+
+
 def test_attempt_refused_for_another_reason_stays_refused(ask, project):
     sbatch = project.parent / "bin" / "sbatch"
     sbatch.write_text(f"#!/bin/bash\necho x >>{project.parent}/calls; echo nope >&2; exit 1\n")

@@ -6,9 +6,12 @@
 attempts=$1 id=$2 wait_s=$3 limits=$4 job=$5; shift 5
 enter "$attempts/$id"
 me=$HOSTNAME.$$.${EPOCHREALTIME:-$(date +%s.%N)}.$RANDOM$RANDOM
-# A limit on the number of jobs refused it before: submit again. The caller that
-# renames the reply may release `submit`: sbatch has accepted nothing, so no job can exist.
-if [ -e reply ] && [ ! -L owner ] && grep -qE "^err .*$limits" reply && mv -T reply "limited.$me" 2>/dev/null; then
+# True where sbatch failed, printed no job id, and named a limit on the number of jobs.
+# A message about a limit beside an accepted job (a job_submit plugin may print one) is no refusal.
+limited() { ! grep -qE '^(exit 0$|out .*[0-9])' reply && grep -qE "^err .*$limits" reply; }
+# Such a limit refused it before: submit again. The caller that renames the reply may release
+# `submit`: sbatch has accepted nothing, so no job can exist.
+if [ -e reply ] && [ ! -L owner ] && limited && mv -T reply "limited.$me" 2>/dev/null; then
     rm -f submit
 fi
 if [ ! -L submit ] && [ ! -L owner ]; then
