@@ -190,8 +190,10 @@ def test_attempt_refused_by_a_limit_is_submitted_again(ask, project):
         'echo "sbatch: AssocMaxSubmitJobLimit is near" >&2; echo 7',
         'echo 7; echo "sbatch: error: AssocMaxSubmitJobLimit" >&2; exit 1',
         'echo "sbatch: error: AssocMaxSubmitJobLimit" >&2',
+        'echo "AssocMaxSubmitJobLimit, again; Socket timed out on send/recv operation" >&2; exit 1',
+        'echo "AssocMaxSubmitJobLimit, retrying" >&2; exit 124',
     ],
-    ids=["accepted", "id-and-failure", "no-failure"],
+    ids=["accepted", "id-and-failure", "no-failure", "connection-lost", "timed-out"],
 )
 def test_limit_named_beside_a_possible_job_is_never_submitted_again(ask, project, answer):
     sbatch = project.parent / "bin" / "sbatch"

@@ -8,7 +8,12 @@ enter "$attempts/$id"
 me=$HOSTNAME.$$.${EPOCHREALTIME:-$(date +%s.%N)}.$RANDOM$RANDOM
 # True where sbatch failed, printed no job id, and named a limit on the number of jobs.
 # A message about a limit beside an accepted job (a job_submit plugin may print one) is no refusal.
-limited() { ! grep -qE '^(exit 0$|out .*[0-9])' reply && grep -qE "^err .*$limits" reply; }
+# Nor is a limit beside a lost connection: that request may have been accepted.
+no_answer='(timed out|contact|connect|communicat|zero bytes|message|munge|controller|interrupted|temporarily)'
+limited() {
+    grep -qx 'exit 1' reply && ! grep -qE '^out .*[0-9]' reply &&
+        ! grep -qiE "^err .*$no_answer" reply && grep -qE "^err .*$limits" reply
+}
 # Such a limit refused it before: submit again. The caller that renames the reply may release
 # `submit`: sbatch has accepted nothing, so no job can exist.
 if [ -e reply ] && [ ! -L owner ] && limited && mv -T reply "limited.$me" 2>/dev/null; then
