@@ -141,10 +141,10 @@ def write_waiting(folder: Path, destination: str, run: RunLog) -> None:
             table["model"] = [run.model[0], _inside(folder, run.model[1])]
         names = [name for name, _ in table["artifacts"]] + (table["model"] or [""])[1:]
         hashes = {name: sha256_of(folder / name) for name in names if name}
-    except OSError as err:
+    except (OSError, DataError) as err:
         raise DataError(
             f"the log of run {run.run_id} could not be kept in {folder}",
-            f"{type(err).__name__}: {err}",
+            err.sentence if isinstance(err, DataError) else f"{type(err).__name__}: {err}",
             "make the named path usable (rights, space), then log again",
         ) from err
     content = {"state": "waiting", "destination": destination, "run": table, "sha256": hashes}

@@ -279,7 +279,7 @@ def test_an_impossible_question_exits_2_with_the_next_step(command, tmp_path, mo
         (OTHER, "site", "--profile other"),
         (RUN, "closed", "closed in 2026"),
         (RUN, "folders", "no section [hpc]"),
-        (RUN, "atlantis", "no profile 'atlantis'"),
+        (RUN, "atlantis", "profile 'atlantis' does not exist"),
     ]:
         code, said = call(command, run, "--profile", profile)
         assert (code, words in said) == (2, True), (run, profile, said)

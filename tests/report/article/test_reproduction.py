@@ -132,7 +132,7 @@ def test_a_file_that_was_changed_cut_or_not_made_is_red(loaded):
     path.write_text(path.read_text() + " ")
     assert "changed after its run" in rows(loaded)["accuracy"]["shape"]
     path.write_text("{")
-    assert "is not JSON" in rows(loaded)["accuracy"]["shape"]
+    assert "is not a JSON document" in rows(loaded)["accuracy"]["shape"]
 
 
 def test_the_bill_is_compared_beside_seffs_file(loaded):
