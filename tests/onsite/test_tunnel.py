@@ -13,7 +13,7 @@ import pytest
 from kit.onsite import tunnel
 
 
-def until(done, seconds=10.0):
+def until(done, seconds=60.0):
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, "it did not come"
