@@ -69,7 +69,7 @@ def totals(lines: Iterable[Line]) -> dict[str, Decimal]:
 def slurm_kinds(lines: Iterable[Line]) -> dict[str, Decimal]:
     """Add up the kinds of units that jobs cost, not the cloud's and the storage's.
 
-    A kind of which nothing was used counts only if there is no other.
+    A kind of which nothing was used counts only if it is the only one.
     """
     sums = {k: v for k, v in totals(lines).items() if k not in ("Cloud BU", "Storage BU")}
     return {kind: units for kind, units in sums.items() if units} or sums

@@ -46,7 +46,7 @@ def require_ssh() -> None:
 def ssh_settings(host: SSHHost) -> dict[str, list[str]]:
     """Return what ssh would do for a host (`ssh -G`): keyword in lower case -> its values.
 
-    Raises DiagnosisError if there is no ssh or it cannot read its configuration.
+    Raises DiagnosisError if ssh is missing or cannot read its configuration.
     """
     require_ssh()
     config = ["-F", host.config] if host.config else []

@@ -84,6 +84,6 @@ def _usage_error(cls: type[Parameters], err: ValidationError) -> UsageError:
             description = fields[name].description
             next_step.append(f"set {name} to {allowed_values(fields[name])}: {description}")
         else:
-            tried.append(f"there is no parameter {name[:80]!r}")
+            tried.append(f"unknown parameter {name[:80]!r}")
             next_step.append(f"use one of: {', '.join(fields)}")
     return UsageError(*("; ".join(dict.fromkeys(part)) for part in (tried, got, next_step)))

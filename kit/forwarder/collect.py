@@ -252,7 +252,7 @@ def _json(store: ObjectStore, info: ObjectInfo) -> Json:
     try:
         found = json.loads(store.get(info.key))
     except (ValueError, RecursionError) as err:
-        raise DataError(f"read {info.key}", "it is no JSON") from err
+        raise DataError(f"read {info.key}", "it is not a JSON document") from err
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise DataError(f"read {info.key}", "another schema")
     return found

@@ -73,18 +73,18 @@ def look(url: Secret) -> None:
 class LooksFirst(Scheduler):  # type: ignore[misc]  # Celery ships no types
     """Sends what is due when Redis answers; what is due meanwhile is left out."""
 
-    told = ""
+    reported = ""
 
     def apply_entry(self, entry: ScheduleEntry, producer: object = None) -> None:
         """Send one task, or say once why not."""
         try:
             look(Secret(self.app.conf.broker_url))
         except KitError as err:
-            if str(err) != self.told:
+            if str(err) != self.reported:
                 log.warning("no pass: %s", err)
-            self.told = str(err)
+            self.reported = str(err)
             return
-        self.told = ""
+        self.reported = ""
         super().apply_entry(entry, producer=producer)
 
 
@@ -151,7 +151,7 @@ def work(url: Secret, forwarder: Forwarder) -> int:
 
 
 def watch(url: Secret, login: Secret, address: str, port: int) -> None:
-    """Serve Flower until it is told to end: it shows the schedule to whoever has the login.
+    """Serve Flower until it is signalled to end. It shows the schedule to a person with the login.
 
     Everything but `/healthcheck` (which says OK) needs the login, Flower's own /metrics included,
     and nothing can be changed through it. Raises Unreachable, CredentialRefused, UsageError.
@@ -179,7 +179,7 @@ def watch(url: Secret, login: Secret, address: str, port: int) -> None:
 
     class _Guarded(Flower):  # type: ignore[misc]
         def find_handler(self, request: Any, **more: Any) -> Any:
-            """Let whoever has the login look; Flower itself leaves /metrics open."""
+            """Admit requests with the login only; Flower itself leaves /metrics open."""
             given = request.headers.get("Authorization", "").encode()
             looks = request.method in ("GET", "HEAD") or request.path == "/tasks/datatable"
             if request.path != "/healthcheck" and not hmac.compare_digest(given, expected):

@@ -79,7 +79,7 @@ class TunnelServices:
         if set(tunnels.values()) == self._published and self.clock() < self._look_at:
             return
         self._look_at, wrong = 0.0, list[str]()
-        # The slice first: whoever finds the Service finds its end too.
+        # The slice first: a client that finds the Service finds its endpoint too.
         for api, kind, make in (
             (self.discovery, "endpoint_slice", _slice),
             (self.core, "service", _service),

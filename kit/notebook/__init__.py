@@ -1,4 +1,4 @@
-"""What the notebooks call: `start` a run of a target, then its steps; `plan` shows it beforehand.
+"""The calls of the notebooks: `start` a run of a target, then its steps; `plan` shows it before.
 
 `Run` is one class for the three targets. Everything that is computed is in the rooms below; here
 are the steps in the order of the cells and how their results look. Begin with `run.py`.

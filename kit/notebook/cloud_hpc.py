@@ -1,4 +1,4 @@
-"""What a cloud-hpc run has of its own: batch script, tunnel, a submitter beside the pipeline."""
+"""Parts of a cloud-hpc run: batch script, tunnel, a submitter beside the pipeline."""
 
 import contextlib
 import shlex

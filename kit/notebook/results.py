@@ -1,4 +1,4 @@
-"""What a finished run leaves: published files, the run's folder, MLflow, the history."""
+"""The results of a finished run: published files, the run's folder, MLflow, the history."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

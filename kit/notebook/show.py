@@ -1,4 +1,4 @@
-"""What a cell shows: tables, texts and the experiment's code, in HTML and as plain text."""
+"""The output of a cell: tables, texts and the experiment's code, in HTML and as plain text."""
 
 import ast
 import html

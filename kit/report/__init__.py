@@ -1,4 +1,4 @@
-"""What runs came to: the comparison table, pictures, the page, the crate, the dashboard.
+"""Results of runs: the comparison table, pictures, the page, the crate, the dashboard.
 
 Everything is read from the files that runs left; nothing is run and no service is asked, except
 Prometheus by `dashboard`. `article/` holds what belongs to the article alone: its figures, its

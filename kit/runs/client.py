@@ -111,6 +111,6 @@ def forwarder_client(settings: Settings) -> ForwarderClient | None:
         "KIT_FORWARDER_TOKEN; or take forwarder_url out of the profile"
     )
     if not path:
-        raise UsageError(f"there is no token for the forwarder at {url}", next_step=next_step)
+        raise UsageError(f"a token for the forwarder at {url} is missing", next_step=next_step)
     token = read_private(Path(path).expanduser(), "read the forwarder's token", next_step)
     return ForwarderClient(url, Secret(token.strip()))

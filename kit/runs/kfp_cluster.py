@@ -80,7 +80,7 @@ def run_on_cluster(
     """Submit the pipeline unless a run of that name is active, and follow it to its end.
 
     Raises PipelineFailed, CredentialRefused, or Unreachable when the cluster does not answer
-    (once at the start, for `patience_s` later); the run goes on there and can be followed again.
+    (once at the start, for `patience_s` later); the run continues there and can be followed again.
     """
     url = access.url
     _check_access(access)
@@ -158,7 +158,7 @@ def _check_access(access: Access) -> None:
         raise _unreachable(access.url, got)
     if answer.status_code != 200:
         raise UsageError(
-            f"there is no Kubeflow Pipelines at {access.url}", got, "correct cloud.kfp_url"
+            f"Kubeflow Pipelines does not answer at {access.url}", got, "correct cloud.kfp_url"
         )
 
 

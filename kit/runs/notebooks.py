@@ -117,7 +117,7 @@ def run(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None
     notebook = NOTEBOOKS / f"{name}.ipynb"
     if not notebook.exists():
         have = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
-        raise UsageError(f"there is no notebook {name!r}", next_step=f"use: {', '.join(have)}")
+        raise UsageError(f"unknown notebook {name!r}", next_step=f"use: {', '.join(have)}")
     if (other := values.get("profile", settings.profile)) != settings.profile:
         raise UsageError(
             f"run {name} with -p profile {other!r} and the profile {settings.profile}",

@@ -142,7 +142,7 @@ def with_runner(settings: Settings, runner: str) -> Settings:
         return settings
     if runner not in ("local", "cluster"):
         step = "give local, cluster, or an empty text for what the profile says"
-        raise UsageError(f"there is no runner {runner!r:.40}", next_step=step)
+        raise UsageError(f"unknown runner {runner!r:.40}", next_step=step)
     cloud = settings.cloud
     if cloud is None or (runner == "cluster" and not cloud.kfp_url):
         step = "name its address in cloud.kfp_url of a profile of your own (KIT_SITES_DIR)"

@@ -42,7 +42,7 @@ LOG_END_BYTES = 4000
 
 @dataclass(frozen=True)
 class Accounting:
-    """What a job used, with the texts it was read from, and what is missing.
+    """Usage of a job, with the texts it was read from, and what is missing.
 
     `missing` has a sentence for each figure that the accounting does not have (yet); `usage` is
     None while it has none at all. `available` is false on a site without accounting, where
@@ -317,7 +317,7 @@ class Slurm:
         return b64decode(self.host.run(["bash", "-s"], body, repeat=True).out)
 
     def _warn(self, job: JobSpec) -> None:
-        """Tell the person when the certificate ends before the job can have ended."""
+        """Warn if the certificate ends before the job can have ended."""
         end = self.host.valid_until()
         if end is not None and self.clock() + (parse_duration(job.time) or 0) > end:
             until = time.strftime("%H:%M", time.localtime(end))

@@ -233,7 +233,7 @@ class AccountRow:
 
 @dataclass(frozen=True)
 class SubmitReply:
-    """What sbatch answered: an id, a refusal, or neither (the job may exist all the same).
+    """The answer of sbatch: an id, a refusal, or neither (the job may exist all the same).
 
     `limited`: refused by a limit on the number of jobs, which passes when other jobs end.
     """
@@ -301,7 +301,7 @@ def read_account(text: str, zone: datetime.tzinfo = UTC) -> list[AccountRow]:
     """Read `sacct --parsable2` with a header, steps and earlier starts (`-D`), in its order.
 
     Columns are found by name; noise before the header is passed over. Raises DataError when
-    there is no header (no answer is not an empty answer) or a row has other columns than it.
+    the header is missing (no answer is not an empty answer) or a row has other columns.
     """
     lines = text.splitlines()
     headers = [n for n, line in enumerate(lines) if line.startswith("JobID|")]

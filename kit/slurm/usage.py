@@ -1,6 +1,6 @@
-"""What a job used and what it holds: sacct's figures, seff's text, resources. Pure functions.
+"""Usage and resources of a job: sacct's figures, seff's text, resources. Pure functions.
 
-sacct is the truth; whoever asked keeps the raw text. A job id that the site has used before is
+sacct is the truth; the caller keeps the raw text. A job id that the site has used before is
 never trusted: only the rows of a job with the expected name count.
 """
 
@@ -54,7 +54,7 @@ SEFF_KEYS = (
 
 @dataclass(frozen=True)
 class Usage:
-    """What one start of a job used (`rows`: the job's row, then its steps).
+    """Usage of one start of a job (`rows`: the job's row, then its steps).
 
     Seconds and bytes; `core_seconds` were allocated, `cpu_seconds` were worked, `queued_seconds`
     is start minus submission. None where sacct has no value.
@@ -212,7 +212,7 @@ def matches(seff: Mapping[str, str], usage: Usage) -> bool:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job holds while it runs, summed over its nodes; `memory_gib` None: not known."""
+    """Resources of a job while it runs, summed over its nodes; `memory_gib` None: not known."""
 
     partition: str
     seconds: Decimal

@@ -55,7 +55,9 @@ def answer_error(tried: str, bucket: str, status: int, text: str, date: str = ""
     """
     got = f"HTTP {status} {text}".strip()[:500]
     if "NoSuchBucket" in text:
-        return NoSuchBucket(f"{tried}: there is no bucket {bucket}", got, "make it, or run again")
+        return NoSuchBucket(
+            f"{tried}: the bucket {bucket} does not exist", got, "make it, or run again"
+        )
     if status == 404:
         return NoSuchObject(f"{tried}: it is not there", got, "list the bucket: kit store ls")
     if "BucketAlreadyExists" in text:

@@ -124,7 +124,9 @@ class FolderStore:
             raise UsageError(f"{key} cannot be a key in a folder", f"{OBJECTS} is taken", "rename")
         if not (self.folder / OBJECTS).is_dir():
             next_step = "make it, or check [store] url"
-            raise NoSuchBucket(f"there is no bucket {self.bucket}", f"no {self.folder}", next_step)
+            raise NoSuchBucket(
+                f"the bucket {self.bucket} does not exist", f"no {self.folder}", next_step
+            )
         return self.folder / key
 
     def _keys(self) -> Iterator[str]:

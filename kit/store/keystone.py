@@ -176,7 +176,7 @@ def keystone_for(settings: "Settings") -> Keystone:
     """Return the Keystone of a profile, with the login read from its `.env`.
 
     All stores of a process share it, so that they log in once. Raises UsageError if the profile
-    has no Keystone or there is no login.
+    has no Keystone or the login is missing.
     """
     if settings.store is None or not settings.store.auth_url:
         raise UsageError(
@@ -215,11 +215,11 @@ def certificates(settings: "Settings", now: float) -> list[Credential]:
         end = host.valid_until()
     except KitError as err:
         return [Credential(what, None, None, renew, str(err))]
-    return [_row(what, end, now, renew, "" if end else "there is no certificate")]
+    return [_row(what, end, now, renew, "" if end else "the certificate is missing")]
 
 
 def _store_rows(settings: "Settings", now: float) -> list[Credential]:
-    """List the login, the token and the S3 key; after the first problem there is no more to ask."""
+    """List the login, the token and the S3 key; the first problem ends the list."""
     rows: list[Credential] = []
     what, renew = "login", f"write {', '.join(LOGIN_NAMES)} to the .env file"
     try:

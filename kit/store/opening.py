@@ -31,7 +31,7 @@ def open_store(
     """Return a bucket of the profile's store; no request is made yet.
 
     `kind` (s3, swift, directory) replaces the profile's. Raises UsageError if the profile has no
-    store, or one of an unknown kind, or there is no login for it.
+    store, or one of an unknown kind, or its login is missing.
     """
     store = _section(settings)
     kind = kind or store.kind

@@ -55,7 +55,7 @@ class Platform:
 def read(path: Path) -> dict[str, list[Platform]]:
     """Read the file: prefix -> its platforms.
 
-    Raises UsageError for a file that git tracks, that others may read, that is no JSON, or has a
+    Raises UsageError for a file that git tracks, that others may read, that is not JSON, or has a
     key missing, unknown, empty where it may not be, or with another count than its prefix; never
     shows a value.
     """
@@ -70,9 +70,9 @@ def parse(text: str, name: str = "compose-secrets.json") -> dict[str, list[Platf
         table = json.loads(_COMMENT.sub(lambda found: found[1] or "", text))
     except (ValueError, RecursionError) as err:
         where = f"line {err.lineno}" if isinstance(err, json.JSONDecodeError) else "too deep"
-        raise UsageError(f"{name} is no JSON", where, "mend that line") from err
+        raise UsageError(f"{name} is not a JSON document", where, "correct that line") from err
     if not isinstance(table, dict):
-        raise UsageError(f"{name} is no table", next_step='write { "KEY": "value", … }')
+        raise UsageError(f"{name} is not a JSON object", next_step='write { "KEY": "value", … }')
     values = {_original(key): value for key, value in table.items()}
     _check_keys(name, values)
     prefixes = dict.fromkeys(key.partition("_")[0] for key in MEANING)
@@ -237,7 +237,7 @@ def _check_keys(name: str, values: dict[str, object]) -> None:
         if key not in values:
             raise UsageError(f"{name}: {key} is missing", next_step=f"give the {meaning}, or none")
         if not isinstance(values[key], str):
-            raise UsageError(f"{name}: {key} is no text", next_step=f"give the {meaning}")
+            raise UsageError(f"{name}: {key} is not a text", next_step=f"give the {meaning}")
 
 
 def _platforms(name: str, prefix: str, values: dict[str, object]) -> list[Platform]:

@@ -28,7 +28,7 @@ FUNCTION = script("environment")
 NAME = re.compile("[0-9a-f]{12}[.][0-9a-f-]{36}")
 NEXT_STEP = "fix what it names, then run again"
 
-# The replies are lines that begin with a mark: other output of the site may stand around them.
+# The replies are lines that begin with a mark: other output of the site may surround them.
 _REPLY = """printf '@environment %s\\n@private %s\\n' "$venv" "$private"\n"""
 _EXIT = """printf '@exit %s\\n' "$?"\n"""
 
@@ -146,7 +146,7 @@ def remove_environments(
     found = {made.name: made for made in list_environments(host, hpc)}
     for name in names:
         if name not in found:
-            raise UsageError(f"there is no environment {name[:80]!r}", next_step="kit envs ls")
+            raise UsageError(f"unknown environment {name[:80]!r}", next_step="kit envs ls")
         if found[name].attempt in open_tokens or (found[name].published and open_tokens):
             got = f"an open run may use it, one of {len(open_tokens)}"
             raise UsageError(f"{name} is in use", got, "wait for its end, or `kit cancel` it")

@@ -63,7 +63,7 @@ class Staging:
         return output.out.partition(" ")[0] if output.code == 0 else ""
 
     def _tunnel(self, attempt: str) -> Json | None:
-        """Prepare the tunnel of an attempt; without one the run goes on and reports why."""
+        """Prepare the tunnel of an attempt; without one the run continues and reports why."""
         host, folder = self.slurm.host, self.slurm.folder(attempt)
         why = "the profile names no VM ([cloud] ssh_host and tunnel_address)"
         if self.tunnel_keys is not None:

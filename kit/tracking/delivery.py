@@ -69,7 +69,7 @@ def destination_of(settings: "Settings", target: str) -> str:
     if url.scheme not in ("http", "https", "sqlite"):
         raise UsageError(
             f"{source} is not an address of MLflow: {address}",
-            "its file store is no longer supported" if url.scheme == "file" else "",
+            "its file store was removed in MLflow 3" if url.scheme == "file" else "",
             "write http://HOST:PORT of a server, or sqlite:///FOLDER/mlflow.db",
         )
     return address.rstrip("/")

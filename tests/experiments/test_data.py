@@ -140,7 +140,7 @@ def test_a_wrong_data_folder_is_described(tmp_path):
     (tmp_path / "links" / NAME).symlink_to("/nowhere/train")
     (tmp_path / "empty").mkdir()
     for name, got in (
-        ("missing", "there is no such folder"),
+        ("missing", "the folder does not exist"),
         ("file", "it is a file and not a folder"),
         (
             "csv",

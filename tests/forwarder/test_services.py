@@ -190,7 +190,7 @@ def test_a_port_that_is_taken_is_told(world):
 @pytest.mark.parametrize(
     ("content", "mode", "said"),
     [
-        ('{ # cut\n "HPC_KEY": "k"', 0o600, "is no JSON"),
+        ('{ # cut\n "HPC_KEY": "k"', 0o600, "is not a JSON document"),
         ('{ # one\n "HPC_KEY": "k"}', 0o600, "CLOUD_ENVIROMENT is missing"),
         ("{}", 0o644, "read by others"),
     ],

@@ -57,7 +57,7 @@ def test_the_script_is_the_one_that_a_request_gives(loaded):
         (3600, "to the job's end: lasts"),
         (300, "expires 10 min too early: what was submitted continues, the kit waits"),
         (-60, "it has expired; to renew: kit sandbox up"),
-        (None, "there is no certificate; to renew: kit sandbox up"),
+        (None, "the certificate is missing; to renew: kit sandbox up"),
     ],
 )
 def test_the_certificate_is_compared_with_the_end_of_the_job(loaded, monkeypatch, left, words):

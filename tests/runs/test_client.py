@@ -171,7 +171,7 @@ def test_the_face_is_used_where_the_profile_has_one_for_its_own_bucket(tmp_path,
 
 
 @pytest.mark.parametrize(("text", "mode"), [(ANNA, 0o644), (None, 0), ("\xe9", 0o600)])
-def test_a_token_that_cannot_be_used_is_told_before_anything_is_asked(
+def test_unusable_token_is_refused_before_any_request(
     tmp_path, monkeypatch, text, mode
 ):
     path = tmp_path / "token"
@@ -182,7 +182,7 @@ def test_a_token_that_cannot_be_used_is_told_before_anything_is_asked(
     with pytest.raises(UsageError):
         forwarder_client(profile(forwarder_url="http://f:1"))
     monkeypatch.setenv("KIT_FORWARDER_TOKEN", "")
-    with pytest.raises(UsageError, match="no token for the forwarder") as error:
+    with pytest.raises(UsageError, match="a token for the forwarder .* is missing") as error:
         forwarder_client(profile(forwarder_url="http://f:1", forwarder_token_file=""))
     assert "forwarder_url" in error.value.next_step
 

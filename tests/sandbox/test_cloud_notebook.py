@@ -184,4 +184,4 @@ def test_a_cluster_of_the_profile_is_asked_when_the_runner_is_named(sandbox, env
     assert asked.returncode == 3, asked.stderr[-2000:]
     assert "Kubeflow at http://127.0.0.1:1 does not answer" in asked.stderr
     wrong = kit(environ, "run", "cloud", "-p", "runner", "mars")
-    assert "there is no runner 'mars'" in wrong.stderr
+    assert "unknown runner 'mars'" in wrong.stderr

@@ -225,7 +225,7 @@ def test_a_credential_that_cannot_be_had_is_listed_with_its_problem(loaded, tmp_
     rows = list_credentials(replace(loaded, hpc=hpc))
     assert [row.what for row in rows] == ["login", "ssh certificate for nowhere"]
     assert "cannot read the login" in rows[0].problem
-    assert (rows[1].problem, rows[1].how_to_renew) == ("there is no certificate", "ask")
+    assert (rows[1].problem, rows[1].how_to_renew) == ("the certificate is missing", "ask")
 
 
 @pytest.fixture

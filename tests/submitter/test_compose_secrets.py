@@ -73,10 +73,10 @@ def test_the_template_is_read_and_explains_every_key():
 
 
 BAD = {
-    "empty": ("", "no JSON"),
+    "empty": ("", "not a JSON document"),
     "cut": (text()[:-5], "line 1"),
     "deep": ("[" * 60_000, "too deep"),
-    "a list": ("[]", "no table"),
+    "a list": ("[]", "not a JSON object"),
     "unknown": (text(HPC_KEYS="x"), "HPC_KEYS"),
     "not text": (text(HPC_KEY=3), "HPC_KEY"),
     "a list for text": (text(HPC_KEY=["a"]), "HPC_KEY"),

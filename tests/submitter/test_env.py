@@ -181,7 +181,7 @@ def test_what_an_open_run_may_use_is_not_removed_by_name_either(site):
 @pytest.mark.parametrize("name", ["", "..", "../tries", "x; touch /tmp/x", "0123456789ab.x"])
 def test_only_an_environment_is_removed(site, name):
     make(site)
-    with pytest.raises(UsageError, match="there is no environment"):
+    with pytest.raises(UsageError, match="unknown environment"):
         hpc_env.remove_environments(LocalHost(), site, [], [name])
     assert len(hpc_env.list_environments(LocalHost(), site)) == 1
 

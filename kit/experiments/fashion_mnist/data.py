@@ -226,7 +226,7 @@ def _contents(folder: Path) -> str:
     if folder.is_file():
         return "it is a file and not a folder"
     if not folder.is_dir():
-        return "there is no such folder"
+        return "the folder does not exist"
     names = sorted(path.name for path in folder.iterdir())
     links = [name for name in names if (folder / name).is_symlink()]
     if broken := [name for name in links if not (folder / name).exists()]:

@@ -120,7 +120,7 @@ class PlainStep:
 
 @contextmanager
 def torch_settings(parameters: Parameters) -> Iterator[None]:
-    """Set threads and oneDNN for the block. Raises UsageError when there is no such device."""
+    """Set threads and oneDNN for the block. Raises UsageError if the device does not exist."""
     if parameters.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             "device = 'cuda' is not possible",
@@ -190,7 +190,7 @@ def train(
     epoch's images, all from the same weights and velocities, and the mean of theirs goes into
     the next epoch (local SGD, arXiv:1805.09767); `run_shard` trains the other shards at the same
     time, without it they are trained here one by one, with the same bits. Losses are the first
-    worker's, steps are counted for all. Raises UsageError when there is no such device or the
+    worker's, steps are counted for all. Raises UsageError if the device does not exist or the
     loss is not finite, DataError for a checkpoint that is damaged or of another training.
     """
     run_shard = run_shard or (lambda *shard: partial(train_shard, data, parameters, *shard))

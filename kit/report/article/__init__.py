@@ -1,1 +1,1 @@
-"""What belongs to the article alone: its figures, its published files, its notebooks' sizes."""
+"""The article's own parts: its figures, its published files, its notebooks' sizes."""
