@@ -171,9 +171,7 @@ def test_the_face_is_used_where_the_profile_has_one_for_its_own_bucket(tmp_path,
 
 
 @pytest.mark.parametrize(("text", "mode"), [(ANNA, 0o644), (None, 0), ("\xe9", 0o600)])
-def test_unusable_token_is_refused_before_any_request(
-    tmp_path, monkeypatch, text, mode
-):
+def test_unusable_token_is_refused_before_any_request(tmp_path, monkeypatch, text, mode):
     path = tmp_path / "token"
     if text is not None:
         path.write_text(text)
