@@ -534,7 +534,11 @@ SANDBOX = [
         lambda b: b.sandbox(hpc={"modules": ("tensorfloor",)}),
     ),
     Fault(
-        "seff is wanted", "seff-missing", "hpc", "sandbox", lambda b: b.sandbox(hpc={"has_seff": True})
+        "seff is wanted",
+        "seff-missing",
+        "hpc",
+        "sandbox",
+        lambda b: b.sandbox(hpc={"has_seff": True}),
     ),
     Fault(
         "a host name that is not known",
