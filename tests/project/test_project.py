@@ -173,6 +173,17 @@ def test_every_variable_has_a_row_on_its_page():
     assert used - rows - OF_THE_JOB == set(), "variables without a row on their page"
 
 
+def test_every_file_of_the_packages_is_package_data():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]["*"]
+    rooms = {path.parent for path in tracked() if path.name == "__init__.py"}
+    for path in tracked():
+        if path.relative_to(ROOT).parts[0] == "kit" and path.suffix != ".py":
+            room = next(folder for folder in path.parents if folder in rooms)
+            inside = path.relative_to(room)
+            assert any(inside.match(pattern) for pattern in patterns), path
+
+
 def test_no_module_hides_one_of_the_standard_library():
     modules = [*(ROOT / "kit").rglob("*.py"), *(ROOT / "env/sandbox/kit_sandbox").rglob("*.py")]
     names = {path.stem for path in modules} - {"__init__", "__main__"}
