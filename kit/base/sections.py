@@ -5,6 +5,7 @@ from them.
 """
 
 import dataclasses
+import inspect
 import typing
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -304,7 +305,7 @@ def reference() -> str:
             {"key": f"`{key}`", "type": kind, "default": f"`{default}`", "description": text}
             for key, kind, default, text in rows
         ]
-        parts.append(f"## `[{heading}]`\n\n{cls.__doc__}\n\n{to_markdown(table)}\n")
+        parts.append(f"## `[{heading}]`\n\n{inspect.cleandoc(cls.__doc__ or '')}\n\n{to_markdown(table)}\n")
     budget = "## `[budget]`\n\nMost units of a kind that one run may cost, such as `CPU = 50`.\n"
     return "\n".join([*parts, budget])
 
