@@ -305,7 +305,9 @@ def reference() -> str:
             {"key": f"`{key}`", "type": kind, "default": f"`{default}`", "description": text}
             for key, kind, default, text in rows
         ]
-        parts.append(f"## `[{heading}]`\n\n{inspect.cleandoc(cls.__doc__ or '')}\n\n{to_markdown(table)}\n")
+        parts.append(
+            f"## `[{heading}]`\n\n{inspect.cleandoc(cls.__doc__ or '')}\n\n{to_markdown(table)}\n"
+        )
     budget = "## `[budget]`\n\nMost units of a kind that one run may cost, such as `CPU = 50`.\n"
     return "\n".join([*parts, budget])
 
