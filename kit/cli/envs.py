@@ -72,6 +72,6 @@ def envs_rm(profile: str | None, names: tuple[str, ...]) -> None:
     submitter = open_site(profile)
     slurm = submitter.slurm
     for name in env.remove_environments(
-        slurm.host, slurm.hpc, submitter.jobs.open_attempt_ids(), names
+        slurm.host, slurm.hpc, submitter.requests.open_attempt_ids(), names
     ):
         click.echo(f"removed {name}")

@@ -106,7 +106,7 @@ def worker_command(ctx: click.Context, profile: str | None, address: str, port: 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     url = schedule.redis_url()
     settings, _, forwarder = _open(profile)
-    forwarder.attempt()  # so that the first scrape has what was there before a restart
+    forwarder.run_pass()  # so that the first scrape has what was there before a restart
     with _serve_gauges(settings, forwarder, address, port):
         ctx.exit(schedule.work(url, forwarder))
 

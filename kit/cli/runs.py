@@ -134,11 +134,11 @@ def _cells(row: Row) -> dict[str, str]:
 def list_runs(submitter: "Submitter", run: str = "") -> list[Row]:
     """List runs, unfinished ones first: one listing and one query of the site for all of them."""
     if run:
-        statuses = [submitter.jobs.status(run)]
+        statuses = [submitter.requests.status(run)]
     else:
         statuses = []
         with contextlib.suppress(NoSuchBucket):  # nothing was requested yet
-            statuses = list(submitter.jobs.statuses().values())
+            statuses = list(submitter.requests.statuses().values())
     live = {attempt_id(each.run, each.number): each for each in statuses if each.state in ON_SITE}
     job_statuses, reason = dict[str, "JobStatus"](), ""
     try:
@@ -160,7 +160,7 @@ def _live_row(
     run, state, number = status.run, status.state.name, status.number
     if job and job.observed:
         return Row(run, state, number, job.job_id, job.state.name, job.why)
-    progress = submitter.jobs.read(run, "progress") or {}
+    progress = submitter.requests.read(run, "progress") or {}
     reason = job.why if job else reason
     age = submitter.slurm.clock() - progress["seen"] if "seen" in progress else None
     why = f"{reason} (" + ("never seen)" if age is None else f"last seen {age:.0f} s ago)")
@@ -173,7 +173,7 @@ def _row(submitter: "Submitter", status: RunStatus, in_full: bool) -> Row:
     run, state, number = status.run, status.state, status.number
     names = {RunState.DONE: "result", RunState.REFUSED: "refused"}
     name = names.get(state, f"try-{number}/ended")
-    ended = (submitter.jobs.read(run, name) if in_full else None) or {}
+    ended = (submitter.requests.read(run, name) if in_full else None) or {}
     job = ended.get("job") or {}
     why = " ".join(str(ended.get("why") or state.when).split())
     return Row(run, state.name, number, str(job.get("id", "")), str(job.get("state", "")), why)
@@ -196,10 +196,10 @@ def follow_log(
         nonlocal seen, offset, number
         result, text = None, ""
         try:
-            status = submitter.jobs.status(run)
+            status = submitter.requests.status(run)
             offset, number = (offset if status.number == number else 0), status.number
             if status.state.finished and not offset:
-                return write_stored_log(submitter.jobs, submitter.data, status, write), ""
+                return write_stored_log(submitter.requests, submitter.data, status, write), ""
             if status.state is RunState.REQUESTED:
                 text = f"attempt {number} is not submitted yet: a submitter must be running"
             else:
@@ -238,7 +238,7 @@ def cancel_run(submitter: "Submitter", run: str, report: Callable[[str], None]) 
     Raises Unreachable and CommandFailed when the site did not accept the cancel; the request to
     cancel is stored and the submitter carries it out later.
     """
-    before = submitter.jobs.status(run)
+    before = submitter.requests.status(run)
     if before.state.finished:
         report(f"{run} had finished before the cancel: {before.state.when}")
         return before
@@ -275,7 +275,7 @@ def open_site(profile: str | None, run: str | None = None) -> "Submitter":
         return submitter
     state = RunState.UNKNOWN
     with contextlib.suppress(NoSuchBucket):
-        state = submitter.jobs.status(run).state
+        state = submitter.requests.status(run).state
     if state is RunState.UNKNOWN:
         paths = settings.results_dir.glob(f"*/runs/{run}")
         others = [path.parents[1].name for path in paths if path.parents[1] != settings.profile_dir]

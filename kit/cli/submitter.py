@@ -38,7 +38,7 @@ def submitter_group(
         from kit.forwarder import Buckets, api, serve
         from kit.forwarder.people import Person
 
-        buckets = Buckets("", "", submitter.jobs.store, submitter.data)
+        buckets = Buckets("", "", submitter.requests.store, submitter.data)
         person, read_log = Person(settings, buckets), submitter.slurm.logs
         app = api.submitter_api(person, read_log, serve.api_token(settings))
         with serve.serve(app, address, port):

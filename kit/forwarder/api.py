@@ -67,7 +67,7 @@ class Log(BaseModel):
     finished: bool
 
 
-class Window(BaseModel):
+class Dashboard(BaseModel):
     """Where Ray's dashboard of a live run is; it asks for the token of that run's job."""
 
     run: str
@@ -108,12 +108,14 @@ def detail_of(view: RunView) -> RunDetail:
     return RunDetail(**status, progress=view.progress, ended=view.ended or None, why=view.why)
 
 
-def _asker(request: Request, _: Annotated[object, Depends(HTTPBearer(auto_error=False))]) -> Person:
+def _current_person(
+    request: Request, _: Annotated[object, Depends(HTTPBearer(auto_error=False))]
+) -> Person:
     person: Person = request.state.person
     return person
 
 
-Asker = Annotated[Person, Depends(_asker)]
+CurrentPerson = Annotated[Person, Depends(_current_person)]
 
 
 def _application(people: Mapping[str, Person | None], **options: Any) -> FastAPI:
@@ -167,7 +169,7 @@ def submitter_api(person: Person, read_log: ReadLog, token: Secret) -> FastAPI:
     _add_views(app)
 
     @app.get("/runs/{run}/log")
-    def log(run: RunId, person: Asker, offset: Annotated[int, Query(ge=0)] = 0) -> Log:
+    def log(run: RunId, person: CurrentPerson, offset: Annotated[int, Query(ge=0)] = 0) -> Log:
         """Return the log of a run's job from `offset` on."""
         status = person.known(run)
         chunk, end = b"", 0
@@ -202,14 +204,14 @@ def forwarder_api(people: Mapping[str, Person]) -> FastAPI:
 
 def _add_views(app: FastAPI) -> None:
     @app.get("/runs")
-    def runs(person: Asker) -> list[RunStatus]:
+    def runs(person: CurrentPerson) -> list[RunStatus]:
         """List your runs and their status."""
         return [status_of(status) for status in person.statuses().values()]
 
     @app.get("/runs/{run}")
     async def run_detail(
         run: RunId,
-        person: Asker,
+        person: CurrentPerson,
         state: str = "",
         wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0,
     ) -> RunDetail:
@@ -224,35 +226,35 @@ def _add_views(app: FastAPI) -> None:
 
 def _add_requests(app: FastAPI) -> None:
     @app.post("/runs", status_code=202)
-    def ask(request: RunRequest, person: Asker) -> RunStatus:
+    def ask(request: RunRequest, person: CurrentPerson) -> RunStatus:
         """Request a run; a repeated request changes nothing."""
         return status_of(person.ask(request))
 
     @app.post("/runs/{run}/cancel", status_code=202)
-    def cancel(run: RunId, person: Asker) -> RunStatus:
+    def cancel(run: RunId, person: CurrentPerson) -> RunStatus:
         """Cancel a run; a finished run stays as it is."""
         return status_of(person.cancel(run))
 
     @app.get("/tunnels")
-    def tunnels(person: Asker) -> list[Window]:
+    def tunnels(person: CurrentPerson) -> list[Dashboard]:
         """List where the dashboards of your live runs are."""
-        return [Window(run=tunnel.run, url=tunnel.url) for tunnel in person.tunnels()]
+        return [Dashboard(run=tunnel.run, url=tunnel.url) for tunnel in person.tunnels()]
 
 
 def _add_results(app: FastAPI) -> None:
     @app.get("/runs/{run}/log")
-    def log(run: RunId, person: Asker) -> str:
+    def log(run: RunId, person: CurrentPerson) -> str:
         """Return the log of a finished run."""
         return person.log(run)
 
     @app.get("/runs/{run}/artefacts")
-    def artefacts(run: RunId, person: Asker) -> list[Artefact]:
+    def artefacts(run: RunId, person: CurrentPerson) -> list[Artefact]:
         """List the files of a finished run: sacct, seff, times, metrics, model, log."""
         rows = person.files(run).items()
         return [Artefact(name=name, bytes=at["bytes"], sha256=at["sha256"]) for name, at in rows]
 
     @app.get("/runs/{run}/artefacts/{name}", response_class=Response)
-    def artefact(run: RunId, name: str, person: Asker) -> Response:
+    def artefact(run: RunId, name: str, person: CurrentPerson) -> Response:
         """Return one file of a finished run, checked by its hash."""
         return Response(person.file(run, name), media_type="application/octet-stream")
 

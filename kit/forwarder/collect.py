@@ -48,7 +48,7 @@ class Buckets:
 
     user: str
     name: str
-    jobs: ObjectStore
+    request_store: ObjectStore
     data: ObjectStore
 
 
@@ -77,7 +77,7 @@ class Forwarder:
         self.text = b""
         self._runs: dict[str, dict[str, _Read]] = {}
         self._passes: list[Json] | None = None
-        self._told: list[str] = []
+        self._last_reported: list[str] = []
         self._tunnels: dict[str, list[tunnels.Tunnel]] = {}
 
     def once(self, waited_s: float = 0.0) -> list[str]:
@@ -106,16 +106,16 @@ class Forwarder:
             self.text = gauges.exposition(self._samples())
         return problems
 
-    def attempt(self, waited_s: float = 0.0) -> None:
+    def run_pass(self, waited_s: float = 0.0) -> None:
         """Do one pass that never fails: problems are logged when they change."""
         try:
             problems = self.once(waited_s)
         except Exception as err:  # noqa: BLE001 - the next pass may succeed, the gauges stay
             unexpected = f"unexpected {type(err).__name__}: {err}"
             problems = [str(err) if isinstance(err, KitError) else unexpected]
-        for problem in problems if problems != self._told else []:
+        for problem in problems if problems != self._last_reported else []:
             log.warning("%s", problem)
-        self._told = problems
+        self._last_reported = problems
 
     def _samples(self) -> Iterable[Sample]:
         for runs in self._runs.values():
@@ -135,12 +135,12 @@ class Forwarder:
         news = dict(zip(changed, (read for read, _ in made), strict=True))
         self._runs[user.name] = {run: news.get(run) or before[run] for run in found}
         if self.cluster is not None:
-            standings = statuses_from_keys(
+            statuses = statuses_from_keys(
                 info.key for seen in found.values() for info in seen
             ).values()
-            jobs = RunRequests(user.jobs)
+            requests = RunRequests(user.request_store)
             self._tunnels[user.name] = tunnels.live_tunnels(
-                self.settings, user.user, jobs, standings
+                self.settings, user.user, requests, statuses
             )
         return len(changed) + len(before.keys() - found.keys())
 
@@ -165,7 +165,7 @@ class Forwarder:
             elif number >= last.get(name, 0):
                 moments[name], last[name] = info.modified.timestamp(), number
             if name == "result":
-                result = _json(user.jobs, info)
+                result = _json(user.request_store, info)
         zone = self.settings.hpc.timezone if self.settings.hpc else "UTC"
         units = self._units(user, result) if result else None
         return RunSnapshot(run, user.user, user.name, zone, moments, result, stages, units)
@@ -225,7 +225,7 @@ def run(forwarder: Forwarder, stop: Callable[[], bool] = lambda: False) -> None:
     """Pass after pass until `stop`."""
     due = time.monotonic()
     while not stop():
-        forwarder.attempt(max(0.0, time.monotonic() - due))
+        forwarder.run_pass(max(0.0, time.monotonic() - due))
         due = time.monotonic() + PASS_S
         time.sleep(PASS_S)
 
@@ -233,7 +233,7 @@ def run(forwarder: Forwarder, stop: Callable[[], bool] = lambda: False) -> None:
 def _by_run(user: Buckets) -> dict[str, tuple[ObjectInfo, ...]]:
     """List the objects of each run that say something; a bucket that is gone has none."""
     found: dict[str, list[ObjectInfo]] = {}
-    for store, names in ((user.jobs, _MOMENTS), (user.data, STAGES)):
+    for store, names in ((user.request_store, _MOMENTS), (user.data, STAGES)):
         try:
             listed = list(store.list("runs/"))
         except NoSuchBucket:

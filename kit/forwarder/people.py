@@ -40,7 +40,7 @@ class Person:
     ) -> None:
         self.settings = settings
         self.name = buckets.user
-        self.requests = RunRequests(buckets.jobs)
+        self.requests = RunRequests(buckets.request_store)
         self.data = buckets.data
         self.clock = clock
         self._lock = threading.Lock()

@@ -70,7 +70,7 @@ def look(url: Secret) -> None:
         raise Unreachable(f"Redis at {where} does not answer", str(err)[:200]) from err
 
 
-class LooksFirst(Scheduler):  # type: ignore[misc]  # Celery ships no types
+class RedisCheckingScheduler(Scheduler):  # type: ignore[misc]  # Celery ships no types
     """Sends what is due when Redis answers; what is due meanwhile is left out."""
 
     reported = ""
@@ -109,7 +109,7 @@ def app_for(url: Secret, forwarder: Forwarder | None = None, every_s: float = PA
     @app.task(name=TASK, bind=True, shared=False)  # type: ignore[untyped-decorator]
     def _forwarder_pass(task: Any) -> None:
         if forwarder is not None:
-            forwarder.attempt(waited_s(task.request.expires, every_s))
+            forwarder.run_pass(waited_s(task.request.expires, every_s))
 
     return app
 
@@ -124,7 +124,7 @@ def waited_s(expires: str | None, every_s: float) -> float:
 @contextmanager
 def scheduled(app: Celery) -> Iterator[None]:
     """Send what is due, from a thread, as long as the block lasts; nothing of it is on disk."""
-    beat = EmbeddedService(app, thread=True, scheduler_cls=LooksFirst)
+    beat = EmbeddedService(app, thread=True, scheduler_cls=RedisCheckingScheduler)
     beat.start()
     try:
         yield

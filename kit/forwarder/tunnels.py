@@ -45,14 +45,14 @@ class Tunnel:
 
 
 def live_tunnels(
-    loaded: Settings, user: str, jobs: RunRequests, standings: Iterable[RunStatus]
+    loaded: Settings, user: str, requests: RunRequests, statuses: Iterable[RunStatus]
 ) -> list[Tunnel]:
     """Return the tunnels of a user's live runs. Raises KitError when the store cannot be read."""
     cloud, found = loaded.cloud, []
-    for each in standings if cloud and cloud.tunnel_address else ():
+    for each in statuses if cloud and cloud.tunnel_address else ():
         if each.state is not RunState.SUBMITTED:
             continue
-        window = (jobs.read(each.run, "progress") or {}).get("tunnel")
+        window = (requests.read(each.run, "progress") or {}).get("tunnel")
         port = window.get("port") if isinstance(window, dict) else None
         if cloud is None or type(port) is not int or port not in TUNNEL_PORTS:
             continue

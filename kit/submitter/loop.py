@@ -48,7 +48,7 @@ def submitter_for(settings: Settings) -> Submitter:
 def run_loop(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
     """Do pass after pass until `stop`; when one fails, the next ones come later and later."""
     pause = POLL_INTERVAL_S
-    with _heartbeat(submitter.jobs.store) as alive:
+    with _heartbeat(submitter.requests.store) as alive:
         while not stop():
             try:
                 submitter.once()
@@ -168,5 +168,5 @@ def main(profile: str) -> None:
         return os.getppid() != parent
 
     with open_submitter(profile) as (_, submitter):
-        wait_for_other_submitter(submitter.jobs.store, _orphaned)
+        wait_for_other_submitter(submitter.requests.store, _orphaned)
         run_loop(submitter, _orphaned)

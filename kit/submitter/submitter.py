@@ -36,7 +36,7 @@ from kit.submitter.tunnel_key import TunnelKeys
 MIN_BACK_OFF_S, MAX_BACK_OFF_S = 2.0, 300.0
 SWEEP_INTERVAL_S = 60.0
 PROGRESS_INTERVAL_S = 10.0  # progress is written again after this, so that "last seen" is true
-RESULT_PATIENCE_S = 300.0  # how long a committed result waits for figures and files
+RESULT_WAIT_S = 300.0  # how long a committed result waits for figures and files
 MAX_ATTEMPTS = 5  # of one run that nobody asked for again; all but the last did no work
 REFUSED = "the scheduler refused the job"
 SITE = ""  # the key of the due time of the site itself
@@ -60,13 +60,13 @@ class Submitter:
         self,
         settings: Settings,
         slurm: Slurm,
-        jobs: RunRequests,
+        requests: RunRequests,
         data: ObjectStore,
         tunnel_keys: TunnelKeys | None = None,
     ) -> None:
         self.settings = settings
         self.slurm = slurm
-        self.jobs = jobs
+        self.requests = requests
         self.data = data
         self.tunnel_keys = tunnel_keys
         self._owned = False
@@ -94,7 +94,7 @@ class Submitter:
         Raises KitError when the store cannot be read, or a bucket belongs to somebody else. What
         goes wrong with one run is reported in its `progress` and does not hold up the others.
         """
-        statuses = self.jobs.statuses()
+        statuses = self.requests.statuses()
         self._check_owner(bool(statuses))
         self._sweep(
             attempt_id(status.run, number)
@@ -107,9 +107,9 @@ class Submitter:
         open_runs = [status for status in open_runs if self._is_ours(status.run)]
         for status in open_runs:
             if status.state is RunState.REQUESTED:
-                self._attempt(status, self._begin_requested)
+                self._run_step(status, self._begin_requested)
             elif status.state is RunState.CANCELLING:
-                self._attempt(status, self._cancel)
+                self._run_step(status, self._cancel)
         self._follow([status for status in open_runs if status.state is RunState.SUBMITTED])
         return statuses
 
@@ -118,14 +118,14 @@ class Submitter:
 
         Raises what `Slurm.cancel` does: the wish is stored, a pass or another call resumes it.
         """
-        status = self.jobs.cancel(run)
+        status = self.requests.cancel(run)
         if status.state is RunState.CANCELLING:
             self._cancel(status)
-        return self.jobs.status(run)
+        return self.requests.status(run)
 
     # -- due times and containment ---------------------------------------------------------------
 
-    def _attempt(self, status: RunStatus, action: Callable[[RunStatus], None]) -> None:
+    def _run_step(self, status: RunStatus, action: Callable[[RunStatus], None]) -> None:
         """Do the next step of a run if it is due; any failure costs this run alone."""
         run, site = status.run, self._due.get(SITE)
         if site and self.slurm.clock() < site.at:
@@ -165,7 +165,7 @@ class Submitter:
     def _check_owner(self, exists: bool) -> None:
         """Raise BucketTaken where a bucket of ours belongs to another project."""
         if exists and not self._owned:
-            self.jobs.store.ensure_bucket()
+            self.requests.store.ensure_bucket()
             self.data.ensure_bucket()
         self._owned = exists
 
@@ -173,7 +173,7 @@ class Submitter:
         """Return whether a run was requested for this profile and this site."""
         if run not in self._ours:
             try:
-                request = self.jobs.request(run)
+                request = self.requests.request(run)
             except (DataError, UsageError):  # refused, or waited for, where it is begun
                 return True
             self._ours[run] = request.is_for(self.settings)
@@ -182,7 +182,7 @@ class Submitter:
         return self._ours[run]
 
     def _is_cancelled(self, run: str) -> bool:
-        return self.jobs.status(run).state in (RunState.CANCELLING, RunState.CANCELLED)
+        return self.requests.status(run).state in (RunState.CANCELLING, RunState.CANCELLED)
 
     # -- the steps of a run ----------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class Submitter:
     def _begin(self, run: str, number: int) -> None:
         """Submit an attempt of a run; refuse a request that cannot be accepted, with the reason."""
         try:
-            request = self.jobs.request(run)
+            request = self.requests.request(run)
             if self.settings.site.closed:
                 raise DataError("submit", self.settings.site.closed)
             check_affordable(self.settings, self.slurm.host)
@@ -201,7 +201,7 @@ class Submitter:
             return
         except (DataError, UsageError) as err:
             log.info("%s is refused: %s", run, err.got)
-            self.jobs.write(run, "refused", {"why": str(err)})
+            self.requests.write(run, "refused", {"why": str(err)})
             return
         attempt = attempt_id(run, number)
         self._show(run, {"state": "STAGING", "why": "inputs are copied to the site"})
@@ -212,7 +212,7 @@ class Submitter:
             task = inputs.task(request, number, attempt)
         except EnvironmentBuildError as err:
             if not self.slurm.give_up(attempt).manifest:  # another submitter may have built it
-                self.jobs.write(run, f"try-{number}/ended", _failed(attempt, err.tried, err))
+                self.requests.write(run, f"try-{number}/ended", _failed(attempt, err.tried, err))
             return
         if self._is_cancelled(run):  # staging may take minutes
             return
@@ -221,12 +221,12 @@ class Submitter:
         except CommandFailed as err:
             if err.argv[0] != "sbatch":  # the folder is full or not writable: asked again later
                 raise
-            self.jobs.write(run, f"try-{number}/ended", _failed(attempt, REFUSED, err))
+            self.requests.write(run, f"try-{number}/ended", _failed(attempt, REFUSED, err))
             return
         if job.done and not job.started and self._is_cancelled(run):
             return
         log.info("%s: attempt %s is job %s", run, number, job.job_id or "?")
-        self.jobs.write(run, f"try-{number}/submitted", {"token": attempt})
+        self.requests.write(run, f"try-{number}/submitted", {"token": attempt})
 
     def _cancel(self, status: RunStatus) -> None:
         """End a cancelled run; what was committed before is its result.
@@ -238,7 +238,7 @@ class Submitter:
         last, following = attempt_id(run, number), attempt_id(run, number + 1)
         job, next_job = self.slurm.cancel(last), self.slurm.cancel(following)
         if next_job.job_id or next_job.manifest or not next_job.done:
-            self.jobs.write(run, f"try-{number + 1}/submitted", {"token": following})
+            self.requests.write(run, f"try-{number + 1}/submitted", {"token": following})
             return
         self._sweep([following])
         if job.manifest or job.done:
@@ -271,7 +271,7 @@ class Submitter:
             return
         for attempt, status in attempts.items():
             look = partial(self._look, job=jobs[attempt], progress=progress.get(attempt, {}))
-            self._attempt(status, look)
+            self._run_step(status, look)
 
     def _look(self, status: RunStatus, job: JobStatus, progress: Json) -> None:
         """Publish how an attempt is; settle it at its end."""
@@ -294,11 +294,11 @@ class Submitter:
         self._sweep([job.attempt_id])
         collector = Collector(self.slurm, StageStore(self.data, run), number, job.attempt_id)
         if not job.manifest:
-            self.jobs.write(run, f"try-{number}/ended", collector.failure(job))
+            self.requests.write(run, f"try-{number}/ended", collector.failure(job))
             log.info("%s has ended: %s", run, job.why)
             return
         now = self.slurm.clock()
-        patient = now - self._collecting_since.setdefault(run, now) < RESULT_PATIENCE_S
+        patient = now - self._collecting_since.setdefault(run, now) < RESULT_WAIT_S
         try:
             result = collector.result(job, patient)
         except (CommandFailed, DataError) as err:  # a committed file is gone or was changed
@@ -306,13 +306,13 @@ class Submitter:
                 raise
             cause = "a committed file cannot be read"
             ended = {**_failed(job.attempt_id, cause, err), "worked": True}
-            self.jobs.write(run, f"try-{number}/ended", ended)
+            self.requests.write(run, f"try-{number}/ended", ended)
             return
         if result is None:
             self._show(run, {"state": "COMPLETED", "why": collect.AWAITED})
             self._wait(run, max(MIN_BACK_OFF_S, self.hpc.poll_floor_s))
             return
-        self.jobs.write(run, "result", result)
+        self.requests.write(run, "result", result)
         log.info("%s is done", run)
 
     def _sweep(self, attempts: Iterable[str]) -> None:
@@ -342,10 +342,10 @@ class Submitter:
         before: Json = {"seen": now}
         if content["state"] == JobState.UNKNOWN.name:
             try:
-                before = self.jobs.read(run, "progress") or {}
+                before = self.requests.read(run, "progress") or {}
             except DataError:  # damaged: it is written again
                 before = {}
-        self.jobs.write(run, "progress", {**before, **content})
+        self.requests.write(run, "progress", {**before, **content})
         self._shown[run] = digest, now
 
     def _show_safely(self, run: str, content: Json) -> None:

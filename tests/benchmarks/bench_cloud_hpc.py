@@ -46,7 +46,7 @@ class Bench:
         self.settings = dataclasses.replace(loaded, store=store)
         names = [bucket_name(self.settings, which) for which in ("submitter", "pipeline")]
         self.stores = [open_store(self.settings, name) for name in names]
-        self.jobs, self.slurm = RunRequests(self.stores[0]), submitter_for(self.settings).slurm
+        self.requests, self.slurm = RunRequests(self.stores[0]), submitter_for(self.settings).slurm
 
     @contextlib.contextmanager
     def open(self) -> Iterator["Bench"]:
@@ -127,11 +127,11 @@ def reaction(bench: Bench, repeats: int) -> None:
     seen, released = [], []
     for _ in range(repeats):
         request = bench.request(striped_images(720, 180), True, 3000)
-        bench.jobs.ask(request)
-        seen.append(until(lambda run=request.run: bench.jobs.read(run, "progress")))
-        until(lambda run=request.run: (bench.jobs.read(run, "progress") or {}).get("training"))
+        bench.requests.ask(request)
+        seen.append(until(lambda run=request.run: bench.requests.read(run, "progress")))
+        until(lambda run=request.run: (bench.requests.read(run, "progress") or {}).get("training"))
         argv = ["squeue", "-h", f"--name=kit-{attempt_id(request.run, 1)}"]
-        bench.jobs.cancel(request.run)
+        bench.requests.cancel(request.run)
         released.append(until(lambda argv=argv: not bench.slurm.host.run(argv).out, 0.2))
     told("request seen after, median", statistics.median(seen), SEEN_S)
     told("cancel to released nodes, median", statistics.median(released), CANCEL_S)
@@ -158,7 +158,7 @@ def passes(loaded: Settings) -> None:
     with bench.open():
         for number in range(1, 201):
             for name in ("request", "try-1/submitted", "result", "progress"):
-                bench.jobs.write(f"cloud-hpc-0123456789ab-{number}", name, {})
+                bench.requests.write(f"cloud-hpc-0123456789ab-{number}", name, {})
         submitter = submitter_for(bench.settings)
         submitter.once()
         start = time.monotonic()

@@ -68,10 +68,10 @@ def test_no_runs_are_an_empty_list(world):
 
 def test_all_live_runs_are_asked_about_in_one_query(world):
     submitter = running(world)
-    world.jobs.ask(RunRequest(run=OTHER, data_hash="0" * 64))
-    world.jobs.write(OTHER, "try-1/submitted", {"token": attempt_id(OTHER, 1)})
+    world.requests.ask(RunRequest(run=OTHER, data_hash="0" * 64))
+    world.requests.write(OTHER, "try-1/submitted", {"token": attempt_id(OTHER, 1)})
     done = "cloud-hpc-0123456789ab-3"
-    world.jobs.write(done, "result", {"job": {"id": "7", "state": "COMPLETED"}})
+    world.requests.write(done, "result", {"job": {"id": "7", "state": "COMPLETED"}})
     asked = len(submitter.slurm.host.calls)
     rows = runs.list_runs(submitter)
     assert [(row.run, row.state, row.slurm) for row in rows] == [
@@ -93,7 +93,7 @@ def test_without_contact_a_run_is_unknown_and_was_last_seen(world):
     assert (row.state, row.slurm, row.known) == ("SUBMITTED", "UNKNOWN", False)
     assert "connection refused" in row.why
     assert "last seen 40 s ago" in row.why
-    world.jobs.store.delete(f"runs/{RUN}/progress.json")
+    world.requests.store.delete(f"runs/{RUN}/progress.json")
     assert "never seen" in runs.list_runs(submitter)[0].why
 
 
@@ -110,7 +110,7 @@ def test_a_failed_run_says_why(world):
     world.until_finished(end="FAILED", code=3)
     (row,) = runs.list_runs(world.submitter(), RUN)
     assert (row.state, row.slurm) == ("ENDED", "FAILED")
-    assert row.why == world.jobs.read(RUN, "try-1/ended")["why"]
+    assert row.why == world.requests.read(RUN, "try-1/ended")["why"]
 
 
 # -- logs --------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_a_finished_run_keeps_its_result_after_a_cancel(world):
     said = []
     assert runs.cancel_run(world.submitter(), RUN, said.append).state is RunState.DONE
     assert "finished before the cancel" in said[0]
-    assert world.jobs.read(RUN, "cancel") is None
+    assert world.requests.read(RUN, "cancel") is None
 
 
 def test_a_result_that_was_committed_but_not_published_is_the_result(world):
@@ -239,7 +239,7 @@ def test_a_refused_cancel_is_an_error_and_stays_requested(world):
     world.site.controller = False
     with pytest.raises(CommandFailed, match="scancel"):
         runs.cancel_run(submitter, RUN, lambda _: None)
-    assert world.jobs.status(RUN).state is RunState.CANCELLING
+    assert world.requests.status(RUN).state is RunState.CANCELLING
 
 
 def test_cancel_does_not_wait_forever_for_a_job_to_end(world, monkeypatch):
@@ -332,17 +332,17 @@ def ticking(sandbox):
     submitter = submitter_for(load("sandbox"))
     run = f"cloud-hpc-{secrets.token_hex(6)}-1"
     name, hpc = attempt_id(run, 1), submitter.hpc
-    submitter.jobs.store.ensure_bucket()
+    submitter.requests.store.ensure_bucket()
     submitter.data.ensure_bucket()
-    submitter.jobs.ask(RunRequest(run=run, data_hash="0" * 64))
+    submitter.requests.ask(RunRequest(run=run, data_hash="0" * 64))
     fields = {"partition": "gputest", "memory": "20M", "time": "00:05:00"}
     spec = JobSpec("watch", (TICKS,), account=hpc.account, **fields)
     submitter.slurm.submit(spec, name)
-    submitter.jobs.write(run, "try-1/submitted", {"token": name})
+    submitter.requests.write(run, "try-1/submitted", {"token": name})
     yield run
     submitter.cancel(run)
-    for row in submitter.jobs.store.list(f"runs/{run}/"):
-        submitter.jobs.store.delete(row.key)
+    for row in submitter.requests.store.list(f"runs/{run}/"):
+        submitter.requests.store.delete(row.key)
     shutil.rmtree(submitter.slurm.folder(name))
 
 

@@ -72,7 +72,7 @@ def allas(sandbox):
 def failure_of(bench, run):
     """What the person is told of a run that came to nothing."""
     with pytest.raises(TrainingFailed) as error:
-        follow(bench.jobs, run, 0, lambda _: None)
+        follow(bench.requests, run, 0, lambda _: None)
     return error.value
 
 
@@ -84,7 +84,7 @@ def admin(*argv, check=True):
 def test_the_site_gives_the_same_bits_as_this_process(bench, seen, tmp_path):
     run = bench.ask()
     bench.finish(run)
-    result = follow(bench.jobs, run, 0, lambda _: None)
+    result = follow(bench.requests, run, 0, lambda _: None)
     here = training.train(bench.data, Parameters())
     training.save_model(here.model, tmp_path / "model.safetensors")
     theirs = bench.submitter.data.get(result["files"]["model.safetensors"]["key"])
@@ -115,8 +115,8 @@ def test_two_submitters_and_two_runs_at_once_are_two_jobs(bench, seen):
     runs = [bench.ask() for _ in range(2)]
     for _ in range(2):
         bench.start_process()
-    until(lambda: all(bench.jobs.status(run).state.finished for run in runs), 120, 0.5)
-    assert [bench.jobs.status(run).state for run in runs] == [RunState.DONE] * 2
+    until(lambda: all(bench.requests.status(run).state.finished for run in runs), 120, 0.5)
+    assert [bench.requests.status(run).state for run in runs] == [RunState.DONE] * 2
     assert [len(bench.sacct(run)) for run in runs] == [1, 1]
     seen("two submitters, two Rays on the same nodes", "two jobs, two results")
 
@@ -146,7 +146,7 @@ def test_a_pipeline_killed_mid_training_is_gone_on_with(bench, seen, tmp_path):
         options = {"env": environ, "start_new_session": True, "stdout": log, "stderr": log}
         child = subprocess.Popen(start, **options)
         try:
-            run = until(lambda: next(iter(bench.jobs.statuses()), ""), 90, 0.5)
+            run = until(lambda: next(iter(bench.requests.statuses()), ""), 90, 0.5)
             until(lambda: bench.training(run), 90, 0.5)
         finally:
             killed = time.time()
@@ -169,7 +169,7 @@ def test_a_pipeline_killed_mid_training_is_gone_on_with(bench, seen, tmp_path):
 
 def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
     run, said, results = bench.ask(epochs=40), [], []
-    bucket, short = bench.jobs.store.bucket, RetryPolicy(2, 2)
+    bucket, short = bench.requests.store.bucket, RetryPolicy(2, 2)
     mine = RunRequests(open_store(bench.profile, bucket, retry=short))
     bench.start_process()
     until(lambda: bench.training(run), 90)
@@ -191,7 +191,7 @@ def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
         with allas.stopped("slurmctld"):
             until(lambda: bench.shown(run)["state"] == "UNKNOWN", 90)
         until(lambda: bench.shown(run)["state"] == "RUNNING", 90)
-        assert bench.jobs.status(run).state is RunState.SUBMITTED
+        assert bench.requests.status(run).state is RunState.SUBMITTED
     pipeline.join(120)
     assert results[0]["job"]["state"] == "COMPLETED"
     assert bench.states(run) == ["COMPLETED"]
@@ -206,7 +206,7 @@ def test_a_token_that_is_expired_for_as_long_as_the_job_runs_costs_no_result(pla
     other = dataclasses.replace(profile, store=dataclasses.replace(profile.store, kind="swift"))
     with allas.short_tokens(15), contextlib.closing(Bench(other)) as bench:
         run = bench.ask(epochs=20)
-        bench.passes_until(run, lambda: bench.jobs.status(run).state is RunState.SUBMITTED)
+        bench.passes_until(run, lambda: bench.requests.status(run).state is RunState.SUBMITTED)
         commit, begun = bench.folder(run) / "commit", time.time()
         with allas.stopped("keystone"):
             until(lambda: commit.is_symlink() and time.time() > begun + 16, 120, 0.5)
@@ -240,7 +240,7 @@ def test_a_training_that_fails_shows_its_own_traceback(bench, seen):
     error = failure_of(bench, run)
     assert "the training diverged" in str(error)
     assert "Traceback" in error.traceback
-    assert bench.jobs.status(run).number == 1
+    assert bench.requests.status(run).number == 1
     seen("the driver raises", "FAILED, its traceback where the person looks")
 
 
@@ -291,10 +291,10 @@ def test_the_time_limit_keeps_the_last_epoch_for_the_next_try(bench, seen):
         bench.finish(run)
     error = failure_of(bench, run)
     assert "the job was asked to end" in error.got
-    bench.jobs.ask_again(run)
-    standing = bench.finish(run)
-    assert (standing.state, standing.number) == (RunState.DONE, 2)
-    result = follow(bench.jobs, run, 0, lambda _: None)
+    bench.requests.ask_again(run)
+    status = bench.finish(run)
+    assert (status.state, status.number) == (RunState.DONE, 2)
+    result = follow(bench.requests, run, 0, lambda _: None)
     times = json.loads(bench.submitter.data.get(result["files"]["times.json"]["key"]))
     assert times["epochs_resumed"] >= 2
     assert [bench.states(run, n) for n in (1, 2)] == [["FAILED"], ["COMPLETED"]]
@@ -315,7 +315,7 @@ def test_a_folder_that_is_not_writable_or_full_is_said_and_mended(bench, seen):
     finally:
         host.run(["chmod", "700", str(tries)])
     assert "cannot use the folder" in shown["why"]
-    assert bench.jobs.status(run).state is RunState.REQUESTED
+    assert bench.requests.status(run).state is RunState.REQUESTED
     seen("project folder not writable", "said, waited for, no job")
     usual = host.run
 
@@ -327,7 +327,7 @@ def test_a_folder_that_is_not_writable_or_full_is_said_and_mended(bench, seen):
     host.run = full
     bench.submitter.once()
     host.run = usual
-    assert bench.jobs.status(run).state is RunState.REQUESTED
+    assert bench.requests.status(run).state is RunState.REQUESTED
     seen("project folder full at submit", "said, waited for, no job")
     bench.passes_until(run, lambda: bench.training(run))
     with bench.frozen(run):
@@ -345,7 +345,7 @@ def test_a_folder_that_is_not_writable_or_full_is_said_and_mended(bench, seen):
 
 def test_a_cancel_before_during_and_after_the_job_leaves_nothing(bench, seen):
     run = bench.ask()
-    bench.jobs.cancel(run)
+    bench.requests.cancel(run)
     assert bench.finish(run).state is RunState.CANCELLED
     assert bench.sacct(run) == []
     seen("cancel before the submitter saw it", "CANCELLED, no job")
@@ -353,7 +353,7 @@ def test_a_cancel_before_during_and_after_the_job_leaves_nothing(bench, seen):
     try:
         run = bench.ask()
         bench.passes_until(run, lambda: bench.shown(run).get("state") == "PENDING")
-        bench.jobs.cancel(run)
+        bench.requests.cancel(run)
         assert bench.finish(run).state is RunState.CANCELLED
     finally:
         admin("scontrol", "update", "nodename=c[1-2]", "state=resume")
@@ -361,12 +361,12 @@ def test_a_cancel_before_during_and_after_the_job_leaves_nothing(bench, seen):
     assert not (bench.folder(run) / "owner").readlink().name[0].isdigit()
     seen("cancel while it is pending", "CANCELLED, no work done")
     run = bench.ask()
-    bench.passes_until(run, lambda: bench.jobs.status(run).state is RunState.SUBMITTED)
+    bench.passes_until(run, lambda: bench.requests.status(run).state is RunState.SUBMITTED)
     until((bench.folder(run) / "commit").is_symlink, 90)
-    bench.jobs.cancel(run)
+    bench.requests.cancel(run)
     assert bench.finish(run).state is RunState.DONE
     assert bench.states(run) == ["COMPLETED"]
-    assert bench.jobs.cancel(run).state is RunState.DONE
+    assert bench.requests.cancel(run).state is RunState.DONE
     seen("cancel after it finished", "DONE: finished before the cancel")
 
 
@@ -379,7 +379,7 @@ def test_a_cancel_while_the_environment_is_made_removes_it(bench, seen):
         return any((path / "bin" / "python").exists() for path in set(venvs.iterdir()) - before)
 
     bench.passes_until(run, making)
-    bench.jobs.cancel(run)
+    bench.requests.cancel(run)
     assert bench.finish(run).state is RunState.CANCELLED
     until(lambda: set(venvs.iterdir()) == before, 20)
     seen("cancel while its environment is made", "CANCELLED, the environment removed")
@@ -404,7 +404,7 @@ def test_hostile_requests_are_refused_and_harmless(bench, seen, tmp_path):
     mark = tmp_path / "harm"
     tmp_path.chmod(0o777)
     good = bench.ask()
-    fair = json.loads(bench.jobs.store.get(f"runs/{good}/request.json"))
+    fair = json.loads(bench.requests.store.get(f"runs/{good}/request.json"))
     shell = f"1; touch {mark}; $(touch {mark}) `touch {mark}` ' \" | & > {mark}\n"
     tables = [fair | {name: shell} for name in ("run", "data_hash", "configured", "schema")]
     tables += [fair | {"data_hash": "../../../etc/passwd"}, fair | {"partition": "urgent"}]
@@ -418,11 +418,11 @@ def test_hostile_requests_are_refused_and_harmless(bench, seen, tmp_path):
     runs = [f"cloud-hpc-{secrets.token_hex(6)}-1" for _ in contents]
     for run, content in zip(runs, contents, strict=True):
         content = content.replace(good.encode(), run.encode())  # the id is not what is wrong
-        bench.jobs.store.put(f"runs/{run}/request.json", content)
+        bench.requests.store.put(f"runs/{run}/request.json", content)
     for key in (f"runs/$(touch {mark})/request.json", f"runs/a;touch {mark}/request.json"):
-        bench.jobs.store.put(key, json.dumps(fair).encode())
+        bench.requests.store.put(key, json.dumps(fair).encode())
     assert bench.finish(good).state is RunState.DONE
-    assert {bench.jobs.status(run).state for run in runs} == {RunState.REFUSED}
+    assert {bench.requests.status(run).state for run in runs} == {RunState.REFUSED}
     assert not mark.exists()
     assert [run for run in runs if bench.folder(run).exists()] == []
     assert [run for run in runs if bench.sacct(run)] == []
@@ -469,7 +469,7 @@ def test_another_users_cluster_on_the_same_nodes_does_no_harm(bench, theirs, see
         refused_without_token(bench, first)
         refused_without_token(theirs, second)
         assert closed_to_others(bench, first) == [True]
-        bench.jobs.cancel(first)
+        bench.requests.cancel(first)
         assert bench.finish(first).state is RunState.CANCELLED
         assert not processes(f"kr-{bench.sacct(first)[0][0]}-")
     assert theirs.finish(second).state is RunState.DONE
@@ -511,7 +511,7 @@ def test_no_secret_is_anywhere_and_a_cancel_releases_the_nodes_at_once(bench, se
     hidden += [keystone.token().reveal()]
     texts = {line: line.encode() for line in ps("args=")}
     with bench.frozen(run):
-        for store in (bench.jobs.store, bench.submitter.data):
+        for store in (bench.requests.store, bench.submitter.data):
             texts |= {each.key: store.get(each.key) for each in store.list("runs/")}
         box = bench.profile.sandbox_dir
         for root in (box / "home" / USER, Path(bench.profile.hpc.project_dir) / "kit"):
@@ -529,7 +529,7 @@ def test_no_secret_is_anywhere_and_a_cancel_releases_the_nodes_at_once(bench, se
         assert modes == ["700", "600"]
     seen("Ray's token, password, EC2 key, Keystone token", f"in none of {len(texts)} texts")
     begun = time.monotonic()
-    bench.jobs.cancel(run)
+    bench.requests.cancel(run)
     assert bench.finish(run).state is RunState.CANCELLED
     took = time.monotonic() - begun
     assert bench.states(run) == ["CANCELLED"]

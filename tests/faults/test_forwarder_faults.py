@@ -85,8 +85,8 @@ def test_the_face_takes_a_request_and_its_cancel_from_the_person_with_the_token(
     submitter.once()
     shown = ask("GET", f"/runs/{run}?state=CANCELLING&wait_s=30")
     assert (shown["state"], shown["finished"]) == ("CANCELLED", True)
-    for info in list(submitter.jobs.store.list(f"runs/{run}/")):
-        submitter.jobs.store.delete(info.key)
+    for info in list(submitter.requests.store.list(f"runs/{run}/")):
+        submitter.requests.store.delete(info.key)
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +101,14 @@ def runs(sandbox, tmp_path_factory):
     history = folder / "sandbox" / "history.jsonl"
     good = json.loads(history.read_text().splitlines()[-1])["run"]
     submitter, gone = submitter_for(load("sandbox")), f"cloud-hpc-{secrets.token_hex(6)}-1"
-    submitter.jobs.ask(
+    submitter.requests.ask(
         RunRequest(run=gone, data_hash="0" * 64, configured=True, hyperparameters=Parameters())
     )
     submitter.cancel(gone)
-    assert submitter.jobs.status(gone).state is RunState.CANCELLED
+    assert submitter.requests.status(gone).state is RunState.CANCELLED
     yield good, gone
-    for info in list(submitter.jobs.store.list(f"runs/{gone}/")):
-        submitter.jobs.store.delete(info.key)
+    for info in list(submitter.requests.store.list(f"runs/{gone}/")):
+        submitter.requests.store.delete(info.key)
 
 
 @pytest.fixture(scope="module")

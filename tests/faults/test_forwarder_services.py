@@ -43,7 +43,7 @@ def scraped(loaded):
 def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, seen):
     loaded, site, data = load("sandbox"), AllasSite(), real_or_striped_images()
     submitter, results, said = submitter_for(loaded), [], []
-    for store in (submitter.jobs.store, submitter.data):
+    for store in (submitter.requests.store, submitter.data):
         store.ensure_bucket()
     run = f"cloud-hpc-{secrets.token_hex(6)}-1"
     StageStore(submitter.data, run).put_data(data)
@@ -57,7 +57,7 @@ def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, 
         daemon=True,
     )
     person.start()
-    until(lambda: (submitter.jobs.read(run, "progress") or {}).get("training"), 120, 0.5)
+    until(lambda: (submitter.requests.read(run, "progress") or {}).get("training"), 120, 0.5)
     for name in ("forwarder", "worker", "redis", "flower", "submitter"):
         site.kill(name)  # the supervisor starts it again
         until(lambda name=name: site.pid(name), 30)
@@ -69,7 +69,7 @@ def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, 
     jobs = submitter.slurm.host.run([*argv, f"--name=kit-{attempt_id(run, 1)}"]).out.split()
     assert jobs == ["COMPLETED"]
     until(lambda: run in scraped(loaded), 60, 0.5)
-    for store in (submitter.jobs.store, submitter.data):
+    for store in (submitter.requests.store, submitter.data):
         for info in list(store.list(f"runs/{run}/")):
             store.delete(info.key)
     until(lambda: run not in scraped(loaded), 60, 0.5)

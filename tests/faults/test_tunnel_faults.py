@@ -52,9 +52,9 @@ def own_bench(**hpc):
     try:
         yield bench
     finally:
-        for standing in bench.jobs.statuses().values():
-            if not standing.state.finished:
-                end(bench, standing.run)
+        for status in bench.requests.statuses().values():
+            if not status.state.finished:
+                end(bench, status.run)
         bench.close()
 
 
@@ -116,7 +116,7 @@ def connections():
 
 
 def end(bench, run):
-    bench.jobs.cancel(run)
+    bench.requests.cancel(run)
     bench.finish(run)
 
 
@@ -268,13 +268,13 @@ def test_a_vm_that_bars_tunnels_costs_the_window_only(bench, running, vm, seen):
         with bench.frozen(running):
             run = bench.ask(epochs=60)
             why = window(bench, run, barred=1)["barred"]
-            standing = bench.finish(run)
+            status = bench.finish(run)
     finally:
         file.write_text(usual)
         os.kill(vm.pid("sshd-vm"), signal.SIGHUP)
         vm.wait("sshd-vm")
     assert "the VM forwards none of the ports" in why
-    assert standing.state is RunState.DONE
+    assert status.state is RunState.DONE
     assert bench.states(run) == ["COMPLETED"]
     seen("AllowTcpForwarding no on the VM", f"DONE; said: {why[:60]}")
 
@@ -284,9 +284,9 @@ def test_a_vm_that_is_away_at_the_start_costs_the_window_only(bench, running, vm
         with vm.stopped("sshd-vm"):
             other.submitter.tunnel_keys.host.close()  # a connection that is there would go on
             run = other.ask()
-            standing = other.finish(run)
+            status = other.finish(run)
             told = json.loads((other.folder(run) / STATE).read_text())
-        assert standing.state is RunState.DONE
+        assert status.state is RunState.DONE
         assert "the VM cannot be prepared" in told["barred"]
     seen("the VM away when the job is staged", "DONE; said: the VM cannot be prepared")
 
@@ -310,7 +310,7 @@ def test_key_and_token_are_in_their_files_only(bench, running, vm):
             content = file.read_bytes()
             found |= {file for word in words if word in content}
     assert found == own
-    for store in (bench.jobs.store, bench.submitter.data):
+    for store in (bench.requests.store, bench.submitter.data):
         for each in store.list():
             assert not any(word in store.get(each.key) for word in words), each.key
     shown = "\n".join(ps("args=")).encode()

@@ -71,7 +71,7 @@ def ask(known):
 
 
 def asked(world):
-    return RunRequests(world.jobs).status(RUN).state
+    return RunRequests(world.request_store).status(RUN).state
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_run_is_asked_for_once_however_often(world, ask):
     assert first[0] == 202
     assert (first[1]["run"], first[1]["state"]) == (RUN, "REQUESTED")
     assert ask("POST", "/runs", ASKED) == first
-    assert RunRequests(world.jobs).request(RUN) == RunRequest(run=RUN, data_hash="a" * 64)
+    assert RunRequests(world.request_store).request(RUN) == RunRequest(run=RUN, data_hash="a" * 64)
     code, problem = ask("POST", "/runs", ASKED | {"workers": 2})
     assert (code, problem["got"]) == (409, "it was asked for with other settings")
     assert [one["run"] for one in ask("GET", "/runs")[1]] == [RUN]
@@ -155,7 +155,7 @@ def test_a_run_is_asked_for_once_however_often(world, ask):
 def test_a_request_that_is_none_is_refused_and_leaves_nothing(world, ask, body):
     code, _ = ask("POST", "/runs", body)
     assert code in (400, 422)
-    assert list(world.jobs.list()) == []
+    assert list(world.request_store.list()) == []
 
 
 JSON = st.recursive(
@@ -199,13 +199,13 @@ def test_another_persons_run_is_neither_seen_nor_cancelled(world, ask):
 def test_tunnels_of_live_runs_are_shown_to_their_owner_until_they_end(world, ask):
     assert ask("GET", "/tunnels") == (200, [])
     ask("POST", "/runs", ASKED)
-    world.write(world.jobs, RUN, "try-1/submitted.json", {})
-    world.write(world.jobs, RUN, "progress.json", {"tunnel": {"port": 8283}})
+    world.write(world.request_store, RUN, "try-1/submitted.json", {})
+    world.write(world.request_store, RUN, "progress.json", {"tunnel": {"port": 8283}})
     time.sleep(2 * forwarder_people.FRESH_S)
     url = f"http://{world.settings.cloud.tunnel_address}:8283"
     assert ask("GET", "/tunnels") == (200, [{"run": RUN, "url": url}])
     assert ask("GET", "/tunnels", token=BEA) == (200, [])
-    world.write(world.jobs, RUN, "progress.json", {"tunnel": {"barred": "why"}})
+    world.write(world.request_store, RUN, "progress.json", {"tunnel": {"barred": "why"}})
     assert ask("GET", "/tunnels") == (200, [])
 
 
@@ -225,7 +225,7 @@ def test_a_long_poll_ends_with_the_change_and_not_before(world, ask):
     assert time.monotonic() - begin >= 1.2
     assert ask("GET", f"/runs/{RUN}?state=DONE&wait_s=60")[1]["state"] == "REQUESTED"
     later = threading.Timer(
-        0.7, world.write, (world.jobs, RUN, "refused.json", {"why": "the site is closed"})
+        0.7, world.write, (world.request_store, RUN, "refused.json", {"why": "the site is closed"})
     )
     later.start()
     code, one = ask("GET", f"/runs/{RUN}?state=REQUESTED&wait_s=60")
@@ -260,9 +260,9 @@ def test_files_and_log_of_a_finished_run_are_fetched_and_checked(world, ask):
 
 def test_a_run_that_came_to_nothing_says_why(world, ask):
     ask("POST", "/runs", ASKED)
-    world.write(world.jobs, RUN, "try-1/submitted.json", {})
+    world.write(world.request_store, RUN, "try-1/submitted.json", {})
     assert ask("GET", f"/runs/{RUN}/log") == (200, "")
-    world.write(world.jobs, RUN, "try-1/ended.json", {"why": "TIMEOUT", "log": "the end"})
+    world.write(world.request_store, RUN, "try-1/ended.json", {"why": "TIMEOUT", "log": "the end"})
     time.sleep(forwarder_people.FRESH_S + 0.1)
     assert ask("GET", f"/runs/{RUN}")[1]["why"] == "TIMEOUT"
     assert ask("GET", f"/runs/{RUN}/log") == (200, "the end")

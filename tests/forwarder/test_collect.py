@@ -32,15 +32,15 @@ class Buckets3:
 
     def __init__(self, folder):
         names = [f"integration-{role}-s0-c0-u1-anna" for role in ("submitter", "pipeline")]
-        self.jobs, self.data = (FolderStore(name, folder) for name in names)
+        self.request_store, self.data = (FolderStore(name, folder) for name in names)
         self.own = FolderStore(OWN, folder)
-        self.jobs.ensure_bucket()
+        self.request_store.ensure_bucket()
         self.data.ensure_bucket()
         self.settings = load("sandbox", {"KIT_CACHE_DIR": str(folder)})
-        self.jobs_name = names[0]
+        self.request_bucket = names[0]
 
     def forwarder(self):
-        users = [Buckets("anna", self.jobs_name, self.jobs, self.data)]
+        users = [Buckets("anna", self.request_bucket, self.request_store, self.data)]
         return Forwarder(self.settings, users, self.own, OWN)
 
     def write(self, store, run, name, content):
@@ -51,12 +51,12 @@ class Buckets3:
     def done(self, run=RUN, **result):
         """Everything that a finished run leaves."""
         ours = kept(run)
-        self.write(self.jobs, run, "request.json", {})
-        self.write(self.jobs, run, "try-1/submitted.json", {})
-        self.write(self.jobs, run, "progress.json", {})
+        self.write(self.request_store, run, "request.json", {})
+        self.write(self.request_store, run, "try-1/submitted.json", {})
+        self.write(self.request_store, run, "progress.json", {})
         for name, stage in ours.stages.items():
             self.write(self.data, run, f"{name}.json", stage)
-        self.write(self.jobs, run, "result.json", ours.result | result)
+        self.write(self.request_store, run, "result.json", ours.result | result)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def rows(ours):
 
 def test_without_any_bucket_there_are_no_gauges_and_no_error(tmp_path):
     empty = Buckets3(tmp_path)
-    remove_bucket(empty.jobs)
+    remove_bucket(empty.request_store)
     remove_bucket(empty.data)
     ours = empty.forwarder()
     assert ours.once() == []
@@ -85,7 +85,7 @@ def test_every_gauge_is_there_after_a_run_under_the_names_of_its_buckets(world):
     found = rows(ours)
     assert {name for name, _, _ in found} == set(gauges.LABELS)
     assert values(found, gauges.SEFF, user="anna", jobkey=RUN)["BiUn"] == 23.17
-    assert values(found, gauges.JOB, collector=world.jobs_name)["ToRunSec"] == 417
+    assert values(found, gauges.JOB, collector=world.request_bucket)["ToRunSec"] == 417
     passes = values(found, gauges.TASK, collector=OWN, group="forwarder-pass")
     assert passes["ToWaiSec"] == 1.5
     assert passes["ToTasSec"] == pytest.approx(1.5 + passes["ToRunSec"])
@@ -123,18 +123,18 @@ def test_a_run_that_is_removed_and_a_bucket_that_is_removed_take_their_gauges_al
     world.done(OTHER)
     ours = world.forwarder()
     ours.once()
-    for store in (world.jobs, world.data):
+    for store in (world.request_store, world.data):
         for info in list(store.list(f"runs/{OTHER}/")):
             store.delete(info.key)
     ours.once()
     keys = {labels.get("jobkey", RUN) for _, labels, _ in rows(ours)}
     assert keys == {RUN}
-    for store in (world.jobs, world.data):
+    for store in (world.request_store, world.data):
         for info in list(store.list()):
             store.delete(info.key)
         remove_bucket(store)
     with pytest.raises(NoSuchBucket):
-        list(world.jobs.list())
+        list(world.request_store.list())
     ours.once()
     assert {labels["collector"] for _, labels, _ in rows(ours)} == {OWN}
 
@@ -153,7 +153,7 @@ def test_a_run_that_is_removed_and_a_bucket_that_is_removed_take_their_gauges_al
 def test_a_damaged_run_costs_only_itself_and_is_told(world, content):
     world.done()
     world.done(OTHER)
-    world.write(world.jobs, OTHER, "result.json", content)
+    world.write(world.request_store, OTHER, "result.json", content)
     ours = world.forwarder()
     problems = ours.once()
     assert [OTHER in problem for problem in problems] == [True]
@@ -222,7 +222,7 @@ def test_a_store_that_is_away_leaves_the_last_gauges(world, monkeypatch):
         raise StoreUnavailable("list runs/")
 
     monkeypatch.setattr(FolderStore, "list", away)
-    assert [world.jobs_name in problem for problem in ours.once()] == [True]
+    assert [world.request_bucket in problem for problem in ours.once()] == [True]
     assert ours.text is before
 
 

@@ -16,7 +16,15 @@ from kit.base import secret as login
 from kit.cli.forwarder import forwarder_group
 from kit.forwarder import schedule as forwarder_schedule
 from kit.forwarder.collect import PASS_S
-from kit.forwarder.schedule import TASK, LooksFirst, app_for, look, redis_url, secret_of, waited_s
+from kit.forwarder.schedule import (
+    TASK,
+    RedisCheckingScheduler,
+    app_for,
+    look,
+    redis_url,
+    secret_of,
+    waited_s,
+)
 
 PASSWORD = "s3cret-of-redis-0123456789"
 
@@ -39,7 +47,7 @@ class Passes:
     def __init__(self):
         self.waited = []
 
-    def attempt(self, waited=0.0):
+    def run_pass(self, waited=0.0):
         self.waited.append(waited)
 
 
@@ -56,14 +64,14 @@ def test_the_one_task_has_no_arguments_and_expires_with_its_interval():
         TASK: {"task": TASK, "schedule": PASS_S, "options": {"expires": PASS_S}}
     }
     assert [name for name in app.tasks if not name.startswith("celery.")] == [TASK]
-    beat = LooksFirst(app)
+    beat = RedisCheckingScheduler(app)
     assert set(beat.schedule) == {TASK}
 
 
 def test_messages_are_json_and_a_pickle_is_not_accepted(monkeypatch):
     app = app_for(Secret("memory://"), Passes())
     monkeypatch.setattr(forwarder_schedule, "look", lambda url: None)
-    beat = LooksFirst(app)
+    beat = RedisCheckingScheduler(app)
     with app.connection() as link:
         queue = link.SimpleQueue("forwarder")
         beat.apply_entry(beat.schedule[TASK], producer=app.amqp.Producer(link))
@@ -92,7 +100,7 @@ def test_how_late_a_pass_is_follows_from_when_it_expires():
 
 
 def test_a_redis_that_is_away_is_said_once_and_nothing_is_sent(away, caplog):
-    beat = LooksFirst(app_for(away, Passes()))
+    beat = RedisCheckingScheduler(app_for(away, Passes()))
     begin = time.monotonic()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):

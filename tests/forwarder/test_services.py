@@ -29,7 +29,7 @@ def world(tmp_path):
 
 def api_of(world, submitter):
     person = Person(
-        world.settings, Buckets("", "", world.jobs.store, world.data), lambda: next(TIME)
+        world.settings, Buckets("", "", world.requests.store, world.data), lambda: next(TIME)
     )
     return api.submitter_api(person, submitter.slurm.logs, Secret(TOKEN))
 
@@ -58,12 +58,12 @@ def ask(world):
 @pytest.mark.parametrize("token", [None, "", "x" * 28, TOKEN[:-1], TOKEN + "x", "t\xf6ken"])
 def test_nothing_is_told_without_the_token(world, ask, path, token):
     world.ask()
-    world.jobs.store.calls.clear()
+    world.requests.store.calls.clear()
     code, text = ask(path, token)
     assert code == 401
     assert TOKEN not in text
     assert RUN not in text
-    assert world.jobs.store.calls == []
+    assert world.requests.store.calls == []
 
 
 def test_the_token_of_another_scheme_is_none(ask):
@@ -137,7 +137,7 @@ def test_a_run_that_is_none_is_not_looked_for(world, ask, run, code):
 
 
 def test_a_store_that_is_away_is_told_with_the_next_step(world, ask):
-    world.jobs.store.away = StoreUnavailable("ask the store", "503", "wait")
+    world.requests.store.away = StoreUnavailable("ask the store", "503", "wait")
     code, text = ask("/runs")
     assert code == 503
     assert json.loads(text) == {"tried": "ask the store", "got": "503", "next": "wait"}

@@ -142,7 +142,7 @@ def test_a_pod_without_its_token_and_a_server_that_is_away_are_told(server):
 
 
 @pytest.fixture
-def jobs():
+def requests():
     return RunRequests(MemoryStore())
 
 
@@ -153,27 +153,28 @@ def profile(runner="local", **cloud):
     )
 
 
-def submitted(jobs, window, run=RUN):
-    jobs.write(run, "request", {})
-    jobs.write(run, "try-1/submitted", {})
-    jobs.write(run, "progress", {"state": "RUNNING", "tunnel": window})
+def submitted(requests, window, run=RUN):
+    requests.write(run, "request", {})
+    requests.write(run, "try-1/submitted", {})
+    requests.write(run, "progress", {"state": "RUNNING", "tunnel": window})
 
 
-def live_tunnels(jobs, loaded):
-    return tunnels.live_tunnels(loaded, "anna", jobs, jobs.statuses().values())
+def live_tunnels(requests, loaded):
+    return tunnels.live_tunnels(loaded, "anna", requests, requests.statuses().values())
 
 
-def test_in_the_sandbox_a_live_tunnel_is_a_local_address(jobs):
-    submitted(jobs, {"address": "127.0.0.13", "port": 8283})
-    (found,) = live_tunnels(jobs, profile())
+def test_in_the_sandbox_a_live_tunnel_is_a_local_address(requests):
+    submitted(requests, {"address": "127.0.0.13", "port": 8283})
+    (found,) = live_tunnels(requests, profile())
     assert (found.run, found.key, found.url) == (RUN, KEY, "http://127.0.0.13:8283")
-    assert live_tunnels(jobs, profile("cluster"))[0].service == NAME
+    assert live_tunnels(requests, profile("cluster"))[0].service == NAME
 
 
-def test_the_address_is_the_profiles_whatever_a_run_says(jobs):
-    submitted(jobs, {"address": "169.254.169.254", "port": 8280})
+def test_the_address_is_the_profiles_whatever_a_run_says(requests):
+    submitted(requests, {"address": "169.254.169.254", "port": 8280})
     assert (
-        live_tunnels(jobs, profile("cluster", tunnel_address="10.1.2.3"))[0].address == "10.1.2.3"
+        live_tunnels(requests, profile("cluster", tunnel_address="10.1.2.3"))[0].address
+        == "10.1.2.3"
     )
 
 
@@ -184,22 +185,22 @@ def test_the_address_is_the_profiles_whatever_a_run_says(jobs):
         {"port": 8290}, {"port": 8280.0}, {},
     ],
 )  # fmt: skip
-def test_what_is_no_tunnel_is_not_published(jobs, window):
-    submitted(jobs, window)
-    assert live_tunnels(jobs, profile()) == []
+def test_what_is_no_tunnel_is_not_published(requests, window):
+    submitted(requests, window)
+    assert live_tunnels(requests, profile()) == []
 
 
 @pytest.mark.parametrize("name", ["result", "try-1/ended", "cancel", "refused"])
-def test_a_run_that_is_over_has_no_tunnel(jobs, name):
-    submitted(jobs, {"address": "127.0.0.13", "port": 8280})
-    jobs.write(RUN, name, {})
-    assert live_tunnels(jobs, profile()) == []
+def test_a_run_that_is_over_has_no_tunnel(requests, name):
+    submitted(requests, {"address": "127.0.0.13", "port": 8280})
+    requests.write(RUN, name, {})
+    assert live_tunnels(requests, profile()) == []
 
 
-def test_a_profile_without_a_vm_has_no_tunnels(jobs):
-    submitted(jobs, {"address": "127.0.0.13", "port": 8280})
-    assert live_tunnels(jobs, profile(tunnel_address="")) == []
-    assert live_tunnels(jobs, dataclasses.replace(profile(), cloud=None)) == []
+def test_a_profile_without_a_vm_has_no_tunnels(requests):
+    submitted(requests, {"address": "127.0.0.13", "port": 8280})
+    assert live_tunnels(requests, profile(tunnel_address="")) == []
+    assert live_tunnels(requests, dataclasses.replace(profile(), cloud=None)) == []
 
 
 # The forwarder's pass.
@@ -213,11 +214,11 @@ def test_the_pass_publishes_what_is_live_and_says_what_the_cluster_refuses(
     ours = world.forwarder()
     ours.cluster = cluster
     for name in ("request", "try-1/submitted"):
-        world.write(world.jobs, RUN, f"{name}.json", {})
-    world.write(world.jobs, RUN, "progress.json", {"tunnel": {"port": 8281}})
+        world.write(world.request_store, RUN, f"{name}.json", {})
+    world.write(world.request_store, RUN, "progress.json", {"tunnel": {"port": 8281}})
     assert ours.once() == []
     assert list(server.objects["services"]) == [NAME]
-    world.write(world.jobs, RUN, "try-1/ended.json", {})
+    world.write(world.request_store, RUN, "try-1/ended.json", {})
     server.refuses["delete", NAME] = 500
     (problem,) = ours.once()
     assert "delete service" in problem

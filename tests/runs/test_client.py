@@ -48,7 +48,7 @@ def test_a_run_is_asked_for_once_followed_and_its_result_read(world, port):
     later.start()
     result = follow(ours, RUN, 60, said.append, sleep=lambda _: None, ask=lambda: ours.ask(REQUEST))
     later.join()
-    assert result == RunRequests(world.jobs).read(RUN, "result")
+    assert result == RunRequests(world.request_store).read(RUN, "result")
     assert said[0] == RunState.REQUESTED.when
 
 
@@ -67,11 +67,11 @@ def test_a_change_ends_the_wait_at_once(world, port):
 def test_a_failed_try_is_told_as_by_the_store(world, port):
     ours = client(port)
     ours.ask(REQUEST)
-    jobs = RunRequests(world.jobs)
+    requests = RunRequests(world.request_store)
     failure = {"cause": "the driver was killed", "got": "-9", "next": "n", "traceback": "Tr"}
-    jobs.write(RUN, "try-1/ended", {"why": "w", "failure": failure, "log": "end"})
+    requests.write(RUN, "try-1/ended", {"why": "w", "failure": failure, "log": "end"})
     errors = []
-    for each in (ours, jobs):
+    for each in (ours, requests):
         with pytest.raises(TrainingFailed) as error:
             follow(each, RUN, 60, lambda _: None)
         errors.append(str(error.value))

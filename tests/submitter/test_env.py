@@ -200,9 +200,9 @@ def test_the_commands_list_and_remove_and_leave_what_is_open(site, monkeypatch):
     published = Path(make(site)[0]).name
     own = Path(make(site, configured=False, token="aaaaaaaaaaaa")[0]).name
     left = Path(make(site, configured=False, token="bbbbbbbbbbbb")[0]).name
-    jobs = SimpleNamespace(open_attempt_ids=lambda: ["aaaaaaaaaaaa"])
+    requests = SimpleNamespace(open_attempt_ids=lambda: ["aaaaaaaaaaaa"])
     slurm = SimpleNamespace(host=LocalHost(), hpc=site)
-    opened = SimpleNamespace(jobs=jobs, slurm=slurm)
+    opened = SimpleNamespace(requests=requests, slurm=slurm)
     monkeypatch.setattr(runs_commands, "open_site", lambda *_: opened)
 
     def kit(*words):

@@ -24,7 +24,7 @@ class Passes:
 
     def __init__(self, *outcomes):
         self.outcomes, self.done = list(outcomes), 0
-        self.jobs = RunRequests(MemoryStore())
+        self.requests = RunRequests(MemoryStore())
 
     def once(self):
         outcome = self.outcomes[self.done]
@@ -63,7 +63,7 @@ def test_a_submitter_signs_in_its_bucket_and_is_found_until_the_sign_is_old(
 ):
     store = FolderStore("integration-submitter-s0-c0-u1-anna", tmp_path)
     passes = Passes(None, None, StoreUnavailable("ask the store", "503"))
-    passes.jobs = RunRequests(store)
+    passes.requests = RunRequests(store)
     store.ensure_bucket()
     assert not submitter_loop.other_submitter_active(store)
     store.delete(submitter_loop.CLOCK_KEY)
@@ -118,7 +118,7 @@ def test_submitter_whose_passes_fail_writes_no_more_heartbeats(monkeypatch):
 def test_heartbeat_goes_on_while_a_pass_takes_long(monkeypatch):
     monkeypatch.setattr(submitter_loop, "HEARTBEAT_S", 0.01)
     passes = Passes(None)
-    passes.once = lambda: until(lambda: passes.jobs.store.calls.count("put") > 3)
+    passes.once = lambda: until(lambda: passes.requests.store.calls.count("put") > 3)
     stops = iter([False, True])
     submitter_loop.run_loop(passes, lambda: next(stops))
 

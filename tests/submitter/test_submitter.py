@@ -26,7 +26,7 @@ from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
 from kit.submitter import env as hpc_env
 from kit.submitter import staging
-from kit.submitter.submitter import MAX_ATTEMPTS, RESULT_PATIENCE_S
+from kit.submitter.submitter import MAX_ATTEMPTS, RESULT_WAIT_S
 
 TRAINING = {"epoch": 3, "epochs": 5, "loss": 0.53123}
 
@@ -43,7 +43,7 @@ def world(tmp_path):
 def test_a_request_becomes_a_job_and_its_files_a_result(world):
     world.ask()
     assert world.until_finished().state is RunState.DONE
-    result = world.jobs.read(RUN, "result")
+    result = world.requests.read(RUN, "result")
     assert result["job"]["state"] == "COMPLETED"
     assert {"model.safetensors", "metrics.json", "job.log", "sacct.txt"} <= set(result["files"])
     for reference in result["files"].values():
@@ -60,7 +60,7 @@ def test_an_environment_on_the_login_node_is_told_and_used(tmp_path, monkeypatch
     world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
 
     def make(*_):
-        told.append(world.jobs.read(RUN, "progress")["why"])
+        told.append(world.requests.read(RUN, "progress")["why"])
         return "/proj/kit/venvs/made", private
 
     monkeypatch.setattr(hpc_env, "make_environment", make)
@@ -88,12 +88,12 @@ def test_an_environment_that_cannot_be_made_ends_the_try_with_its_cause(tmp_path
     monkeypatch.setattr(hpc_env, "make_environment", make)
     world.ask()
     assert world.until_finished().state is RunState.ENDED
-    ended = world.jobs.read(RUN, "try-1/ended")
+    ended = world.requests.read(RUN, "try-1/ended")
     assert (ended["failure"]["got"], ended["worked"]) == ("no space left", False)
     assert world.site.jobs == []
-    world.jobs.ask_again(RUN)
-    standing = world.until_finished()
-    assert (standing.state, standing.number) == (RunState.DONE, 2)
+    world.requests.ask_again(RUN)
+    status = world.until_finished()
+    assert (status.state, status.number) == (RunState.DONE, 2)
 
 
 def test_an_environment_that_another_submitter_made_meanwhile_is_not_given_up(
@@ -126,7 +126,7 @@ def test_inputs_are_copied_once(world):
     before = {name: id(content) for name, content in world.files.items() if "/inputs/" in name}
     assert len(before) == 2
     assert any(name.endswith(f"{DATA.hash}.safetensors") for name in before)
-    world.jobs.store.delete(f"runs/{RUN}/try-1/submitted.json")
+    world.requests.store.delete(f"runs/{RUN}/try-1/submitted.json")
     world.submitter().once()
     after = {name: id(content) for name, content in world.files.items() if "/inputs/" in name}
     assert after == before
@@ -148,12 +148,12 @@ def interrupt(world, submitter, nth, when, action):
 
         return run
 
-    host, requests = submitter.slurm.host, copy.copy(world.jobs.store)
+    host, requests = submitter.slurm.host, copy.copy(world.requests.store)
     for name in ("run", "put", "get"):
         setattr(host, name, wrapped(getattr(host, name)))
     for name in ("put", "get", "list"):
         setattr(requests, name, wrapped(getattr(requests, name)))
-    submitter.jobs = RunRequests(requests)
+    submitter.requests = RunRequests(requests)
     return lambda: next(seen) > nth
 
 
@@ -174,7 +174,7 @@ def test_killed_at_any_call_the_next_submitter_reaches_the_same_end(tmp_path, wh
                 world.play()
         assert world.until_finished().state is RunState.DONE
         assert len(world.site.bodies) == len(world.site.commits) == 1
-        assert world.jobs.status(RUN).number == 1
+        assert world.requests.status(RUN).number == 1
         if not reached():
             return
     raise AssertionError("the run never ended without being killed")
@@ -187,7 +187,7 @@ def test_two_submitters_at_once_do_no_harm(world):
         for each in pair:
             each.once()
         world.play()
-    assert world.jobs.status(RUN).state is RunState.DONE
+    assert world.requests.status(RUN).state is RunState.DONE
     assert len(world.site.jobs) == len(world.site.commits) == 1
 
 
@@ -204,10 +204,10 @@ def test_second_submitter_in_the_middle_of_a_pass_does_no_harm(tmp_path):
 def test_publishing_twice_gives_the_same_result(world):
     world.ask()
     world.until_finished()
-    result, files = world.jobs.read(RUN, "result"), dict(world.data.objects)
-    world.jobs.store.delete(f"runs/{RUN}/result.json")
+    result, files = world.requests.read(RUN, "result"), dict(world.data.objects)
+    world.requests.store.delete(f"runs/{RUN}/result.json")
     world.until_finished()
-    assert world.jobs.read(RUN, "result") == result
+    assert world.requests.read(RUN, "result") == result
     assert world.data.objects == files
 
 
@@ -219,7 +219,7 @@ def test_a_failed_try_is_told_with_the_cause_that_it_left(world):
     failure = {"cause": "the training failed", "got": "ValueError", "traceback": "Traceback"}
     world.files[f"{folder}/failure.json"] = json.dumps(failure).encode()
     assert world.until_finished(end="FAILED", code=1).state is RunState.ENDED
-    ended = world.jobs.read(RUN, "try-1/ended")
+    ended = world.requests.read(RUN, "try-1/ended")
     assert ended["failure"] == failure
     assert (ended["job"]["state"], ended["exit_code"], ended["worked"]) == ("FAILED", 1, True)
     assert len(world.site.jobs) == 1  # work was done: nobody pays twice unasked
@@ -228,12 +228,12 @@ def test_a_failed_try_is_told_with_the_cause_that_it_left(world):
 def test_the_persons_word_opens_another_try_that_knows_the_earlier_one(world):
     world.ask()
     world.until_finished(end="FAILED", code=1)
-    world.jobs.ask_again(RUN)
-    standing = world.until_finished()
-    assert (standing.state, standing.number) == (RunState.DONE, 2)
+    world.requests.ask_again(RUN)
+    status = world.until_finished()
+    assert (status.state, status.number) == (RunState.DONE, 2)
     script = world.site.scripts[attempt_id(RUN, 2)]
     assert f"/proj/kit/tries/{attempt_id(RUN, 1)}" in script
-    files = world.jobs.read(RUN, "result")["files"]
+    files = world.requests.read(RUN, "result")["files"]
     texts = {name: StageStore(world.data, RUN).get(files[name]).decode()
              for name in ("sacct.txt", "sacct-tries.txt")}  # fmt: skip
     first, second = (f"kit-{attempt_id(RUN, number)}" for number in (1, 2))
@@ -244,8 +244,8 @@ def test_the_persons_word_opens_another_try_that_knows_the_earlier_one(world):
 def test_retries_of_the_profile_open_another_try(tmp_path):
     world = World(tmp_path, retries=1)
     world.ask()
-    standing = world.until_finished(end="FAILED", code=1)
-    assert (standing.state, standing.number) == (RunState.ENDED, 2)
+    status = world.until_finished(end="FAILED", code=1)
+    assert (status.state, status.number) == (RunState.ENDED, 2)
     assert len(world.site.jobs) == 2
 
 
@@ -256,8 +256,8 @@ def test_a_submission_that_never_lands_is_fenced_and_tried_again(world):
     submitter.once()
     world.site.sbatch = "ok"
     world.site.now += 1000
-    standing = world.until_finished(submitter)
-    assert (standing.state, standing.number) == (RunState.DONE, 2)
+    status = world.until_finished(submitter)
+    assert (status.state, status.number) == (RunState.DONE, 2)
     lost = world.site.land(attempt_id(RUN, 1))  # it lands after all
     world.site.start(lost)
     assert len(world.site.bodies) == 1
@@ -269,15 +269,15 @@ def test_tries_without_work_are_not_made_for_ever(world):
     for _ in range(3 * MAX_ATTEMPTS):
         world.submitter().once()
         world.site.now += 1000
-    assert world.jobs.status(RUN).state is RunState.ENDED
-    assert world.jobs.status(RUN).number == MAX_ATTEMPTS
+    assert world.requests.status(RUN).state is RunState.ENDED
+    assert world.requests.status(RUN).number == MAX_ATTEMPTS
 
 
 def test_a_refused_submission_is_told_in_the_schedulers_words(world):
     world.ask()
     world.site.sbatch = "refuse"
     assert world.until_finished().state is RunState.ENDED
-    ended = world.jobs.read(RUN, "try-1/ended")
+    ended = world.requests.read(RUN, "try-1/ended")
     assert "Invalid partition" in ended["failure"]["got"]
     assert "partition" in ended["failure"]["next"]
 
@@ -288,7 +288,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_no_refusal_of_the_scheduler
     submitter = world.submitter()
     if before == "a submission":
         submitter.once()
-        world.jobs.store.delete(f"runs/{RUN}/try-1/submitted.json")
+        world.requests.store.delete(f"runs/{RUN}/try-1/submitted.json")
     host, run = world.hosts[-1], world.hosts[-1].run
 
     def full(argv, *args, **kwargs):
@@ -298,11 +298,11 @@ def test_a_folder_that_cannot_be_written_is_told_and_no_refusal_of_the_scheduler
 
     host.run = full
     submitter.once()
-    assert "cannot use the folder" in world.jobs.read(RUN, "progress")["why"]
-    assert world.jobs.status(RUN).state is RunState.REQUESTED
+    assert "cannot use the folder" in world.requests.read(RUN, "progress")["why"]
+    assert world.requests.status(RUN).state is RunState.REQUESTED
     host.run = run
-    standing = world.until_finished(submitter)
-    assert (standing.state, standing.number) == (RunState.DONE, 1)
+    status = world.until_finished(submitter)
+    assert (status.state, status.number) == (RunState.DONE, 1)
     assert len(world.site.jobs) == 1
 
 
@@ -314,11 +314,11 @@ def test_cancel_at_each_stage_leaves_nothing_behind(world, passes):
         submitter.once()
         if passes < 3 or not world.live() or world.live()[0].state == "PENDING":
             world.play()
-    world.jobs.cancel(RUN)
-    standing = world.until_finished(submitter)
-    assert standing.state in (RunState.CANCELLED, RunState.DONE)
+    world.requests.cancel(RUN)
+    status = world.until_finished(submitter)
+    assert status.state in (RunState.CANCELLED, RunState.DONE)
     assert world.live() == []
-    if standing.state is RunState.CANCELLED:
+    if status.state is RunState.CANCELLED:
         assert world.site.commits == []
         late = world.site.land(attempt_id(RUN, 1))
         world.site.start(late)
@@ -330,7 +330,7 @@ def test_what_was_committed_before_the_cancel_is_the_result(world):
     world.submitter().once()
     world.play()
     world.play()
-    world.jobs.write(RUN, "cancel", {})
+    world.requests.write(RUN, "cancel", {})
     assert world.until_finished().state is RunState.DONE
 
 
@@ -339,31 +339,31 @@ def test_what_was_committed_before_the_cancel_is_the_result(world):
 )
 def test_a_hostile_request_is_refused_and_others_go_on(world, content):
     bad = "cloud-hpc-ffffffffffff-1"
-    world.jobs.store.put(f"runs/{bad}/request.json", content)
+    world.requests.store.put(f"runs/{bad}/request.json", content)
     world.ask()
     assert world.until_finished().state is RunState.DONE
-    assert world.jobs.status(bad).state is RunState.REFUSED
-    assert bad in world.jobs.read(bad, "refused")["why"]
+    assert world.requests.status(bad).state is RunState.REFUSED
+    assert bad in world.requests.read(bad, "refused")["why"]
     assert len(world.site.jobs) == 1
 
 
 def test_no_hostile_request_reaches_the_site(world):
     for number, content in enumerate(BAD.values(), 1):
         run = f"cloud-hpc-ffffffffffff-{number}"
-        world.jobs.store.put(
+        world.requests.store.put(
             f"runs/{run}/request.json", content.replace(RUN.encode(), run.encode())
         )
     world.submitter().once()
-    standings = world.jobs.statuses().values()
-    assert {each.state for each in standings} == {RunState.REFUSED}
-    assert len(standings) == len(BAD)
-    reasons = [world.jobs.read(each.run, "refused")["why"] for each in standings]
+    statuses = world.requests.statuses().values()
+    assert {each.state for each in statuses} == {RunState.REFUSED}
+    assert len(statuses) == len(BAD)
+    reasons = [world.requests.read(each.run, "refused")["why"] for each in statuses]
     assert all(0 < len(why) < 2000 for why in reasons)
     assert world.hosts[-1].calls == []
     assert [name for name in world.files if "/tries/" in name or "/inputs/" in name] == []
-    before = dict(world.jobs.store.objects)
+    before = dict(world.requests.store.objects)
     world.submitter().once()
-    assert world.jobs.store.objects == before
+    assert world.requests.store.objects == before
 
 
 @pytest.mark.parametrize("passes", [1, 10, 100])
@@ -374,15 +374,17 @@ def test_many_passes_a_minute_or_one_come_to_the_same_end(world, passes):
         for _ in range(passes):
             submitter.once()
         world.play()
-    assert world.jobs.status(RUN).state is RunState.DONE
+    assert world.requests.status(RUN).state is RunState.DONE
     assert len(world.site.jobs) == len(world.site.commits) == 1
     ended = {
-        key: content for key, content in world.jobs.store.objects.items() if "progress" not in key
+        key: content
+        for key, content in world.requests.store.objects.items()
+        if "progress" not in key
     }
     other = World(world.settings.cache_dir)
     other.ask()
     other.until_finished()
-    theirs = {k: c for k, c in other.jobs.store.objects.items() if "progress" not in k}
+    theirs = {k: c for k, c in other.requests.store.objects.items() if "progress" not in k}
     assert set(ended) == set(theirs)
     mine, them = (json.loads(all_[f"runs/{RUN}/result.json"]) for all_ in (ended, theirs))
     for name in ("model.safetensors", "predictions.npy", "metrics.json", "job.log"):
@@ -392,11 +394,11 @@ def test_many_passes_a_minute_or_one_come_to_the_same_end(world, passes):
 def test_more_workers_than_cpus_are_refused_and_as_many_are_taken(tmp_path):
     world = World(tmp_path, nodes=2, cpus=3)
     bad = "cloud-hpc-ffffffffffff-1"
-    world.jobs.ask(RunRequest(run=bad, data_hash=DATA.hash, workers=7))
-    world.jobs.ask(RunRequest(run=RUN, data_hash=DATA.hash, workers=6))
+    world.requests.ask(RunRequest(run=bad, data_hash=DATA.hash, workers=7))
+    world.requests.ask(RunRequest(run=RUN, data_hash=DATA.hash, workers=6))
     assert world.until_finished().state is RunState.DONE
-    assert world.jobs.status(bad).state is RunState.REFUSED
-    assert "6 CPUs" in world.jobs.read(bad, "refused")["why"]
+    assert world.requests.status(bad).state is RunState.REFUSED
+    assert "6 CPUs" in world.requests.read(bad, "refused")["why"]
     assert '"workers": 6' in world.site.scripts[attempt_id(RUN, 1)]
 
 
@@ -406,8 +408,8 @@ def test_a_gpu_is_asked_of_a_site_that_has_one_only(tmp_path):
         world.ask(device="cuda")
         world.until_finished()
     assert without.site.jobs == []
-    assert "0 GPUs" in without.jobs.read(RUN, "refused")["why"]
-    assert with_one.jobs.status(RUN).state is RunState.DONE
+    assert "0 GPUs" in without.requests.read(RUN, "refused")["why"]
+    assert with_one.requests.status(RUN).state is RunState.DONE
 
 
 def test_a_job_over_the_profiles_budget_is_refused_before_it_is_submitted(tmp_path):
@@ -416,7 +418,7 @@ def test_a_job_over_the_profiles_budget_is_refused_before_it_is_submitted(tmp_pa
     world.settings = dataclasses.replace(world.settings, budget={"CPU": "0.3"})
     world.ask()
     assert world.until_finished().state is RunState.REFUSED
-    assert "may cost 0.38 CPU BU, and 0.3 are allowed" in world.jobs.read(RUN, "refused")["why"]
+    assert "may cost 0.38 CPU BU, and 0.3 are allowed" in world.requests.read(RUN, "refused")["why"]
     assert world.site.jobs == []
 
 
@@ -425,7 +427,7 @@ def test_a_closed_site_refuses_with_its_sentence(world):
     world.settings = dataclasses.replace(world.settings, site=closed)
     world.ask()
     assert world.until_finished().state is RunState.REFUSED
-    assert "use roihu" in world.jobs.read(RUN, "refused")["why"]
+    assert "use roihu" in world.requests.read(RUN, "refused")["why"]
     assert world.site.jobs == []
 
 
@@ -434,7 +436,7 @@ def test_data_that_is_not_in_the_store_is_waited_for_and_named(world):
     objects, world.data.objects = world.data.objects, {}
     submitter = world.submitter()
     submitter.once()
-    assert DATA.hash in world.jobs.read(RUN, "progress")["why"]
+    assert DATA.hash in world.requests.read(RUN, "progress")["why"]
     world.data.objects = objects
     assert world.until_finished(submitter).state is RunState.DONE
 
@@ -474,17 +476,17 @@ def test_a_site_that_is_away_or_wants_a_new_certificate_is_told_and_waited_for(w
         raise error
 
     host.run = away
-    before = world.jobs.read(RUN, "progress")
+    before = world.requests.read(RUN, "progress")
     for _ in range(3):
         submitter.once()
-    shown = world.jobs.read(RUN, "progress")
+    shown = world.requests.read(RUN, "progress")
     assert words in shown["why"]
     assert words in sentence(shown)
     assert shown["state"] == "UNKNOWN"
     assert {name: shown.get(name) for name in ("seen", "job", "nodes")} == {
         name: before.get(name) for name in ("seen", "job", "nodes")
     }
-    assert world.jobs.status(RUN).state is RunState.SUBMITTED
+    assert world.requests.status(RUN).state is RunState.SUBMITTED
     host.run = run
     assert world.until_finished(submitter).state is RunState.DONE
 
@@ -512,12 +514,12 @@ def test_how_a_run_stands_is_told_in_a_sentence(progress, text):
 
 
 def test_how_long_ago_a_run_was_seen_stands_beside_how_it_stands(world):
-    assert last_seen(world.jobs, RUN) == "no submitter has seen the request yet"
+    assert last_seen(world.requests, RUN) == "no submitter has seen the request yet"
     known = {"state": "RUNNING", "why": "", "nodes": ["c1"], "job": "7", "seen": 100.0}
-    world.jobs.write(RUN, "progress", known)
-    assert last_seen(world.jobs, RUN, lambda: 107.0) == "job 7: on c1; last seen 7 s ago"
-    world.jobs.store.away = StoreUnavailable("ask the store", "503")
-    assert "503" in last_seen(world.jobs, RUN)
+    world.requests.write(RUN, "progress", known)
+    assert last_seen(world.requests, RUN, lambda: 107.0) == "job 7: on c1; last seen 7 s ago"
+    world.requests.store.away = StoreUnavailable("ask the store", "503")
+    assert "503" in last_seen(world.requests, RUN)
 
 
 def test_progress_is_written_anew_now_and_then_so_that_last_seen_is_true(world):
@@ -526,7 +528,7 @@ def test_progress_is_written_anew_now_and_then_so_that_last_seen_is_true(world):
     seen = []
     for _ in range(30):
         submitter.once()
-        seen.append((world.jobs.read(RUN, "progress") or {}).get("seen"))
+        seen.append((world.requests.read(RUN, "progress") or {}).get("seen"))
         world.site.now += 1
     distinct = sorted({each for each in seen if each})
     assert 3 <= len(distinct) <= 5  # 30 s, of which the first pass takes none
@@ -537,13 +539,13 @@ def test_a_store_that_is_away_while_the_job_ends_loses_nothing(world):
     world.ask()
     submitter = world.submitter()
     submitter.once()
-    world.jobs.store.away = world.data.away = StoreUnavailable("ask the store", "503")
+    world.requests.store.away = world.data.away = StoreUnavailable("ask the store", "503")
     for _ in range(4):
         with pytest.raises(KitError, match="503"):
             submitter.once()
         world.play()
     assert len(world.site.commits) == 1
-    world.jobs.store.away = world.data.away = None
+    world.requests.store.away = world.data.away = None
     assert world.until_finished(submitter).state is RunState.DONE
 
 
@@ -551,18 +553,18 @@ def test_a_pass_over_finished_runs_is_one_listing_and_no_ssh(world):
     for number in range(1, 201):
         run = f"cloud-hpc-0123456789ab-{number}"
         for name in ("request", "try-1/submitted", "result"):
-            world.jobs.write(run, name, {})
+            world.requests.write(run, name, {})
     submitter = world.submitter()
     submitter.once()
-    world.jobs.store.calls.clear()
+    world.requests.store.calls.clear()
     assert len(submitter.once()) == 200
-    assert world.jobs.store.calls == ["list"]
+    assert world.requests.store.calls == ["list"]
     assert world.hosts[-1].calls == []
 
 
 def test_all_live_runs_are_asked_about_in_one_query(world):
     for number in range(1, 11):
-        world.jobs.ask(RunRequest(run=f"cloud-hpc-0123456789ab-{number}", data_hash=DATA.hash))
+        world.requests.ask(RunRequest(run=f"cloud-hpc-0123456789ab-{number}", data_hash=DATA.hash))
     submitter = world.submitter()
     submitter.once()
     world.play()
@@ -579,8 +581,8 @@ def test_a_file_that_is_not_the_manifests_is_not_published(world):
     world.play()
     world.files[f"/proj/kit/tries/{attempt_id(RUN, 1)}/model.safetensors"] = b"another model"
     submitter.once()
-    assert world.jobs.read(RUN, "result") is None
-    assert "it was changed" in world.jobs.read(RUN, "progress")["why"]
+    assert world.requests.read(RUN, "result") is None
+    assert "it was changed" in world.requests.read(RUN, "progress")["why"]
 
 
 # Due times and containment.
@@ -622,13 +624,13 @@ def passes(world, submitter, seconds, pause=2):
 def test_site_that_refuses_the_login_is_asked_ever_more_rarely(world, error, runs):
     world.ask()
     for number in range(2, runs + 1):
-        world.jobs.ask(RunRequest(run=f"cloud-hpc-0123456789ab-{number}", data_hash=DATA.hash))
+        world.requests.ask(RunRequest(run=f"cloud-hpc-0123456789ab-{number}", data_hash=DATA.hash))
     submitter = world.submitter()
     calls = count_calls(submitter, error)
     passes(world, submitter, 600)
     assert 2 <= len(calls) <= 10
-    for status in world.jobs.statuses().values():
-        assert error.got in world.jobs.read(status.run, "progress")["why"]
+    for status in world.requests.statuses().values():
+        assert error.got in world.requests.read(status.run, "progress")["why"]
 
 
 def test_contact_that_is_back_is_used_after_the_pause(world):
@@ -640,15 +642,15 @@ def test_contact_that_is_back_is_used_after_the_pause(world):
     passes(world, submitter, 60)
     host.run, host.put = run, put
     passes(world, submitter, 120)
-    assert world.jobs.status(RUN).state is RunState.SUBMITTED
+    assert world.requests.status(RUN).state is RunState.SUBMITTED
 
 
 @pytest.mark.parametrize("damage", ["unexpected", "damaged progress"])
 def test_one_run_that_fails_does_not_hold_up_the_others(world, monkeypatch, damage):
-    world.jobs.ask(RunRequest(run=OTHER, data_hash=DATA.hash))
+    world.requests.ask(RunRequest(run=OTHER, data_hash=DATA.hash))
     world.ask()
     if damage == "damaged progress":
-        world.jobs.store.put(f"runs/{OTHER}/progress.json", b"damaged")
+        world.requests.store.put(f"runs/{OTHER}/progress.json", b"damaged")
     task = staging.Staging.task
 
     def failing(self, request, *arguments):
@@ -658,19 +660,19 @@ def test_one_run_that_fails_does_not_hold_up_the_others(world, monkeypatch, dama
 
     monkeypatch.setattr(staging.Staging, "task", failing)
     assert world.until_finished(world.submitter()).state is RunState.DONE
-    assert "ZeroDivisionError" in world.jobs.read(OTHER, "progress")["why"]
+    assert "ZeroDivisionError" in world.requests.read(OTHER, "progress")["why"]
 
 
 def test_damaged_progress_is_written_again_when_the_site_is_away(world):
-    world.jobs.ask(RunRequest(run=OTHER, data_hash=DATA.hash))
+    world.requests.ask(RunRequest(run=OTHER, data_hash=DATA.hash))
     world.ask()
     submitter = world.submitter()
     submitter.once()
-    world.jobs.store.put(f"runs/{OTHER}/progress.json", b"damaged")
+    world.requests.store.put(f"runs/{OTHER}/progress.json", b"damaged")
     count_calls(submitter, Unreachable("reach x by ssh", "connection refused"))
     submitter.once()
     for run in (RUN, OTHER):
-        shown = world.jobs.read(run, "progress")
+        shown = world.requests.read(run, "progress")
         assert (shown["state"], "refused" in shown["why"]) == ("UNKNOWN", True)
 
 
@@ -712,11 +714,11 @@ def test_job_that_takes_long_to_end_is_asked_about_at_the_floor_only(tmp_path):
     submitter.once()
     world.play()
     world.site.end = lambda *_: None
-    world.jobs.cancel(RUN)
+    world.requests.cancel(RUN)
     calls = count_calls(submitter)
     passes(world, submitter, 60, 2)
     assert len(calls) <= 3 * 5
-    shown = world.jobs.read(RUN, "progress")
+    shown = world.requests.read(RUN, "progress")
     assert (shown["state"], "being ended" in shown["why"]) == ("CANCELLING", True)
 
 
@@ -733,9 +735,9 @@ def test_committed_result_is_published_without_the_figures_that_never_come(world
     for _ in range(20):
         submitter.once()
         world.site.now += 10
-    assert world.jobs.read(RUN, "result") is None
-    passes(world, submitter, RESULT_PATIENCE_S, 10)
-    result = world.jobs.read(RUN, "result")
+    assert world.requests.read(RUN, "result") is None
+    passes(world, submitter, RESULT_WAIT_S, 10)
+    result = world.requests.read(RUN, "result")
     assert result["missing"]
     assert {"model.safetensors", "sacct.txt"} <= set(result["files"])
 
@@ -747,9 +749,9 @@ def test_committed_file_that_was_removed_ends_the_run_with_that_cause(world):
     world.play()
     world.play()
     world.files[f"/proj/kit/tries/{attempt_id(RUN, 1)}/model.safetensors"] = b"another model"
-    passes(world, submitter, 2 * RESULT_PATIENCE_S, 10)
-    assert world.jobs.status(RUN).state is RunState.ENDED
-    assert "committed file" in world.jobs.read(RUN, "try-1/ended")["failure"]["cause"]
+    passes(world, submitter, 2 * RESULT_WAIT_S, 10)
+    assert world.requests.status(RUN).state is RunState.ENDED
+    assert "committed file" in world.requests.read(RUN, "try-1/ended")["failure"]["cause"]
 
 
 # What belongs to somebody else.
@@ -757,19 +759,19 @@ def test_committed_file_that_was_removed_ends_the_run_with_that_cause(world):
 
 def test_bucket_of_another_project_is_not_worked_on(world):
     world.ask()
-    world.jobs.store.taken = True
+    world.requests.store.taken = True
     submitter = world.submitter()
-    before = dict(world.jobs.store.objects)
+    before = dict(world.requests.store.objects)
     with pytest.raises(BucketTaken):
         submitter.once()
-    assert world.jobs.store.objects == before
+    assert world.requests.store.objects == before
     assert world.hosts[-1].calls == []
 
 
 def test_bucket_that_appears_later_is_checked_too(world):
     submitter = world.submitter()
     submitter.once()
-    world.jobs.store.taken = True
+    world.requests.store.taken = True
     world.ask()
     with pytest.raises(BucketTaken):
         submitter.once()
@@ -779,15 +781,15 @@ def test_bucket_that_appears_later_is_checked_too(world):
     "other", [{"profile": "another"}, {"profile": "sandbox", "site": "f" * 12}]
 )
 def test_request_for_another_site_is_left_alone(world, other):
-    world.jobs.ask(RunRequest(run=OTHER, data_hash=DATA.hash, **other))
+    world.requests.ask(RunRequest(run=OTHER, data_hash=DATA.hash, **other))
     world.ask()
     submitter = world.submitter()
     assert world.until_finished(submitter).state is RunState.DONE
-    assert world.jobs.status(OTHER).state is RunState.REQUESTED
-    assert world.jobs.read(OTHER, "progress") is None
-    world.jobs.cancel(OTHER)
+    assert world.requests.status(OTHER).state is RunState.REQUESTED
+    assert world.requests.read(OTHER, "progress") is None
+    world.requests.cancel(OTHER)
     submitter.once()
-    assert world.jobs.status(OTHER).state is RunState.CANCELLING
+    assert world.requests.status(OTHER).state is RunState.CANCELLING
 
 
 def test_code_on_the_site_that_was_changed_is_copied_again(world):
@@ -795,6 +797,6 @@ def test_code_on_the_site_that_was_changed_is_copied_again(world):
     world.submitter().once()
     (code,) = [name for name in world.files if name.endswith(".zip")]
     good, world.files[code] = world.files[code], b"somebody else's code"
-    world.jobs.store.delete(f"runs/{RUN}/try-1/submitted.json")
+    world.requests.store.delete(f"runs/{RUN}/try-1/submitted.json")
     world.submitter().once()
     assert world.files[code] == good

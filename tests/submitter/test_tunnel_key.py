@@ -213,7 +213,7 @@ def test_a_vm_that_is_away_costs_the_tunnel_and_nothing_else(tmp_path):
     submitter.once()
     world.play()
     submitter.once()
-    shown = world.jobs.read(RUN, "progress")
+    shown = world.requests.read(RUN, "progress")
     assert shown["tunnel"] == {"barred": "the VM cannot be prepared: Connection refused"}
     assert "no tunnel (the run needs none): the VM cannot" in sentence(shown)
     assert world.until_finished(submitter).state is RunState.DONE
@@ -248,7 +248,7 @@ def test_keys_go_with_the_end_of_a_try_also_after_a_crash(tmp_path):
 )
 def test_the_request_decides_and_else_the_profile(tmp_path, usual, asked, wanted):
     world = World(tmp_path, tunnel=usual)
-    world.jobs.ask(RunRequest(run=RUN, data_hash="d" * 64, tunnel=asked))
+    world.requests.ask(RunRequest(run=RUN, data_hash="d" * 64, tunnel=asked))
     assert RunRequest(run=RUN, data_hash="d" * 64, tunnel=asked).wants_tunnel(usual) is wanted
     loaded = dataclasses.replace(load("sandbox"), hpc=dataclasses.replace(world.hpc, tunnel=usual))
     script = plan.batch(loaded, RunRequest(run=RUN, data_hash="d" * 64, tunnel=asked)).script
@@ -295,7 +295,7 @@ def test_the_notebook_says_how_to_open_it_and_never_the_token(tmp_path):
     def shown(**cloud):
         profile = dataclasses.replace(loaded, cloud=dataclasses.replace(loaded.cloud, **cloud))
         request = RunRequest(run=RUN, data_hash="d" * 64)
-        return cloud_hpc.tunnel_text(profile, request, world.jobs)
+        return cloud_hpc.tunnel_text(profile, request, world.requests)
 
     try_1, try_2 = (f"/kit/tries/{attempt_id(RUN, number)}/ray.token" for number in (1, 2))
     assert re.search(rf"ssh -F /sandbox/etc/ssh_config hpc cat \S+{try_1}$", shown())
@@ -303,6 +303,6 @@ def test_the_notebook_says_how_to_open_it_and_never_the_token(tmp_path):
     assert "ssh -N -F" not in shown()
     assert "-L 8280:10.1.2.3:8280 cloud" in shown(tunnel_address="10.1.2.3")
     assert "no tunnel" in shown(tunnel_address="")
-    world.jobs.write(RUN, "request", {})
-    world.jobs.write(RUN, "try-1/ended", {})
+    world.requests.write(RUN, "request", {})
+    world.requests.write(RUN, "try-1/ended", {})
     assert shown().endswith(try_2), "the next try is let work by running the pipeline"

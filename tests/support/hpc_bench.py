@@ -33,8 +33,8 @@ class Bench:
     def __init__(self, profile):
         self.profile, self.data = profile, real_or_striped_images()
         self.submitter = submitter_for(profile)
-        self.jobs, self.children = self.submitter.jobs, []
-        for store in (self.jobs.store, self.submitter.data):
+        self.requests, self.children = self.submitter.requests, []
+        for store in (self.requests.store, self.submitter.data):
             store.ensure_bucket()
         StageStore(self.submitter.data, "any").put_data(self.data)
 
@@ -43,7 +43,7 @@ class Bench:
     def ask(self, configured=True, **hyperparameters):
         run = f"cloud-hpc-{secrets.token_hex(6)}-1"
         hp = Parameters(**hyperparameters)
-        self.jobs.ask(
+        self.requests.ask(
             RunRequest(run=run, data_hash=self.data.hash, configured=configured, hyperparameters=hp)
         )
         return run
@@ -53,16 +53,16 @@ class Bench:
             self.submitter.once()
             return done()
 
-        reached.__name__ = f"{run} {self.jobs.status(run)}"
+        reached.__name__ = f"{run} {self.requests.status(run)}"
         return until(reached, seconds, 0.5)
 
     def finish(self, run):
-        self.passes_until(run, lambda: self.jobs.status(run).state.finished)
-        return self.jobs.status(run)
+        self.passes_until(run, lambda: self.requests.status(run).state.finished)
+        return self.requests.status(run)
 
     def shown(self, run):
         """What the submitter shows of a run."""
-        return self.jobs.read(run, "progress") or {}
+        return self.requests.read(run, "progress") or {}
 
     def training(self, run):
         return self.shown(run).get("training")
@@ -113,14 +113,14 @@ class Bench:
         for child in self.children:
             child.kill()
         leaked = []
-        for standing in self.jobs.statuses().values():
-            for number in range(1, standing.number + 1):
-                name = attempt_id(standing.run, number)
+        for status in self.requests.statuses().values():
+            for number in range(1, status.number + 1):
+                name = attempt_id(status.run, number)
                 argv = ["squeue", "-h", "-n", f"kit-{name}", "-t", "PD,R,CF,S", "-o", "%i"]
-                if self.submitter.slurm.host.run(argv).out and standing.state.finished:
-                    leaked.append(standing)
+                if self.submitter.slurm.host.run(argv).out and status.state.finished:
+                    leaked.append(status)
                 self.submitter.slurm.cancel(name)
-        for store in (self.jobs.store, self.submitter.data):
+        for store in (self.requests.store, self.submitter.data):
             remove_bucket(store)
         assert not leaked, leaked
 

@@ -100,7 +100,7 @@ class World:
     def __init__(self, folder: Path, **hpc):
         self.files = {}
         self.site = WorkingSite(self.files)
-        self.jobs, self.data = RunRequests(MemoryStore()), MemoryStore()
+        self.requests, self.data = RunRequests(MemoryStore()), MemoryStore()
         self.hpc = Hpc(ssh_host="x", project_dir="/proj", poll_floor_s=0, build_env_on="job", **hpc)
         self.settings = dataclasses.replace(
             load("sandbox", {"KIT_CACHE_DIR": str(folder)}), hpc=self.hpc
@@ -109,7 +109,7 @@ class World:
         StageStore(self.data, RUN).put_data(DATA)
 
     def ask(self, **hp):
-        return self.jobs.ask(
+        return self.requests.ask(
             RunRequest(
                 run=RUN, data_hash=DATA.hash, configured=True, hyperparameters=Parameters(**hp)
             )
@@ -121,7 +121,7 @@ class World:
         self.hosts.append(host)
         clock = {"clock": lambda: float(self.site.now), "sleep": lambda _: None}
         return Submitter(
-            self.settings, Slurm(host, self.hpc, **clock), self.jobs, self.data, tunnel_keys
+            self.settings, Slurm(host, self.hpc, **clock), self.requests, self.data, tunnel_keys
         )
 
     def live(self):
@@ -139,8 +139,10 @@ class World:
     def until_finished(self, submitter=None, turns=40, **play):
         for _ in range(turns):
             (submitter or self.submitter()).once()
-            standing = self.jobs.status(RUN)
-            if standing.state.finished:
-                return standing
+            status = self.requests.status(RUN)
+            if status.state.finished:
+                return status
             self.play(**play)
-        raise AssertionError(f"{standing} after {turns} passes: {self.jobs.read(RUN, 'progress')}")
+        raise AssertionError(
+            f"{status} after {turns} passes: {self.requests.read(RUN, 'progress')}"
+        )
