@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import kit
-from kit import tracking
-from kit.base import Json, Timeline, Unreachable, UsageError
+from kit.base import Json, Timeline, UsageError
 from kit.base.settings import Settings, load
 from kit.billing import bill_frame, elsewhere_frame, estimate_frame, refuse_over
 from kit.experiments import Thresholds
@@ -165,7 +164,7 @@ class Run:
 
     @property
     def requests(self) -> RunRequests:
-        """The requests of all runs on the profile's cloud_hpc."""
+        """The requests of all runs on the profile's site."""
         return pipelines.requests_of(self.settings)
 
     @property
@@ -315,15 +314,7 @@ class Run:
 
     def show_mlflow(self) -> Table:
         """Read back from MLflow what was logged."""
-        logged = self._done.mlflow
-        if logged["state"] != "logged":
-            return show.mlflow_table([logged], "", tracking.Logged(**logged).sentence())
-        try:
-            name = tracking.experiment_of(self.run.target)
-            found = tracking.read(self.settings, name, self.run.id)
-        except Unreachable as err:
-            return show.mlflow_table([logged], logged["link"], f"MLflow is away now: {err.got}")
-        return show.mlflow_table(tracking.rows(found), found["link"], "")
+        return show.mlflow_table(self.settings, self.run.target, self.run.id, self._done.mlflow)
 
     def show_loss(self) -> "Figure":
         """Draw the training loss over the steps."""

@@ -5,7 +5,8 @@ import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kit.base import ROOT, Json, UsageError
+from kit import tracking
+from kit.base import ROOT, Json, Unreachable, UsageError
 from kit.base.settings import Settings
 from kit.experiments.fashion_mnist import METRICS
 from kit.experiments.fashion_mnist.data import LABELS
@@ -117,11 +118,18 @@ def value_table(values: Json) -> Table:
     return Table(pandas.DataFrame.from_dict(values, orient="index", columns=["value"]))
 
 
-def mlflow_table(rows: list[dict[str, Any]], link: str, notes: str) -> Table:
-    """Return what MLflow has of a run, or what became of its log."""
+def mlflow_table(settings: Settings, target: str, run: str, logged: Json) -> Table:
+    """Return what MLflow has of a run, or what became of its log (`logged`)."""
     import pandas
 
-    return Table(pandas.DataFrame(rows), link, notes)
+    rows: Any = [logged]
+    if logged["state"] != "logged":
+        return Table(pandas.DataFrame(rows), "", tracking.Logged(**logged).sentence())
+    try:
+        stored = tracking.read(settings, tracking.experiment_of(target), run)
+    except Unreachable as err:
+        return Table(pandas.DataFrame(rows), logged["link"], f"MLflow is away now: {err.got}")
+    return Table(pandas.DataFrame(tracking.rows(stored)), stored["link"], "")
 
 
 def from_frame(frame: Any) -> Table:
