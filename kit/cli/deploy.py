@@ -53,7 +53,7 @@ def port_forward_command(profile: str | None, bind: str, only_print: bool) -> No
 
 @click.group("platform")
 def platform_group() -> None:
-    """Build the Kubernetes manifests.
+    """Prepare the Kubernetes platform.
 
     Fetches the upstream platform, writes its passwords and builds the kit's overlays.
 
@@ -113,12 +113,17 @@ def secrets_command(profile: str | None, user: str) -> None:
 
 @platform_group.command("build")
 @click.argument("name", metavar="ENVIRONMENT")
-@profile_option
-def build_command(name: str, profile: str | None) -> None:
+@click.option(
+    "--profile",
+    default="roihu",
+    show_default=True,
+    metavar="NAME",
+    help="Site profile of the forwarder.",
+)
+def build_command(name: str, profile: str) -> None:
     """Print the manifests of an environment.
 
-    The output is meant for `kubectl apply --server-side -f -`. The profile is the forwarder's
-    (default here: roihu).
+    The output is meant for `kubectl apply --server-side -f -`.
 
     \b
     Example:
@@ -129,7 +134,7 @@ def build_command(name: str, profile: str | None) -> None:
     if name not in manifests.ENVIRONMENTS:
         step = f"use one of: {', '.join(manifests.ENVIRONMENTS)}"
         raise UsageError(f"build the manifests of {name!r}", "no such environment", step)
-    click.echo(manifests.build(name, profile=profile or manifests.DEFAULT_PROFILE))
+    click.echo(manifests.build(name, profile=profile))
 
 
 @click.group("vm")
@@ -183,7 +188,7 @@ def cloud_init_command(key: Path) -> None:
 def bootstrap_command(profile: str | None, dry_run: bool) -> None:
     """Set up the VM over ssh.
 
-    Works step by step and leaves alone what is in order; it may be run again at any time.
+    Works step by step and skips steps that are already done. It may be run again at any time.
 
     \b
     Example:

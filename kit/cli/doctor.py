@@ -21,7 +21,7 @@ def doctor_command(
 ) -> None:
     """Check a profile's setup.
 
-    Checks every step of the setup, from the settings to the services, side by side. Each failed
+    Checks every step of the setup, from the settings to the services, in parallel. Each failed
     check shows its cause and the next step; then the exit code is 1.
 
     \b

@@ -59,12 +59,12 @@ def envs_ls(profile: str | None, as_json: bool) -> None:
 def envs_rm(profile: str | None, names: tuple[str, ...]) -> None:
     """Remove environments from the site.
 
-    Removes NAMES, or without names all that are not published. An environment that an
-    unfinished run may use is refused.
+    Removes NAMES, or without names all that are neither published nor used by an unfinished
+    run. If an unfinished run may use one of NAMES, the command fails and removes nothing.
 
     \b
     Example:
-      kit envs rm
+      kit envs --profile sandbox rm 0123456789ab.6f1c2a30-58c4-4d8e-9b1f-2f6d1c0a7e55
     """
     from kit.cli.runs import open_site
     from kit.submitter import env

@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from kit.cli.options import address_option, port_option, profile_option, warn_renamed
+from kit.cli.options import (
+    address_option,
+    pass_on_profile,
+    port_option,
+    profile_option,
+    warn_renamed,
+)
 
 
 class ForwarderGroup(click.Group):
@@ -25,15 +31,28 @@ class ForwarderGroup(click.Group):
 
 @click.group("forwarder", cls=ForwarderGroup, invoke_without_command=True)
 @profile_option
-@click.option("--once", is_flag=True, help="Do one pass, print the gauges and exit.")
+@click.option("--once", is_flag=True, help="Do one pass, print the gauges and exit.  [default: no]")
 @address_option
-@port_option(6502)
-@port_option(6500, "--api-port", "--face-port")
+@port_option(6502, "the gauges")
+@port_option(6500, "the HTTP API", "--api-port")
+@click.option(
+    "--face-port",
+    "old_api_port",
+    type=click.IntRange(1, 65535),
+    hidden=True,
+    help="Old name of --api-port.  [default: none]",
+)
 @click.pass_context
 def forwarder_group(
-    ctx: click.Context, profile: str | None, once: bool, address: str, port: int, api_port: int
+    ctx: click.Context,
+    profile: str | None,
+    once: bool,
+    address: str,
+    port: int,
+    api_port: int,
+    old_api_port: int | None,
 ) -> None:
-    """Run the metrics and request service.
+    """Serve gauges and accept run requests.
 
     Collects what runs left in the object store into Prometheus gauges and serves them. With a
     list of people (KIT_FORWARDER_PEOPLE) it also serves the HTTP API that accepts run requests.
@@ -43,7 +62,11 @@ def forwarder_group(
       kit forwarder --profile sandbox --once
     """
     if ctx.invoked_subcommand:
+        pass_on_profile(ctx)
         return
+    if old_api_port:
+        warn_renamed("--face-port", "--api-port")
+        api_port = old_api_port
     from kit.forwarder import collect
 
     settings, people, forwarder = _open(profile)
@@ -62,7 +85,7 @@ def forwarder_group(
 @forwarder_group.command("api")
 @profile_option
 @address_option
-@port_option(6500)
+@port_option(6500, "the HTTP API")
 def api_command(profile: str | None, address: str, port: int) -> None:
     """Serve the HTTP API for run requests.
 
@@ -90,7 +113,7 @@ def api_command(profile: str | None, address: str, port: int) -> None:
 @forwarder_group.command("worker")
 @profile_option
 @address_option
-@port_option(6502)
+@port_option(6502, "the gauges")
 @click.pass_context
 def worker_command(ctx: click.Context, profile: str | None, address: str, port: int) -> None:
     """Collect gauges on a schedule.
@@ -113,7 +136,7 @@ def worker_command(ctx: click.Context, profile: str | None, address: str, port: 
 
 @forwarder_group.command("flower")
 @address_option
-@port_option(6501)
+@port_option(6501, "the page")
 def flower_command(address: str, port: int) -> None:
     """Serve Flower, the page of the schedule.
 

@@ -8,11 +8,11 @@ import click
 
 from kit import __version__
 from kit.base import KitError
-from kit.cli.options import warn_renamed
+from kit.cli.options import WIDTH, warn_renamed
 
 INTERRUPTED = 130
 EXTRAS = "make setup, or: pip install -e '.[local,cloud,hpc]'"
-HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+HELP_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
 
 
 class LazyGroup(click.Group):
@@ -47,14 +47,14 @@ class LazyGroup(click.Group):
     summaries: ClassVar[dict[str, str]] = {
         "bill": "Show what runs cost.",
         "cancel": "Cancel a run and its Slurm job.",
-        "credentials": "Show credentials and when they expire.",
+        "credentials": "List credentials and their expiry.",
         "doctor": "Check a profile's setup.",
         "envs": "Manage Python environments on the site.",
         "export": "Export a run as an RO-Crate.",
-        "forwarder": "Run the metrics and request service.",
+        "forwarder": "Serve gauges and accept run requests.",
         "logs": "Follow the log of a run's job.",
         "plan": "Show what a run would do and cost.",
-        "platform": "Build the Kubernetes manifests.",
+        "platform": "Prepare the Kubernetes platform.",
         "port-forward": "Forward the platform's ports to localhost.",
         "report": "Compare runs with the article.",
         "reproduce": "Run all notebooks and print the table.",
@@ -112,7 +112,7 @@ def _added() -> dict[str, str]:
     return {point.name: point.value for point in points.select(group="kit.commands")}
 
 
-@click.group(cls=LazyGroup, context_settings=HELP_OPTIONS)
+@click.group(cls=LazyGroup, context_settings=HELP_SETTINGS)
 @click.version_option(__version__, prog_name="kit")
 def cli() -> None:
     """Run one experiment on three targets.

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 WIDTH = 100  # columns of a terminal that every table fits
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -27,18 +28,40 @@ address_option = click.option(
 )
 
 
-def port_option(default: int, name: str = "--port", *old: str) -> Decorator:
-    """Return the option of a port to listen at; `old` names are accepted too."""
+def port_option(default: int, what: str, name: str = "--port") -> Decorator:
+    """Return the option of the port at which something listens, such as "the gauges"."""
     key = name.removeprefix("--").replace("-", "_")
     return click.option(
         name,
-        *old,
         key,
         default=default,
         type=click.IntRange(1, 65535),
         show_default=True,
-        help="Port to listen at.",
+        help=f"Port of {what}.",
     )
+
+
+def pass_on_profile(ctx: click.Context) -> None:
+    """Pass `--profile` of a group on to its subcommand, and refuse what the subcommand ignores.
+
+    Raises click.UsageError for an option of the group that was given before a subcommand which
+    does not use it.
+    """
+    name = ctx.invoked_subcommand or ""
+    subcommand = (
+        ctx.command.get_command(ctx, name) if isinstance(ctx.command, click.Group) else None
+    )
+    accepted = {param.name for param in subcommand.params} if subcommand else set()
+    for param in ctx.command.params:
+        key = param.name or ""
+        if ctx.get_parameter_source(key) is not ParameterSource.COMMANDLINE:
+            continue
+        if key != "profile" or key not in accepted:
+            text = (
+                f"{param.opts[0]} before {name!r} has no effect; see {ctx.command_path} {name} -h"
+            )
+            raise click.UsageError(text, ctx)
+        ctx.default_map = {name: {key: ctx.params[key]}}
 
 
 def echo_json(value: object) -> None:
@@ -66,4 +89,6 @@ def echo_table(rows: Sequence[Mapping[str, str]]) -> None:
 
 def warn_renamed(old: str, new: str) -> None:
     """Print on stderr that an old name is accepted for one release, and the new one."""
-    click.echo(f"kit: `{old}` is now `{new}`; the old name goes with the next release", err=True)
+    click.echo(
+        f"kit: `{old}` is now `{new}`; the old name will be removed in the next release", err=True
+    )

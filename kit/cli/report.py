@@ -23,7 +23,8 @@ def bill_command(run: str | None, profile: str | None, as_json: bool) -> None:
     """Show what runs cost.
 
     Lists the billing units of each finished run, or the bill of RUN line by line, the same job
-    on other sites, and what would have saved most. Kinds of units are separate budgets.
+    on other sites, and what would have saved most. CPU, GPU, Cloud and Storage units are
+    separate budgets and are not added up.
 
     \b
     Example:
@@ -140,7 +141,7 @@ def export_command(run: str, folder: Path | None, profile: str | None) -> None:
     """Export a run as an RO-Crate.
 
     Writes RUN as a Workflow Run RO-Crate into the new folder FOLDER (default: RUN-crate in the
-    working folder). A run whose files hold a secret is refused.
+    working folder). A run whose files hold a secret is not exported.
 
     \b
     Example:

@@ -43,7 +43,7 @@ class RunCommand(click.Command):
 
 
 @click.command("run", cls=RunCommand)
-@click.argument("target", type=TARGETS)
+@click.argument("target", type=TARGETS, metavar="TARGET")
 @click.option(
     "-p",
     "--parameter",
@@ -79,8 +79,9 @@ def run_command(
 ) -> None:
     """Run a target's notebook.
 
-    Executes the notebook of TARGET with papermill and writes the results below
-    results/PROFILE/. An interrupted run resumes when the same command is called again.
+    Executes the notebook of TARGET (local, cloud or cloud-hpc) with papermill and writes the
+    results below results/PROFILE/. An interrupted run resumes when the same command is called
+    again.
 
     \b
     Example:
@@ -117,13 +118,13 @@ def run_command(
 
 
 @click.command("plan")
-@click.argument("target", type=TARGETS)
+@click.argument("target", type=TARGETS, metavar="TARGET")
 @profile_option
 def plan_command(target: str, profile: str | None) -> None:
     """Show what a run would do and cost.
 
-    Prints the steps of TARGET, the batch script, an upper estimate of the cost and whether the
-    credentials last. Nothing is started or changed.
+    Prints the steps of TARGET (local, cloud or cloud-hpc), the batch script, an upper estimate of
+    the cost and whether the credentials last. Nothing is started or changed.
 
     \b
     Example:
@@ -168,8 +169,8 @@ def reproduce_command(ctx: click.Context, profile: str | None) -> None:
 def sync_command(profile: str | None, as_json: bool) -> None:
     """Send waiting runs to MLflow.
 
-    A run that could not be logged because its MLflow server was away waits on disk. Repeating
-    the command is harmless: a run is logged once.
+    A run that could not be logged because its MLflow server did not answer waits on disk.
+    Repeating the command is harmless: a run is logged once.
 
     \b
     Example:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def credentials_command(ctx: click.Context, profile: str | None, as_json: bool) -> None:
-    """Show credentials and when they expire.
+    """List credentials and their expiry.
 
     Lists the login, tokens, keys and certificates that the profile needs, and how each is
     renewed. The exit code is 1 when one of them is missing or has expired.
@@ -120,7 +120,7 @@ def store_get(bucket: "ObjectStore", key: str, file: Path) -> None:
     """Download an object to a file.
 
     Writes the object KEY to FILE, whole and checked or not at all. An existing regular file is
-    replaced; anything else of that name is refused.
+    replaced; a folder, a symlink or a device of that name is an error.
 
     \b
     Example:

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import click
 
-from kit.cli.options import address_option, port_option, profile_option
+from kit.cli.options import address_option, pass_on_profile, port_option, profile_option
 
 
 @click.group("submitter", invoke_without_command=True)
 @profile_option
-@click.option("--once", is_flag=True, help="Do one pass and exit, without the HTTP API.")
+@click.option(
+    "--once", is_flag=True, help="Do one pass and exit, without the HTTP API.  [default: no]"
+)
 @address_option
-@port_option(6600)
+@port_option(6600, "the HTTP API")
 @click.pass_context
 def submitter_group(
     ctx: click.Context, profile: str | None, once: bool, address: str, port: int
@@ -26,6 +28,7 @@ def submitter_group(
       kit submitter --profile sandbox --once
     """
     if ctx.invoked_subcommand:
+        pass_on_profile(ctx)
         return
     from kit.submitter import loop
 

@@ -168,6 +168,61 @@ def test_the_doctor_accepts_its_profile_by_position_and_names_the_option(monkeyp
     assert (done.exit_code, asked, done.stderr) == (0, ["roihu", "roihu"], "")
 
 
+def test_the_old_name_of_the_api_port_is_hidden_and_works(monkeypatch):
+    monkeypatch.setattr("kit.cli.forwarder._open", lambda profile: (None, {}, Gauges()))
+    assert "--face-port" not in CliRunner().invoke(cli, ["forwarder", "-h"]).output
+    done = CliRunner().invoke(cli, ["forwarder", "--once", "--face-port", "7000"])
+    assert (done.exit_code, done.stdout) == (0, "gauge 1\n")
+    assert "`--face-port` is now `--api-port`" in done.stderr
+
+
+class Gauges:
+    text = "gauge 1\n"
+
+    def once(self):
+        return []
+
+
+# -- options of groups -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["api", "face"])
+def test_the_profile_of_a_group_is_that_of_its_subcommand(monkeypatch, name):
+    loaded = []
+
+    def load(profile):
+        loaded.append(profile)
+        raise KitError("stop here")
+
+    monkeypatch.setattr("kit.base.settings.load", load)
+    CliRunner().invoke(cli, ["forwarder", "--profile", "lumi", name])
+    CliRunner().invoke(cli, ["forwarder", "--profile", "lumi", name, "--profile", "roihu"])
+    assert loaded == ["lumi", "roihu"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["forwarder", "--once", "api"],
+        ["forwarder", "--port", "7000", "worker"],
+        ["forwarder", "--profile", "lumi", "flower"],
+        ["submitter", "--once", "template"],
+    ],
+)
+def test_an_option_that_a_subcommand_ignores_is_an_error(words):
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 2
+    assert f"{words[1]} before '{words[-1]}' has no effect" in done.stderr
+
+
+def test_the_profile_of_platform_build_is_the_default_of_the_manifests():
+    from kit.deploy import manifests
+
+    command = dict((" ".join(words), command) for words, command in commands())
+    option = next(p for p in command["kit platform build"].params if p.name == "profile")
+    assert option.default == manifests.DEFAULT_PROFILE
+
+
 # -- start-up ----------------------------------------------------------------------------------
 
 
