@@ -8,18 +8,17 @@ import pytest
 
 from kit.base import ROOT
 
-# Words of a private dialect, and the constructions "is no X" for "is not a valid X".
+# Words of a private dialect, and the construction "it is no X" for "it is not a valid X"; the
+# correct "there is no X" is allowed.
 DIALECT = re.compile(
-    r"\b(told|mends?|mended|anew|whoever|stands?|is no|are no|came to nothing|broken off|goes on"
-    r"|so many)\b",
+    r"\b(told|mends?|mended|anew|whoever|stands?|(?<!there )(is|are) no|came to nothing"
+    r"|broken off|goes on|so many)\b",
     re.IGNORECASE,
 )
 VAGUE_BEGINNING = re.compile(r"(Give|Say|Name|Tell|What|Be)\b")
-ROOMS = sorted(path for path in (ROOT / "kit").iterdir() if (path / "__init__.py").exists())
-CLEAN_ROOMS = {"cli", "report"}
 SOURCES = [
-    *(path for room in ROOMS if room.name in CLEAN_ROOMS for path in sorted(room.rglob("*.py"))),
-    ROOT / "kit" / "__init__.py",
+    *sorted((ROOT / "kit").rglob("*.py")),
+    *sorted((ROOT / "env" / "sandbox" / "kit_sandbox").rglob("*.py")),
 ]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
@@ -60,6 +59,13 @@ def test_the_formatter_has_no_exceptions(path):
     assert "fmt: skip" not in path.read_text()
 
 
-@pytest.mark.parametrize("text", ["it was told", "there is no box", "made anew", "It stands here"])
+@pytest.mark.parametrize(
+    "text", ["it was told", "the box is no file", "made anew", "It stands here"]
+)
 def test_a_planted_word_is_found(text):
     assert DIALECT.search(text)
+
+
+@pytest.mark.parametrize("text", ["There is no box", "there are no boxes", "it is not a box"])
+def test_correct_english_is_allowed(text):
+    assert not DIALECT.search(text)
