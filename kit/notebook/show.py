@@ -50,13 +50,25 @@ class Text:
         return self.text
 
     def _repr_html_(self) -> str:
-        body = f"<pre>{html.escape(self.text)}</pre>"
+        body = f"<pre style='font-family:monospace'>{html.escape(self.text)}</pre>"
         if not self.title:
             return body
         return f"<details><summary>{html.escape(self.title)}</summary>{body}</details>"
 
 
-def experiment_code(*names: str) -> Text:
+class Code(Text):
+    """Python source, highlighted."""
+
+    def _repr_html_(self) -> str:
+        from pygments import highlight
+        from pygments.formatters import HtmlFormatter
+        from pygments.lexers import PythonLexer
+
+        formatter = HtmlFormatter(noclasses=True, prestyles="font-family:monospace")
+        return str(highlight(self.text, PythonLexer(), formatter))
+
+
+def experiment_code(*names: str) -> Code:
     """Return the source of classes and functions of the training, in their order there."""
     source = TRAINING.read_text(encoding="utf-8")
     parts = {
@@ -67,7 +79,7 @@ def experiment_code(*names: str) -> Text:
     if unknown := [name for name in names if name not in parts]:
         next_step = f"use names of: {', '.join(parts)}"
         raise UsageError(f"show the code of {', '.join(unknown)}", "no such name", next_step)
-    return Text("\n\n\n".join(text for name, text in parts.items() if name in names))
+    return Code("\n\n\n".join(text for name, text in parts.items() if name in names))
 
 
 def banner(sentences: list[str], warning: str) -> str:

@@ -26,6 +26,7 @@ ABOUT = (
     "The total adds CPU and Cloud BU as the article's table does; they are separate budgets.",
 )
 NOTHING = "No new runs yet: kit run local, then this report again."
+NO_TEST = "A difference needs new runs of two targets: kit run local, kit run cloud."
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def timeline_beside_article(
 def notes(settings: Settings) -> dict[str, list[str]]:
     """Return the remarks of the report: noise of the differences, oddities, sources of figures."""
     return {
-        "noise": compare(columns(settings)[0]) or [NOTHING],
+        "noise": compare(columns(settings)[0]) or [NO_TEST],
         "oddities": list(ODDITIES),
         "sources": [f"{figure}: {file}" for figure, file in SOURCES.items()],
     }

@@ -106,7 +106,8 @@ def test_the_notebook_shows_why_its_own_submitter_ended(tmp_path):
 
 
 def test_texts_are_escaped_and_long_ones_are_folded():
-    assert Text("a < b")._repr_html_() == "<pre>a &lt; b</pre>"
+    shown = Text("a < b")._repr_html_()
+    assert shown == "<pre style='font-family:monospace'>a &lt; b</pre>"
     folded = Text("#SBATCH", "The batch script")._repr_html_()
     assert folded.startswith("<details><summary>The batch script</summary>")
     assert repr(Text("#SBATCH", "The batch script")) == "#SBATCH"
@@ -124,6 +125,7 @@ def test_a_table_has_its_link_and_its_sentences():
 
 
 def test_the_code_that_is_shown_is_the_code_that_runs():
+    assert "<span style=" in experiment_code("PlainStep")._repr_html_()
     shown = repr(experiment_code("PlainStep"))
     assert "loss.backward()" in shown
     assert "self.optimizer.step()" in shown
