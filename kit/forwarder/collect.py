@@ -96,7 +96,7 @@ class Forwarder:
                 problems.append(f"{user.name}: {err}")
         if self.cluster is not None:
             try:
-                self.cluster.publish(each for some in self._tunnels.values() for each in some)
+                self.cluster.publish(tunnel for rows in self._tunnels.values() for tunnel in rows)
             except KitError as err:
                 problems.append(str(err))
         if new or not self.text:
@@ -124,25 +124,25 @@ class Forwarder:
         yield from gauges.task_samples(self.own_name, "forwarder-pass", self._passes or [])
 
     def _collect(self, user: Buckets, problems: list[str]) -> int:
-        """Read the runs of one user that have changed; give how many, those that went included."""
+        """Read the changed runs of one user; return how many changed, removed runs included."""
         before = self._runs.get(user.name, {})
-        found = _by_run(user)
-        same = {run for run, read in before.items() if read.seen == found.get(run)}
-        changed = {run: seen for run, seen in found.items() if run not in same}
+        objects = _by_run(user)
+        same = {run for run, read in before.items() if read.seen == objects.get(run)}
+        changed = {run: seen for run, seen in objects.items() if run not in same}
         with ThreadPoolExecutor(MAX_PARALLEL) as pool:
             made = list(pool.map(lambda pair: self._one(user, *pair), changed.items()))
         problems += [problem for _, problem in made if problem]
         news = dict(zip(changed, (read for read, _ in made), strict=True))
-        self._runs[user.name] = {run: news.get(run) or before[run] for run in found}
+        self._runs[user.name] = {run: news.get(run) or before[run] for run in objects}
         if self.cluster is not None:
             statuses = statuses_from_keys(
-                info.key for seen in found.values() for info in seen
+                info.key for seen in objects.values() for info in seen
             ).values()
             requests = RunRequests(user.request_store)
             self._tunnels[user.name] = tunnels.live_tunnels(
                 self.settings, user.user, requests, statuses
             )
-        return len(changed) + len(before.keys() - found.keys())
+        return len(changed) + len(before.keys() - objects.keys())
 
     def _one(self, user: Buckets, run: str, seen: tuple[ObjectInfo, ...]) -> tuple[_Read, str]:
         """Return the samples of one run, none when its objects are damaged."""
@@ -186,14 +186,14 @@ class Forwarder:
 
     def _read_passes(self) -> list[Json]:
         try:
-            found = json.loads(self.own.get(PASSES))
+            content = json.loads(self.own.get(PASSES))
             rows = [
                 {
                     "id": str(row["id"]),
                     "waited_s": float(row["waited_s"]),
                     "ran_s": float(row["ran_s"]),
                 }
-                for row in found["passes"]
+                for row in content["passes"]
             ]
         except (DataError, ValueError, KeyError, TypeError):
             return []  # for display only
@@ -222,7 +222,7 @@ def forwarder_for(loaded: Settings, users: Iterable[str] = ()) -> Forwarder:
 
 
 def run(forwarder: Forwarder, stop: Callable[[], bool] = lambda: False) -> None:
-    """Pass after pass until `stop`."""
+    """Run passes until `stop` returns true."""
     due = time.monotonic()
     while not stop():
         forwarder.run_pass(max(0.0, time.monotonic() - due))
@@ -231,8 +231,8 @@ def run(forwarder: Forwarder, stop: Callable[[], bool] = lambda: False) -> None:
 
 
 def _by_run(user: Buckets) -> dict[str, tuple[ObjectInfo, ...]]:
-    """List the objects of each run that say something; a bucket that is gone has none."""
-    found: dict[str, list[ObjectInfo]] = {}
+    """List the objects of each run that carry data; a missing bucket has none."""
+    objects: dict[str, list[ObjectInfo]] = {}
     for store, names in ((user.request_store, _MOMENTS), (user.data, STAGES)):
         try:
             listed = list(store.list("runs/"))
@@ -241,8 +241,8 @@ def _by_run(user: Buckets) -> dict[str, tuple[ObjectInfo, ...]]:
         for info in listed:
             match = _KEY.fullmatch(info.key)
             if match and match["name"] in names:
-                found.setdefault(match["run"], []).append(info)
-    return {run: tuple(infos) for run, infos in found.items()}
+                objects.setdefault(match["run"], []).append(info)
+    return {run: tuple(infos) for run, infos in objects.items()}
 
 
 def _json(store: ObjectStore, info: ObjectInfo) -> Json:
@@ -250,9 +250,9 @@ def _json(store: ObjectStore, info: ObjectInfo) -> Json:
     if info.size > LARGEST:
         raise DataError(f"read {info.key}", f"{info.size} bytes, at most {LARGEST} are read")
     try:
-        found = json.loads(store.get(info.key))
+        content = json.loads(store.get(info.key))
     except (ValueError, RecursionError) as err:
         raise DataError(f"read {info.key}", "it is not a JSON document") from err
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise DataError(f"read {info.key}", "another schema")
-    return found
+    return content

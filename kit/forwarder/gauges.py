@@ -62,15 +62,15 @@ class RunSnapshot:
 def run_samples(kept: RunSnapshot) -> list[Sample]:
     """Return the samples of one run. Raises DataError when one of its objects is damaged."""
     try:
-        found = [*_times(kept), *_pipeline(kept)]
+        samples = [*_times(kept), *_pipeline(kept)]
         if kept.result is not None:
-            found += [*_sacct(kept, kept.result), *_seff(kept, kept.result)]
-        for _, labels, _ in found:
+            samples += [*_sacct(kept, kept.result), *_seff(kept, kept.result)]
+        for _, labels, _ in samples:
             _check_labels(labels)
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         got = f"{type(err).__name__}: {str(err)[:200]}"
         raise DataError(f"read what is kept of {kept.run}", got, "its gauges are left out") from err
-    return found
+    return samples
 
 
 def _check_labels(labels: Iterable[object]) -> None:
@@ -91,7 +91,7 @@ def task_samples(collector: str, group: str, tasks: Iterable[Json]) -> list[Samp
 
 
 def exposition(samples: Iterable[Sample]) -> bytes:
-    """Write samples as Prometheus text; of twins the last counts."""
+    """Write samples as Prometheus text; for duplicate labels the last value is used."""
     families = {
         name: GaugeMetricFamily(name, MEANING[name], labels=labels)
         for name, labels in LABELS.items()
@@ -144,15 +144,15 @@ _ROWS: dict[str, tuple[str, Callable[[str], float | None]]] = {
 
 
 def _sacct(kept: RunSnapshot, result: Json) -> list[Sample]:
-    zone, found = ZoneInfo(kept.zone), []
+    zone, samples = ZoneInfo(kept.zone), []
     for number, row in result["sacct"].items():
         about = (str(result["job"]["id"]), number, row["JobName"], row["Partition"], row["State"])
         labels = (kept.user, kept.run, *(text or "" for text in about))
         values = {name: read(row[key] or "") for name, (key, read) in _ROWS.items() if row[key]}
         for name, key in (("SuTi", "Submit"), ("StTi", "Start"), ("EnTi", "End")):
             values[name] = parse_time(row[key] or "", zone)
-        found += [(SACCT, (*labels, name), v) for name, v in values.items() if v is not None]
-    return found
+        samples += [(SACCT, (*labels, name), v) for name, v in values.items() if v is not None]
+    return samples
 
 
 def _share(text: str, read: Callable[[str], float | None]) -> tuple[float, float | None]:
@@ -194,25 +194,25 @@ def _seff(kept: RunSnapshot, result: Json) -> list[Sample]:
 def _times(kept: RunSnapshot) -> list[Sample]:
     """Return where the seconds went; those between two objects are by the store's clock."""
     at = kept.moments
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     if "request" in at and "submitted" in at:
-        found["ToStaSec"] = at["submitted"] - at["request"]
+        seconds["ToStaSec"] = at["submitted"] - at["request"]
     if "cancel" in at and "ended" in at:
-        found["ToCanSec"] = at["ended"] - at["cancel"]
+        seconds["ToCanSec"] = at["ended"] - at["cancel"]
     if trained := kept.stages.get(TRAIN):
-        found["ToConSec"] = float(trained["spans"]["environment"])
+        seconds["ToConSec"] = float(trained["spans"]["environment"])
     tasks: list[Sample] = []
     if kept.result is not None and "result" in at:
         ran = float(kept.result["elapsed_s"] or 0)
         waited = float(kept.result["queued_s"] or 0)
-        found["ToRunSec"] = ran
+        seconds["ToRunSec"] = ran
         if "submitted" in at:
-            found["ToStoSec"] = at["result"] - at["submitted"] - waited - ran
+            seconds["ToStoSec"] = at["result"] - at["submitted"] - waited - ran
         if "request" in at:
             rest = max(0.0, at["result"] - at["request"] - ran)
             task = {"id": kept.run, "waited_s": rest, "ran_s": ran}
             tasks = task_samples(kept.collector, "training-job", [task])
-    times = {name: max(0.0, value) for name, value in found.items()}
+    times = {name: max(0.0, value) for name, value in seconds.items()}
     return [(JOB, (kept.collector, kept.run, name), v) for name, v in times.items()] + tasks
 
 

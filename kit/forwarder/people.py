@@ -147,10 +147,10 @@ def people(path: Path, settings: Settings, buckets: Callable[[str], Buckets]) ->
     """
     step = "write `USER SHA256-OF-TOKEN` on each line, mode 600"
     lines = read_private(path, f"read who may ask in {path}", step).splitlines()
-    found: dict[str, Person] = {}
+    persons: dict[str, Person] = {}
     for number, line in enumerate(lines, start=1):
         match = re.fullmatch(r"([a-z0-9-]{1,40})\s+([0-9a-f]{64})", line.strip())
-        if not match or match[2] in found:
+        if not match or match[2] in persons:
             raise UsageError(f"{path}, line {number}, names nobody, or one token twice", "", step)
-        found[match[2]] = Person(settings, buckets(match[1]))
-    return found
+        persons[match[2]] = Person(settings, buckets(match[1]))
+    return persons

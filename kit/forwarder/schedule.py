@@ -36,7 +36,7 @@ def secret_of(name: str, form: str) -> Secret:
     if not os.environ.get(name):
         raise UsageError(f"{name} is not set", next_step=step)
     text = read_private(Path(os.environ[name]), f"read {name}", step).strip()
-    if not text or any(each.isspace() for each in text):
+    if not text or any(character.isspace() for character in text):
         raise UsageError(f"{os.environ[name]} holds no {form}", next_step=step)
     return Secret(text)
 
@@ -51,8 +51,8 @@ def redis_url() -> Secret:
     return url
 
 
-def look(url: Secret) -> None:
-    """Ask Redis for a sign of life. Raises Unreachable, CredentialRefused."""
+def check_redis(url: Secret) -> None:
+    """Check that Redis answers. Raises Unreachable, CredentialRefused."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -71,14 +71,14 @@ def look(url: Secret) -> None:
 
 
 class RedisCheckingScheduler(Scheduler):  # type: ignore[misc]  # Celery ships no types
-    """Sends what is due when Redis answers; what is due meanwhile is left out."""
+    """Sends the tasks that are due if Redis answers, and skips them if it does not."""
 
     reported = ""
 
     def apply_entry(self, entry: ScheduleEntry, producer: object = None) -> None:
-        """Send one task, or say once why not."""
+        """Send one task, or log once why it was not sent."""
         try:
-            look(Secret(self.app.conf.broker_url))
+            check_redis(Secret(self.app.conf.broker_url))
         except KitError as err:
             if str(err) != self.reported:
                 log.warning("no pass: %s", err)
@@ -123,7 +123,7 @@ def waited_s(expires: str | None, every_s: float) -> float:
 
 @contextmanager
 def scheduled(app: Celery) -> Iterator[None]:
-    """Send what is due, from a thread, as long as the block lasts; nothing of it is on disk."""
+    """Send what is due, from a thread, while the block runs; nothing is stored on disk."""
     beat = EmbeddedService(app, thread=True, scheduler_cls=RedisCheckingScheduler)
     beat.start()
     try:
@@ -135,10 +135,10 @@ def scheduled(app: Celery) -> Iterator[None]:
 def work(url: Secret, forwarder: Forwarder) -> int:
     """Run the worker until it is stopped; return its exit code.
 
-    Raises CredentialRefused; a Redis that is away is waited for.
+    Raises CredentialRefused; waits while Redis does not answer.
     """
     try:
-        look(url)
+        check_redis(url)
     except Unreachable as err:
         log.warning("%s", err)
     app = app_for(url, forwarder)
@@ -163,7 +163,7 @@ def watch(url: Secret, login: Secret, address: str, port: int) -> None:
     from tornado.options import options
     from tornado.web import HTTPError
 
-    look(url)
+    check_redis(url)
     options.address, options.port, options.basic_auth = address, port, [login.reveal()]
     options.max_tasks, options.purge_offline_workers = KEPT_TASKS, GONE_S
     expected = b"Basic " + b64encode(login.reveal().encode())
@@ -180,11 +180,11 @@ def watch(url: Secret, login: Secret, address: str, port: int) -> None:
     class _Guarded(Flower):  # type: ignore[misc]
         def find_handler(self, request: Any, **more: Any) -> Any:
             """Admit requests with the login only; Flower itself leaves /metrics open."""
-            given = request.headers.get("Authorization", "").encode()
-            looks = request.method in ("GET", "HEAD") or request.path == "/tasks/datatable"
-            if request.path != "/healthcheck" and not hmac.compare_digest(given, expected):
+            sent = request.headers.get("Authorization", "").encode()
+            reads_only = request.method in ("GET", "HEAD") or request.path == "/tasks/datatable"
+            if request.path != "/healthcheck" and not hmac.compare_digest(sent, expected):
                 return self.get_handler_delegate(request, _Refused, {"code": 401})
-            if not looks:
+            if not reads_only:
                 return self.get_handler_delegate(request, _Refused, {"code": 405})
             return super().find_handler(request, **more)
 

@@ -107,9 +107,9 @@ class TokenAuth:
     async def _refuse_person(self, scope: Scope) -> Response | None:
         if scope["path"] in self.open_paths:
             return None
-        found = self._person(scope)
-        if found is not None:
-            scope.setdefault("state", {})["person"] = found[0]
+        known = self._person(scope)
+        if known is not None:
+            scope.setdefault("state", {})["person"] = known[0]
             return None
         await asyncio.sleep(self._penalty(scope))
         refusal = answer({"detail": "give your token"}, 401, close=True)
@@ -165,8 +165,8 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         self.waiting_since = self.loop.time()
         if len(self.connections) > MAX_CONNECTIONS:
-            waiting = [one for one in self.connections if one.is_waiting()]  # type: ignore[union-attr]
-            min(waiting, key=lambda one: one.waiting_since).transport.abort()  # type: ignore[union-attr]
+            waiting = [connection for connection in self.connections if connection.is_waiting()]  # type: ignore[union-attr]
+            min(waiting, key=lambda connection: connection.waiting_since).transport.abort()  # type: ignore[union-attr]
         self._watch()
 
     def is_waiting(self) -> bool:
@@ -242,5 +242,5 @@ def api_token(settings: Settings) -> Secret:
 
 def api_token_path(settings: Settings) -> Path:
     """Return the path of the file with the API's token."""
-    given = os.environ.get("KIT_FACE_TOKEN")
-    return Path(given).expanduser() if given else settings.cache_dir / "face-token"
+    path = os.environ.get("KIT_FACE_TOKEN")
+    return Path(path).expanduser() if path else settings.cache_dir / "face-token"

@@ -20,18 +20,18 @@ from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
 
 NAMESPACE, PORT = "forwarder-imports", 8280
 OURS = {"app.kubernetes.io/managed-by": "cloud-hpc-kit"}
-ANSWER_S, LOOK_AGAIN_S = 10.0, 60.0
+ANSWER_S, CHECK_AGAIN_S = 10.0, 60.0
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Tunnel:
-    """Where the dashboard of a live run is seen; `key` names its try."""
+    """The address of a live run's dashboard; `attempt_id` is its attempt."""
 
     user: str
     run: str
-    key: str
+    attempt_id: str
     address: str
     port: int
     service: str = ""
@@ -48,18 +48,18 @@ def live_tunnels(
     loaded: Settings, user: str, requests: RunRequests, statuses: Iterable[RunStatus]
 ) -> list[Tunnel]:
     """Return the tunnels of a user's live runs. Raises KitError when the store cannot be read."""
-    cloud, found = loaded.cloud, []
-    for each in statuses if cloud and cloud.tunnel_address else ():
-        if each.state is not RunState.SUBMITTED:
+    cloud, tunnels = loaded.cloud, []
+    for status in statuses if cloud and cloud.tunnel_address else ():
+        if status.state is not RunState.SUBMITTED:
             continue
-        window = (requests.read(each.run, "progress") or {}).get("tunnel")
-        port = window.get("port") if isinstance(window, dict) else None
+        reported = (requests.read(status.run, "progress") or {}).get("tunnel")
+        port = reported.get("port") if isinstance(reported, dict) else None
         if cloud is None or type(port) is not int or port not in TUNNEL_PORTS:
             continue
-        key = attempt_id(each.run, each.number)
-        service = f"{user}-{key}-ray" if cloud.runner == "cluster" else ""
-        found.append(Tunnel(user, each.run, key, cloud.tunnel_address, port, service))
-    return found
+        name = attempt_id(status.run, status.number)
+        service = f"{user}-{name}-ray" if cloud.runner == "cluster" else ""
+        tunnels.append(Tunnel(user, status.run, name, cloud.tunnel_address, port, service))
+    return tunnels
 
 
 class TunnelServices:
@@ -68,23 +68,23 @@ class TunnelServices:
     def __init__(self, core: Any, discovery: Any, clock: Callable[[], float] = time.monotonic):
         self.core, self.discovery, self.clock = core, discovery, clock
         self._published: set[Tunnel] = set()
-        self._look_at = 0.0
+        self._check_at = 0.0
 
     def publish(self, wanted: Iterable[Tunnel]) -> None:
-        """Publish a service for each tunnel and no other; asks nothing when nothing has changed.
+        """Publish a service for each tunnel and no other; send nothing if nothing has changed.
 
-        Raises KitError when the cluster does not take it all; the rest is done.
+        Raises KitError if the cluster refused some of them; the others are published.
         """
-        tunnels = {each.service: each for each in wanted}
-        if set(tunnels.values()) == self._published and self.clock() < self._look_at:
+        tunnels = {tunnel.service: tunnel for tunnel in wanted}
+        if set(tunnels.values()) == self._published and self.clock() < self._check_at:
             return
-        self._look_at, wrong = 0.0, list[str]()
+        self._check_at, wrong = 0.0, list[str]()
         # The slice first: a client that finds the Service finds its endpoint too.
         for api, kind, make in (
             (self.discovery, "endpoint_slice", _slice),
             (self.core, "service", _service),
         ):
-            objects = {name: make(each) for name, each in tunnels.items()}
+            objects = {name: make(tunnel) for name, tunnel in tunnels.items()}
             wrong += _agree(api, kind, objects)
         if wrong:
             raise KitError(
@@ -92,11 +92,11 @@ class TunnelServices:
                 "; ".join(wrong)[:500],
                 "compare the Role forwarder-imports with access.yaml",
             )
-        self._published, self._look_at = set(tunnels.values()), self.clock() + LOOK_AGAIN_S
+        self._published, self._check_at = set(tunnels.values()), self.clock() + CHECK_AGAIN_S
 
 
 def _agree(api: Any, kind: str, wanted: dict[str, Json]) -> list[str]:
-    """Create, change and remove objects of one kind; give what the cluster refused."""
+    """Create, change and remove objects of one kind; return what the cluster refused."""
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -107,16 +107,16 @@ def _agree(api: Any, kind: str, wanted: dict[str, Json]) -> list[str]:
     selector = ",".join("=".join(pair) for pair in OURS.items())
     wrong = []
     try:
-        found = {
-            each.metadata.name: each
-            for each in _call("list", NAMESPACE, label_selector=selector).items
+        present = {
+            item.metadata.name: item
+            for item in _call("list", NAMESPACE, label_selector=selector).items
         }
         steps: list[tuple[str, str, Json | None]]
-        steps = [("delete", name, None) for name in found.keys() - wanted.keys()]
+        steps = [("delete", name, None) for name in present.keys() - wanted.keys()]
         for name, want in wanted.items():
-            if name not in found:
+            if name not in present:
                 steps.append(("create", name, want))
-            elif _differs(api.api_client.sanitize_for_serialization(found[name]), want):
+            elif _differs(api.api_client.sanitize_for_serialization(present[name]), want):
                 steps.append(("patch", name, want))
         for verb, name, body in steps:
             words = [name] * (verb != "create") + [NAMESPACE] + [body] * (body is not None)
@@ -132,17 +132,17 @@ def _agree(api: Any, kind: str, wanted: dict[str, Json]) -> list[str]:
     return wrong
 
 
-def _differs(found: Any, body: Any) -> bool:
-    """Return whether a field of `body` differs in `found`, which may have more fields."""
+def _differs(present: Any, body: Any) -> bool:
+    """Return whether a field of `body` differs in `present`, which may have more fields."""
     if isinstance(body, dict):
-        return not isinstance(found, dict) or any(_differs(found.get(k), body[k]) for k in body)
+        return not isinstance(present, dict) or any(_differs(present.get(k), body[k]) for k in body)
     if isinstance(body, list):
         return (
-            not isinstance(found, list)
-            or len(found) != len(body)
-            or any(map(_differs, found, body))
+            not isinstance(present, list)
+            or len(present) != len(body)
+            or any(map(_differs, present, body))
         )
-    return bool(found != body)
+    return bool(present != body)
 
 
 def _slice(tunnel: Tunnel) -> Json:
@@ -187,7 +187,7 @@ def tunnel_services(loaded: Settings) -> TunnelServices | None:
 
     try:
         config.load_incluster_config()
-    except config.ConfigException as err:  # the gauges go on without
+    except config.ConfigException as err:  # the gauges work without
         log.warning("no tunnels are published: %s", err)
         return None
     return TunnelServices(client.CoreV1Api(), client.DiscoveryV1Api())

@@ -33,14 +33,14 @@ class Batch:
 def batch(settings: Settings, request: RunRequest) -> Batch:
     """Build the batch job of a request; folders and files named by a hash are examples."""
     hpc = settings.hpc_section(accepts_jobs=True)
-    task = dataclasses.replace(build_task(hpc, request, 1, "0" * 64), token="0" * 12)
+    task = dataclasses.replace(build_task(hpc, request, 1, "0" * 64), attempt_id="0" * 12)
     if hpc.build_env_on == "login":
         task = dataclasses.replace(task, environment=f"{SitePaths(hpc).venvs}/made-by-ssh")
     cloud = settings.cloud
     if cloud and cloud.tunnel_address and request.wants_tunnel(hpc.tunnel):
         reach = {"host": cloud.ssh_host, "port": 22, "user": "kit-tunnel"}
         task = dataclasses.replace(task, tunnel=tunnel_settings(cloud, reach))
-    spec, folder = job_spec(hpc, task), SitePaths(hpc).attempt(task.token)
+    spec, folder = job_spec(hpc, task), SitePaths(hpc).attempt(task.attempt_id)
     return Batch(tuple(sbatch_argv(folder)), build_script(spec, folder), spec)
 
 

@@ -28,16 +28,16 @@ AWAITED = "its accounting figures are awaited"
 def read_progress(host: Host, folder: str, attempts: Iterable[str]) -> dict[str, Json]:
     """Read what running attempts have reported, in one call: `training` and `tunnel` of each.
 
-    Raises KitError without contact; a file that cannot be read is None.
+    Raises KitError without contact. A file that cannot be read gives None.
     """
-    found: dict[str, Json] = {name: dict.fromkeys(PROGRESS_FILES.values()) for name in attempts}
-    argv = ["sh", "-fc", script("read_progress"), "sh", folder, *found]
-    for line in host.run(argv, repeat=True).out.splitlines() if found else ():
+    reports: dict[str, Json] = {name: dict.fromkeys(PROGRESS_FILES.values()) for name in attempts}
+    argv = ["sh", "-fc", script("read_progress"), "sh", folder, *reports]
+    for line in host.run(argv, repeat=True).out.splitlines() if reports else ():
         with contextlib.suppress(ValueError, KeyError, RecursionError):
             attempt, file, content = line.split(" ")
             value = json.loads(base64.b64decode(content))
-            found[attempt][PROGRESS_FILES[file]] = value if isinstance(value, dict) else None
-    return found
+            reports[attempt][PROGRESS_FILES[file]] = value if isinstance(value, dict) else None
+    return reports
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Collector:
     slurm: Slurm
     objects: StageStore
     number: int
-    token: str
+    attempt_id: str
 
     def result(self, status: JobStatus, patient: bool = True) -> Json | None:
         """Publish the files of a committed attempt and return its result.
@@ -56,7 +56,7 @@ class Collector:
         the result says in `missing` which figures there are not. Raises DataError, CommandFailed
         for a file that is not the one that the manifest names.
         """
-        used = self.slurm.usage(self.token, status.job_id, status.restart_count)
+        used = self.slurm.usage(self.attempt_id, status.job_id, status.restart_count)
         if used.missing and used.available and patient:
             return None
         files = self._files(status)
@@ -70,7 +70,7 @@ class Collector:
         state = usage.state.name if usage else "COMPLETED"
         result = {
             "try": self.number,
-            "token": self.token,
+            "token": self.attempt_id,  # stored files keep this key: readers depend on it
             "job": {"id": status.job_id, "life": status.restart_count, "state": state},
             "files": files,
             "sacct": published_rows(usage, ZoneInfo(self.slurm.hpc.timezone)) if usage else {},
@@ -87,18 +87,19 @@ class Collector:
         return self.slurm.list_accounting(attempts)
 
     def failure(self, status: JobStatus) -> Json:
-        """Return why an attempt failed: its state, the cause that it left, the end of its log."""
+        """Return why an attempt failed: its state, the cause that it wrote, the end of its log."""
         left: Json = {}
-        text = self.slurm.logs(self.token, name=FAILURE)[0]
+        text = self.slurm.logs(self.attempt_id, name=FAILURE)[0]
         try:
             left = json.loads(text) if text else {}
         except (ValueError, RecursionError):
             left = {"got": text.decode(errors="replace")[-LOG_END:]}
         left = left if isinstance(left, dict) else {"got": str(left)[-LOG_END:]}
-        log = self.slurm.log_end(self.token).decode(errors="replace")
+        log = self.slurm.log_end(self.attempt_id).decode(errors="replace")
         job = {"id": status.job_id, "life": status.restart_count, "state": status.state.name}
         facts = {"why": status.why, "exit_code": status.exit_code, "worked": status.started}
-        return {"token": self.token, "job": job, **facts, "failure": left, "log": log}
+        # Stored files keep the key "token" for the attempt id: readers depend on it.
+        return {"token": self.attempt_id, "job": job, **facts, "failure": left, "log": log}
 
     def _files(self, status: JobStatus) -> dict[str, Json]:
         """Copy the manifest's files, each checked against it, and the job's script and log."""
@@ -106,7 +107,7 @@ class Collector:
         try:
             hashes = dict(json.loads(content)["files"])
         except (ValueError, KeyError, TypeError, RecursionError) as err:
-            tried = f"read the manifest of attempt {self.token}"
+            tried = f"read the manifest of attempt {self.attempt_id}"
             raise DataError(tried, repr(err)[:200], "start the run again") from err
         kept = {name: self._copy(name, wanted) for name, wanted in hashes.items()}
         for source, name in (("job.sh", "job.sh"), (self.slurm.log_name(status.job_id), "job.log")):
@@ -122,11 +123,11 @@ class Collector:
     def _fetch(self, name: str, wanted: str) -> bytes:
         if "/" in name:
             raise DataError(
-                f"read the manifest of {self.token}",
+                f"read the manifest of {self.attempt_id}",
                 f"it names {name!r:.200}",
                 "start the run again",
             )
-        source = f"{self.slurm.folder(self.token)}/{name}"
+        source = f"{self.slurm.folder(self.attempt_id)}/{name}"
         with tempfile.TemporaryDirectory(prefix="kit-") as folder:
             path = Path(folder) / "file"
             self.slurm.host.get(source, path)

@@ -67,7 +67,7 @@ def read(path: Path) -> dict[str, list[Platform]]:
 def parse(text: str, name: str = "compose-secrets.json") -> dict[str, list[Platform]]:
     """Read the text of the file; see `read`."""
     try:
-        table = json.loads(_COMMENT.sub(lambda found: found[1] or "", text))
+        table = json.loads(_COMMENT.sub(lambda match: match[1] or "", text))
     except (ValueError, RecursionError) as err:
         where = f"line {err.lineno}" if isinstance(err, json.JSONDecodeError) else "too deep"
         raise UsageError(f"{name} is not a JSON document", where, "correct that line") from err
@@ -81,7 +81,9 @@ def parse(text: str, name: str = "compose-secrets.json") -> dict[str, list[Platf
 
 def find(platforms: list[Platform], profile: str) -> Platform | None:
     """Return the platform of a profile, None when there is none."""
-    return next((one for one in platforms if one.text("ENVIROMENT") == profile), None)
+    return next(
+        (platform for platform in platforms if platform.text("ENVIROMENT") == profile), None
+    )
 
 
 def ssh_config(platforms: list[Platform], profile: str, name: str) -> str:
@@ -91,7 +93,7 @@ def ssh_config(platforms: list[Platform], profile: str, name: str) -> str:
     """
     platform = find(platforms, profile)
     if platform is None:
-        names = ", ".join(one.text("ENVIROMENT") for one in platforms) or "none"
+        names = ", ".join(platform.text("ENVIROMENT") for platform in platforms) or "none"
         step = "add it to the HPC_ keys, or use another profile"
         raise UsageError(f"compose-secrets.json has no platform {profile!r}", names, step)
     return host_block(platform, name)
@@ -117,7 +119,7 @@ def host_block(platform: Platform, name: str) -> str:
 
 def check_integration(platforms: list[Platform], profile: str) -> None:
     """Raise UsageError when the file is for the jobs of other profiles."""
-    names = [one.text("ENVIROMENT") for one in platforms]
+    names = [platform.text("ENVIROMENT") for platform in platforms]
     if names and profile not in names:
         step = "add it to INTEGRATION_ENVIROMENT, or use another profile"
         got = f"INTEGRATION_ENVIROMENT names {', '.join(names)}"
@@ -204,7 +206,7 @@ def _host(name: str, user: str, key: str) -> list[str]:
 
 
 def write_templates(folder: Path, ssh: str) -> list[Path]:
-    """Write both files, mode 600, into `folder`; give their paths. Raises UsageError.
+    """Write both files, mode 600, into `folder`; return their paths. Raises UsageError.
 
     A file that is there is never overwritten: then nothing is written at all.
     """
@@ -244,14 +246,14 @@ def _platforms(name: str, prefix: str, values: dict[str, object]) -> list[Platfo
     keys = [key for key in MEANING if key.startswith(f"{prefix}_")]
     parts = {key: [part.strip() for part in str(values[key]).split("|")] for key in keys}
     first = keys[0]
-    for key, found in parts.items():
-        if len(found) != len(parts[first]):
-            got = f"{first} has {len(parts[first])}, {key} has {len(found)}"
+    for key, texts in parts.items():
+        if len(texts) != len(parts[first]):
+            got = f"{first} has {len(parts[first])}, {key} has {len(texts)}"
             step = "give every key of a prefix as many values, none where there is none"
             raise UsageError(f"{name}: the {prefix}_ keys differ in their count", got, step)
     platforms = []
     for row in zip(*parts.values(), strict=True):
-        given = [None if part.lower() in ABSENT else Secret(part) for part in row]
+        secrets = [None if part.lower() in ABSENT else Secret(part) for part in row]
         words = [key.partition("_")[2] for key in keys]
-        platforms.append(Platform(prefix, dict(zip(words, given, strict=True))))
-    return [each for each in platforms if each.values["ENVIROMENT"]]
+        platforms.append(Platform(prefix, dict(zip(words, secrets, strict=True))))
+    return [platform for platform in platforms if platform.values["ENVIROMENT"]]

@@ -39,7 +39,7 @@ class EnvironmentBuildError(DataError):
 
 @dataclass(frozen=True)
 class Environment:
-    """One environment on the site. New runs find a published one; `attempt` built it."""
+    """One environment on the site. New runs use a published one; `attempt` is its attempt's id."""
 
     name: str
     published: bool
@@ -74,17 +74,19 @@ def pins_key(text: str) -> str:
     return sha256_of(text.encode())[:12]
 
 
-def environment_call(hpc: Hpc, token: str, configured: bool) -> str:
+def environment_call(hpc: Hpc, attempt_id: str, configured: bool) -> str:
     """Return the line that calls `environment`. Raises UsageError for an invalid attempt id."""
-    if not ATTEMPT_ID.fullmatch(token):
-        raise UsageError(f"{token[:80]!r} is not an attempt id", next_step="give 12 hex digits")
+    if not ATTEMPT_ID.fullmatch(attempt_id):
+        raise UsageError(
+            f"{attempt_id[:80]!r} is not an attempt id", next_step="give 12 hex digits"
+        )
     text, use = pins(), "yes" if configured else "no"
-    words = [hpc.project_dir, environment_key(hpc, text), pins_key(text), hpc.python, token, use]
-    return f"environment {shlex.join(words)}"
+    keys = [environment_key(hpc, text), pins_key(text)]
+    return f"environment {shlex.join([hpc.project_dir, *keys, hpc.python, attempt_id, use])}"
 
 
 def stage_pins(host: Host, hpc: Hpc) -> None:
-    """Put the list of packages on the site; it is made once."""
+    """Write the list of packages on the site, once."""
     text = pins()
     target = f"{SitePaths(hpc).wheels}/{pins_key(text)}.txt"
     if host.run(["test", "-e", target], check=False, repeat=True).code:
@@ -92,14 +94,14 @@ def stage_pins(host: Host, hpc: Hpc) -> None:
 
 
 def make_environment(
-    host: Host, hpc: Hpc, attempt: str, configured: bool, say: Callable[[str], None]
+    host: Host, hpc: Hpc, attempt_id: str, configured: bool, say: Callable[[str], None]
 ) -> tuple[str, bool]:
-    """Find or build the environment by ssh, on the login node: its folder, whether private.
+    """Find or build the environment on the login node; return its folder and whether it is private.
 
     Raises EnvironmentBuildError for every failure on the site, Unreachable without contact.
     """
     stage_pins(host, hpc)
-    lines = [*module_lines(hpc), FUNCTION, environment_call(hpc, attempt, configured)]
+    lines = [*module_lines(hpc), FUNCTION, environment_call(hpc, attempt_id, configured)]
     body = (
         "main() {\numask 077\n(\n"
         + "\n".join(lines)
@@ -124,33 +126,39 @@ def make_environment(
 
 
 def list_environments(host: Host, hpc: Hpc) -> list[Environment]:
-    """List the environments on the site; a line that cannot be read is left out."""
+    """List the environments on the site. Lines that cannot be read are left out."""
     argv = ["bash", "-c", script("list_environments"), "bash", hpc.project_dir]
-    found = []
+    environments = []
     for line in host.run(argv, timeout=600, repeat=True).out.splitlines():
         with contextlib.suppress(ValueError, TypeError):
             environment = Environment(**json.loads(line))
             if NAME.fullmatch(environment.name):
-                found.append(environment)
-    return found
+                environments.append(environment)
+    return environments
 
 
 def remove_environments(
-    host: Host, hpc: Hpc, open_tokens: Collection[str], names: Collection[str] = ()
+    host: Host, hpc: Hpc, open_attempt_ids: Collection[str], names: Collection[str] = ()
 ) -> list[str]:
-    """Remove these environments, without `names` every private one; give what was removed.
+    """Remove these environments, without `names` every private one; return the removed names.
 
-    One of an open try stays, and as long as there is any, so does what is published. Raises
-    UsageError for a name that may not go, before anything is removed.
+    Keeps environments of open attempts, and published ones while any attempt is open. Raises
+    UsageError for a name that may not be removed, before anything is removed.
     """
-    found = {made.name: made for made in list_environments(host, hpc)}
+    environments = {row.name: row for row in list_environments(host, hpc)}
     for name in names:
-        if name not in found:
+        if name not in environments:
             raise UsageError(f"unknown environment {name[:80]!r}", next_step="kit envs ls")
-        if found[name].attempt in open_tokens or (found[name].published and open_tokens):
-            got = f"an open run may use it, one of {len(open_tokens)}"
+        environment = environments[name]
+        published_in_use = environment.published and open_attempt_ids
+        if environment.attempt in open_attempt_ids or published_in_use:
+            got = f"an open run may use it, one of {len(open_attempt_ids)}"
             raise UsageError(f"{name} is in use", got, "wait for its end, or `kit cancel` it")
-    unused = [m.name for m in found.values() if not m.published and m.attempt not in open_tokens]
+    unused = [
+        name
+        for name, row in environments.items()
+        if not row.published and row.attempt not in open_attempt_ids
+    ]
     chosen = list(names) or unused
     if not chosen:
         return []

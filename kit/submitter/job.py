@@ -42,7 +42,7 @@ class Task:
 
     run: str
     number: int
-    token: str
+    attempt_id: str
     data_hash: str
     data: str
     code: str
@@ -63,7 +63,7 @@ def build_task(hpc: Hpc, request: RunRequest, number: int, code_hash: str, **mor
     return Task(
         run=request.run,
         number=number,
-        token=attempt_id(request.run, number),
+        attempt_id=attempt_id(request.run, number),
         data_hash=request.data_hash,
         data=f"{paths.inputs}/{request.data_hash}.safetensors",
         code=f"{paths.inputs}/{code_hash}.zip",
@@ -82,7 +82,7 @@ def job_spec(hpc: Hpc, task: Task) -> JobSpec:
         private = shlex.quote(task.environment) if task.private else ""
         environment = f"venv={shlex.quote(task.environment)} private={private}"
     else:
-        wanted = hpc_env.environment_call(hpc, task.token, task.configured)
+        wanted = hpc_env.environment_call(hpc, task.attempt_id, task.configured)
         environment = f"{hpc_env.FUNCTION}\n{wanted} || exit {ENVIRONMENT_FAILED}"
     variables = {
         "KIT_TASK": task_text(task),
@@ -90,7 +90,7 @@ def job_spec(hpc: Hpc, task: Task) -> JobSpec:
         "KIT_CODE_HASH": task.code_hash,
     }
     commands = (script("job_begin"), environment, script("job_run"))
-    name = job_name(task.token)
+    name = job_name(task.attempt_id)
     return job_for(hpc, name, commands, warning_s=WARNING_S, environment=variables)
 
 
@@ -98,6 +98,7 @@ def task_text(task: Task) -> str:
     """Return what the job's programs read: one line of JSON, with the version of Ray they need."""
     of_the_script = {"code", "code_hash", "configured", "environment", "private"}
     table = {name: value for name, value in vars(task).items() if name not in of_the_script}
+    table["token"] = table.pop("attempt_id")  # the key that `kit.onsite.main` reads
     table["hyperparameters"] = task.hyperparameters.model_dump()
     return json.dumps({**table, "ray": hpc_env.locked()["ray"]}, sort_keys=True)
 

@@ -46,7 +46,7 @@ def submitter_for(settings: Settings) -> Submitter:
 
 
 def run_loop(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
-    """Do pass after pass until `stop`; when one fails, the next ones come later and later."""
+    """Run passes until `stop` returns true; after a failed pass, wait longer before the next."""
     pause = POLL_INTERVAL_S
     with _heartbeat(submitter.requests.store) as alive:
         while not stop():
@@ -67,7 +67,7 @@ def run_loop(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> 
 def _heartbeat(store: ObjectStore) -> Iterator[threading.Event]:
     """Write a heartbeat while the block runs, however long a pass takes.
 
-    The yielded event is cleared while passes fail: then somebody else may take over.
+    The yielded event is cleared while passes fail: then another submitter may take over.
     """
     alive, ended = threading.Event(), threading.Event()
     alive.set()
@@ -102,7 +102,7 @@ def write_heartbeat(store: ObjectStore, key: str = HEARTBEAT_KEY) -> None:
 def other_submitter_active(store: ObjectStore) -> bool:
     """Return whether a submitter has written a heartbeat lately, by the store's clock alone.
 
-    It saves double effort only: two submitters do no harm.
+    This only avoids duplicate work: two submitters do no harm.
     """
     write_heartbeat(store, CLOCK_KEY)
     try:
@@ -135,8 +135,8 @@ def open_submitter(profile: str | None) -> Iterator[tuple[Settings, Submitter]]:
     logging.getLogger("kit").setLevel(logging.INFO)
     settings = load(profile)
     with tempfile.TemporaryDirectory(prefix="kit-") as name:
-        if given := os.environ.get("KIT_COMPOSE_SECRETS"):
-            settings = _with_secrets(settings, Path(given), Path(name))
+        if path := os.environ.get("KIT_COMPOSE_SECRETS"):
+            settings = _with_secrets(settings, Path(path), Path(name))
         yield settings, submitter_for(settings)
 
 

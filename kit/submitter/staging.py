@@ -32,7 +32,7 @@ class Staging:
     tunnel_keys: TunnelKeys | None
     show: Callable[[Json], None]
 
-    def task(self, request: RunRequest, number: int, attempt: str) -> Task:
+    def task(self, request: RunRequest, number: int, attempt_id: str) -> Task:
         """Stage everything that an attempt needs. Raises KitError."""
         host, hpc = self.slurm.host, self.slurm.hpc
         code = code_archive()
@@ -47,11 +47,11 @@ class Staging:
             why = "its Python environment is found or built on the login node, a minute or more"
             self.show({"state": "STAGING", "why": why})
             venv, private = hpc_env.make_environment(
-                host, hpc, attempt, request.configured, log.info
+                host, hpc, attempt_id, request.configured, log.info
             )
             task = replace(task, environment=venv, private=private)
         if request.wants_tunnel(hpc.tunnel):
-            task = replace(task, tunnel=self._tunnel(attempt))
+            task = replace(task, tunnel=self._tunnel(attempt_id))
         return task
 
     def _is_there(self, path: str) -> bool:
@@ -62,14 +62,14 @@ class Staging:
         output = self.slurm.host.run(["sha256sum", "--", path], check=False, repeat=True)
         return output.out.partition(" ")[0] if output.code == 0 else ""
 
-    def _tunnel(self, attempt: str) -> Json | None:
+    def _tunnel(self, attempt_id: str) -> Json | None:
         """Prepare the tunnel of an attempt; without one the run continues and reports why."""
-        host, folder = self.slurm.host, self.slurm.folder(attempt)
+        host, folder = self.slurm.host, self.slurm.folder(attempt_id)
         why = "the profile names no VM ([cloud] ssh_host and tunnel_address)"
         if self.tunnel_keys is not None:
             try:
                 return self.tunnel_keys.open(
-                    host, folder, attempt, parse_duration(self.slurm.hpc.time) or 0
+                    host, folder, attempt_id, parse_duration(self.slurm.hpc.time) or 0
                 )
             except KitError as err:
                 log.warning("no tunnel: %s", err)

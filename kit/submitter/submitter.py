@@ -37,7 +37,8 @@ MIN_BACK_OFF_S, MAX_BACK_OFF_S = 2.0, 300.0
 SWEEP_INTERVAL_S = 60.0
 PROGRESS_INTERVAL_S = 10.0  # progress is written again after this, so that "last seen" is true
 RESULT_WAIT_S = 300.0  # how long a committed result waits for figures and files
-MAX_ATTEMPTS = 5  # of one run that nobody asked for again; all but the last did no work
+# Limit of attempts for a run, unless a person requests another one. All but the last did no work.
+MAX_ATTEMPTS = 5
 REFUSED = "the scheduler refused the job"
 SITE = ""  # the key of the due time of the site itself
 
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Due:
-    """When something may be tried again, how long it waited for that, and why."""
+    """When the next step is due, how long it was delayed, and why."""
 
     at: float
     pause: float
@@ -116,7 +117,8 @@ class Submitter:
     def cancel(self, run: str) -> RunStatus:
         """Cancel a run and end its jobs on the site now; return its status.
 
-        Raises what `Slurm.cancel` does: the wish is stored, a pass or another call resumes it.
+        Raises what `Slurm.cancel` raises. The cancellation is stored: a pass or another call
+        resumes it.
         """
         status = self.requests.cancel(run)
         if status.state is RunState.CANCELLING:
@@ -126,7 +128,7 @@ class Submitter:
     # -- due times and containment ---------------------------------------------------------------
 
     def _run_step(self, status: RunStatus, action: Callable[[RunStatus], None]) -> None:
-        """Do the next step of a run if it is due; any failure costs this run alone."""
+        """Do the next step of a run if it is due; a failure affects only this run."""
         run, site = status.run, self._due.get(SITE)
         if site and self.slurm.clock() < site.at:
             self._show_safely(run, {"state": status.state.name, "why": site.why})
@@ -274,7 +276,7 @@ class Submitter:
             self._run_step(status, look)
 
     def _look(self, status: RunStatus, job: JobStatus, progress: Json) -> None:
-        """Publish how an attempt is; settle it at its end."""
+        """Publish the status of an attempt; close the attempt when its job has ended."""
         if not job.manifest and (job.done or job.missing_s > self.slurm.lost_after_s):
             job = self.slurm.settle(job.attempt_id)  # closes what has ended
         if not job.done:
@@ -316,7 +318,7 @@ class Submitter:
         log.info("%s is done", run)
 
     def _sweep(self, attempts: Iterable[str]) -> None:
-        """Remove the tunnel keys of ended attempts; a VM that is away is asked again later."""
+        """Remove the tunnel keys of ended attempts; retry later while the VM does not answer."""
         keys = self.tunnel_keys
         ended = set(attempts) - self._swept if keys else set()
         if keys is None or not ended or self.slurm.clock() < self._sweep_at:
@@ -333,7 +335,7 @@ class Submitter:
     def _show(self, run: str, content: Json) -> None:
         """Publish a run's progress when it has changed, and now and then unchanged.
 
-        Without contact everything stays as it was last seen, except the state and its reason.
+        Without contact, only the state and its reason change; the rest stays as last seen.
         """
         digest, now = digest_of(content), self.slurm.clock()
         last, at = self._shown.get(run, ("", 0.0))
@@ -349,7 +351,7 @@ class Submitter:
         self._shown[run] = digest, now
 
     def _show_safely(self, run: str, content: Json) -> None:
-        """Publish a problem; that this fails too is logged only."""
+        """Publish a problem; if publishing fails too, only log it."""
         try:
             self._show(run, content)
         except Exception as err:  # noqa: BLE001 - reporting one run must not hold up the others
@@ -365,7 +367,8 @@ def _explain(what: str, err: Exception) -> str:
     return f"unexpected {type(err).__name__}: {str(err)[:300]}\nreport it with the submitter's log"
 
 
-def _failed(attempt: str, cause: str, err: KitError) -> Json:
-    """Return why an attempt failed before it could work, in the form of a failed one."""
+def _failed(attempt_id: str, cause: str, err: KitError) -> Json:
+    """Return why an attempt failed before its job could start, in the format of a failed job."""
     failure = {"cause": cause, "got": err.got, "next": err.next_step}
-    return {"token": attempt, "why": err.got, "worked": False, "failure": failure, "log": ""}
+    # Stored files keep the key "token" for the attempt id: readers depend on it.
+    return {"token": attempt_id, "why": err.got, "worked": False, "failure": failure, "log": ""}

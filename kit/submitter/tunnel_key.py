@@ -1,8 +1,9 @@
-"""The reverse tunnel's key: made for one attempt, good for one thing, removed with the attempt.
+"""The reverse tunnel's key: limited to port forwarding, one for each attempt.
 
 The job opens `ssh -R` to the cloud VM as an unprivileged user of the VM. Its key may listen on a
 few ports of one address and do nothing else: no command, no other forwarding (`restrict` alone
-forbids neither, and Unix sockets are barred by the VM's sshd only; tried with OpenSSH 9.2).
+forbids neither, and Unix sockets are barred by the VM's sshd only; tried with OpenSSH 9.2). It is
+removed when its attempt ends.
 """
 
 import re
@@ -19,7 +20,9 @@ from kit.submitter.scripts import script
 
 ANSWER_S = 20.0
 MAX_ATTEMPTS_PER_CALL = 2000
-MAX_QUEUED_S = 7 * 24 * 3600  # a queued job's key is valid so long; it goes with its attempt
+MAX_QUEUED_S = (
+    7 * 24 * 3600
+)  # a queued job's key is valid so long; it is removed when its attempt ends
 
 
 class TunnelKeys:
@@ -31,7 +34,7 @@ class TunnelKeys:
         self.mark = f"kit-{sha256_of(owner.encode())[:8]}"  # other submitters' keys stay
         self._reach: tuple[Json, bytes] | None = None
 
-    def open(self, site: Host, folder: str, attempt: str, limit_s: float) -> Json:
+    def open(self, site: Host, folder: str, attempt_id: str, limit_s: float) -> Json:
         """Create an attempt's key in its folder on the site and authorise it on the VM.
 
         Returns the tunnel's settings for the job. A repeated call, also by another submitter,
@@ -45,8 +48,8 @@ class TunnelKeys:
         listen = ",".join(f'permitlisten="{address}:{port}"' for port in TUNNEL_PORTS)
         limits = f'restrict,port-forwarding,{listen},permitopen="127.0.0.1:1"'
         limits += f',command="/bin/false",expiry-time="{until}"'
-        line = f"{limits} {_public(private)} {self.mark}-{attempt}\n"
-        user = self._edit([attempt], line).strip()
+        line = f"{limits} {_public(private)} {self.mark}-{attempt_id}\n"
+        user = self._edit([attempt_id], line).strip()
         site.put(known_hosts, f"{folder}/{TUNNEL_HOSTS}")
         return tunnel_settings(self.cloud, {**reach, "user": user})
 

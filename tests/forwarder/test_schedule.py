@@ -20,7 +20,7 @@ from kit.forwarder.schedule import (
     TASK,
     RedisCheckingScheduler,
     app_for,
-    look,
+    check_redis,
     redis_url,
     secret_of,
     waited_s,
@@ -70,7 +70,7 @@ def test_the_one_task_has_no_arguments_and_expires_with_its_interval():
 
 def test_messages_are_json_and_a_pickle_is_not_accepted(monkeypatch):
     app = app_for(Secret("memory://"), Passes())
-    monkeypatch.setattr(forwarder_schedule, "look", lambda url: None)
+    monkeypatch.setattr(forwarder_schedule, "check_redis", lambda url: None)
     beat = RedisCheckingScheduler(app)
     with app.connection() as link:
         queue = link.SimpleQueue("forwarder")
@@ -112,12 +112,12 @@ def test_a_redis_that_is_away_is_said_once_and_nothing_is_sent(away, caplog):
 
 def test_a_redis_that_is_away_or_silent_is_unreachable_in_seconds(away):
     with pytest.raises(Unreachable, match="Redis at 127.0.0.1:") as error:
-        look(away)
+        check_redis(away)
     assert PASSWORD not in str(error.value)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://:{PASSWORD}@127.0.0.1:{silent.getsockname()[1]}/0"
         with pytest.raises(Unreachable):
-            look(Secret(url))
+            check_redis(Secret(url))
 
 
 def test_a_redis_that_refuses_the_password_is_told_apart():
@@ -131,7 +131,7 @@ def test_a_redis_that_refuses_the_password_is_told_apart():
 
         threading.Thread(target=refuse, daemon=True).start()
         with pytest.raises(CredentialRefused) as error:
-            look(Secret(f"redis://:{PASSWORD}@127.0.0.1:{server.getsockname()[1]}/0"))
+            check_redis(Secret(f"redis://:{PASSWORD}@127.0.0.1:{server.getsockname()[1]}/0"))
     assert PASSWORD not in str(error.value)
 
 

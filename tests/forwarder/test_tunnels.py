@@ -69,7 +69,7 @@ def test_nothing_is_asked_again_until_something_changes_or_a_minute_is_over(serv
     cluster.publish([a_tunnel()])
     assert len(server.calls) == before
     del server.objects["services"][NAME]  # somebody else's doing
-    now[0] += tunnels.LOOK_AGAIN_S + 1
+    now[0] += tunnels.CHECK_AGAIN_S + 1
     cluster.publish([a_tunnel()])
     assert [call[0] for call in server.calls[before:]] == ["list", "list", "create"]
 
@@ -166,7 +166,7 @@ def live_tunnels(requests, loaded):
 def test_in_the_sandbox_a_live_tunnel_is_a_local_address(requests):
     submitted(requests, {"address": "127.0.0.13", "port": 8283})
     (found,) = live_tunnels(requests, profile())
-    assert (found.run, found.key, found.url) == (RUN, KEY, "http://127.0.0.13:8283")
+    assert (found.run, found.attempt_id, found.url) == (RUN, KEY, "http://127.0.0.13:8283")
     assert live_tunnels(requests, profile("cluster"))[0].service == NAME
 
 

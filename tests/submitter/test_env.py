@@ -20,7 +20,7 @@ from kit.cli import runs as runs_commands
 from kit.cli.envs import envs_group
 from kit.submitter import env as hpc_env
 
-TOKEN = "0123456789ab"
+ATTEMPT = "0123456789ab"
 # A Python that makes a venv and has a pip, in a second instead of half a minute.
 PYTHON = """\
 #!/bin/bash
@@ -45,9 +45,9 @@ def site(tmp_path, monkeypatch):
     return Hpc(ssh_host="x", project_dir=str(project), python=str(python))
 
 
-def make(site, configured=True, token=TOKEN):
+def make(site, configured=True, attempt_id=ATTEMPT):
     said = []
-    return *hpc_env.make_environment(LocalHost(), site, token, configured, said.append), said
+    return *hpc_env.make_environment(LocalHost(), site, attempt_id, configured, said.append), said
 
 
 def steps(tmp_path):
@@ -67,7 +67,7 @@ def test_the_first_run_makes_it_and_the_second_finds_it(site, tmp_path):
 
 def test_unconfigured_makes_its_own_beside_the_published_one(site, tmp_path):
     published, *_ = make(site)
-    own, private, _ = make(site, configured=False, token="aaaaaaaaaaaa")
+    own, private, _ = make(site, configured=False, attempt_id="aaaaaaaaaaaa")
     assert own != published
     assert private
     assert Path(published).exists()
@@ -115,8 +115,8 @@ def test_noise_of_the_sites_start_files_is_not_read_as_an_answer(site, tmp_path)
 
 def test_environment_of_an_interrupted_attempt_is_not_built_again(site, tmp_path):
     make(site)
-    first, private, _ = make(site, configured=False, token="aaaaaaaaaaaa")
-    again = make(site, configured=False, token="aaaaaaaaaaaa")
+    first, private, _ = make(site, configured=False, attempt_id="aaaaaaaaaaaa")
+    again = make(site, configured=False, attempt_id="aaaaaaaaaaaa")
     assert (again[0], again[1], private) == (first, True, True)
     assert steps(tmp_path).count("install") == 2
 
@@ -124,7 +124,7 @@ def test_environment_of_an_interrupted_attempt_is_not_built_again(site, tmp_path
 def test_environment_that_others_may_write_into_is_not_executed(site):
     first, *_ = make(site)
     Path(first).chmod(0o770)
-    second, private, _ = make(site, token="aaaaaaaaaaaa")
+    second, private, _ = make(site, attempt_id="aaaaaaaaaaaa")
     assert second != first
     assert private
 
@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_written_is_told(site, tmp_path):
 
 def test_two_builders_at_once_end_with_one_published(site, tmp_path):
     hpc_env.stage_pins(LocalHost(), site)
-    script = f"{hpc_env.FUNCTION}\n{hpc_env.environment_call(site, TOKEN, True)}; echo $venv"
+    script = f"{hpc_env.FUNCTION}\n{hpc_env.environment_call(site, ATTEMPT, True)}; echo $venv"
     builders = [
         subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
@@ -151,8 +151,8 @@ def test_two_builders_at_once_end_with_one_published(site, tmp_path):
 def test_removing_takes_what_no_link_and_no_open_run_uses(site):
     host = LocalHost()
     published, *_ = make(site)
-    used, *_ = make(site, configured=False, token="aaaaaaaaaaaa")
-    left, *_ = make(site, configured=False, token="bbbbbbbbbbbb")
+    used, *_ = make(site, configured=False, attempt_id="aaaaaaaaaaaa")
+    left, *_ = make(site, configured=False, attempt_id="bbbbbbbbbbbb")
     assert hpc_env.remove_environments(host, site, ["aaaaaaaaaaaa"]) == [Path(left).name]
     assert Path(published).exists()
     assert Path(used).exists()
@@ -161,13 +161,13 @@ def test_removing_takes_what_no_link_and_no_open_run_uses(site):
 
 
 def test_what_an_open_run_may_use_is_not_removed_by_name_either(site):
-    host, open_token = LocalHost(), "aaaaaaaaaaaa"
-    published, own = make(site)[0], make(site, configured=False, token=open_token)[0]
-    left = make(site, configured=False, token="bbbbbbbbbbbb")[0]
+    host, open_attempt_id = LocalHost(), "aaaaaaaaaaaa"
+    published, own = make(site)[0], make(site, configured=False, attempt_id=open_attempt_id)[0]
+    left = make(site, configured=False, attempt_id="bbbbbbbbbbbb")[0]
     for name in (published, own):
         with pytest.raises(UsageError, match="is in use"):
             hpc_env.remove_environments(
-                host, site, [open_token], [Path(left).name, Path(name).name]
+                host, site, [open_attempt_id], [Path(left).name, Path(name).name]
             )
     assert len(hpc_env.list_environments(host, site)) == 3
     assert hpc_env.remove_environments(host, site, [], [Path(published).name]) == [
@@ -191,15 +191,15 @@ def test_a_broken_off_environment_is_listed_as_private_and_removed(site, monkeyp
     with pytest.raises(DataError):
         make(site)
     (left,) = hpc_env.list_environments(LocalHost(), site)
-    assert (left.published, left.attempt) == (False, TOKEN)
-    assert hpc_env.remove_environments(LocalHost(), site, [TOKEN]) == []
+    assert (left.published, left.attempt) == (False, ATTEMPT)
+    assert hpc_env.remove_environments(LocalHost(), site, [ATTEMPT]) == []
     assert hpc_env.remove_environments(LocalHost(), site, []) == [left.name]
 
 
 def test_the_commands_list_and_remove_and_leave_what_is_open(site, monkeypatch):
     published = Path(make(site)[0]).name
-    own = Path(make(site, configured=False, token="aaaaaaaaaaaa")[0]).name
-    left = Path(make(site, configured=False, token="bbbbbbbbbbbb")[0]).name
+    own = Path(make(site, configured=False, attempt_id="aaaaaaaaaaaa")[0]).name
+    left = Path(make(site, configured=False, attempt_id="bbbbbbbbbbbb")[0]).name
     requests = SimpleNamespace(open_attempt_ids=lambda: ["aaaaaaaaaaaa"])
     slurm = SimpleNamespace(host=LocalHost(), hpc=site)
     opened = SimpleNamespace(requests=requests, slurm=slurm)
@@ -273,10 +273,10 @@ def test_a_package_that_is_not_locked_is_named(tmp_path):
         hpc_env.pins(names)
 
 
-@pytest.mark.parametrize("token", ["", "../../x", "0123456789ab;reboot"])
-def test_what_is_no_token_makes_no_call(site, token):
+@pytest.mark.parametrize("attempt_id", ["", "../../x", "0123456789ab;reboot"])
+def test_what_is_no_attempt_id_makes_no_call(site, attempt_id):
     with pytest.raises(UsageError):
-        hpc_env.environment_call(site, token, True)
+        hpc_env.environment_call(site, attempt_id, True)
 
 
 def test_the_function_is_good_bash():

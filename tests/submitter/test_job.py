@@ -39,7 +39,7 @@ HPC = Hpc(
 TASK = ray_job.Task(
     run="cloud-hpc-0123456789ab-1",
     number=2,
-    token="0123456789ab",
+    attempt_id="0123456789ab",
     data_hash="d" * 64,
     data=f"{PROJECT}/kit/inputs/{'d' * 64}.safetensors",
     code=f"{PROJECT}/kit/inputs/{'c' * 64}.zip",
@@ -69,7 +69,7 @@ def _names():
 
 
 def text_of(task=TASK, hpc=HPC):
-    return build_script(ray_job.job_spec(hpc, task), f"{PROJECT}/kit/tries/{task.token}")
+    return build_script(ray_job.job_spec(hpc, task), f"{PROJECT}/kit/tries/{task.attempt_id}")
 
 
 def test_the_script_is_the_golden_one():
@@ -96,10 +96,10 @@ def test_configured_decides_whether_an_environment_is_looked_for(configured, wor
     assert word in text_of(dataclasses.replace(TASK, configured=configured))
 
 
-@pytest.mark.parametrize("token", ["", "../x", "0123456789AB", "0123456789ab; reboot"])
-def test_what_is_no_token_makes_no_script(token):
+@pytest.mark.parametrize("attempt_id", ["", "../x", "0123456789AB", "0123456789ab; reboot"])
+def test_invalid_attempt_id_is_refused(attempt_id):
     with pytest.raises(UsageError):
-        text_of(dataclasses.replace(TASK, token=token))
+        text_of(dataclasses.replace(TASK, attempt_id=attempt_id))
 
 
 def test_the_task_is_data_with_the_version_of_ray_and_nothing_secret():
