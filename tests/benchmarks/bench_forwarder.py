@@ -1,4 +1,4 @@
-"""The forwarder beside its targets: the face's status, a scrape of 1,000 runs, memory, the tunnel.
+"""The forwarder beside its targets: the API's status, a scrape of 1,000 runs, memory, the tunnel.
 
 Usage: python tests/benchmarks/bench_forwarder.py (with the sandbox up and its environment made).
 """
@@ -16,21 +16,17 @@ from pathlib import Path
 
 import httpx
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [
-    str(HERE.parent / "support"),
-    str(HERE.parent / "forwarder"),
-    str(HERE.parent / "faults"),
-]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-import test_tunnel_faults as tunnel  # noqa: E402 - the folders above
-from sandbox_command import kit_sandbox  # noqa: E402
-from test_collect import Buckets3  # noqa: E402
+import tunnel_bench as tunnel
+from forwarder_buckets import ForwarderBuckets
+from sandbox_command import kit_sandbox
+from slurm_site import until
 
-from kit.base import Secret  # noqa: E402
-from kit.base.settings import load  # noqa: E402
-from kit.forwarder.api import metrics_api  # noqa: E402
-from kit.forwarder.serve import serve  # noqa: E402
+from kit.base import Secret
+from kit.base.settings import load
+from kit.forwarder.api import metrics_api
+from kit.forwarder.serve import serve
 
 RATE, SECONDS, RUNS, TUNNELS, KILLS = 200, 10, 1000, 3, 5
 
@@ -68,7 +64,7 @@ def status() -> list[tuple[str, float, float, str]]:
 
 def scrape() -> list[tuple[str, float, float, str]]:
     with tempfile.TemporaryDirectory() as folder:
-        world = Buckets3(Path(folder))
+        world = ForwarderBuckets(Path(folder))
         for number in range(RUNS):
             world.done(f"cloud-hpc-{number:012x}-2")
         ours = world.forwarder()
@@ -95,7 +91,7 @@ def memory() -> list[tuple[str, float, float, str]]:
     face = next(row["rss"] for row in rows if row["name"] == "forwarder")
     return [
         ("all of the sandbox", sum(row["rss"] for row in rows) / 1e9, 1.8, "GB"),
-        ("the face", face / 1e6, 150, "MB"),
+        ("the API", face / 1e6, 150, "MB"),
     ]
 
 
@@ -106,15 +102,15 @@ def window() -> list[tuple[str, float, float, str]]:
         with tunnel.own_bench() as bench:
             run = bench.ask(epochs=tunnel.LONG)
             port = tunnel.window(bench, run)["port"]
-            tunnel.until(tunnel.answers(port), 60, 0.05)
+            until(tunnel.answers(port), 60, 0.05)
             begun = (bench.folder(run) / "owner").lstat().st_mtime  # the job's first own deed
             opened.append(time.time() - begun)
             for _ in range(KILLS if not back else 0):
                 for pid in tunnel.connections():
                     os.kill(pid, signal.SIGKILL)
                 begin = time.perf_counter()
-                tunnel.until(lambda port=port: not tunnel.taken(port), 10, 0.01)
-                tunnel.until(tunnel.answers(port), 60, 0.02)
+                until(lambda port=port: not tunnel.taken(port), 10, 0.01)
+                until(tunnel.answers(port), 60, 0.02)
                 back.append(time.perf_counter() - begin)
     return [
         ("dashboard through the tunnel after the job's start", statistics.median(opened), 8, "s"),

@@ -11,10 +11,10 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
+from dashboard_queries import queries
 from dotenv import dotenv_values
 from idx_files import small_data_dir
 from slurm_site import until
-from test_dashboard import queries
 
 from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters

@@ -1,35 +1,40 @@
 """The reverse tunnel on the sandbox's real VM sshd, Slurm and Ray: a window that harms no run."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
-import secrets
 import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 from allas_site import AllasSite
-from hpc_bench import Bench, nothing_runs, processes, ps
+from hpc_bench import nothing_runs, processes, ps
 from slurm_site import until
+from tunnel_bench import (
+    ADDRESS,
+    KEYS,
+    LONG,
+    TUNNEL_USER,
+    answer,
+    answers,
+    connections,
+    connects,
+    end,
+    own_bench,
+    taken,
+    window,
+)
 
 from kit.base.ports import TUNNEL_PORTS as PORTS
-from kit.base.settings import load
 from kit.onsite import TUNNEL_KEY as KEY
 from kit.onsite import TUNNEL_STATE as STATE
 from kit.runs.requests import RunState
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
-LONG = 3000  # epochs: it goes on until somebody ends it
-ADDRESS = load("sandbox").cloud.tunnel_address
-KEYS = Path(load("sandbox").cloud.tunnel_keys)
-TUNNEL_USER = KEYS.parent.parent.name
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +46,6 @@ def vm(sandbox):
     until(nothing_runs, 30)
     assert KEYS.read_text() == before
     assert not [port for port in PORTS if taken(port)]
-
-
-@contextlib.contextmanager
-def own_bench(**hpc):
-    profile = load("sandbox")
-    store = dataclasses.replace(profile.store, bucket_prefix=f"t{secrets.token_hex(4)}")
-    hpc = dataclasses.replace(profile.hpc, **hpc)
-    bench = Bench(dataclasses.replace(profile, store=store, hpc=hpc))
-    try:
-        yield bench
-    finally:
-        for status in bench.requests.statuses().values():
-            if not status.state.finished:
-                end(bench, status.run)
-        bench.close()
 
 
 @pytest.fixture(scope="module")
@@ -71,53 +61,6 @@ def running(bench):
     window(bench, run)
     bench.passes_until(run, lambda: bench.training(run))
     return run
-
-
-def window(bench, run, **wanted):
-    """Wait until the person is shown the tunnel of a run: its address and port, or why not."""
-
-    def there():
-        shown = bench.shown(run).get("tunnel") or {}
-        return shown if all(key in shown for key in wanted or {"port": 1}) else None
-
-    return bench.passes_until(run, there)
-
-
-def connects(address, port):
-    with socket.socket() as probe:
-        return probe.connect_ex((address, port)) == 0
-
-
-def taken(port):
-    return connects(ADDRESS, port)
-
-
-def answer(port, token=""):
-    """Ask Ray's dashboard through the tunnel for its version; 0 where nobody answers."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(f"http://{ADDRESS}:{port}/api/version", headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=5) as reply:
-            return reply.status, json.load(reply)
-    except urllib.error.HTTPError as err:
-        return err.code, {}
-    except OSError:
-        return 0, {}
-
-
-def answers(port):
-    return lambda: answer(port)[0] == 401
-
-
-def connections():
-    """The processes of the VM's sshd that hold a tunnel."""
-    rows = [line.split(None, 2) for line in ps("pid=,user:32=,args=")]
-    return [int(row[0]) for row in rows if row[1] == TUNNEL_USER and row[2].startswith("sshd:")]
-
-
-def end(bench, run):
-    bench.requests.cancel(run)
-    bench.finish(run)
 
 
 def test_the_dashboard_answers_through_the_tunnel_to_the_owner_of_its_token(bench, running, seen):

@@ -1,6 +1,5 @@
 """The forwarder's face: who gets in, what may be asked, whose runs are seen."""
 
-import hashlib
 import http.client
 import json
 import re
@@ -8,11 +7,11 @@ import threading
 import time
 
 import pytest
+from forwarder_buckets import ANNA, BEA, ForwarderBuckets, known_people
+from gauge_samples import RUN
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from test_collect import Buckets3
-from test_gauges import RUN
 
 from kit.base import StoreUnavailable, UsageError
 from kit.forwarder import people as forwarder_people
@@ -23,31 +22,18 @@ from kit.forwarder.serve import serve
 from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest, RunRequests, RunState
 from kit.store import FolderStore
 
-ANNA, BEA = "annas-t0ken-0123456789", "beas-t0ken-0123456789"
 ASKED = {"run": RUN, "data_hash": "a" * 64}
 OTHER = "cloud-hpc-ba9876543210-2"
 
 
 @pytest.fixture
 def world(tmp_path):
-    return Buckets3(tmp_path)
+    return ForwarderBuckets(tmp_path)
 
 
 @pytest.fixture
 def known(world, tmp_path):
-    hashes = {ANNA: "anna", BEA: "bea"}
-    file = tmp_path / "people"
-    rows = [
-        f"{name} {hashlib.sha256(token.encode()).hexdigest()}" for token, name in hashes.items()
-    ]
-    file.write_text("\n".join(rows) + "\n")
-    file.chmod(0o600)
-
-    def buckets(user):
-        names = [f"integration-{role}-s0-c0-u1-{user}" for role in ("submitter", "pipeline")]
-        return Buckets(user, names[0], *(FolderStore(name, tmp_path) for name in names))
-
-    return people(file, world.settings, buckets)
+    return known_people(world, tmp_path)
 
 
 @pytest.fixture

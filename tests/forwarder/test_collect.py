@@ -11,57 +11,23 @@ from urllib.request import Request, urlopen
 import captured
 import pytest
 from buckets import remove_bucket
-from test_gauges import RUN, kept, scraped, values
+from forwarder_buckets import OWN, ForwarderBuckets
+from gauge_samples import RUN, kept, scraped, values
 
 from kit.base import NoSuchBucket, Secret, StoreUnavailable
-from kit.base.settings import load
 from kit.forwarder import collect as forwarder
 from kit.forwarder import gauges
 from kit.forwarder.api import metrics_api
-from kit.forwarder.collect import Buckets, Forwarder
 from kit.forwarder.serve import serve
 from kit.store import FolderStore
 
 OTHER = "cloud-hpc-ba9876543210-2"
-OWN = "integration-forwarder-s0-c0-u1"
 SACCT = "slurm-22.05/sacct-completed.txt"
-
-
-class Buckets3:
-    """The buckets of one user and the forwarder's own; `forwarder()` makes one after a restart."""
-
-    def __init__(self, folder):
-        names = [f"integration-{role}-s0-c0-u1-anna" for role in ("submitter", "pipeline")]
-        self.request_store, self.data = (FolderStore(name, folder) for name in names)
-        self.own = FolderStore(OWN, folder)
-        self.request_store.ensure_bucket()
-        self.data.ensure_bucket()
-        self.settings = load("sandbox", {"KIT_CACHE_DIR": str(folder)})
-        self.request_bucket = names[0]
-
-    def forwarder(self):
-        users = [Buckets("anna", self.request_bucket, self.request_store, self.data)]
-        return Forwarder(self.settings, users, self.own, OWN)
-
-    def write(self, store, run, name, content):
-        text = content if isinstance(content, bytes) else json.dumps({"schema": 1, **content})
-        data = text if isinstance(text, bytes) else text.encode()
-        return store.put(f"runs/{run}/{name}", data)
-
-    def done(self, run=RUN, **result):
-        """Everything that a finished run leaves."""
-        ours = kept(run)
-        self.write(self.request_store, run, "request.json", {})
-        self.write(self.request_store, run, "try-1/submitted.json", {})
-        self.write(self.request_store, run, "progress.json", {})
-        for name, stage in ours.stages.items():
-            self.write(self.data, run, f"{name}.json", stage)
-        self.write(self.request_store, run, "result.json", ours.result | result)
 
 
 @pytest.fixture
 def world(tmp_path):
-    return Buckets3(tmp_path)
+    return ForwarderBuckets(tmp_path)
 
 
 def rows(ours):
@@ -69,7 +35,7 @@ def rows(ours):
 
 
 def test_without_any_bucket_there_are_no_gauges_and_no_error(tmp_path):
-    empty = Buckets3(tmp_path)
+    empty = ForwarderBuckets(tmp_path)
     remove_bucket(empty.request_store)
     remove_bucket(empty.data)
     ours = empty.forwarder()

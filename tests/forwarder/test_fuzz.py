@@ -4,22 +4,30 @@ import json
 
 import pytest
 import schemathesis
-import test_api as test_forwarder_face
+from forwarder_buckets import ANNA, BEA, ForwarderBuckets, known_people
 from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis_settings
 from schemathesis.specs.openapi.checks import allow_header_conformance
-from test_api import ANNA, BEA
 
 from kit.forwarder.api import forwarder_api
 from kit.forwarder.serve import serve
 
-world, known = test_forwarder_face.world, test_forwarder_face.known
 document = schemathesis.openapi.from_dict(json.loads(json.dumps(forwarder_api({}).openapi())))
 
 
 # Slow: xdist's scheduling by file loses all but one of several tests with the same id
 # (pytest-xdist 3.8.0 keeps them in a dict by id), and schemathesis names them all alike.
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def world(tmp_path):
+    return ForwarderBuckets(tmp_path)
+
+
+@pytest.fixture
+def known(world, tmp_path):
+    return known_people(world, tmp_path)
 
 
 @pytest.fixture

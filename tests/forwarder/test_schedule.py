@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from kit.base import CredentialRefused, Secret, Unreachable, UsageError, read_private
 from kit.base import secret as login
-from kit.cli.forwarder import forwarder_group
+from kit.cli.main import cli
 from kit.forwarder import schedule as forwarder_schedule
 from kit.forwarder.collect import PASS_S
 from kit.forwarder.schedule import (
@@ -185,12 +185,12 @@ def test_a_secret_that_root_lends_on_a_read_only_mount_is_read(
             read_private(path, "read it", "")
 
 
-def test_the_command_is_a_group_of_three_and_itself():
-    said = CliRunner().invoke(forwarder_group, ["--help"]).output
-    assert [name for name in ("face", "worker", "flower", "--once") if name not in said] == []
-    for words in (["face"], ["worker"], ["flower"]):
+def test_the_command_has_three_subcommands_and_once():
+    output = CliRunner().invoke(cli, ["forwarder", "--help"]).output
+    assert [name for name in ("api", "worker", "flower", "--once") if name not in output] == []
+    for words in (["api"], ["face"], ["worker"], ["flower"]):
         out = CliRunner(env={"KIT_FORWARDER_PEOPLE": "", "KIT_FORWARDER_REDIS": ""}).invoke(
-            forwarder_group, words
+            cli, ["forwarder", *words]
         )
         assert isinstance(out.exception, UsageError), words
         assert "KIT_FORWARDER" in str(out.exception)

@@ -8,7 +8,7 @@ import socket
 import time
 
 import pytest
-from test_gauges import RUN, kept
+from gauge_samples import RUN, kept
 
 from kit.base import DataError
 from kit.forwarder import gauges, serve

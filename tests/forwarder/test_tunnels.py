@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 from api_server import TOKEN, ApiServer, serving
+from forwarder_buckets import ForwarderBuckets
 from kubernetes import client
 from memory_store import MemoryStore
-from test_collect import Buckets3
 
 from kit.base import KitError, Unreachable
 from kit.base.settings import load
@@ -209,7 +209,7 @@ def test_a_profile_without_a_vm_has_no_tunnels(requests):
 def test_the_pass_publishes_what_is_live_and_says_what_the_cluster_refuses(
     tmp_path, server, cluster
 ):
-    world = Buckets3(tmp_path)
+    world = ForwarderBuckets(tmp_path)
     world.settings = profile("cluster", tunnel_address="10.1.2.3")
     ours = world.forwarder()
     ours.cluster = cluster

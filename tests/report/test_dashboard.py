@@ -9,25 +9,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from dashboard_queries import BOARD, FILE, queries
 
-from kit.base import ROOT
 from kit.base.settings import load
 from kit.forwarder import gauges
 from kit.report import dashboard
 
-FILE = ROOT / "env" / "platform" / "grafana" / "integration-dashboard.json"
-BOARD = json.loads(FILE.read_text())
 METRICS = {
     gauges.SEFF: {"BiUn", "Nod", "MemUtiByte", "MemEffByte"},
     gauges.SACCT: {"EnTi"},
     gauges.PIPELINE: {"ToSec"},
     gauges.TASK: {"ToWaiSec", "ToRunSec", "ToTasSec"},
 }
-
-
-def queries():
-    """Every query of the dashboard: (title of the panel, PromQL)."""
-    return [(one["title"], each["expr"]) for one in BOARD["panels"] for each in one["targets"]]
 
 
 def test_published_links_and_the_data_source_keep_their_names():

@@ -7,8 +7,8 @@ import threading
 import time
 
 import pytest
-import test_api as test_forwarder_face
-from test_api import ANNA, BEA, RUN
+from forwarder_buckets import ANNA, BEA, ForwarderBuckets, known_people
+from gauge_samples import RUN
 
 from kit.base import (
     Busy,
@@ -28,8 +28,17 @@ from kit.runs.follow import TrainingFailed, follow
 from kit.runs.requests import RunRequest, RunRequests, RunState
 from kit.store import FolderStore
 
-world, known = test_forwarder_face.world, test_forwarder_face.known
 REQUEST = RunRequest(run=RUN, data_hash="a" * 64)
+
+
+@pytest.fixture
+def world(tmp_path):
+    return ForwarderBuckets(tmp_path)
+
+
+@pytest.fixture
+def known(world, tmp_path):
+    return known_people(world, tmp_path)
 
 
 @pytest.fixture

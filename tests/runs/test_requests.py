@@ -1,10 +1,9 @@
 """How a run stands follows from which of its objects exist; a request is data and nothing else."""
 
 import dataclasses
-import json
-import pickle
 
 import pytest
+from bad_requests import BAD, HASH, RUN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_store import MemoryStore
@@ -25,8 +24,6 @@ from kit.runs.requests import (
     write_request,
 )
 
-RUN = "cloud-hpc-0123456789ab-1"
-HASH = "ab" * 32
 NAMES = ("request", "cancel", "refused", "result", "progress")
 STEPS = tuple(f"try-{n}/{step}" for n in (1, 2, 3) for step in ("asked", "submitted", "ended"))
 
@@ -101,55 +98,6 @@ FOREIGN = [
 
 def test_objects_that_are_none_of_ours_count_nothing():
     assert statuses_from_keys(FOREIGN) == {}
-
-
-GOOD = json.loads(write_request(RunRequest(run=RUN, data_hash=HASH)))
-
-
-def changed(**values):
-    return json.dumps(GOOD | values).encode()
-
-
-def training(**values):
-    return changed(hyperparameters=GOOD["hyperparameters"] | values)
-
-
-BAD = {
-    "empty": b"",
-    "cut": write_request(RunRequest(run=RUN, data_hash=HASH))[:-20],
-    "no table": b"[1, 2]",
-    "a pickle": pickle.dumps({"schema": 1}),
-    "huge": b'{"schema": 1, "x": "' + b"a" * MAX_REQUEST_BYTES + b'"}',
-    "deep": b"[" * 60_000,
-    "a huge number": b'{"schema": ' + b"9" * 60_000 + b"}",
-    "not UTF-8": b"\xff\xfe{}",
-    "another schema": changed(schema=2),
-    "another run": changed(run="cloud-hpc-0123456789ab-2"),
-    "an unknown key": changed(partition="large"),
-    "a command": changed(command="rm -rf ~"),
-    "an account": changed(account="project_2005678"),
-    "a missing key": json.dumps({k: v for k, v in GOOD.items() if k != "data_hash"}).encode(),
-    "a path for a hash": changed(data_hash="../../../etc/passwd"),
-    "a hash with a newline": changed(data_hash=HASH + "\n"),
-    "a list for a hash": changed(data_hash=[HASH]),
-    "text for a flag": changed(configured="$(reboot)"),
-    "a number for a flag": changed(configured=1),
-    "text for a table": changed(hyperparameters="; reboot"),
-    "shell characters": training(device="cpu; touch /tmp/x"),
-    "text for a number": training(epochs="5"),
-    "out of range": training(epochs=10**9),
-    "not a number": training(learning_rate=float("nan")),
-    "a huge float": training(learning_rate=1e300),
-    "true for a number": training(seed=True),
-    "an unknown setting": training(partition="`id`"),
-    "no workers": changed(workers=0),
-    "too many workers": changed(workers=65),
-    "text for workers": changed(workers="`id`"),
-    "true for workers": changed(workers=True),
-    "half a worker": changed(workers=1.5),
-    "another tunnel": changed(tunnel="-R 22:localhost:22"),
-    "true for a tunnel": changed(tunnel=True),
-}
 
 
 @pytest.mark.parametrize("name", BAD)

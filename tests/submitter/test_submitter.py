@@ -9,8 +9,8 @@ import json
 from itertools import pairwise
 
 import pytest
+from bad_requests import BAD
 from submitter_world import DATA, RUN, World
-from test_requests import BAD
 
 from kit.base import (
     BucketTaken,
