@@ -4,6 +4,7 @@ Ports at an address: against the sandbox's own VM. Services of Kubernetes: no cl
 a real sshd of the test's own has a small stand-in for kubectl on its PATH (stand_in_kubectl.py).
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -140,6 +141,7 @@ port = {ports["mlflow"]}
     )
     yield tmp_path, sshd, {name: f"http://{HERE}:{port}" for name, port in ports.items()}
     sshd.stop()
+    assert_none_is_left(stand_in)
 
 
 def kubectls(folder):
@@ -151,6 +153,17 @@ def running_with(word):
     """The pids of the processes with this word among their arguments."""
     rows = psutil.process_iter(["cmdline"])
     return [row.pid for row in rows if word in (row.info["cmdline"] or [])]
+
+
+def assert_none_is_left(program, seconds=10.0):
+    """Wait until no process of this program runs; kill those that are left, and fail."""
+    deadline = time.monotonic() + seconds
+    while (left := running_with(str(program))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left, f"{len(left)} process(es) of {program} left"
 
 
 def sockets():
@@ -187,7 +200,7 @@ def test_killed_connection_comes_back_with_its_services(cluster, started, cut):
     folder, sshd, url = cluster
     running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
     running.ready()
-    old = running.master()
+    old, first = running.master(), kubectls(folder)
     if cut == "the VM's":
         sshd.cut()
     else:
@@ -195,7 +208,20 @@ def test_killed_connection_comes_back_with_its_services(cluster, started, cut):
     running.said("forwarding again")
     assert all(map(answers, url.values()))
     assert running.master() != old
-    assert len(kubectls(folder)) == 2
+    until(lambda: len(kubectls(folder)) == 2)
+    assert not set(first) & set(kubectls(folder))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_loop_on_the_vm_leaves_no_kubectl(cluster, started, number):
+    folder, _, _ = cluster
+    running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
+    running.ready()
+    first = kubectls(folder)
+    for pid in first:
+        os.kill(os.getpgid(pid), number)  # the shell that sshd started leads the group
+    running.said("forwarding again")
+    until(lambda: not set(first) & set(kubectls(folder)))
 
 
 def test_vm_that_is_away_is_reported_and_tried_again(cluster, started):
@@ -385,7 +411,33 @@ def test_kubectl_loop_is_one_command_for_every_login_shell(tmp_path, shell):
         assert line.startswith("Forwarding from port-forward --namespace monitoring")
         child.stdin.close()
         child.wait(10)
-    assert running_with(f"{tmp_path}/kubectl") == []
+    assert_none_is_left(tmp_path / "kubectl")
+
+
+def test_connection_that_ends_while_kubectl_starts_leaves_none(tmp_path):
+    """A signal that arrives between a shell's fork and the start of kubectl is not lost."""
+    program = tmp_path / "kubectl"
+    program.write_text("#!/bin/sh\nwhile :; do sleep 1; done\n")
+    program.chmod(0o755)
+    row = Forward("grafana", HERE, 5050, "", 3000, "grafana", "monitoring")
+    argv = shlex.split(
+        Connection(SSHHost("vm", folder=tmp_path / "c"), [row], print)._loop(row)[-1]
+    )
+    environ = os.environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    loops = [
+        subprocess.Popen(
+            argv,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        for _ in range(800)
+    ]
+    for loop in loops:
+        loop.wait(10)
+    assert_none_is_left(program)
 
 
 @pytest.mark.sandbox
