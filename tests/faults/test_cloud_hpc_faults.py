@@ -335,7 +335,7 @@ def test_a_folder_that_is_not_writable_or_full_is_said_and_mended(bench, seen):
             usual(["prlimit", "--fsize=0", "--pid", line.split()[0]], check=False)
     assert bench.finish(run).state is RunState.ENDED
     error = failure_of(bench, run)
-    assert "full or cannot be written" in error.got, error
+    assert "full or not writable" in error.got, error
     assert bench.states(run) == ["FAILED"]
     seen("project folder full while it trains", error.got[:60])
 
