@@ -1,4 +1,4 @@
-"""The forwarder's face: who gets in, what may be asked, whose runs are seen."""
+"""The forwarder's API: authentication, accepted requests, visibility of runs."""
 
 import http.client
 import json
@@ -75,13 +75,13 @@ def asked(world):
     ],
 )
 @pytest.mark.parametrize("token", [None, "", "guess", ANNA[:-1], ANNA + "x"])
-def test_nobody_gets_in_without_a_token(world, ask, method, path, token):
+def test_requests_without_a_valid_token_are_refused(world, ask, method, path, token):
     code, content = ask(method, path, b"[" * 50_000, token)
     assert (code, content) == (401, {"detail": "give your token"})
     assert asked(world) is RunState.UNKNOWN
 
 
-def test_how_to_ask_is_told_to_everybody_and_names_no_secret(ask):
+def test_documentation_is_public_and_has_no_secret(ask):
     code, document = ask("GET", "/openapi.json", token=None)
     assert code == 200
     assert ask("GET", "/docs", token=None)[0] == 200
@@ -98,7 +98,7 @@ def test_how_to_ask_is_told_to_everybody_and_names_no_secret(ask):
     assert not re.search("t0ken|password|secret", json.dumps(document), re.IGNORECASE)
 
 
-def test_a_run_is_asked_for_once_however_often(world, ask):
+def test_repeated_request_is_stored_once(world, ask):
     first = ask("POST", "/runs", ASKED)
     assert first[0] == 202
     assert (first[1]["run"], first[1]["state"]) == (RUN, "REQUESTED")
@@ -138,7 +138,7 @@ def test_a_run_is_asked_for_once_however_often(world, ask):
         ASKED | {"hyperparameters": None},
     ],
 )
-def test_a_request_that_is_none_is_refused_and_leaves_nothing(world, ask, body):
+def test_invalid_request_is_refused_and_stores_nothing(world, ask, body):
     code, _ = ask("POST", "/runs", body)
     assert code in (400, 422)
     assert list(world.request_store.list()) == []
@@ -155,7 +155,7 @@ JSON = st.recursive(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(value=JSON, key=st.sampled_from(["run", "data_hash", "workers", "hyperparameters", "x"]))
-def test_no_json_makes_the_face_fail(ask, value, key):
+def test_no_json_makes_the_api_fail(ask, value, key):
     body = json.dumps(ASKED | {key: value}).encode()
     code, _ = ask("POST", "/runs", body)
     assert code in (202, 409, 422)
@@ -195,7 +195,7 @@ def test_tunnels_of_live_runs_are_shown_to_their_owner_until_they_end(world, ask
     assert ask("GET", "/tunnels") == (200, [])
 
 
-def test_a_run_is_cancelled_by_its_owner_and_twice_is_once(world, ask):
+def test_run_is_cancelled_by_its_owner_idempotently(world, ask):
     ask("POST", "/runs", ASKED)
     assert ask("POST", f"/runs/{RUN}/cancel")[1]["state"] == "CANCELLING"
     assert ask("POST", f"/runs/{RUN}/cancel")[0] == 202
@@ -221,7 +221,7 @@ def test_a_long_poll_ends_with_the_change_and_not_before(world, ask):
 
 
 @pytest.mark.parametrize("wait", ["-1", "61", "nan", "inf", "long"])
-def test_a_wait_that_makes_no_sense_is_refused(ask, wait):
+def test_invalid_wait_is_refused(ask, wait):
     assert ask("GET", f"/runs/{RUN}?wait_s={wait}")[0] == 422
 
 
@@ -244,7 +244,7 @@ def test_files_and_log_of_a_finished_run_are_fetched_and_checked(world, ask):
     assert ask("GET", f"/runs/{RUN}/artefacts/sacct.txt")[0] == 500
 
 
-def test_a_run_that_came_to_nothing_says_why(world, ask):
+def test_failed_run_reports_why(world, ask):
     ask("POST", "/runs", ASKED)
     world.write(world.request_store, RUN, "try-1/submitted.json", {})
     assert ask("GET", f"/runs/{RUN}/log") == (200, "")
@@ -255,7 +255,7 @@ def test_a_run_that_came_to_nothing_says_why(world, ask):
     assert ask("GET", f"/runs/{RUN}/artefacts") == (200, [])
 
 
-def test_a_store_that_is_away_is_said_with_the_next_step(ask, monkeypatch):
+def test_unavailable_store_is_reported_with_the_next_step(ask, monkeypatch):
     def away(*_):
         raise StoreUnavailable("list runs/", "no answer", "try again later")
 
@@ -264,7 +264,7 @@ def test_a_store_that_is_away_is_said_with_the_next_step(ask, monkeypatch):
     assert ask("GET", "/runs") == (503, problem)
 
 
-def test_many_who_ask_at_once_share_a_listing(world, known):
+def test_concurrent_requests_share_a_listing(world, known):
     person = next(iter(known.values()))
     now, listings = [100.0], []
     person.clock = lambda: now[0]
@@ -285,7 +285,7 @@ def test_many_who_ask_at_once_share_a_listing(world, known):
 
 
 @pytest.mark.parametrize(
-    ("text", "mode", "told"),
+    ("text", "mode", "message"),
     [
         ("anna\n", 0o600, "line 1, names nobody"),
         ("anna " + "a" * 63, 0o600, "line 1"),
@@ -295,11 +295,11 @@ def test_many_who_ask_at_once_share_a_listing(world, known):
         ("\xe4", 0o600, "read who may ask"),
     ],
 )
-def test_a_list_of_people_that_is_none_is_refused(tmp_path, text, mode, told):
+def test_invalid_list_of_people_is_refused(tmp_path, text, mode, message):
     file = tmp_path / "people"
     file.write_text(text)
     file.chmod(mode)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         people(file, None, lambda user: Buckets(user, user, None, None))
     with pytest.raises(UsageError, match="read who may ask"):
         people(tmp_path / "none", None, lambda user: None)

@@ -84,7 +84,7 @@ def test_the_gauges_survive_a_restart_once_each(world):
     assert {str(row) for row in rows(first)} <= {str(row) for row in rows(second)}
 
 
-def test_a_run_that_is_removed_and_a_bucket_that_is_removed_take_their_gauges_along(world):
+def test_gauges_are_removed_with_their_run_or_bucket(world):
     world.done()
     world.done(OTHER)
     ours = world.forwarder()
@@ -116,7 +116,7 @@ def test_a_run_that_is_removed_and_a_bucket_that_is_removed_take_their_gauges_al
         b'{"schema": 1, "sacct": {"1": {"JobName": 7}}, "seff": {}, "job": {"id": 1}}',
     ],
 )
-def test_a_damaged_run_costs_only_itself_and_is_told(world, content):
+def test_damaged_run_affects_only_itself_and_is_reported(world, content):
     world.done()
     world.done(OTHER)
     world.write(world.request_store, OTHER, "result.json", content)
@@ -131,7 +131,7 @@ def test_a_damaged_run_costs_only_itself_and_is_told(world, content):
     assert values(rows(ours), gauges.SEFF, jobkey=OTHER)["BiUn"] == 23.17
 
 
-def test_sacct_rows_that_are_damaged_cost_only_that_run(world):
+def test_damaged_sacct_rows_affect_only_that_run(world):
     world.done()
     damaged = kept().result["sacct"]
     damaged["1"]["Elapsed"] = "\ufffd\ufffd:0x"
@@ -143,7 +143,7 @@ def test_sacct_rows_that_are_damaged_cost_only_that_run(world):
 
 
 def priced(world, text):
-    """A run whose seff does not say what it cost, with this sacct text kept beside it."""
+    """Write a run whose seff has no cost, with this sacct text beside it."""
     result = kept().result
     del result["seff"]["Non-Interactive BUs"]
     at = world.write(world.data, RUN, "try-1/sacct.txt", text)
@@ -151,7 +151,7 @@ def priced(world, text):
     world.done(seff=result["seff"], files=files)
 
 
-def test_units_are_priced_by_the_rates_where_seff_does_not_say_them(world):
+def test_units_come_from_the_rates_if_seff_has_none(world):
     text = captured.read("slurm-22.05/sacct-asked.txt")
     priced(world, text.encode())
     ours = world.forwarder()
@@ -170,7 +170,7 @@ def test_a_partition_without_a_price_has_no_units_and_all_the_rest(world):
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"JobID|State\n1|2|3\n"])
-def test_a_damaged_sacct_text_costs_that_run(world, text):
+def test_damaged_sacct_text_affects_only_that_run(world, text):
     priced(world, text)
     world.done(OTHER)
     ours = world.forwarder()
@@ -178,7 +178,7 @@ def test_a_damaged_sacct_text_costs_that_run(world, text):
     assert {labels.get("jobkey", OTHER) for _, labels, _ in rows(ours)} == {OTHER}
 
 
-def test_a_store_that_is_away_leaves_the_last_gauges(world, monkeypatch):
+def test_unavailable_store_leaves_the_last_gauges(world, monkeypatch):
     world.done()
     ours = world.forwarder()
     ours.once()
@@ -192,7 +192,7 @@ def test_a_store_that_is_away_leaves_the_last_gauges(world, monkeypatch):
     assert ours.text is before
 
 
-def test_the_newest_passes_are_kept_and_a_damaged_list_of_them_is_begun_anew(world):
+def test_newest_passes_are_kept_and_a_damaged_list_is_replaced(world):
     ours = world.forwarder()
     for number in range(1, forwarder.KEPT_PASSES + 4):
         world.done(f"cloud-hpc-0123456789ab-{number}")
@@ -211,7 +211,7 @@ def test_the_newest_passes_are_kept_and_a_damaged_list_of_them_is_begun_anew(wor
     assert len(json.loads(world.own.get(forwarder.PASSES))["passes"]) == 1
 
 
-def test_the_scrape_wants_the_token_and_has_nothing_beside_the_gauges(world):
+def test_scrape_needs_the_token_and_has_only_the_gauges(world):
     world.done()
     ours = world.forwarder()
     ours.once()

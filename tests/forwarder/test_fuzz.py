@@ -1,4 +1,4 @@
-"""What the face's own document says it takes and what not, sent to it: 40 requests a path."""
+"""Requests generated from the API's own document: 40 for each path."""
 
 import json
 
@@ -44,7 +44,7 @@ def url(known):
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_every_answer_is_one_that_the_document_names(case, url):
+def test_every_answer_conforms_to_the_document(case, url):
     # Starlette's Allow names the methods of one of two routes with the same path
     answer = case.call_and_validate(base_url=url, headers={"Authorization": f"Bearer {ANNA}"},
                                     excluded_checks=[allow_header_conformance])  # fmt: skip

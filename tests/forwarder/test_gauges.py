@@ -1,4 +1,4 @@
-"""The five gauges: from the texts of a run to Prometheus text, and what a damaged one costs."""
+"""The five gauges: from the texts of a run to Prometheus text, and the effect of damaged texts."""
 
 import copy
 import math
@@ -77,7 +77,7 @@ def test_a_cancelled_run_shows_how_long_the_cancel_took_and_an_open_one_only_its
     assert {name for name, _, _ in rows} == {gauges.JOB}
 
 
-def test_units_come_from_the_rates_where_seff_does_not_say_them():
+def test_units_come_from_the_rates_if_seff_has_none():
     result = kept().result
     del result["seff"]["Non-Interactive BUs"]
     rows = scraped(gauges.exposition(gauges.run_samples(kept(result=result, units=1.25))))
@@ -95,7 +95,7 @@ def test_quotes_newlines_and_backslashes_in_labels_arrive_as_they_are():
     assert values(rows, gauges.SEFF)["BiUn"] == 23.17
 
 
-def test_the_same_run_twice_is_there_once():
+def test_duplicate_run_is_exported_once():
     once = gauges.run_samples(kept())
     keys = [(name, tuple(sorted(labels.items()))) for name, labels, _ in scraped(
         gauges.exposition([*once, *once])
@@ -122,7 +122,7 @@ def test_the_same_run_twice_is_there_once():
         (("elapsed_s",), "long"),
     ],
 )
-def test_a_damaged_text_is_told_as_such(path, text):
+def test_damaged_text_is_reported(path, text):
     result = copy.deepcopy(kept().result)
     place = result
     for key in path[:-1]:
@@ -133,7 +133,7 @@ def test_a_damaged_text_is_told_as_such(path, text):
 
 
 @pytest.mark.parametrize("key", ["sacct", "seff", "job", "elapsed_s"])
-def test_a_result_that_lacks_a_part_is_told_as_damaged(key):
+def test_incomplete_result_is_reported_as_damaged(key):
     result = kept().result
     del result[key]
     with pytest.raises(DataError, match="its gauges are left out"):

@@ -1,4 +1,4 @@
-"""The forwarder's schedule: what is sent, what is waited for, whose file is read."""
+"""The forwarder's schedule: tasks that are sent, behaviour without Redis, secret files."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ PASSWORD = "s3cret-of-redis-0123456789"
 
 @pytest.fixture
 def port():
-    """A port of this machine where nobody listens."""
+    """Return a port of this machine without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]
 
@@ -85,7 +85,7 @@ def test_messages_are_json_and_a_pickle_is_not_accepted(monkeypatch):
     assert app.conf.result_backend is None
 
 
-def test_the_task_is_a_pass_and_tells_how_late_it_is():
+def test_task_runs_a_pass_with_its_delay():
     ours = Passes()
     app_for(Secret("memory://"), ours).tasks[TASK].apply()
     assert ours.waited == [0.0]
@@ -99,7 +99,7 @@ def test_how_late_a_pass_is_follows_from_when_it_expires():
     assert waited_s(None, PASS_S) == 0
 
 
-def test_a_redis_that_is_away_is_said_once_and_nothing_is_sent(away, caplog):
+def test_unreachable_redis_is_reported_once_and_nothing_is_sent(away, caplog):
     beat = RedisCheckingScheduler(app_for(away, Passes()))
     begin = time.monotonic()
     with caplog.at_level(logging.WARNING):
@@ -110,7 +110,7 @@ def test_a_redis_that_is_away_is_said_once_and_nothing_is_sent(away, caplog):
     assert PASSWORD not in caplog.text
 
 
-def test_a_redis_that_is_away_or_silent_is_unreachable_in_seconds(away):
+def test_unreachable_or_silent_redis_is_detected_in_seconds(away):
     with pytest.raises(Unreachable, match="Redis at 127.0.0.1:") as error:
         check_redis(away)
     assert PASSWORD not in str(error.value)
@@ -120,7 +120,7 @@ def test_a_redis_that_is_away_or_silent_is_unreachable_in_seconds(away):
             check_redis(Secret(url))
 
 
-def test_a_redis_that_refuses_the_password_is_told_apart():
+def test_redis_that_refuses_the_password_is_distinguished():
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def refuse():
@@ -136,7 +136,7 @@ def test_a_redis_that_refuses_the_password_is_told_apart():
 
 
 @pytest.mark.parametrize(
-    ("text", "mode", "told"),
+    ("text", "mode", "message"),
     [
         (b"", 0o600, "holds no"),
         (b"redis://:a b@c:1/0", 0o600, "holds no"),
@@ -146,14 +146,14 @@ def test_a_redis_that_refuses_the_password_is_told_apart():
         (b"redis://:p@127.0.0.1:6379/0", 0o640, "can be read by others"),
     ],
 )
-def test_a_file_that_names_no_redis_is_refused(tmp_path, monkeypatch, text, mode, told):
+def test_file_without_a_valid_redis_url_is_refused(tmp_path, monkeypatch, text, mode, message):
     file_of(tmp_path, monkeypatch, "KIT_FORWARDER_REDIS", text, mode)
-    with pytest.raises(UsageError, match=told) as error:
+    with pytest.raises(UsageError, match=message) as error:
         redis_url()
     assert error.value.next_step
 
 
-def test_a_variable_that_is_not_set_is_told_with_what_belongs_there(monkeypatch):
+def test_missing_variable_is_reported_with_its_content(monkeypatch):
     monkeypatch.delenv("KIT_FLOWER_LOGIN", raising=False)
     with pytest.raises(UsageError, match="KIT_FLOWER_LOGIN is not set") as error:
         secret_of("KIT_FLOWER_LOGIN", "USER:PASSWORD")
@@ -164,9 +164,7 @@ def test_a_variable_that_is_not_set_is_told_with_what_belongs_there(monkeypatch)
     ("uid", "flag", "readable"),
     [(1000, os.ST_RDONLY, True), (1000, 0, False), (0, os.ST_RDONLY, False)],
 )
-def test_a_secret_that_root_lends_on_a_read_only_mount_is_read(
-    tmp_path, monkeypatch, uid, flag, readable
-):
+def test_secret_of_root_on_a_read_only_mount_is_read(tmp_path, monkeypatch, uid, flag, readable):
     path = tmp_path / "lent"
     path.write_text("lent")
     path.chmod(0o644)

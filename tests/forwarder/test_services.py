@@ -1,4 +1,4 @@
-"""The submitter's face and its command: who may ask, what is answered."""
+"""The submitter's API and its command: authentication and answers."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from kit.forwarder import Buckets, api, serve
 from kit.forwarder.people import FRESH_S, Person
 from kit.runs.requests import RunState
 
-TOKEN = "t0ken-of-the-face-0123456789"
+TOKEN = "t0ken-of-the-apis-0123456789"
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def ask(world):
 
 @pytest.mark.parametrize("path", ["/runs", f"/runs/{RUN}", f"/runs/{RUN}/log"])
 @pytest.mark.parametrize("token", [None, "", "x" * 28, TOKEN[:-1], TOKEN + "x", "t\xf6ken"])
-def test_nothing_is_told_without_the_token(world, ask, path, token):
+def test_requests_without_the_token_are_refused(world, ask, path, token):
     world.ask()
     world.requests.store.calls.clear()
     code, text = ask(path, token)
@@ -66,11 +66,11 @@ def test_nothing_is_told_without_the_token(world, ask, path, token):
     assert world.requests.store.calls == []
 
 
-def test_the_token_of_another_scheme_is_none(ask):
+def test_token_of_another_scheme_is_refused(ask):
     assert ask("/runs", scheme="Basic")[0] == 401
 
 
-def test_no_path_beside_the_three_answers(ask):
+def test_other_paths_are_not_found(ask):
     assert [ask(path)[0] for path in ("/", "/docs", "/openapi.json", "/redoc")] == [404] * 4
 
 
@@ -111,7 +111,7 @@ def test_a_run_is_seen_from_request_to_result(world, ask):
     assert ask(f"/runs/{RUN}/log?offset=10")[1]["text"] == "log\n"
 
 
-def test_the_end_of_a_failed_run_is_told_with_its_cause(world, ask):
+def test_failed_run_is_reported_with_its_cause(world, ask):
     world.ask()
     world.site.sbatch = "refuse"
     world.until_finished()
@@ -130,13 +130,13 @@ def test_the_end_of_a_failed_run_is_told_with_its_cause(world, ask):
         (f"{RUN}%0A", 422),
     ],
 )
-def test_a_run_that_is_none_is_not_looked_for(world, ask, run, code):
+def test_unknown_or_invalid_run_is_refused(world, ask, run, code):
     world.ask()
     assert ask(f"/runs/{run}")[0] == code
     assert ask(f"/runs/{run}/log")[0] == code
 
 
-def test_a_store_that_is_away_is_told_with_the_next_step(world, ask):
+def test_unavailable_store_is_reported_with_the_next_step(world, ask):
     world.requests.store.away = StoreUnavailable("ask the store", "503", "wait")
     code, text = ask("/runs")
     assert code == 503
@@ -147,7 +147,7 @@ def loaded(tmp_path):
     return load("sandbox", {"KIT_CACHE_DIR": str(tmp_path / "cache")})
 
 
-def test_a_token_is_made_once_for_oneself_alone(tmp_path, monkeypatch):
+def test_token_is_created_once_with_private_mode(tmp_path, monkeypatch):
     monkeypatch.delenv("KIT_FACE_TOKEN", raising=False)
     first = serve.api_token(loaded(tmp_path)).reveal()
     assert serve.api_token(loaded(tmp_path)).reveal() == first
@@ -157,7 +157,7 @@ def test_a_token_is_made_once_for_oneself_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "said"),
+    ("content", "mode", "message"),
     [
         (TOKEN, 0o644, "read by others"),
         (TOKEN, 0o640, "read by others"),
@@ -167,19 +167,19 @@ def test_a_token_is_made_once_for_oneself_alone(tmp_path, monkeypatch):
         (None, 0o600, "cannot read"),
     ],
 )
-def test_a_token_file_that_is_none_is_refused(tmp_path, monkeypatch, content, mode, said):
+def test_invalid_token_file_is_refused(tmp_path, monkeypatch, content, mode, message):
     path = tmp_path / "token"
     if content is not None:
         path.write_text(content)
         path.chmod(mode)
     monkeypatch.setenv("KIT_FACE_TOKEN", str(path))
-    with pytest.raises(UsageError, match=said) as error:
+    with pytest.raises(UsageError, match=message) as error:
         serve.api_token(loaded(tmp_path))
     assert error.value.next_step
     assert TOKEN not in str(error.value)
 
 
-def test_a_port_that_is_taken_is_told(world):
+def test_port_in_use_is_reported(world):
     app = api_of(world, world.submitter())
     with serve.serve(app, "127.0.0.1", 0) as port:
         second = serve.serve(app, "127.0.0.1", port)
@@ -188,16 +188,14 @@ def test_a_port_that_is_taken_is_told(world):
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "said"),
+    ("content", "mode", "message"),
     [
         ('{ # cut\n "HPC_KEY": "k"', 0o600, "is not a JSON document"),
         ('{ # one\n "HPC_KEY": "k"}', 0o600, "CLOUD_ENVIROMENT is missing"),
         ("{}", 0o644, "read by others"),
     ],
 )
-def test_a_wrong_secrets_file_ends_the_submitter_at_once_with_a_reason(
-    tmp_path, content, mode, said
-):
+def test_wrong_secrets_file_ends_the_submitter_with_a_reason(tmp_path, content, mode, message):
     path = tmp_path / "compose-secrets.json"
     path.write_text(content)
     path.chmod(mode)
@@ -205,12 +203,12 @@ def test_a_wrong_secrets_file_ends_the_submitter_at_once_with_a_reason(
     argv = [sys.executable, "-m", "kit", "submitter", "--once"]
     done = subprocess.run(argv, capture_output=True, text=True, env=environ)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "next:" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_stack_starts_this_command_and_publishes_its_port_to_this_machine_alone():
+def test_stack_starts_this_command_with_a_local_port():
     text = (ROOT / "env/submitter/stack.yaml").read_text()
     stack = yaml.safe_load(text.replace("${SUBMITTER_PROFILE:?name a profile}", "sandbox"))
     service = stack["services"]["submitter"]

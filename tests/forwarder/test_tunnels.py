@@ -47,7 +47,7 @@ def a_tunnel(port=8280, user="anna", run=RUN):
     return Tunnel(user, run, key, "10.1.2.3", port, f"{user}-{key}-ray")
 
 
-def test_a_tunnel_is_a_service_without_selector_that_leads_to_the_vm(server, cluster):
+def test_tunnel_is_a_service_without_selector_to_the_vm(server, cluster):
     cluster.publish([a_tunnel(8281)])
     (service,), (piece,) = (list(found.values()) for found in server.objects.values())
     assert service["metadata"]["name"] == piece["metadata"]["name"] == NAME
@@ -63,7 +63,7 @@ def test_a_tunnel_is_a_service_without_selector_that_leads_to_the_vm(server, clu
     assert a_tunnel().url == f"http://{NAME}.forwarder-imports:8280"
 
 
-def test_nothing_is_asked_again_until_something_changes_or_a_minute_is_over(server, cluster, now):
+def test_cluster_is_checked_after_a_change_or_a_minute(server, cluster, now):
     cluster.publish([a_tunnel()])
     before = len(server.calls)
     cluster.publish([a_tunnel()])
@@ -74,7 +74,7 @@ def test_nothing_is_asked_again_until_something_changes_or_a_minute_is_over(serv
     assert [call[0] for call in server.calls[before:]] == ["list", "list", "create"]
 
 
-def test_another_port_changes_both_and_an_ended_run_takes_both_away(server, cluster):
+def test_objects_follow_a_changed_port_and_the_end_of_a_run(server, cluster):
     theirs = {"kind": "Service", "metadata": {"name": "theirs", "labels": {"app": "x"}}}
     server.objects["services"]["theirs"] = theirs
     other = a_tunnel(8282, run="cloud-hpc-ba9876543210-1")
@@ -94,13 +94,13 @@ def test_another_port_changes_both_and_an_ended_run_takes_both_away(server, clus
     assert set(server.objects["services"]) == {"theirs"}
 
 
-def test_what_an_earlier_forwarder_left_is_found_and_removed(server, cluster, now):
+def test_objects_of_an_earlier_forwarder_are_removed(server, cluster, now):
     cluster.publish([a_tunnel()])
     TunnelServices(cluster.core, cluster.discovery, lambda: now[0]).publish([])
     assert server.objects == {"services": {}, "endpointslices": {}}
 
 
-def test_one_that_is_refused_costs_no_other_and_is_tried_by_the_next_pass(server, cluster):
+def test_refused_service_affects_no_other_and_is_retried(server, cluster):
     bad, good = a_tunnel(user="1anna"), a_tunnel(8281)
     with pytest.raises(KitError, match="create service 1anna-.* 422") as error:
         cluster.publish([bad, good])
@@ -114,7 +114,7 @@ def test_one_that_is_refused_costs_no_other_and_is_tried_by_the_next_pass(server
 
 
 @pytest.mark.parametrize(("verb", "code"), [("create", 409), ("delete", 404)])
-def test_two_forwarders_do_each_other_no_harm(server, cluster, verb, code):
+def test_two_forwarders_do_not_conflict(server, cluster, verb, code):
     if verb == "delete":
         cluster.publish([a_tunnel()])
     server.refuses[verb, NAME] = code
@@ -122,7 +122,7 @@ def test_two_forwarders_do_each_other_no_harm(server, cluster, verb, code):
     assert (verb, "services", NAME) in server.calls
 
 
-def test_another_namespace_and_another_kind_of_object_are_not_ours(server, cluster, monkeypatch):
+def test_other_namespaces_and_kinds_are_forbidden(server, cluster, monkeypatch):
     monkeypatch.setattr(tunnels, "NAMESPACE", "kubeflow")
     with pytest.raises(KitError, match="list service: 403"):
         cluster.publish([a_tunnel()])
@@ -131,7 +131,7 @@ def test_another_namespace_and_another_kind_of_object_are_not_ours(server, clust
     assert error.value.status == 403
 
 
-def test_a_pod_without_its_token_and_a_server_that_is_away_are_told(server):
+def test_missing_token_and_unreachable_server_are_reported(server):
     with serving(server) as url, pytest.raises(KitError, match="401"):
         cluster_at(url, bearer="another").publish([a_tunnel()])
     with pytest.raises(Unreachable):
@@ -170,7 +170,7 @@ def test_in_the_sandbox_a_live_tunnel_is_a_local_address(requests):
     assert live_tunnels(requests, profile("cluster"))[0].service == NAME
 
 
-def test_the_address_is_the_profiles_whatever_a_run_says(requests):
+def test_address_comes_from_the_profile_only(requests):
     submitted(requests, {"address": "169.254.169.254", "port": 8280})
     assert (
         live_tunnels(requests, profile("cluster", tunnel_address="10.1.2.3"))[0].address
@@ -185,13 +185,13 @@ def test_the_address_is_the_profiles_whatever_a_run_says(requests):
         {"port": 8290}, {"port": 8280.0}, {},
     ],
 )  # fmt: skip
-def test_what_is_no_tunnel_is_not_published(requests, window):
+def test_invalid_tunnel_is_not_published(requests, window):
     submitted(requests, window)
     assert live_tunnels(requests, profile()) == []
 
 
 @pytest.mark.parametrize("name", ["result", "try-1/ended", "cancel", "refused"])
-def test_a_run_that_is_over_has_no_tunnel(requests, name):
+def test_ended_run_has_no_tunnel(requests, name):
     submitted(requests, {"address": "127.0.0.13", "port": 8280})
     requests.write(RUN, name, {})
     assert live_tunnels(requests, profile()) == []
@@ -206,9 +206,7 @@ def test_a_profile_without_a_vm_has_no_tunnels(requests):
 # The forwarder's pass.
 
 
-def test_the_pass_publishes_what_is_live_and_says_what_the_cluster_refuses(
-    tmp_path, server, cluster
-):
+def test_pass_publishes_live_tunnels_and_reports_refusals(tmp_path, server, cluster):
     world = ForwarderBuckets(tmp_path)
     world.settings = profile("cluster", tunnel_address="10.1.2.3")
     ours = world.forwarder()

@@ -1,4 +1,4 @@
-"""What a try left on the site comes to the store: whole, checked, the same whoever brings it."""
+"""The files of an attempt are copied to the store whole, checked and reproducibly."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ FOLDER = f"/proj/kit/tries/{NAME}"
 
 @pytest.fixture
 def world(tmp_path):
-    """A try that has committed and ended."""
+    """A world with one attempt that committed and ended."""
     world = World(tmp_path)
     world.ask()
     world.submitter().once()
@@ -32,7 +32,7 @@ def collector(world):
     return Collector(slurm, StageStore(world.data, RUN), 1, NAME), status
 
 
-def test_all_files_of_the_manifest_come_with_their_hashes_and_the_texts(world):
+def test_result_has_all_manifest_files_and_accounting_texts(world):
     one, status = collector(world)
     result = one.result(status)
     assert {"job.sh", "job.log", "sacct.txt", "seff.txt", "times.json"} <= set(result["files"])
@@ -41,14 +41,14 @@ def test_all_files_of_the_manifest_come_with_their_hashes_and_the_texts(world):
     assert another.result(status) == result
 
 
-def test_a_log_that_somebody_removed_is_not_missed(world):
+def test_removed_log_does_not_prevent_the_result(world):
     (log,) = [name for name in world.files if name.startswith(f"{FOLDER}/job-")]
     del world.files[log]
     one, status = collector(world)
     assert "job.log" not in one.result(status)["files"]
 
 
-def test_a_file_of_the_manifest_that_is_gone_or_another_is_told(world):
+def test_changed_manifest_file_is_reported(world):
     one, status = collector(world)
     world.files[f"{FOLDER}/losses.json"] = b"[]"
     with pytest.raises(DataError, match="it was changed"):
@@ -56,7 +56,7 @@ def test_a_file_of_the_manifest_that_is_gone_or_another_is_told(world):
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/shadow", "a/b"])
-def test_a_manifest_that_names_a_file_elsewhere_is_refused(world, name):
+def test_manifest_with_a_path_outside_the_folder_is_refused(world, name):
     one, status = collector(world)
     text = json.dumps({"schema": 1, "files": {name: hashlib.sha256(b"x").hexdigest()}}).encode()
     manifest = f"manifest-{hashlib.sha256(text).hexdigest()}"
@@ -67,7 +67,7 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(world, name):
     assert world.data.objects == before
 
 
-def test_a_failure_that_is_no_json_is_kept_as_it_is(world):
+def test_failure_that_is_not_json_is_stored_unchanged(world):
     world.files[f"{FOLDER}/failure.json"] = b"\xff no json"
     one, status = collector(world)
     left = one.failure(status)

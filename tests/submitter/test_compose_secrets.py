@@ -1,4 +1,4 @@
-"""compose-secrets.json: what the original's file may look like, and how mistakes are told."""
+"""compose-secrets.json: accepted forms of the original's file, and how mistakes are reported."""
 
 import json
 import re
@@ -189,9 +189,11 @@ def test_both_files_are_written_private_and_ssh_takes_its_block_filled_in(tmp_pa
     loaded = load(name)
     for host, user in ((loaded.hpc.ssh_host, "value"), (loaded.cloud.ssh_host, "ubuntu")):
         argv = ["ssh", "-G", "-F", str(config), host]
-        told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
-        assert {f"user {user}", "identityfile value", "identitiesonly yes"} <= set(told)
-        assert f"hostname {host if '.' in host else 'value'}" in told
+        options = subprocess.run(
+            argv, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        assert {f"user {user}", "identityfile value", "identitiesonly yes"} <= set(options)
+        assert f"hostname {host if '.' in host else 'value'}" in options
     assert ("to renew it:" in filled) == loaded.hpc.needs_certificate
 
 

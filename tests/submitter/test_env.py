@@ -1,4 +1,4 @@
-"""The environment on the HPC side: found, made, published once, removed only when unused."""
+"""The environment on the HPC side: found, built, published once, removed only when unused."""
 
 import dataclasses
 import json
@@ -46,8 +46,9 @@ def site(tmp_path, monkeypatch):
 
 
 def make(site, configured=True, attempt_id=ATTEMPT):
-    said = []
-    return *hpc_env.make_environment(LocalHost(), site, attempt_id, configured, said.append), said
+    messages = []
+    host, report = LocalHost(), messages.append
+    return *hpc_env.make_environment(host, site, attempt_id, configured, report), messages
 
 
 def steps(tmp_path):
@@ -55,17 +56,18 @@ def steps(tmp_path):
     return log.read_text().split() if log.exists() else []
 
 
-def test_the_first_run_makes_it_and_the_second_finds_it(site, tmp_path):
-    first, private, said = make(site)
+def test_first_run_builds_the_environment_and_the_second_finds_it(site, tmp_path):
+    first, private, messages = make(site)
     assert (private, steps(tmp_path)) == (False, ["download", "install"])
-    assert [line.split()[1] for line in said] == ["building", "downloading", "installing", "ready"]
-    second, private, said = make(site)
+    steps_reported = [line.split()[1] for line in messages]
+    assert steps_reported == ["building", "downloading", "installing", "ready"]
+    second, private, messages = make(site)
     assert (second, private) == (first, False)
-    assert said == [f"environment: found {first}"]
+    assert messages == [f"environment: found {first}"]
     assert steps(tmp_path) == ["download", "install"]
 
 
-def test_unconfigured_makes_its_own_beside_the_published_one(site, tmp_path):
+def test_unconfigured_run_builds_a_private_environment(site, tmp_path):
     published, *_ = make(site)
     own, private, _ = make(site, configured=False, attempt_id="aaaaaaaaaaaa")
     assert own != published
@@ -90,7 +92,7 @@ def test_a_wheel_folder_serves_a_site_without_network(site, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", ["OFFLINE", "BROKEN"])
-def test_what_cannot_be_made_is_not_published_and_not_found(site, monkeypatch, fault):
+def test_failed_build_is_not_published(site, monkeypatch, fault):
     monkeypatch.setenv(fault, "1")
     with pytest.raises(DataError, match="build the Python environment"):
         make(site)
@@ -129,7 +131,7 @@ def test_environment_that_others_may_write_into_is_not_executed(site):
     assert private
 
 
-def test_a_folder_that_cannot_be_written_is_told(site, tmp_path):
+def test_folder_that_is_not_writable_is_reported(site, tmp_path):
     gone = Hpc(ssh_host="x", project_dir="/proc/no-such-project", python=site.python)
     with pytest.raises(CommandFailed, match="no-such-project"):
         make(gone)
@@ -148,7 +150,7 @@ def test_two_builders_at_once_end_with_one_published(site, tmp_path):
     assert [str(path) for path in folders] == list(found)
 
 
-def test_removing_takes_what_no_link_and_no_open_run_uses(site):
+def test_unused_private_environments_are_removed(site):
     host = LocalHost()
     published, *_ = make(site)
     used, *_ = make(site, configured=False, attempt_id="aaaaaaaaaaaa")
@@ -160,7 +162,7 @@ def test_removing_takes_what_no_link_and_no_open_run_uses(site):
     assert names == {Path(published).name: True, Path(used).name: False}
 
 
-def test_what_an_open_run_may_use_is_not_removed_by_name_either(site):
+def test_environment_in_use_is_not_removed_by_name(site):
     host, open_attempt_id = LocalHost(), "aaaaaaaaaaaa"
     published, own = make(site)[0], make(site, configured=False, attempt_id=open_attempt_id)[0]
     left = make(site, configured=False, attempt_id="bbbbbbbbbbbb")[0]
@@ -186,7 +188,7 @@ def test_only_an_environment_is_removed(site, name):
     assert len(hpc_env.list_environments(LocalHost(), site)) == 1
 
 
-def test_a_broken_off_environment_is_listed_as_private_and_removed(site, monkeypatch):
+def test_interrupted_environment_is_listed_as_private_and_removed(site, monkeypatch):
     monkeypatch.setenv("BROKEN", "1")
     with pytest.raises(DataError):
         make(site)
@@ -196,7 +198,7 @@ def test_a_broken_off_environment_is_listed_as_private_and_removed(site, monkeyp
     assert hpc_env.remove_environments(LocalHost(), site, []) == [left.name]
 
 
-def test_the_commands_list_and_remove_and_leave_what_is_open(site, monkeypatch):
+def test_commands_list_and_remove_unused_environments(site, monkeypatch):
     published = Path(make(site)[0]).name
     own = Path(make(site, configured=False, attempt_id="aaaaaaaaaaaa")[0]).name
     left = Path(make(site, configured=False, attempt_id="bbbbbbbbbbbb")[0]).name
@@ -238,7 +240,7 @@ def test_another_site_software_is_another_environment(site, change):
     )
 
 
-def test_other_packages_are_another_environment_and_the_same_are_the_same(site):
+def test_environment_key_depends_on_the_packages(site):
     assert hpc_env.environment_key(site, "a==1") == hpc_env.environment_key(site, "a==1")
     assert hpc_env.environment_key(site, "a==1") != hpc_env.environment_key(site, "a==2")
 
@@ -274,11 +276,11 @@ def test_a_package_that_is_not_locked_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("attempt_id", ["", "../../x", "0123456789ab;reboot"])
-def test_what_is_no_attempt_id_makes_no_call(site, attempt_id):
+def test_invalid_attempt_id_is_refused(site, attempt_id):
     with pytest.raises(UsageError):
         hpc_env.environment_call(site, attempt_id, True)
 
 
-def test_the_function_is_good_bash():
+def test_function_is_valid_bash():
     done = subprocess.run(["bash", "-n"], input=hpc_env.FUNCTION, text=True, env=os.environ)
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""The batch job of a try: its script whole, its code archive, its main program and its driver."""
+"""The batch job of an attempt: its script, code archive, main program and driver."""
 
 import dataclasses
 import json
@@ -76,12 +76,12 @@ def test_the_script_is_the_golden_one():
     assert text_of() == GOLDEN.read_text()
 
 
-def test_the_golden_script_is_good_bash(tmp_path):
+def test_golden_script_is_valid_bash(tmp_path):
     done = subprocess.run(["bash", "-n", str(GOLDEN)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_environment_made_before_is_taken_and_a_private_one_removed():
+def test_existing_environment_is_used_and_a_private_one_removed():
     shared = text_of(dataclasses.replace(TASK, environment="/x/venvs/a b"))
     assert "venv='/x/venvs/a b' private=\n" in shared
     assert "pip" not in shared

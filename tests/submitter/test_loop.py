@@ -1,4 +1,4 @@
-"""The submitter's process: pass after pass, later and later while there is no contact."""
+"""The submitter's process: repeated passes, with longer pauses after failures."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from kit.submitter import loop as submitter_loop
 
 
 class Passes:
-    """A submitter whose passes come to what is given, then the loop is told to stop."""
+    """A submitter whose passes have the outcomes listed, after which the loop stops."""
 
     def __init__(self, *outcomes):
         self.outcomes, self.done = list(outcomes), 0
@@ -51,16 +51,14 @@ def pauses(monkeypatch):
     return found
 
 
-def test_a_store_that_is_away_is_asked_later_and_later_and_then_as_before(pauses):
+def test_pauses_grow_while_the_store_is_unavailable(pauses):
     away = StoreUnavailable("ask the store", "503")
     passes = Passes(None, *[away] * 8, None, None)
     submitter_loop.run_loop(passes, passes.stop)
     assert pauses == [1.5, 3, 6, 12, 24, 48, 60, 60, 60, 1.5, 1.5]
 
 
-def test_a_submitter_signs_in_its_bucket_and_is_found_until_the_sign_is_old(
-    pauses, tmp_path, monkeypatch
-):
+def test_submitter_is_active_until_its_heartbeat_is_old(pauses, tmp_path, monkeypatch):
     store = FolderStore("integration-submitter-s0-c0-u1-anna", tmp_path)
     passes = Passes(None, None, StoreUnavailable("ask the store", "503"))
     passes.requests = RunRequests(store)
@@ -70,16 +68,16 @@ def test_a_submitter_signs_in_its_bucket_and_is_found_until_the_sign_is_old(
     remove_bucket(store)
     submitter_loop.run_loop(passes, passes.stop)
     assert submitter_loop.other_submitter_active(store)
-    sign = next(tmp_path.rglob(submitter_loop.HEARTBEAT_KEY))
+    heartbeat = next(tmp_path.rglob(submitter_loop.HEARTBEAT_KEY))
     old = time.time() - 3 * submitter_loop.HEARTBEAT_S - 1
-    os.utime(sign, (old, old))
+    os.utime(heartbeat, (old, old))
     assert not submitter_loop.other_submitter_active(store)
 
 
-def test_one_stands_by_until_no_other_signs_any_more(pauses, tmp_path, monkeypatch):
+def test_submitter_waits_until_no_other_is_active(pauses, tmp_path, monkeypatch):
     store = FolderStore("integration-submitter-s0-c0-u1-anna", tmp_path)
     submitter_loop.write_heartbeat(store)
-    sign = next(tmp_path.rglob(submitter_loop.HEARTBEAT_KEY))
+    heartbeat = next(tmp_path.rglob(submitter_loop.HEARTBEAT_KEY))
     away = [True]
 
     def pause(seconds):
@@ -90,7 +88,7 @@ def test_one_stands_by_until_no_other_signs_any_more(pauses, tmp_path, monkeypat
             monkeypatch.undo()
             monkeypatch.setattr(submitter_loop.time, "sleep", pause)
             old = time.time() - 3 * submitter_loop.HEARTBEAT_S - 1
-            os.utime(sign, (old, old))
+            os.utime(heartbeat, (old, old))
 
     def failing():
         raise StoreUnavailable("ask the store", "503")
@@ -100,7 +98,7 @@ def test_one_stands_by_until_no_other_signs_any_more(pauses, tmp_path, monkeypat
     assert pauses == [submitter_loop.HEARTBEAT_S] * 3
     submitter_loop.write_heartbeat(store)
     submitter_loop.wait_for_other_submitter(store, lambda: len(pauses) > 5)
-    assert len(pauses) == 6, "ended with whoever started it"
+    assert len(pauses) == 6, "the wait ends with the process that started it"
 
 
 def test_submitter_whose_passes_fail_writes_no_more_heartbeats(monkeypatch):
@@ -115,7 +113,7 @@ def test_submitter_whose_passes_fail_writes_no_more_heartbeats(monkeypatch):
     assert counts[0] == counts[1]
 
 
-def test_heartbeat_goes_on_while_a_pass_takes_long(monkeypatch):
+def test_heartbeat_continues_during_a_long_pass(monkeypatch):
     monkeypatch.setattr(submitter_loop, "HEARTBEAT_S", 0.01)
     passes = Passes(None)
     passes.once = lambda: until(lambda: passes.requests.store.calls.count("put") > 3)
@@ -186,7 +184,7 @@ def stack(tmp_path, monkeypatch):
     return write
 
 
-def test_the_stack_logs_in_as_its_secrets_file_says(stack):
+def test_stack_uses_the_logins_of_its_secrets_file(stack):
     with submitter_loop.open_submitter("slurm") as (loaded, submitter):
         host = submitter.slurm.host
         assert (loaded.profile, host.name, host.user) == ("slurm", "somewhere-else", "")
@@ -219,8 +217,8 @@ def test_all_platforms_of_the_secrets_file_are_used(stack, tmp_path, monkeypatch
         INTEGRATION_PASSWORD="token of the api",
     )
     with submitter_loop.open_submitter("slurm") as (loaded, submitter):
-        said = submitter.tunnel_keys.host.settings().splitlines()
-        assert {"hostname 1.2.3.4", "user ubuntu"} <= set(said)
+        options = submitter.tunnel_keys.host.settings().splitlines()
+        assert {"hostname 1.2.3.4", "user ubuntu"} <= set(options)
         login = read_login(loaded, {})
         assert (login.username, login.password.reveal()) == ("anna", "it's a \\ $word")
         assert Path(os.environ["KIT_FACE_TOKEN"]).read_text() == "token of the api"
@@ -233,7 +231,7 @@ def test_secrets_file_for_other_profiles_is_refused(stack):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"HPC_USER": "me"}, "HPC_ENVIROMENT has 2, HPC_USER has 1"),
         ({"HPC_ENVIROMENT": "lumi|roihu"}, "no platform 'slurm'"),
@@ -242,9 +240,9 @@ def test_secrets_file_for_other_profiles_is_refused(stack):
         ({"HPC_KEY": "$(reboot)|x"}, "HPC_KEY is not a single word"),
     ],
 )
-def test_a_secrets_file_that_does_not_serve_is_refused_by_key(stack, values, said):
+def test_unusable_secrets_file_is_refused_with_its_key(stack, values, message):
     stack(**values)
-    with pytest.raises(UsageError, match=said.replace("$", r"\$")) as error:
+    with pytest.raises(UsageError, match=message.replace("$", r"\$")) as error:
         submitter_loop.open_submitter("slurm").__enter__()
     assert error.value.next_step
     assert "pass phrase|none" not in str(error.value)

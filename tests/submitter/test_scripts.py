@@ -1,4 +1,4 @@
-"""The shell programs of the submitter are good bash or sh, and say what Python says."""
+"""The shell programs of the submitter are valid and agree with the Python code."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def test_shell_reads_the_program(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_shellcheck_has_no_objection(path):
+def test_shellcheck_accepts_the_program(path):
     shellcheck = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run([shellcheck, str(path)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")

@@ -1,4 +1,4 @@
-"""The submitter takes every request to one end, whatever dies, is away or is asked of it."""
+"""The submitter brings every request to one end despite crashes, outages and cancels."""
 
 import contextlib
 import copy
@@ -32,7 +32,7 @@ TRAINING = {"epoch": 3, "epochs": 5, "loss": 0.53123}
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
+    """Represents kill -9: nothing catches it."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def world(tmp_path):
     return World(tmp_path)
 
 
-def test_a_request_becomes_a_job_and_its_files_a_result(world):
+def test_request_becomes_a_job_and_its_files_a_result(world):
     world.ask()
     assert world.until_finished().state is RunState.DONE
     result = world.requests.read(RUN, "result")
@@ -54,25 +54,25 @@ def test_a_request_becomes_a_job_and_its_files_a_result(world):
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_an_environment_on_the_login_node_is_told_and_used(tmp_path, monkeypatch, private):
-    world, told = World(tmp_path), []
+def test_environment_on_the_login_node_is_reported_and_used(tmp_path, monkeypatch, private):
+    world, reasons = World(tmp_path), []
     world.hpc = dataclasses.replace(world.hpc, build_env_on="login")
     world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
 
     def make(*_):
-        told.append(world.requests.read(RUN, "progress")["why"])
+        reasons.append(world.requests.read(RUN, "progress")["why"])
         return "/proj/kit/venvs/made", private
 
     monkeypatch.setattr(hpc_env, "make_environment", make)
     world.ask()
     assert world.until_finished().state is RunState.DONE
-    assert len(told) == 1
-    assert "login node" in told[0]
+    assert len(reasons) == 1
+    assert "login node" in reasons[0]
     own = "/proj/kit/venvs/made" if private else ""
     assert f"venv=/proj/kit/venvs/made private={own}\n" in world.site.scripts[attempt_id(RUN, 1)]
 
 
-def test_an_environment_that_cannot_be_made_ends_the_try_with_its_cause(tmp_path, monkeypatch):
+def test_failed_environment_build_ends_the_attempt_with_its_cause(tmp_path, monkeypatch):
     world, made = World(tmp_path), []
     world.hpc = dataclasses.replace(world.hpc, build_env_on="login")
     world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
@@ -81,7 +81,7 @@ def test_an_environment_that_cannot_be_made_ends_the_try_with_its_cause(tmp_path
         made.append(1)
         if len(made) == 1:
             raise hpc_env.EnvironmentBuildError(
-                "make the environment on x", "no space left", "mend that"
+                "make the environment on x", "no space left", "fix that"
             )
         return "/proj/kit/venvs/made", False
 
@@ -96,9 +96,7 @@ def test_an_environment_that_cannot_be_made_ends_the_try_with_its_cause(tmp_path
     assert (status.state, status.number) == (RunState.DONE, 2)
 
 
-def test_an_environment_that_another_submitter_made_meanwhile_is_not_given_up(
-    tmp_path, monkeypatch
-):
+def test_environment_built_by_another_submitter_is_kept(tmp_path, monkeypatch):
     world = World(tmp_path)
     world.hpc = dataclasses.replace(world.hpc, build_env_on="login")
     world.settings = dataclasses.replace(world.settings, hpc=world.hpc)
@@ -110,7 +108,7 @@ def test_an_environment_that_another_submitter_made_meanwhile_is_not_given_up(
             other.once()
             world.play()
             raise hpc_env.EnvironmentBuildError(
-                "make the environment on x", "no space left", "mend that"
+                "make the environment on x", "no space left", "fix that"
             )
         return "/proj/kit/venvs/made", False
 
@@ -211,7 +209,7 @@ def test_publishing_twice_gives_the_same_result(world):
     assert world.data.objects == files
 
 
-def test_a_failed_try_is_told_with_the_cause_that_it_left(world):
+def test_failed_attempt_is_reported_with_its_cause(world):
     world.ask()
     world.submitter().once()
     world.play()
@@ -225,7 +223,7 @@ def test_a_failed_try_is_told_with_the_cause_that_it_left(world):
     assert len(world.site.jobs) == 1  # work was done: nobody pays twice unasked
 
 
-def test_the_persons_word_opens_another_try_that_knows_the_earlier_one(world):
+def test_repeated_request_opens_an_attempt_with_its_predecessor(world):
     world.ask()
     world.until_finished(end="FAILED", code=1)
     world.requests.ask_again(RUN)
@@ -241,7 +239,7 @@ def test_the_persons_word_opens_another_try_that_knows_the_earlier_one(world):
     assert [first in texts["sacct-tries.txt"], second in texts["sacct-tries.txt"]] == [True, True]
 
 
-def test_retries_of_the_profile_open_another_try(tmp_path):
+def test_retries_of_the_profile_open_another_attempt(tmp_path):
     world = World(tmp_path, retries=1)
     world.ask()
     status = world.until_finished(end="FAILED", code=1)
@@ -249,7 +247,7 @@ def test_retries_of_the_profile_open_another_try(tmp_path):
     assert len(world.site.jobs) == 2
 
 
-def test_a_submission_that_never_lands_is_fenced_and_tried_again(world):
+def test_lost_submission_is_fenced_and_repeated(world):
     world.ask()
     world.site.sbatch = "late"
     submitter = world.submitter()
@@ -263,7 +261,7 @@ def test_a_submission_that_never_lands_is_fenced_and_tried_again(world):
     assert len(world.site.bodies) == 1
 
 
-def test_tries_without_work_are_not_made_for_ever(world):
+def test_attempts_without_work_are_limited(world):
     world.ask()
     world.site.sbatch = "late"
     for _ in range(3 * MAX_ATTEMPTS):
@@ -273,7 +271,7 @@ def test_tries_without_work_are_not_made_for_ever(world):
     assert world.requests.status(RUN).number == MAX_ATTEMPTS
 
 
-def test_a_refused_submission_is_told_in_the_schedulers_words(world):
+def test_refused_submission_is_reported_in_the_schedulers_words(world):
     world.ask()
     world.site.sbatch = "refuse"
     assert world.until_finished().state is RunState.ENDED
@@ -283,7 +281,7 @@ def test_a_refused_submission_is_told_in_the_schedulers_words(world):
 
 
 @pytest.mark.parametrize("before", ["nothing", "a submission"])
-def test_a_folder_that_cannot_be_written_is_told_and_no_refusal_of_the_scheduler(world, before):
+def test_unwritable_folder_is_reported_not_treated_as_refusal(world, before):
     world.ask()
     submitter = world.submitter()
     if before == "a submission":
@@ -307,7 +305,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_no_refusal_of_the_scheduler
 
 
 @pytest.mark.parametrize("passes", [0, 1, 2, 3])
-def test_cancel_at_each_stage_leaves_nothing_behind(world, passes):
+def test_cancel_at_each_stage_leaves_no_job(world, passes):
     world.ask()
     submitter = world.submitter()
     for _ in range(passes):
@@ -337,7 +335,7 @@ def test_what_was_committed_before_the_cancel_is_the_result(world):
 @pytest.mark.parametrize(
     "content", [b"", b"[", b'{"schema": 1}', b"\x80\x04K\x01.", b" " * 70_000, b"[" * 60_000]
 )
-def test_a_hostile_request_is_refused_and_others_go_on(world, content):
+def test_hostile_request_is_refused_and_others_continue(world, content):
     bad = "cloud-hpc-ffffffffffff-1"
     world.requests.store.put(f"runs/{bad}/request.json", content)
     world.ask()
@@ -367,7 +365,7 @@ def test_no_hostile_request_reaches_the_site(world):
 
 
 @pytest.mark.parametrize("passes", [1, 10, 100])
-def test_many_passes_a_minute_or_one_come_to_the_same_end(world, passes):
+def test_result_does_not_depend_on_the_number_of_passes(world, passes):
     world.ask()
     submitter = world.submitter()
     for _ in range(6):
@@ -443,7 +441,7 @@ def test_data_that_is_not_in_the_store_is_waited_for_and_named(world):
 
 @pytest.mark.parametrize("nth", range(1, 9))
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_site_that_is_cut_off_changes_nothing(world, when, nth):
+def test_unreachable_site_changes_no_state(world, when, nth):
     world.ask()
     submitter = world.submitter()
     host = world.hosts[-1]
@@ -466,7 +464,7 @@ def test_a_site_that_is_cut_off_changes_nothing(world, when, nth):
         (CredentialExpired("the certificate ended", "denied", "csc_cert.py"), "csc_cert.py"),
     ],
 )
-def test_a_site_that_is_away_or_wants_a_new_certificate_is_told_and_waited_for(world, error, words):
+def test_unreachable_site_is_reported_and_waited_for(world, error, words):
     world.ask()
     submitter = world.submitter()
     submitter.once()
@@ -509,11 +507,11 @@ def test_a_site_that_is_away_or_wants_a_new_certificate_is_told_and_waited_for(w
         ),
     ],
 )
-def test_how_a_run_stands_is_told_in_a_sentence(progress, text):
+def test_status_of_a_run_is_a_sentence(progress, text):
     assert sentence(progress) == text
 
 
-def test_how_long_ago_a_run_was_seen_stands_beside_how_it_stands(world):
+def test_status_includes_when_the_run_was_last_seen(world):
     assert last_seen(world.requests, RUN) == "no submitter has seen the request yet"
     known = {"state": "RUNNING", "why": "", "nodes": ["c1"], "job": "7", "seen": 100.0}
     world.requests.write(RUN, "progress", known)
@@ -522,7 +520,7 @@ def test_how_long_ago_a_run_was_seen_stands_beside_how_it_stands(world):
     assert "503" in last_seen(world.requests, RUN)
 
 
-def test_progress_is_written_anew_now_and_then_so_that_last_seen_is_true(world):
+def test_unchanged_progress_is_rewritten_to_update_last_seen(world):
     world.ask()
     submitter = world.submitter()
     seen = []
@@ -535,7 +533,7 @@ def test_progress_is_written_anew_now_and_then_so_that_last_seen_is_true(world):
     assert {later - sooner for sooner, later in pairwise(distinct[1:])} == {10}
 
 
-def test_a_store_that_is_away_while_the_job_ends_loses_nothing(world):
+def test_store_outage_at_the_end_of_a_job_loses_nothing(world):
     world.ask()
     submitter = world.submitter()
     submitter.once()
@@ -570,7 +568,7 @@ def test_all_live_runs_are_asked_about_in_one_query(world):
     world.play()
     world.hosts[-1].calls.clear()
     submitter.once()
-    assert len(world.hosts[-1].calls) == 2  # how the jobs stand, what they say of themselves
+    assert len(world.hosts[-1].calls) == 2  # the status of the jobs, the progress that they report
 
 
 def test_a_file_that_is_not_the_manifests_is_not_published(world):

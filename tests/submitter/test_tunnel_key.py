@@ -20,7 +20,7 @@ from kit.runs.requests import RunRequest, RunState, attempt_id
 from kit.submitter import collect
 from kit.submitter import tunnel_key as tunnel
 
-TOKENS = [f"{number:012x}" for number in range(40)]
+ATTEMPT_IDS = [f"{number:012x}" for number in range(40)]
 VM_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOPWipgHTXPd3jol5bKhQ65TGPBL10leZl4CU4ak52Oh"
 ATTEMPTS = "kit/tries"
 OTHERS = "ssh-ed25519 AAAA somebody\n# a comment\n"
@@ -67,14 +67,14 @@ def a_vm(folder, keys, owner="a-bucket", **given):
     return tunnel.TunnelKeys(HereAsVm(folder, **given), cloud, owner)
 
 
-def opened(vm, folder, name=TOKENS[0]):
+def opened(vm, folder, name=ATTEMPT_IDS[0]):
     return vm.open(LocalHost(), str(folder / ATTEMPTS / name), name, 900.0)
 
 
 # The key.
 
 
-def test_a_key_may_listen_on_a_few_ports_of_one_address_and_nothing_else(vm, keys, tmp_path):
+def test_key_may_listen_on_a_few_ports_of_one_address_only(vm, keys, tmp_path):
     given = opened(vm, tmp_path)
     first, second, line = keys.read_text().splitlines()
     assert f"{first}\n{second}\n" == OTHERS
@@ -85,13 +85,12 @@ def test_a_key_may_listen_on_a_few_ports_of_one_address_and_nothing_else(vm, key
     assert found == [*limits, 'command="/bin/false"']
     end = time.mktime(time.strptime(until_then, 'expiry-time="%Y%m%d%H%M"'))
     assert 900 + 6 * 24 * 3600 < end - time.time() < 9 * 24 * 3600
-    assert (
-        rest == f"{public_of(tmp_path / ATTEMPTS / TOKENS[0] / 'tunnel.key')} {vm.mark}-{TOKENS[0]}"
-    )
+    public = public_of(tmp_path / ATTEMPTS / ATTEMPT_IDS[0] / "tunnel.key")
+    assert rest == f"{public} {vm.mark}-{ATTEMPT_IDS[0]}"
     owner = keys.parent.parent.owner()
     assert given == {"host": "vm.example", "port": 22, "user": owner, "alias": "vm",
                      "address": "10.1.2.3", "ports": list(range(8280, 8290))}  # fmt: skip
-    assert (tmp_path / ATTEMPTS / TOKENS[0] / "tunnel.hosts").read_text() == f"vm {VM_KEY}\n"
+    assert (tmp_path / ATTEMPTS / ATTEMPT_IDS[0] / "tunnel.hosts").read_text() == f"vm {VM_KEY}\n"
 
 
 def public_of(file):
@@ -99,63 +98,63 @@ def public_of(file):
     return " ".join(done.stdout.split()[:2])
 
 
-def test_the_private_key_is_in_the_trys_folder_alone_and_only_its_owner_reads_it(vm, tmp_path):
+def test_private_key_is_readable_by_its_owner_in_its_folder_only(vm, tmp_path):
     given = opened(vm, tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.name for path in files if b"PRIVATE" in path.read_bytes()] == ["tunnel.key"]
-    key = tmp_path / ATTEMPTS / TOKENS[0] / "tunnel.key"
+    key = tmp_path / ATTEMPTS / ATTEMPT_IDS[0] / "tunnel.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
     assert key.read_text().splitlines()[1] not in json.dumps(given)
 
 
-def test_once_more_or_by_another_submitter_it_is_the_same_key(vm, keys, tmp_path):
+def test_repeated_call_or_another_submitter_gets_the_same_key(vm, keys, tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: opened(a_vm(tmp_path, keys), tmp_path), range(8)))
-    (line,) = [each for each in keys.read_text().splitlines() if TOKENS[0] in each]
-    assert public_of(tmp_path / ATTEMPTS / TOKENS[0] / "tunnel.key") in line
+    (line,) = [each for each in keys.read_text().splitlines() if ATTEMPT_IDS[0] in each]
+    assert public_of(tmp_path / ATTEMPTS / ATTEMPT_IDS[0] / "tunnel.key") in line
 
 
 def test_submitters_at_once_lose_no_line_of_each_other(vm, keys, tmp_path):
     def work(number):
         one = a_vm(tmp_path, keys, owner=f"bucket {number % 2}")
-        opened(one, tmp_path, TOKENS[number])
+        opened(one, tmp_path, ATTEMPT_IDS[number])
         if number % 4 < 2:
-            one.sweep(LocalHost(), str(tmp_path / ATTEMPTS), [TOKENS[number]])
+            one.sweep(LocalHost(), str(tmp_path / ATTEMPTS), [ATTEMPT_IDS[number]])
 
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(work, range(len(TOKENS))))
+        list(pool.map(work, range(len(ATTEMPT_IDS))))
     lines = keys.read_text().splitlines()
     left = sorted(line[-12:] for line in lines[2:])
-    assert left == [name for number, name in enumerate(TOKENS) if number % 4 >= 2]
+    assert left == [name for number, name in enumerate(ATTEMPT_IDS) if number % 4 >= 2]
     assert "\n".join(lines[:2]) + "\n" == OTHERS
     assert [path.name for path in keys.parent.iterdir()] == ["authorized_keys"]
 
 
-def test_a_sweep_takes_the_keys_of_its_tries_from_vm_and_site_and_no_others(vm, keys, tmp_path):
+def test_sweep_removes_only_the_keys_of_its_attempts(vm, keys, tmp_path):
     other = a_vm(tmp_path, keys, owner="another bucket")
-    for name in TOKENS[:3]:
+    for name in ATTEMPT_IDS[:3]:
         opened(vm, tmp_path, name)
     (tmp_path / "other").mkdir()
-    opened(other, tmp_path / "other", TOKENS[0])
-    vm.sweep(LocalHost(), str(tmp_path / ATTEMPTS), TOKENS[:2])
-    vm.sweep(LocalHost(), str(tmp_path / ATTEMPTS), TOKENS[:2])
+    opened(other, tmp_path / "other", ATTEMPT_IDS[0])
+    vm.sweep(LocalHost(), str(tmp_path / ATTEMPTS), ATTEMPT_IDS[:2])
+    vm.sweep(LocalHost(), str(tmp_path / ATTEMPTS), ATTEMPT_IDS[:2])
     marks = [line.split()[-1] for line in keys.read_text().splitlines()[2:]]
-    assert marks == [f"{vm.mark}-{TOKENS[2]}", f"{other.mark}-{TOKENS[0]}"]
+    assert marks == [f"{vm.mark}-{ATTEMPT_IDS[2]}", f"{other.mark}-{ATTEMPT_IDS[0]}"]
     assert sorted(path.parent.name for path in tmp_path.glob("kit/tries/*/tunnel.key")) == [
-        TOKENS[2]
+        ATTEMPT_IDS[2]
     ]
-    vm.sweep(LocalHost(), str(tmp_path / "no such folder"), TOKENS)
+    vm.sweep(LocalHost(), str(tmp_path / "no such folder"), ATTEMPT_IDS)
 
 
-def test_a_full_or_missing_place_for_keys_is_told_and_costs_no_line(vm, keys, tmp_path):
-    (tmp_path / ATTEMPTS / TOKENS[0]).mkdir(parents=True)
-    (tmp_path / ATTEMPTS / TOKENS[0] / "tunnel.key").write_text("no key\n")
+def test_unwritable_key_file_is_reported_and_loses_no_line(vm, keys, tmp_path):
+    (tmp_path / ATTEMPTS / ATTEMPT_IDS[0]).mkdir(parents=True)
+    (tmp_path / ATTEMPTS / ATTEMPT_IDS[0] / "tunnel.key").write_text("no key\n")
     with pytest.raises(DataError) as error:
         opened(vm, tmp_path)
     assert "tunnel.key" in error.value.next_step
     with pytest.raises(KitError):
-        opened(a_vm(tmp_path, tmp_path / "nowhere" / ".ssh" / "keys"), tmp_path, TOKENS[1])
+        opened(a_vm(tmp_path, tmp_path / "nowhere" / ".ssh" / "keys"), tmp_path, ATTEMPT_IDS[1])
     assert keys.read_text() == OTHERS
 
 
@@ -171,7 +170,7 @@ def test_a_full_or_missing_place_for_keys_is_told_and_costs_no_line(vm, keys, tm
 def test_the_job_knows_the_vm_by_the_key_that_we_know_it_by(keys, tmp_path, line, given):
     (tmp_path / "known_hosts").write_text(f"else {VM_KEY}\n{line}{VM_KEY}\n")
     opened(a_vm(tmp_path, keys, **given), tmp_path)
-    text = (tmp_path / ATTEMPTS / TOKENS[0] / "tunnel.hosts").read_text()
+    text = (tmp_path / ATTEMPTS / ATTEMPT_IDS[0] / "tunnel.hosts").read_text()
     mark = "@revoked " if line.startswith("@") else ""
     assert text == f"{mark}vm {VM_KEY}\n"
 
@@ -180,10 +179,10 @@ def test_a_hashed_name_is_found_too(keys, tmp_path):
     (tmp_path / "known_hosts").write_text(f"vm.example {VM_KEY}\n")
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(tmp_path / "known_hosts")], check=True)
     opened(a_vm(tmp_path, keys), tmp_path)
-    assert (tmp_path / ATTEMPTS / TOKENS[0] / "tunnel.hosts").read_text() == f"vm {VM_KEY}\n"
+    assert (tmp_path / ATTEMPTS / ATTEMPT_IDS[0] / "tunnel.hosts").read_text() == f"vm {VM_KEY}\n"
 
 
-def test_a_vm_that_we_do_not_know_is_not_told_to_the_job(keys, tmp_path):
+def test_vm_without_a_known_host_key_is_refused(keys, tmp_path):
     (tmp_path / "known_hosts").write_text(f"else.example {VM_KEY}\n")
     with pytest.raises(UsageError) as error:
         opened(a_vm(tmp_path, keys), tmp_path)
@@ -206,7 +205,7 @@ class Barred:
         raise Unreachable("reach cloud by ssh", "Connection refused")
 
 
-def test_a_vm_that_is_away_costs_the_tunnel_and_nothing_else(tmp_path):
+def test_unreachable_vm_affects_the_tunnel_only(tmp_path):
     world, vm = World(tmp_path, tunnel="reverse"), Barred()
     world.ask()
     submitter = world.submitter(tunnel_keys=vm)
@@ -223,7 +222,7 @@ def test_a_vm_that_is_away_costs_the_tunnel_and_nothing_else(tmp_path):
     assert vm.asked - before <= 1, "a VM that is away is not asked by every pass"
 
 
-def test_keys_go_with_the_end_of_a_try_also_after_a_crash(tmp_path):
+def test_keys_are_removed_when_an_attempt_ends_even_after_a_crash(tmp_path):
     world, swept = World(tmp_path, tunnel="reverse"), []
     task = {"address": "10.1.2.3", "port": 22, "ports": [8280]}
     vm = SimpleNamespace(open=lambda *_: task, sweep=lambda _, tries, names: swept.extend(names))
@@ -256,25 +255,25 @@ def test_the_request_decides_and_else_the_profile(tmp_path, usual, asked, wanted
     assert ('"tunnel": null' in script) is not wanted
 
 
-def test_what_a_running_job_says_of_itself_comes_in_one_call(tmp_path):
+def test_progress_of_running_jobs_is_read_in_one_call(tmp_path):
     for name, file, text in (
-        (TOKENS[0], "progress.json", '{\n  "epoch": 1,\n  "note": "a * b"\n}'),
-        (TOKENS[0], "tunnel.json", '{"barred": "no"}'),
-        (TOKENS[1], "tunnel.json", '{"barr'),
+        (ATTEMPT_IDS[0], "progress.json", '{\n  "epoch": 1,\n  "note": "a * b"\n}'),
+        (ATTEMPT_IDS[0], "tunnel.json", '{"barred": "no"}'),
+        (ATTEMPT_IDS[1], "tunnel.json", '{"barr'),
     ):
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / file).write_text(text)
     banner = {"barred": "line 1\n\nline 3 with \\ and 'quotes'\u2028 %s"}
-    (tmp_path / TOKENS[3]).mkdir()
-    (tmp_path / TOKENS[3] / "tunnel.json").write_text(json.dumps(banner))
-    (tmp_path / TOKENS[3] / "progress.json").write_text("[1, 2]")
-    found = collect.read_progress(LocalHost(), str(tmp_path), TOKENS[:4])
-    assert found.pop(TOKENS[3]) == {"training": None, "tunnel": banner}
+    (tmp_path / ATTEMPT_IDS[3]).mkdir()
+    (tmp_path / ATTEMPT_IDS[3] / "tunnel.json").write_text(json.dumps(banner))
+    (tmp_path / ATTEMPT_IDS[3] / "progress.json").write_text("[1, 2]")
+    found = collect.read_progress(LocalHost(), str(tmp_path), ATTEMPT_IDS[:4])
+    assert found.pop(ATTEMPT_IDS[3]) == {"training": None, "tunnel": banner}
     nothing = {"training": None, "tunnel": None}
-    said = {"training": {"epoch": 1, "note": "a * b"}, "tunnel": {"barred": "no"}}
-    assert found == {TOKENS[0]: said, TOKENS[1]: nothing, TOKENS[2]: nothing}
-    assert collect.read_progress(LocalHost(), str(tmp_path / "none"), TOKENS[:1]) == {
-        TOKENS[0]: nothing
+    reported = {"training": {"epoch": 1, "note": "a * b"}, "tunnel": {"barred": "no"}}
+    assert found == {ATTEMPT_IDS[0]: reported, ATTEMPT_IDS[1]: nothing, ATTEMPT_IDS[2]: nothing}
+    assert collect.read_progress(LocalHost(), str(tmp_path / "none"), ATTEMPT_IDS[:1]) == {
+        ATTEMPT_IDS[0]: nothing
     }
 
 
