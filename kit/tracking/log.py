@@ -147,20 +147,24 @@ def run_log(
 def units_log(run_id: str, trained: Json, units: Mapping[str, Decimal]) -> RunLog:
     """Return the log of a run's bill, which is known last: the units of each kind.
 
-    `Cloud BU` becomes the metric `cloud-billing-units`, `GPU-h` becomes `gpu-h`.
+    `Cloud BU` becomes the metric `cloud-billing-units`, `GPU-h` becomes `gpu-h`. The job's own
+    units are `billing-units`, as the article logged them.
     """
     target, at = run_id.rsplit("-", 2)[0], int(trained["training"]["end-time"] * 1000)
     names = {kind: kind.lower().replace(" ", "-") for kind in units}
+    metrics = {
+        re.sub("-bu$", "-billing-units", names[kind]): float(value) for kind, value in units.items()
+    }
+    job = _number(trained.get("slurm", {}).get("seff", {}).get("Non-Interactive BUs", ""))
+    if job is not None:
+        metrics["billing-units"] = job
     return RunLog(
         experiment=experiment_of(target),
         run_name=run_id,
         run_id=run_id,
         start_ms=int(trained["time"]["start-time"] * 1000),
         end_ms=int(time.time() * 1000),
-        metrics=tuple(
-            (re.sub("-bu$", "-billing-units", names[kind]), float(value), 0, at)
-            for kind, value in units.items()
-        ),
+        metrics=tuple((name, value, 0, at) for name, value in metrics.items()),
     )
 
 

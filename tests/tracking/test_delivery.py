@@ -327,7 +327,9 @@ def test_the_bill_comes_to_the_same_mlflow_run_before_or_after_the_rest(
 ) -> None:
     times = {"start-time": 10.0, "end-time": 50.0}
     units = {"Cloud BU": Decimal("0.25"), "Storage BU": Decimal("0.0005"), "GPU-h": Decimal(2)}
-    bill = units_log(RUN, {"training": times, "time": times}, units)
+    seff = {"Non-Interactive BUs": "23.17"}
+    trained = {"training": times, "time": times, "slurm": {"seff": seff}}
+    bill = units_log(RUN, trained, units)
     rest = RunLog(bill.experiment, RUN, RUN, 10_000, 60_000, params={"hp-epochs": "5"})
     parts = (bill, rest) if late else (rest, bill, bill)
     assert {log_run(site, part).state for part in parts} == {"logged"}
@@ -336,6 +338,7 @@ def test_the_bill_comes_to_the_same_mlflow_run_before_or_after_the_rest(
         "cloud-billing-units": 0.25,
         "storage-billing-units": 0.0005,
         "gpu-h": 2.0,
+        "billing-units": 23.17,
     }
     assert (back["params"], back["status"]) == ({"hp-epochs": "5"}, "FINISHED")
 
