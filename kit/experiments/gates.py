@@ -12,7 +12,10 @@ class GatesNotPassed(KitError):
 
 
 class Thresholds(dict[str, float]):
-    """The least value of each metric that a registered model must reach, by metric name."""
+    """The least value of each metric that a registered model must reach, in the order of names.
+
+    A pipeline's argument (a JSON object of Kubeflow) does not keep the order that it was given.
+    """
 
     def __init__(self, thresholds: Mapping[str, float]) -> None:
         for metric, least in thresholds.items():
@@ -20,7 +23,7 @@ class Thresholds(dict[str, float]):
             if not number or not math.isfinite(least):
                 got = f"the gate of {metric} is {least!r}, which is not a finite number"
                 raise UsageError("read the gates", got, f"set the gate of {metric} to a number")
-        super().__init__(thresholds)
+        super().__init__(sorted(thresholds.items()))
 
     def judge(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         """Compare; `missed` has a sentence for each gate that was not passed."""
