@@ -60,8 +60,8 @@ class Person:
             return self._listed[1]
 
     def known(self, run: str) -> RunStatus:
-        """Return the status of one run."""
-        status = self.statuses().get(run)
+        """Return the status of one run, also of one that was requested just now."""
+        status = self.statuses().get(run) or self.requests.status(run)
         if status is None or status.state is RunState.UNKNOWN:
             raise NoSuchObject(f"find {run}", RunState.UNKNOWN.when, "request it first")
         return status

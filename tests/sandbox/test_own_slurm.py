@@ -23,7 +23,7 @@ from kit.notebook import run as notebook
 from kit.onsite import ray_cluster
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests
-from kit.store import bucket_name, open_store
+from kit.store import bucket_name, keystone, open_store
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
 # Beside the six values: where the sandbox keeps its ssh config and its modules.
@@ -93,6 +93,7 @@ def test_the_experiment_runs_to_a_result_with_two_workers_and_asks_no_cloud(own)
 
 def test_the_cloud_would_have_been_seen_in_that_log(sandbox):
     before, loaded = asked_of_the_cloud(), load("sandbox")
+    keystone._shared.cache_clear()  # the stores of a process share one login
     with contextlib.suppress(NoSuchBucket):
         list(open_store(loaded, bucket_name(loaded, "no-such")).list())
     assert asked_of_the_cloud() != before
