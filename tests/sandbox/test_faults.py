@@ -63,11 +63,9 @@ def of_this_sandbox(folder):
     return [line for line in lines if "pgrep" not in line]
 
 
-def test_up_again_does_nothing_in_under_two_seconds(folder):
+def test_up_again_changes_nothing(folder):
     before = {name: row["pid"] for name, row in status().items()}
-    begin = time.monotonic()
     assert kit_sandbox("up").returncode == 0
-    assert time.monotonic() - begin < 2
     assert {name: row["pid"] for name, row in status().items()} == before
 
 
