@@ -62,7 +62,7 @@ class Person:
     def known(self, run: str) -> RunStatus:
         """Return the status of one run, also of one that was requested just now."""
         status = self.statuses().get(run) or self.requests.status(run)
-        if status is None or status.state is RunState.UNKNOWN:
+        if status.state is RunState.UNKNOWN:
             raise NoSuchObject(f"find {run}", RunState.UNKNOWN.when, "request it first")
         return status
 
