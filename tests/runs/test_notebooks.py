@@ -177,7 +177,7 @@ def test_kit_run_local_keeps_everything_with_the_run(environ, tmp_path):
         (("-p", "learning_rate", "nan"), 2, "learning_rate"),
         (("-p", "device", "cuda"), 2, "cuda"),
         (("-p", "epoch", "1"), 2, "no parameter 'epoch'"),
-        (("--profile", "atlantis"), 2, "no profile 'atlantis'"),
+        (("--profile", "atlantis"), 2, "profile 'atlantis' does not exist"),
         (("--repeat", "0"), 2, "repeat"),
     ],
 )
