@@ -201,9 +201,14 @@ def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
     seen("slurmctld stopped mid-run", "UNKNOWN, why; then RUNNING, COMPLETED, 1 job")
 
 
-def test_a_token_that_is_expired_for_as_long_as_the_job_runs_costs_no_result(place, allas, seen):
+def test_a_token_that_is_expired_for_as_long_as_the_job_runs_costs_no_result(
+    place, allas, seen, tmp_path
+):
     profile = profile_of_its_own()
-    other = dataclasses.replace(profile, store=dataclasses.replace(profile.store, kind="swift"))
+    # A login of its own: the process shares the one of the other tests, whose token is still good.
+    login = shutil.copy(profile.env_file, tmp_path)
+    swift = dataclasses.replace(profile.store, kind="swift")
+    other = dataclasses.replace(profile, store=swift, env_file=Path(login))
     with allas.short_tokens(15), contextlib.closing(Bench(other)) as bench:
         run = bench.ask(epochs=20)
         bench.passes_until(run, lambda: bench.requests.status(run).state is RunState.SUBMITTED)
