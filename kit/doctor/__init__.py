@@ -8,13 +8,3 @@ side and also on a machine with nothing set up. Begin with `checks.examine`; the
 from kit.doctor.checks import diagnoses, examine
 from kit.doctor.diagnosis import Diagnosis, Finding, to_markdown, to_text
 from kit.doctor.link_race import COST
-
-__all__ = [
-    "COST",
-    "Diagnosis",
-    "Finding",
-    "diagnoses",
-    "examine",
-    "to_markdown",
-    "to_text",
-]

@@ -8,17 +8,3 @@ reading at `collect.Forwarder.once`.
 from kit.forwarder.collect import Buckets, Forwarder, buckets_of, forwarder_for, run
 from kit.forwarder.gauges import RunSnapshot, exposition, run_samples
 from kit.forwarder.tunnels import Tunnel, TunnelServices, live_tunnels
-
-__all__ = [
-    "Buckets",
-    "Forwarder",
-    "RunSnapshot",
-    "Tunnel",
-    "TunnelServices",
-    "buckets_of",
-    "exposition",
-    "forwarder_for",
-    "live_tunnels",
-    "run",
-    "run_samples",
-]

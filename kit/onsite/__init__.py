@@ -17,16 +17,3 @@ from kit.onsite.names import (
     TUNNEL_KEY,
     TUNNEL_STATE,
 )
-
-__all__ = [
-    "EXIT_MEANINGS",
-    "FAILURE",
-    "LEFTOVERS",
-    "MANIFEST",
-    "PROGRESS",
-    "RAY_TOKEN",
-    "RESULTS",
-    "TUNNEL_HOSTS",
-    "TUNNEL_KEY",
-    "TUNNEL_STATE",
-]

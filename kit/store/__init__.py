@@ -19,22 +19,3 @@ from kit.store.keystone import (
 )
 from kit.store.objects import ObjectInfo, ObjectStore
 from kit.store.opening import bucket_name, open_store, progress_bar, user_of
-
-__all__ = [
-    "Credential",
-    "Ec2Key",
-    "FolderStore",
-    "Keystone",
-    "ObjectInfo",
-    "ObjectStore",
-    "RetryPolicy",
-    "as_row",
-    "bucket_name",
-    "certificates",
-    "describe_expiry",
-    "keystone_for",
-    "list_credentials",
-    "open_store",
-    "progress_bar",
-    "user_of",
-]

@@ -23,24 +23,3 @@ from kit.submitter.loop import (
 )
 from kit.submitter.submitter import Submitter
 from kit.submitter.tunnel_key import TunnelKeys, tunnel_settings
-
-__all__ = [
-    "Environment",
-    "EnvironmentBuildError",
-    "Submitter",
-    "Task",
-    "TunnelKeys",
-    "code_archive",
-    "job_spec",
-    "list_environments",
-    "open_submitter",
-    "other_submitter_active",
-    "read_progress",
-    "remove_environments",
-    "run_loop",
-    "ssh_template",
-    "submitter_for",
-    "tunnel_settings",
-    "write_heartbeat",
-    "write_templates",
-]

@@ -14,19 +14,3 @@ from kit.tracking.log import (
     run_log,
     units_log,
 )
-
-__all__ = [
-    "Logged",
-    "RunLog",
-    "credential",
-    "destination_of",
-    "experiment_of",
-    "log_run",
-    "mlflow_params",
-    "performance_metrics",
-    "read",
-    "rows",
-    "run_log",
-    "sync",
-    "units_log",
-]
