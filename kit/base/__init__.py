@@ -24,6 +24,7 @@ from kit.base.errors import (
     UsageError,
 )
 from kit.base.files import (
+    PACKAGE,
     ROOT,
     SCHEMA,
     Json,
@@ -40,6 +41,7 @@ from kit.base.files import (
     time_record,
     versions,
     whole_file,
+    work_dir,
     write_bytes,
     write_json,
     write_text,

@@ -22,11 +22,18 @@ from typing import Any
 
 from kit.base.errors import DataError
 
-ROOT = Path(__file__).resolve().parents[2]  # the checkout
+PACKAGE = Path(__file__).resolve().parents[1]
+_INSTALLED = PACKAGE / "_files"  # made by setup.py for a wheel
+ROOT = _INSTALLED if _INSTALLED.is_dir() else PACKAGE.parent  # env/, notebooks/, the lock
 SCHEMA = 1
 PACKAGES = ("kit", "torch", "torchmetrics", "numpy", "mlflow", "ray", "kfp")
 
 Json = dict[str, Any]
+
+
+def work_dir() -> Path:
+    """Return where results and `.env` are: the checkout, else the working folder (from a wheel)."""
+    return Path.cwd() if ROOT == _INSTALLED else ROOT
 
 
 def time_record(name: str, start: float, end: float, seconds: float | None = None) -> Json:

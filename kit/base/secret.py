@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from kit.base.errors import UsageError
-from kit.base.files import ROOT
+from kit.base.files import work_dir
 from kit.base.host import LocalHost
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def parse_env(text: str) -> tuple[dict[str, str], list[int]]:
 def login_files(settings: "Settings", home: Path | None = None) -> list[Path]:
     """Return the files in which a login may be: the profile's own, then ~/.ssh/.env and .env."""
     own = [settings.env_file] if settings.env_file else []
-    return [*own, (home or Path.home()) / ".ssh" / ".env", ROOT / ".env"]
+    return [*own, (home or Path.home()) / ".ssh" / ".env", work_dir() / ".env"]
 
 
 def read_login(

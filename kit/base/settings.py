@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kit.base.errors import UsageError
-from kit.base.files import ROOT
+from kit.base.files import ROOT, work_dir
 from kit.base.sections import (
     OLD_KEYS,
     PLATFORM_PORTS,
@@ -127,7 +127,7 @@ def load(profile: str | None = None, environ: Mapping[str, str] = os.environ) ->
         sections = read_profile(file, names)
     return Settings(
         profile=name,
-        results_dir=_path(environ.get("KIT_RESULTS_DIR")) or ROOT / "results",
+        results_dir=_path(environ.get("KIT_RESULTS_DIR")) or work_dir() / "results",
         cache_dir=_path(environ.get("KIT_CACHE_DIR")) or _cache_dir(),
         sandbox_dir=sandbox_dir,
         data_dir=_path(environ.get("KIT_DATA_DIR")),

@@ -61,6 +61,14 @@ def platform_group() -> None:
     Example:
       kit platform build kubeflow-monitoring
     """
+    from kit.deploy import manifests
+
+    if not manifests.ENVIRONMENTS:
+        raise UsageError(
+            "prepare the platform from an installed wheel",
+            "a wheel has no manifests",
+            "git clone the kit's repository and run the command there",
+        )
 
 
 @platform_group.command("source")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kit import tracking
-from kit.base import ROOT, Json, Unreachable, UsageError
+from kit.base import PACKAGE, Json, Unreachable, UsageError
 from kit.base.settings import Settings
 from kit.experiments.fashion_mnist import METRICS
 from kit.experiments.fashion_mnist.data import LABELS
@@ -14,7 +14,7 @@ from kit.experiments.fashion_mnist.data import LABELS
 if TYPE_CHECKING:
     import pandas
 
-TRAINING = ROOT / "kit/experiments/fashion_mnist/training.py"
+TRAINING = PACKAGE / "experiments" / "fashion_mnist" / "training.py"
 
 
 @dataclass(frozen=True, repr=False)

@@ -34,6 +34,7 @@ from kit.base import (
     sha256_of,
     time_record,
     versions,
+    work_dir,
     write_bytes,
     write_json,
     write_text,
@@ -145,7 +146,7 @@ class Run:
             "seconds": self.timeline.seconds(),
             **facts,
         }
-        if (state := git_state(ROOT)) != line["git"]:
+        if (state := git_state(work_dir())) != line["git"]:
             line["git_at_end"] = state
         with results_lock(self.settings):
             _publish(self, publish)
@@ -219,7 +220,7 @@ def _first_start(settings: Settings, folder: Path, target: str, parameters: Json
                 "started": time.time(),
                 "parameters": parameters,
                 "profile": settings.profile,
-                "git": git_state(ROOT),
+                "git": git_state(work_dir()),
                 "versions": dict(versions()),
                 "host": host_facts(),
                 "code": experiment_hash(),

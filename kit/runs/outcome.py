@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.base import ROOT, Json, KitError, UsageError, git_state, time_file, time_record
+from kit.base import Json, KitError, UsageError, git_state, time_file, time_record, work_dir
 from kit.base.settings import Settings
 from kit.billing import job_units
 from kit.experiments import Thresholds
@@ -170,7 +170,7 @@ def arguments_of(
         "hyperparameters": hyperparameters.model_dump(),
         "gates": dict(gates),
         "strict": strict,
-        "commit": git_state(ROOT)["commit"] or "",
+        "commit": git_state(work_dir())["commit"] or "",
         "mlflow_url": f"http://{port.svc}.{port.namespace}:{port.port}" if inside and port else "",
     }
 

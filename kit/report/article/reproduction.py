@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from kit.base import (
-    ROOT,
     DataError,
     Json,
     git_state,
@@ -15,6 +14,7 @@ from kit.base import (
     read_json,
     sha256_of,
     to_text,
+    work_dir,
     write_text,
 )
 from kit.base.settings import Settings
@@ -253,7 +253,7 @@ def as_text(rows: list[Row]) -> str:
 
 def as_page(settings: Settings, rows: list[Row]) -> str:
     """Return the report as one HTML page."""
-    commit = git_state(ROOT)["commit"] or "unknown"
+    commit = git_state(work_dir())["commit"] or "unknown"
     facts = [f"{name} {value}" for name, value in host_facts().items()]
     sections = [
         Section("Each published file beside the new one", [Part(table=rows, words=True)]),

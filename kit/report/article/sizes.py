@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.base import ROOT
+from kit.base import PACKAGE
 from kit.report import plots
 from kit.report.article.figures import article_figures, column_of
 from kit.report.table import NOTEBOOKS, notebook_rows
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-PACKAGE = ROOT / "kit"
 # The rooms that a target uses, from the floors of the architecture page.
 ROOMS = {
     "local": ("base", "experiments", "tracking", "runs", "notebook", "report"),
