@@ -8,10 +8,12 @@
     runs/<run>/refused.json           the request is not accepted      written by the submitter
     runs/<run>/result.json            the result of the run            written by the submitter
     runs/<run>/progress.json          for display, overwritten         written by the submitter
+    open/<run>.json                   the run may have to be worked on written with each request
 
 No object is read to find out the status, and none but `progress` is ever changed: a listing that
-is late delays, it never misleads. A request is data only. A bucket that does not exist holds no
-runs.
+is late delays, it never misleads. The submitter removes `open/<run>.json` when the run has
+finished, so that finished runs need not be listed; it is no part of the status. A request is data
+only. A bucket that does not exist holds no runs.
 """
 
 import contextlib
@@ -48,6 +50,7 @@ _KEY = re.compile(
     rf"runs/(?P<run>{RUN_ID})/(?:(?P<name>request|cancel|refused|result|progress)"
     r"|try-(?P<number>[1-9]\d{0,3})/(?P<step>asked|submitted|ended))\.json"
 )
+_OPEN_KEY = re.compile(rf"open/({RUN_ID})\.json")
 
 
 class RunState(enum.Enum):
@@ -285,13 +288,29 @@ class RunRequests:
             for attempt in (status.attempt_id, status.next_attempt_id)
         ]
 
+    def marked_runs(self) -> set[str]:
+        """Return the runs marked as open: one short listing, however many have finished."""
+        return {match[1] for key in self._keys("open/") if (match := _OPEN_KEY.fullmatch(key))}
+
+    def mark(self, run: str) -> None:
+        """Mark a run as open, after the object that makes it so: `unmark` relies on the order."""
+        self.store.put(f"open/{run}.json", b"{}")
+
+    def unmark(self, run: str) -> None:
+        """Remove the mark of a finished run; one that was asked for again meanwhile keeps it."""
+        self.store.delete(f"open/{run}.json")
+        if not self.status(run).state.finished:
+            self.mark(run)
+
     def ask(self, request: RunRequest) -> RunStatus:
         """Store a request unless there is one of that run; return the status."""
         status = self.status(request.run)
-        if status.state is not RunState.UNKNOWN:
-            return status
-        self.store.put(_key(request.run, "request"), write_request(request))
-        return RunStatus(request.run, RunState.REQUESTED)
+        if status.state is RunState.UNKNOWN:
+            self.store.put(_key(request.run, "request"), write_request(request))
+            status = RunStatus(request.run, RunState.REQUESTED)
+        if not status.state.finished:
+            self.mark(request.run)
+        return status
 
     def request(self, run: str) -> RunRequest:
         """Read what a run asks for. Raises DataError, NoSuchObject."""
@@ -309,6 +328,7 @@ class RunRequests:
         status = self.status(run)
         if status.state is RunState.ENDED:
             self.write(run, f"try-{status.number + 1}/asked", {})
+            self.mark(run)
         return self.status(run)
 
     def cancel(self, run: str) -> RunStatus:

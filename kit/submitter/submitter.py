@@ -35,6 +35,8 @@ from kit.submitter.tunnel_key import TunnelKeys
 
 MIN_BACK_OFF_S, MAX_BACK_OFF_S = 2.0, 300.0
 SWEEP_INTERVAL_S = 60.0
+LIST_ALL_INTERVAL_S = 600.0  # all runs are listed so often: a run without its mark is found
+RUNS_PER_PAGE = 250  # of a listing of 1,000 keys
 PROGRESS_INTERVAL_S = 10.0  # progress is written again after this, so that "last seen" is true
 RESULT_WAIT_S = 300.0  # how long a committed result waits for figures and files
 # Limit of attempts for a run, unless a person requests another one. All but the last did no work.
@@ -74,6 +76,10 @@ class Submitter:
         self._due: dict[str, _Due] = {}
         self._ours: dict[str, bool] = {}
         self._collecting_since: dict[str, float] = {}
+        self._open: set[str] = set()
+        self._list_all_at = 0.0
+        self._runs = 0
+        self._to_sweep: set[str] = set()
         self._swept: set[str] = set()
         self._sweep_at = 0.0
         self._shown: dict[str, tuple[str, float]] = {}
@@ -90,12 +96,12 @@ class Submitter:
         return self.slurm.paths.attempts
 
     def once(self) -> dict[str, RunStatus]:
-        """Do one pass; return the status of all runs at its beginning.
+        """Do one pass; return the status, at its beginning, of the runs that were listed.
 
         Raises KitError when the store cannot be read, or a bucket belongs to somebody else. What
         goes wrong with one run is reported in its `progress` and does not hold up the others.
         """
-        statuses = self.requests.statuses()
+        statuses = self._list_runs()
         self._check_owner(bool(statuses))
         self._sweep(
             attempt_id(status.run, number)
@@ -124,6 +130,26 @@ class Submitter:
         if status.state is RunState.CANCELLING:
             self._cancel(status)
         return self.requests.status(run)
+
+    def _list_runs(self) -> dict[str, RunStatus]:
+        """Return the status of the open runs; of all runs where that takes no more listings.
+
+        A run that has finished since is among them once more, and loses its mark.
+        """
+        now, marked = self.slurm.clock(), self.requests.marked_runs()
+        wanted = marked | self._open
+        if now >= self._list_all_at or len(wanted) > 1 + self._runs // RUNS_PER_PAGE:
+            statuses = self.requests.statuses()
+            self._runs, self._list_all_at = len(statuses), now + LIST_ALL_INTERVAL_S
+        else:
+            statuses = {run: self.requests.status(run) for run in sorted(wanted)}
+        ended = {run for run, status in statuses.items() if status.state.finished}
+        self._open = {
+            run for run in statuses.keys() - ended if statuses[run].state is not RunState.UNKNOWN
+        }
+        for run in marked & ended:
+            self.requests.unmark(run)
+        return statuses
 
     # -- due times and containment ---------------------------------------------------------------
 
@@ -217,6 +243,7 @@ class Submitter:
                 self.requests.write(run, f"try-{number}/ended", _failed(attempt, err.tried, err))
             return
         if self._is_cancelled(run):  # staging may take minutes
+            self._sweep([attempt])
             return
         try:
             job = self.slurm.submit(job_spec(self.hpc, task), attempt)
@@ -320,12 +347,13 @@ class Submitter:
     def _sweep(self, attempts: Iterable[str]) -> None:
         """Remove the tunnel keys of ended attempts; retry later while the VM does not answer."""
         keys = self.tunnel_keys
-        ended = set(attempts) - self._swept if keys else set()
-        if keys is None or not ended or self.slurm.clock() < self._sweep_at:
+        self._to_sweep |= set(attempts) - self._swept
+        if keys is None or not self._to_sweep or self.slurm.clock() < self._sweep_at:
             return
         try:
-            keys.sweep(self.slurm.host, self.attempts_folder, ended)
-            self._swept |= ended
+            keys.sweep(self.slurm.host, self.attempts_folder, self._to_sweep)
+            self._swept |= self._to_sweep
+            self._to_sweep = set()
         except Exception as err:  # noqa: BLE001 - a window must not hold up the runs
             log.warning("keys of tunnels stay on the VM until it answers: %s", err)
             self._sweep_at = self.slurm.clock() + SWEEP_INTERVAL_S

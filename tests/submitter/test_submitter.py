@@ -26,7 +26,7 @@ from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
 from kit.submitter import env as hpc_env
 from kit.submitter import staging
-from kit.submitter.submitter import MAX_ATTEMPTS, RESULT_WAIT_S
+from kit.submitter.submitter import LIST_ALL_INTERVAL_S, MAX_ATTEMPTS, RESULT_WAIT_S
 
 TRAINING = {"epoch": 3, "epochs": 5, "loss": 0.53123}
 
@@ -382,6 +382,7 @@ def test_result_does_not_depend_on_the_number_of_passes(world, passes):
     other = World(world.settings.cache_dir)
     other.ask()
     other.until_finished()
+    other.submitter().once()  # as the passes above did after the end
     theirs = {k: c for k, c in other.requests.store.objects.items() if "progress" not in k}
     assert set(ended) == set(theirs)
     mine, them = (json.loads(all_[f"runs/{RUN}/result.json"]) for all_ in (ended, theirs))
@@ -547,17 +548,83 @@ def test_store_outage_at_the_end_of_a_job_loses_nothing(world):
     assert world.until_finished(submitter).state is RunState.DONE
 
 
-def test_a_pass_over_finished_runs_is_one_listing_and_no_ssh(world):
-    for number in range(1, 201):
+def finished_runs(world, count):
+    for number in range(1, count + 1):
         run = f"cloud-hpc-0123456789ab-{number}"
         for name in ("request", "try-1/submitted", "result"):
-            world.requests.write(run, name, {})
+            world.requests.store.objects[f"runs/{run}/{name}.json"] = b"{}"
+
+
+def listed_keys(world, action):
+    """Return how many keys the store listed during an action, and in how many calls."""
+    store, keys, calls = world.requests.store, [], len(world.requests.store.calls)
+    list_keys = store.list
+    store.list = lambda prefix="": (keys.append(info) or info for info in list_keys(prefix))
+    action()
+    store.list = list_keys
+    return len(keys), store.calls[calls:].count("list")
+
+
+def test_a_pass_over_finished_runs_is_one_listing_and_no_ssh(world):
+    finished_runs(world, 200)
+    submitter = world.submitter()
+    assert len(submitter.once()) == 200, "the first pass looks at all"
+    assert listed_keys(world, submitter.once) == (0, 1)
+    assert world.hosts[-1].calls == []
+
+
+def test_cost_of_a_pass_does_not_grow_with_finished_runs(world):
+    """A bucket in which 3,000 runs have finished; then a new run is requested, ends, is gone."""
+    finished_runs(world, 3000)
+    run, submitter = "cloud-hpc-ffffffffffff-1", world.submitter()
+    submitter.once()
+    world.requests.ask(RunRequest(run=run, data_hash=DATA.hash))
+    while not world.requests.status(run).state.finished:
+        keys, _ = listed_keys(world, submitter.once)
+        assert keys < 20
+        world.play()
+    assert world.requests.status(run).state is RunState.DONE
+    assert listed_keys(world, submitter.once)[0] < 20
+    assert listed_keys(world, submitter.once) == (0, 1), "its mark is gone"
+
+
+def test_run_without_a_mark_is_found_by_the_next_full_listing(world):
+    """The process that requested it was killed between the request and its mark."""
     submitter = world.submitter()
     submitter.once()
-    world.requests.store.calls.clear()
-    assert len(submitter.once()) == 200
-    assert world.requests.store.calls == ["list"]
-    assert world.hosts[-1].calls == []
+    world.ask()
+    world.requests.store.delete(f"open/{RUN}.json")
+    submitter.once()
+    assert world.requests.status(RUN).state is RunState.REQUESTED
+    world.site.now += int(LIST_ALL_INTERVAL_S)
+    assert world.until_finished(submitter).state is RunState.DONE
+
+
+def test_many_open_runs_are_listed_at_once(world):
+    submitter = world.submitter()
+    submitter.once()
+    for number in range(1, 11):
+        world.requests.ask(RunRequest(run=f"cloud-hpc-0123456789ab-{number}", data_hash=DATA.hash))
+    submitter.once()
+    world.play()
+    assert listed_keys(world, submitter.once)[1] == 2
+
+
+def test_run_that_is_asked_for_again_while_its_mark_goes_keeps_it(world):
+    world.ask()
+    world.until_finished(end="FAILED", code=1)
+    store = world.requests.store
+    delete = store.delete
+
+    def late(key):
+        world.requests.ask_again(RUN)
+        delete(key)
+
+    store.delete = late
+    submitter = world.submitter()
+    submitter.once()
+    store.delete = delete
+    assert world.until_finished(submitter).state is RunState.DONE
 
 
 def test_all_live_runs_are_asked_about_in_one_query(world):

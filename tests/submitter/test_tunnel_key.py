@@ -236,6 +236,20 @@ def test_keys_are_removed_when_an_attempt_ends_even_after_a_crash(tmp_path):
     assert swept == [attempt_id(RUN, 1)] * 2, "another submitter cannot know that it was done"
 
 
+def test_keys_of_a_cancelled_run_are_removed_when_the_vm_is_back(tmp_path):
+    """The cancel closes the attempt after the last one too, which may have a key already."""
+    world, vm, swept = World(tmp_path, tunnel="reverse"), Barred(), []
+    world.ask()
+    submitter = world.submitter(tunnel_keys=vm)
+    submitter.once()
+    world.requests.cancel(RUN)
+    world.until_finished(submitter)
+    vm.sweep = lambda _, tries, names: swept.extend(names)
+    world.site.now += 60
+    submitter.once()
+    assert set(swept) == {attempt_id(RUN, 1), attempt_id(RUN, 2)}
+
+
 @pytest.mark.parametrize(
     ("usual", "asked", "wanted"),
     [
