@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 KIT := $(BIN)/kit
 REGISTRY := localhost:5001
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
+# Only PyTorch comes from TORCH_INDEX: beside pip's own index it could replace any other package.
+TORCH_INDEX ?=
+TORCH := $(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) \
+  $(shell grep '^torch==' requirements.lock),:)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup local reproduce test lint lab bench sandbox sandbox-down lock platform-source images
@@ -21,12 +25,14 @@ $(BIN)/python:
 
 $(VENV)/local.stamp: requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing the packages of the local target into $(VENV) (one to two minutes) …"
+	@$(TORCH)
 	@$(PIP) -c requirements.lock setuptools
 	@$(PIP) -c requirements.lock --no-build-isolation -e '.[local]'
 	@touch $@
 
 $(VENV)/full.stamp: requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing all packages of requirements.lock into $(VENV) (two to three minutes) …"
+	@$(TORCH)
 	@$(PIP) -r requirements.lock
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $(VENV)/local.stamp $@

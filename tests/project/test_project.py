@@ -73,6 +73,20 @@ def test_the_lock_has_only_exact_and_neutral_versions():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)
 
 
+def test_only_pytorch_comes_from_the_index_that_is_named_for_it():
+    argv = ["make", "--always-make", "--dry-run", "TORCH_INDEX=https://example.org/cpu"]
+    for target in (".venv/full.stamp", ".venv/local.stamp"):
+        plan = subprocess.run([*argv, target], cwd=ROOT, capture_output=True, text=True, check=True)
+        lines = [line for line in plan.stdout.splitlines() if "pip install" in line]
+        named = [line for line in lines if "example.org" in line]
+        assert len(named) == 1
+        assert named[0] == lines[0]
+        assert "--no-deps --index-url" in named[0]
+        assert re.search(r" torch==[\d.]+$", named[0])
+    told = [path for path in tracked() if "EXTRA_" + "INDEX" in text_of(path)]
+    assert told == []
+
+
 @pytest.mark.slow
 def test_the_list_of_environment_yml_installs_in_a_venv_and_is_complete():
     """Install the pip list as conda would, then let pip check that nothing is missing.
