@@ -8,9 +8,10 @@ import sys
 import click
 import pytest
 from click.testing import CliRunner
+from kit_commands import commands
 
 from kit import __version__
-from kit.base import ROOT, CommandFailed, KitError
+from kit.base import ROOT
 from kit.cli.main import LazyGroup, cli, main
 
 HEAVY = {
@@ -24,15 +25,6 @@ IMPORT_S = 0.15
 def kit(*arguments: str) -> subprocess.CompletedProcess:
     argv = [sys.executable, "-m", "kit", *arguments]
     return subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
-
-
-def commands(command=cli, words=("kit",)):
-    """Every command and group below `command`, with the words that call it."""
-    yield words, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            yield from commands(command.get_command(context, name), (*words, name))
 
 
 COMMANDS = [pytest.param(command, id=" ".join(words)) for words, command in commands()]
@@ -114,18 +106,6 @@ def parse(command, words, parent=None):
             assert command.invoke_without_command or command is cli
 
 
-def test_profile_and_json_are_the_same_option_everywhere():
-    seen = {"--profile": set(), "--json": set()}
-    for _, command in commands():
-        for option in command.params:
-            for name in seen.keys() & set(option.opts):
-                if option.name != "lines":
-                    seen[name].add((option.name, option.help))
-    ours = {name: rows for name, rows in seen.items() if rows}
-    assert {name for name, _ in ours["--profile"]} == {"profile"}
-    assert {name for name, _ in ours["--json"]} == {"as_json"}
-
-
 @pytest.mark.parametrize("words", [[], ["runs"], ["store", "get"], ["forwarder", "api"]])
 def test_the_short_help_option_works_on_every_level(words):
     done = CliRunner().invoke(cli, [*words, "-h"])
@@ -156,63 +136,6 @@ def test_old_names_are_not_listed():
     listed = cli.list_commands(click.Context(cli))
     assert not set(LazyGroup.renamed) & set(listed)
     assert set(LazyGroup.renamed.values()) <= set(listed)
-
-
-def test_the_doctor_accepts_its_profile_by_position_and_names_the_option(monkeypatch):
-    asked = []
-    monkeypatch.setattr("kit.doctor.examine", lambda profile, race: asked.append(profile) or [])
-    done = CliRunner().invoke(cli, ["doctor", "roihu", "--json"])
-    assert (done.exit_code, asked) == (0, ["roihu"])
-    assert "`kit doctor --profile roihu`" in done.stderr
-    done = CliRunner().invoke(cli, ["doctor", "--profile", "roihu", "--json"])
-    assert (done.exit_code, asked, done.stderr) == (0, ["roihu", "roihu"], "")
-
-
-def test_the_old_name_of_the_api_port_is_hidden_and_works(monkeypatch):
-    monkeypatch.setattr("kit.cli.forwarder._open", lambda profile: (None, {}, Gauges()))
-    assert "--face-port" not in CliRunner().invoke(cli, ["forwarder", "-h"]).output
-    done = CliRunner().invoke(cli, ["forwarder", "--once", "--face-port", "7000"])
-    assert (done.exit_code, done.stdout) == (0, "gauge 1\n")
-    assert "`--face-port` is now `--api-port`" in done.stderr
-
-
-class Gauges:
-    text = "gauge 1\n"
-
-    def once(self):
-        return []
-
-
-# -- options of groups -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["api", "face"])
-def test_the_profile_of_a_group_is_that_of_its_subcommand(monkeypatch, name):
-    loaded = []
-
-    def load(profile):
-        loaded.append(profile)
-        raise KitError("stop here")
-
-    monkeypatch.setattr("kit.base.settings.load", load)
-    CliRunner().invoke(cli, ["forwarder", "--profile", "lumi", name])
-    CliRunner().invoke(cli, ["forwarder", "--profile", "lumi", name, "--profile", "roihu"])
-    assert loaded == ["lumi", "roihu"]
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["forwarder", "--once", "api"],
-        ["forwarder", "--port", "7000", "worker"],
-        ["forwarder", "--profile", "lumi", "flower"],
-        ["submitter", "--once", "template"],
-    ],
-)
-def test_an_option_that_a_subcommand_ignores_is_an_error(words):
-    done = CliRunner().invoke(cli, words)
-    assert done.exit_code == 2
-    assert f"{words[1]} before '{words[-1]}' has no effect" in done.stderr
 
 
 def test_the_profile_of_platform_build_is_the_default_of_the_manifests():
@@ -280,22 +203,6 @@ def test_a_missing_module_of_the_kit_itself_is_not_excused(monkeypatch):
     monkeypatch.setattr("kit.cli.main.cli", fail)
     with pytest.raises(ModuleNotFoundError):
         main()
-
-
-def test_an_error_shows_what_was_tried_what_came_back_and_the_next_step():
-    error = KitError("opened the box", got="a spring", next_step="close it")
-    assert str(error) == "opened the box\n  got:  a spring\n  next: close it"
-    assert str(KitError("only this")) == "only this"
-
-
-def test_a_failed_command_keeps_its_fields_through_pickling_between_processes():
-    import pickle
-
-    error = CommandFailed(["ls", "x"], 2, "", "no such file\n", "look")
-    again = pickle.loads(pickle.dumps(error))
-    assert (again.argv, again.code, again.err) == (("ls", "x"), 2, "no such file\n")
-    assert "exit code 2" in str(again)
-    assert "no such file" in str(again)
 
 
 def test_ctrl_c_leaves_remote_work_alone_and_says_how_to_resume(monkeypatch, capsys):

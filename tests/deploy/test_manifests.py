@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 import upstream_skeleton
 import yaml
-from click.testing import CliRunner
 from tools_venv import tools
 
 from kit.base import ROOT, CommandFailed, DataError, UsageError
-from kit.cli.deploy import platform_group
 from kit.deploy import manifests
 
 LOGIN = "CSC_USERNAME='anna'\nCSC_PASSWORD='planted-store-password'\n"
@@ -383,18 +381,6 @@ def test_git_ignores_the_secrets_and_the_source():
     argv = ["git", "-C", str(manifests.ROOT), "check-ignore", *names]
     said = subprocess.run(argv, capture_output=True, text=True).stdout.split()
     assert said == names
-
-
-def test_the_command_shows_no_secret(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifests, "FOLDER", tmp_path)
-    env = tmp_path / "login"
-    env.write_text(LOGIN + "CSC_USER_DOMAIN_NAME=Default\nCSC_PROJECT_NAME=project_1\n")
-    env.chmod(0o600)
-    monkeypatch.setenv("KIT_ENV_FILE", str(env))
-    done = CliRunner().invoke(platform_group, ["secrets", "--profile", "roihu"])
-    assert done.exit_code == 0, done.output
-    assert "planted" not in done.output
-    assert "planted-store-password" in (tmp_path / "secrets" / "store.env").read_text()
 
 
 # The source and kubectl

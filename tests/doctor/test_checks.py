@@ -183,19 +183,6 @@ def test_healthy_sandbox_passes_every_check(loaded):
 
 
 @pytest.mark.sandbox
-def test_command_prints_json_and_its_exit_code(loaded):
-    done = subprocess.run(
-        [sys.executable, "-m", "kit", "doctor", "--json"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
-    assert {row["state"] for row in json.loads(done.stdout)} <= {"ok", "warning"}
-    bad = subprocess.run(
-        [sys.executable, "-m", "kit", "doctor", "--profile", "atlantis"], capture_output=True
-    )
-    assert bad.returncode == 1
-
-
-@pytest.mark.sandbox
 @pytest.mark.slow
 def test_race_runs_on_request_and_reports_its_cost(loaded):
     argv = [sys.executable, "-m", "kit", "doctor", "--race", "--json"]

@@ -13,11 +13,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from kit.base import StoreUnavailable, UsageError
+from kit.base import StoreUnavailable
 from kit.forwarder import people as forwarder_people
 from kit.forwarder.api import forwarder_api
-from kit.forwarder.collect import Buckets
-from kit.forwarder.people import people
 from kit.forwarder.serve import serve
 from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest, RunRequests, RunState
 from kit.store import FolderStore
@@ -282,24 +280,3 @@ def test_concurrent_requests_share_a_listing(world, known):
     now[0] += forwarder_people.FRESH_S + 0.01
     person.view(RUN)
     assert (len(listings), len(reads)) == (2, 4)
-
-
-@pytest.mark.parametrize(
-    ("text", "mode", "message"),
-    [
-        ("anna\n", 0o600, "line 1, names nobody"),
-        ("anna " + "a" * 63, 0o600, "line 1"),
-        (f"../x {'a' * 64}", 0o600, "line 1"),
-        (f"anna {'a' * 64}\nbea {'a' * 64}", 0o600, "line 2"),
-        (f"anna {'a' * 64}", 0o644, "can be read by others"),
-        ("\xe4", 0o600, "read who may ask"),
-    ],
-)
-def test_invalid_list_of_people_is_refused(tmp_path, text, mode, message):
-    file = tmp_path / "people"
-    file.write_text(text)
-    file.chmod(mode)
-    with pytest.raises(UsageError, match=message):
-        people(file, None, lambda user: Buckets(user, user, None, None))
-    with pytest.raises(UsageError, match="read who may ask"):
-        people(tmp_path / "none", None, lambda user: None)

@@ -1,19 +1,14 @@
 """The steps of the notebooks: one run from start to results, steps out of order, displays."""
 
-import subprocess
-import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 from idx_files import striped_images, write_folder
 
 import kit
-from kit.base import KitError, UsageError, read_json
+from kit.base import UsageError, read_json
 from kit.experiments.fashion_mnist.training import load_model
-from kit.notebook import cloud_hpc
 from kit.notebook.run import check_gates
-from kit.notebook.show import Table, Text, experiment_code
 
 
 @pytest.fixture
@@ -88,46 +83,3 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(environ):
     with pytest.raises(UsageError, match="epochs = 0 is not valid"):
         kit.start("sandbox", "local", {"epochs": 0})
     assert not (environ / "results").exists()
-
-
-def test_the_notebook_shows_why_its_own_submitter_ended(tmp_path):
-    log = tmp_path / "submitter.log"
-    log.write_text("one line\nKIT_COMPOSE_SECRETS names a file that does not exist\n")
-    requests = SimpleNamespace(read=lambda run, name: None)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        submitter = cloud_hpc.Submitter(child, log)
-        assert cloud_hpc.note(submitter, requests, "run", ()) == ""
-        child.kill()
-        child.wait()
-    with pytest.raises(KitError, match="KIT_COMPOSE_SECRETS names a file") as caught:
-        cloud_hpc.note(submitter, requests, "run", ())
-    assert "exit code -9" in caught.value.tried
-    assert "run this cell again" in caught.value.next_step
-
-
-def test_texts_are_escaped_and_long_ones_are_folded():
-    shown = Text("a < b")._repr_html_()
-    assert shown == "<pre style='font-family:monospace'>a &lt; b</pre>"
-    folded = Text("#SBATCH", "The batch script")._repr_html_()
-    assert folded.startswith("<details><summary>The batch script</summary>")
-    assert repr(Text("#SBATCH", "The batch script")) == "#SBATCH"
-
-
-def test_a_table_has_its_link_and_its_sentences():
-    import pandas
-
-    table = Table(pandas.DataFrame({"a": [1]}), "http://127.0.0.1:5000/#/x", "3 BU < 4 BU")
-    shown = table._repr_html_()
-    assert '<a href="http://127.0.0.1:5000/#/x">' in shown
-    assert "3 BU &lt; 4 BU" in shown
-    assert "3 BU < 4 BU" in repr(table)
-    assert repr(Table(pandas.DataFrame(), notes="Nothing to pay.")) == "Nothing to pay."
-
-
-def test_the_code_that_is_shown_is_the_code_that_runs():
-    assert "<span style=" in experiment_code("PlainStep")._repr_html_()
-    shown = repr(experiment_code("PlainStep"))
-    assert "loss.backward()" in shown
-    assert "self.optimizer.step()" in shown
-    with pytest.raises(UsageError, match="no such name"):
-        experiment_code("Nothing")

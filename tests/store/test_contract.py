@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -403,35 +402,3 @@ def test_a_listing_of_more_than_ten_thousand_objects_is_complete(made):
         list(pool.map(lambda key: swift.put(key, b""), keys))
     for store in (swift, made("s3", swift.bucket)):
         assert [row.key for row in store.list()] == keys
-
-
-@pytest.mark.parametrize("other", ["a", "a/b/c"])
-def test_in_a_folder_a_key_cannot_be_the_folder_of_another(made, other):
-    store = made("directory")
-    store.put("a/b", b"x")
-    with pytest.raises(UsageError, match="not possible in a folder"):
-        store.put(other, b"x")
-    assert len(list((store.folder / ".objects").iterdir())) == 1
-    store.delete("a/b")
-    store.put(other, b"x")
-    with pytest.raises(UsageError, match="cannot be a key in a folder"):
-        store.put(".objects/x", b"")
-
-
-def test_in_a_folder_readers_never_see_half_an_object(made):
-    store = made("directory")
-    contents = [bytes([n]) * 100_000 for n in range(4)]
-    store.put("a", contents[0])
-    stop = threading.Event()
-
-    def write(content):
-        while not stop.is_set():
-            store.put("a", content)
-
-    with ThreadPoolExecutor(2) as pool:
-        writers = [pool.submit(write, content) for content in contents[:2]]
-        for _ in range(300):
-            assert store.get("a") in contents
-        stop.set()
-        assert [writer.result() for writer in writers] == [None, None]
-    assert len(list((store.folder / ".objects").iterdir())) <= 20

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.onsite import TUNNEL_KEY as KEY
 from kit.onsite import names
-from kit.submitter import collect
 from kit.submitter.scripts import script
 
 FOLDER = Path(__file__).parents[2] / "kit" / "submitter" / "scripts"
@@ -34,18 +32,6 @@ def test_shellcheck_accepts_the_program(path):
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_names_and_exit_codes_are_those_of_the_programs_on_the_site():
-    run, begin = script("job_run"), script("job_begin")
-    assert f"commit {names.MANIFEST}\n" in run
-    assert f"exit {names.KILLED}\n" in run
-    assert f">{names.RAY_TOKEN}\n" in run
-    assert f"rm -f {names.RAY_TOKEN} {KEY}\n" in run
-    assert f"exit {names.CODE_CHANGED}\n" in begin
-    assert f'"$attempt/{KEY}" "$attempt/{names.RAY_TOKEN}"' in script("drop_secrets")
-    for file in collect.PROGRESS_FILES:
-        assert file in script("read_progress")
-
-
 def test_code_that_was_changed_is_not_executed(tmp_path):
     code = tmp_path / "code.zip"
     code.write_bytes(b"other code")
@@ -54,8 +40,3 @@ def test_code_that_was_changed_is_not_executed(tmp_path):
     done = subprocess.run(argv, capture_output=True, text=True, env=environ)
     assert (done.returncode, done.stdout) == (names.CODE_CHANGED, "")
     assert "is not the code that was staged" in done.stderr
-
-
-@pytest.mark.parametrize("code", [88, 89, 90, 91, 92, 93, 94, 95])
-def test_every_exit_code_has_a_sentence(code):
-    assert names.EXIT_MEANINGS[code]

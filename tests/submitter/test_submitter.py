@@ -118,18 +118,6 @@ def test_environment_built_by_another_submitter_is_kept(tmp_path, monkeypatch):
     assert len(world.site.jobs) == len(world.site.commits) == 1
 
 
-def test_inputs_are_copied_once(world):
-    world.ask()
-    world.submitter().once()
-    before = {name: id(content) for name, content in world.files.items() if "/inputs/" in name}
-    assert len(before) == 2
-    assert any(name.endswith(f"{DATA.hash}.safetensors") for name in before)
-    world.requests.store.delete(f"runs/{RUN}/try-1/submitted.json")
-    world.submitter().once()
-    after = {name: id(content) for name, content in world.files.items() if "/inputs/" in name}
-    assert after == before
-
-
 def interrupt(world, submitter, nth, when, action):
     """Do `action` before or after the nth call that leaves the submitter: site or store."""
     seen = itertools.count(1)
@@ -428,16 +416,6 @@ def test_a_closed_site_refuses_with_its_sentence(world):
     assert world.until_finished().state is RunState.REFUSED
     assert "use roihu" in world.requests.read(RUN, "refused")["why"]
     assert world.site.jobs == []
-
-
-def test_data_that_is_not_in_the_store_is_waited_for_and_named(world):
-    world.ask()
-    objects, world.data.objects = world.data.objects, {}
-    submitter = world.submitter()
-    submitter.once()
-    assert DATA.hash in world.requests.read(RUN, "progress")["why"]
-    world.data.objects = objects
-    assert world.until_finished(submitter).state is RunState.DONE
 
 
 @pytest.mark.parametrize("nth", range(1, 9))
@@ -855,13 +833,3 @@ def test_request_for_another_site_is_left_alone(world, other):
     world.requests.cancel(OTHER)
     submitter.once()
     assert world.requests.status(OTHER).state is RunState.CANCELLING
-
-
-def test_code_on_the_site_that_was_changed_is_copied_again(world):
-    world.ask()
-    world.submitter().once()
-    (code,) = [name for name in world.files if name.endswith(".zip")]
-    good, world.files[code] = world.files[code], b"somebody else's code"
-    world.requests.store.delete(f"runs/{RUN}/try-1/submitted.json")
-    world.submitter().once()
-    assert world.files[code] == good

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import stat
 import subprocess
 import time
@@ -14,7 +13,7 @@ from submitter_world import RUN, World
 
 from kit.base import DataError, KitError, LocalHost, Unreachable, UsageError
 from kit.base.settings import Cloud, load
-from kit.notebook import cloud_hpc, plan
+from kit.notebook import plan
 from kit.runs.follow import sentence
 from kit.runs.requests import RunRequest, RunState, attempt_id
 from kit.submitter import collect
@@ -299,23 +298,3 @@ def test_the_line_below_the_picture_has_the_link():
     text = sentence({"state": "RUNNING", "nodes": ["c1"], "tunnel": window})
     assert text == "on c1; Ray's dashboard: http://10.1.2.3:8281"
     assert sentence({"state": "RUNNING", "nodes": ["c1"], "tunnel": None}) == "on c1"
-
-
-def test_the_notebook_says_how_to_open_it_and_never_the_token(tmp_path):
-    loaded = load("sandbox", {"KIT_SANDBOX_DIR": "/sandbox"})
-    world = World(tmp_path)
-
-    def shown(**cloud):
-        profile = dataclasses.replace(loaded, cloud=dataclasses.replace(loaded.cloud, **cloud))
-        request = RunRequest(run=RUN, data_hash="d" * 64)
-        return cloud_hpc.tunnel_text(profile, request, world.requests)
-
-    try_1, try_2 = (f"/kit/tries/{attempt_id(RUN, number)}/ray.token" for number in (1, 2))
-    assert re.search(rf"ssh -F /sandbox/etc/ssh_config hpc cat \S+{try_1}$", shown())
-    assert "-L" not in shown()
-    assert "ssh -N -F" not in shown()
-    assert "-L 8280:10.1.2.3:8280 cloud" in shown(tunnel_address="10.1.2.3")
-    assert "no tunnel" in shown(tunnel_address="")
-    world.requests.write(RUN, "request", {})
-    world.requests.write(RUN, "try-1/ended", {})
-    assert shown().endswith(try_2), "the next try is let work by running the pipeline"

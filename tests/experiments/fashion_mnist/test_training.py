@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from idx_files import real_or_striped_images, striped_images
 from torch import nn
+from usual_model import AsUsual, bits
 
 from kit.base import DataError, UsageError
 from kit.experiments.fashion_mnist import training
@@ -26,7 +27,6 @@ from kit.experiments.fashion_mnist.training import (
     PlainStep,
     as_labels,
     as_tensor,
-    load_model,
     save_model,
 )
 
@@ -47,35 +47,7 @@ def interrupt_in_epoch(number, epochs):
     return report
 
 
-def bits(model):
-    return b"".join(p.detach().numpy().tobytes() for p in model.parameters())
-
-
 # --- settings ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *[("epochs", bad) for bad in (0, -1, True, "5", 2.5, None, 10_001)],
-        *[("batch_size", bad) for bad in (0, 60_001, 4.5)],
-        *[("threads", bad) for bad in (0, 1025, "1")],
-        *[("seed", bad) for bad in (-1, 2**53, False)],
-        *[("learning_rate", bad) for bad in (0, -0.1, float("nan"), float("inf"), "0.1", True)],
-        *[("momentum", bad) for bad in (-0.1, 1, float("nan"), None)],
-        *[("device", bad) for bad in ("tpu", "", 0, None)],
-    ],
-)
-def test_a_value_out_of_range_is_named_with_what_is_allowed(name, value):
-    with pytest.raises(UsageError) as caught:
-        Parameters(**{name: value})
-    assert f"{name} = {value!r}" in caught.value.tried
-    assert caught.value.next_step.startswith(f"set {name} to ")
-
-
-def test_the_defaults_are_the_articles():
-    assert tuple(vars(Parameters()).values()) == (5, 4, 0.001, 0.9, 42, 1, "cpu", True)
-    Parameters(epochs=1, batch_size=60_000, learning_rate=1, momentum=0, seed=0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")
@@ -121,21 +93,6 @@ def test_a_training_on_a_gpu_has_the_same_bits_again_and_after_a_kill(tmp_path):
 # --- the arithmetic ---------------------------------------------------------------------------
 
 
-class AsUsual(nn.Module):
-    """The article's network as it is usually written."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, 6, 5), nn.Conv2d(6, 16, 5)
-        self.fc1, self.fc2, self.fc3 = nn.Linear(256, 120), nn.Linear(120, 84), nn.Linear(84, 10)
-
-    def forward(self, x):
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        x = F.relu(self.fc2(F.relu(self.fc1(x.flatten(1)))))
-        return self.fc3(x)
-
-
 def test_images_become_what_totensor_and_normalize_make_of_them():
     images = np.arange(784, dtype=np.uint8).reshape(1, 28, 28)
     expected = (torch.tensor(images).to(torch.float32).div(255) - 0.5) / 0.5
@@ -153,50 +110,6 @@ def test_same_seed_same_first_weights_as_the_usual_model():
     assert bits(ours) == bits(usual)
     x = as_tensor(TINY.test_images)
     assert torch.equal(ours(x), usual(x))
-
-
-@pytest.mark.parametrize("batch", [1, 2, 4, 7])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_fast_steps_are_those_of_autograd_and_torch_sgd(batch, momentum):
-    torch.manual_seed(3)
-    ours, usual = Model(), AsUsual()
-    usual.load_state_dict(ours.state_dict())
-    hp = Parameters(learning_rate=0.05, momentum=momentum)
-    fast = FastStep(ours, hp)
-    optimizer = torch.optim.SGD(usual.parameters(), lr=0.05, momentum=momentum)
-    x, y = as_tensor(TINY.train_images), as_labels(TINY.train_labels)
-    for start in range(0, 6 * batch, batch):
-        xb, yb = x[start : start + batch], y[start : start + batch]
-        with torch.no_grad():
-            mine = fast(xb, yb)
-        optimizer.zero_grad()
-        loss = F.cross_entropy(usual(xb), yb)
-        loss.backward()
-        optimizer.step()
-        assert mine.item() == pytest.approx(loss.item(), rel=1e-5)
-    for (name, got), expected in zip(ours.named_parameters(), usual.parameters(), strict=True):
-        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-6), name
-
-
-def test_fast_step_and_plain_step_train_to_the_same_model():
-    fast, plain = (train(TINY, Parameters(epochs=3, fast_step=fast)) for fast in (True, False))
-    assert [step for step, _ in fast.losses] == [step for step, _ in plain.losses]
-    for (_, mine), (_, usual) in zip(fast.losses, plain.losses, strict=True):
-        assert mine == pytest.approx(usual, rel=1e-4)
-    for mine, usual in zip(fast.model.parameters(), plain.model.parameters(), strict=True):
-        assert torch.allclose(mine, usual, rtol=1e-3, atol=1e-5)
-
-
-def test_plain_step_alone_is_used_when_the_fast_one_is_switched_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(FastStep, "__call__", None)  # a fast step would fail
-    hp = Parameters(epochs=3, fast_step=False)
-    with pytest.raises(KeyboardInterrupt):
-        training.train(TINY, hp, tmp_path, interrupt_in_epoch(3, 3))
-    resumed, unbroken = train(TINY, hp, tmp_path), train(TINY, hp)
-    assert resumed.epochs_resumed == 2
-    assert bits(resumed.model) == bits(unbroken.model)
-    shared = training.train(TINY, hp, workers=2)
-    assert bits(shared.model) != bits(unbroken.model)
 
 
 def test_plain_steps_are_those_of_torch_sgd():
@@ -370,7 +283,7 @@ training.train(striped_images(50, 30), Parameters(epochs=int(sys.argv[2])), Path
 
 def test_killed_with_signal_9_again_and_again_gives_the_unbroken_result(tmp_path):
     epochs, kills = 300, 0
-    support = str(Path(__file__).parents[1] / "support")
+    support = str(Path(__file__).parents[2] / "support")
     argv = [sys.executable, "-c", CHILD, str(tmp_path), str(epochs), support]
     for lines in (10, 400, 487):  # killed after this many progress lines
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
@@ -424,18 +337,6 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path, damage):
     assert "remove" in caught.value.next_step
 
 
-def test_a_checkpoint_is_plain_numbers_and_json(tmp_path):
-    train(TINY, Parameters(epochs=1), tmp_path)
-    raw = (tmp_path / "checkpoint.safetensors").read_bytes()
-    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    state = json.loads(header["__metadata__"]["state"])
-    assert state["epoch"] == 1
-    of = Parameters(epochs=1).model_dump() | {"data": TINY.hash, "workers": 1}
-    assert state["of"] == of
-    assert header["momentum.conv1.weight"]["shape"] == [6, 1, 5, 5]
-    assert os.listdir(tmp_path) == ["checkpoint.safetensors"]
-
-
 def test_a_folder_that_cannot_be_written_is_named_and_nothing_stays(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(DataError, match="KIT_RESULTS_DIR"):
@@ -451,21 +352,6 @@ def test_a_folder_that_cannot_be_written_is_named_and_nothing_stays(tmp_path, mo
         save_model(Model(), tmp_path / "m")
     assert (tmp_path / "m").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["file", "m"]
-
-
-def test_a_saved_model_comes_back_with_the_same_bits(tmp_path):
-    model = train(TINY, Parameters(epochs=1)).model
-    save_model(model, tmp_path / "deep" / "model.safetensors")
-    assert bits(load_model(tmp_path / "deep" / "model.safetensors")) == bits(model)
-
-
-def test_files_that_are_not_a_model_are_refused(tmp_path):
-    write_tensors(tmp_path / "other", {"conv1.weight": torch.zeros(1)})
-    (tmp_path / "pickle").write_bytes(b"\x80\x04N.")
-    for name in ("other", "pickle", "missing"):
-        with pytest.raises(DataError, match=name) as caught:
-            load_model(tmp_path / name)
-        assert caught.value.next_step
 
 
 # --- evaluation -------------------------------------------------------------------------------

@@ -1,0 +1,340 @@
+"""What ssh alone does: one connection, certificates, host keys, the person's own configuration."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from private_sshd import PrivateSshd, keygen
+
+from kit.base import (
+    CommandFailed,
+    CredentialExpired,
+    CredentialRefused,
+    HostKeyRefused,
+    SSHHost,
+    Unreachable,
+    UsageError,
+    certificate_end,
+    private_folder,
+    ssh,
+)
+
+
+def test_one_connection_carries_many_clients_at_once(sshd):
+    sshd.cut()
+    host = sshd.host(name="many")
+    outs = []
+    threads = [
+        threading.Thread(target=lambda n=n: outs.append(host.run(["echo", str(n)]).out))
+        for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outs) == [f"{n}\n" for n in range(8)]
+    deadline = time.monotonic() + 5
+    while len(sshd.sessions()) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)  # those that were cut above are still going
+    assert len(sshd.sessions()) == 1
+    host.close()
+
+
+def test_the_exit_code_255_of_a_command_is_its_own(sshd):
+    assert sshd.host().run(["sh", "-c", "exit 255"], check=False).code == 255
+
+
+def test_permission_denied_by_a_command_is_its_own_failure(sshd):
+    with pytest.raises(CommandFailed):
+        sshd.host().run(["sh", "-c", "echo Permission denied >&2; exit 255"])
+
+
+def test_dead_connection_is_opened_again(sshd):
+    host = sshd.host(name="dead")
+    for _ in range(3):
+        assert host.run(["echo", "back"], repeat=True).out == "back\n"
+        sshd.cut()
+    host.close()
+
+
+@pytest.mark.parametrize(("repeat", "calls"), [(True, 2), (False, 1)])
+def test_dead_master_costs_one_repeat_if_that_does_no_harm(tmp_path, monkeypatch, repeat, calls):
+    ssh = tmp_path / "bin" / "ssh"  # 255 and not a word: what the client says then
+    ssh.parent.mkdir()
+    ssh.write_text(
+        f"#!/bin/sh\ncase $* in *-G*) exit 0;; esac\necho x >>{tmp_path}/calls; exit 255\n"
+    )
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ssh.parent}:{os.environ['PATH']}")
+    host = SSHHost("site", folder=tmp_path / "c")
+    (tmp_path / "c").mkdir(mode=0o700)
+    host.socket.touch()
+    with pytest.raises(Unreachable, match="printed nothing"):
+        host.run(["true"], repeat=repeat)
+    assert (tmp_path / "calls").read_text() == "x\n" * calls
+
+
+def test_contact_lost_in_the_middle_is_unreachable_and_not_repeated(sshd, tmp_path):
+    host = sshd.host(name="middle")
+    host.run(["true"])
+    timer = threading.Timer(0.5, sshd.cut)
+    timer.start()
+    with pytest.raises(Unreachable):
+        host.run(["sh", "-c", f"echo x >>{tmp_path}/times; sleep 5"], repeat=True)
+    timer.join()
+    assert (tmp_path / "times").read_text() == "x\n"
+
+
+def test_machine_that_does_not_answer_is_unreachable(sshd, tmp_path):
+    stopped = PrivateSshd(tmp_path / "stopped")
+    with pytest.raises(Unreachable, match="refused"):
+        stopped.host().run(["true"])
+
+
+def test_another_machine_of_the_same_name_is_refused_before_sending(tmp_path):
+    sshd = PrivateSshd(tmp_path / "other").start()
+    keygen("-t", "ed25519", "-N", "", "-f", tmp_path / "another")
+    sshd.know((tmp_path / "another.pub").read_text())
+    try:
+        with pytest.raises(HostKeyRefused) as caught:
+            sshd.host().run(["touch", str(tmp_path / "touched")])
+    finally:
+        sshd.stop()
+    assert caught.value.exit_code == 3
+    assert "known_hosts" in caught.value.next_step
+    assert not (tmp_path / "touched").exists()
+
+
+def test_key_that_is_not_accepted_is_refused_with_the_next_step(tmp_path):
+    sshd = PrivateSshd(tmp_path / "refusing").start()
+    (sshd.folder / "authorized_keys").write_text("")
+    try:
+        with pytest.raises(CredentialRefused, match="refuses the login") as caught:
+            sshd.host(renew_hint="register the key in MyCSC").run(["true"])
+    finally:
+        sshd.stop()
+    assert not isinstance(caught.value, CredentialExpired)
+    assert "MyCSC" in caught.value.next_step
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory):
+    sshd = PrivateSshd(tmp_path_factory.mktemp("certified"), certificates=True).start()
+    yield sshd
+    sshd.stop()
+
+
+def test_certificate_is_used_and_its_end_is_known_before_connecting(certified):
+    end = int(time.time()) + 3600
+    certified.certify(time.time() - 60, end)
+    host = certified.host(name="valid")
+    assert host.valid_until() == end
+    assert not host.folder.exists()  # nothing was opened for it
+    assert host.run(["echo", "in"]).out == "in\n"
+    host.close()
+
+
+@pytest.mark.parametrize("ago", [60, 3600])
+def test_expired_certificate_differs_from_a_refused_key(certified, ago):
+    certified.certify(time.time() - ago - 60, time.time() - ago)
+    host = certified.host(name=f"ended{ago}", renew_hint="run csc_cert.py")
+    with pytest.raises(CredentialExpired, match="ended at") as caught:
+        host.run(["true"])
+    assert caught.value.next_step == "run csc_cert.py"
+    certified.certify(time.time() - 60, time.time() + 600)
+    assert host.run(["echo", "renewed"]).out == "renewed\n"
+    host.close()
+
+
+@pytest.mark.slow
+def test_open_connection_outlives_its_certificate(certified):
+    certified.certify(time.time() - 60, time.time() + 2)
+    host = certified.host(name="outlives")
+    host.run(["true"])
+    time.sleep(2.5)
+    assert host.run(["echo", "still"]).out == "still\n"
+    host.close()
+
+
+def test_clock_ten_minutes_ahead_does_not_reject_a_valid_certificate(certified):
+    certified.certify(time.time() - 60, time.time() + 30)
+    host = certified.host(name="ahead", clock=lambda: time.time() + 590)
+    assert host.run(["echo", "in"]).out == "in\n"
+    host.close()
+
+
+@pytest.mark.parametrize("content", ["", "no certificate", "ssh-ed25519 AAAA x"])
+def test_file_without_a_certificate_has_no_end(tmp_path, content):
+    (tmp_path / "x-cert.pub").write_text(content)
+    assert certificate_end(tmp_path / "x-cert.pub") is None
+
+
+def test_broken_ssh_config_is_a_usage_error(tmp_path):
+    (tmp_path / "config").write_text("Host site\n  NoSuchOption yes\n")
+    host = SSHHost("site", config=str(tmp_path / "config"), folder=tmp_path / "c")
+    with pytest.raises(UsageError, match="reach site"):
+        host.run(["true"])
+
+
+@pytest.mark.parametrize("what", ["open to others", "a link", "a file"])
+def test_folder_for_the_socket_that_is_not_private_is_refused(tmp_path, what):
+    folder = tmp_path / "control"
+    if what == "a file":
+        folder.touch(mode=0o600)
+    elif what == "a link":
+        (tmp_path / "real").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "real")
+    else:
+        folder.mkdir()
+        folder.chmod(0o755)
+    with pytest.raises(UsageError, match="private"):
+        private_folder(folder)
+
+
+def test_program_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="cannot run `ssh`") as caught:
+        SSHHost("site", folder=tmp_path / "c").run(["true"])
+    assert caught.value.next_step == "install it, or correct PATH"
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Return a function that starts an sshd with more lines of server and client config."""
+    started = []
+
+    def make(client="", more="", **options):
+        sshd = PrivateSshd(tmp_path / f"own{len(started)}", more=more, **options).start()
+        started.append(sshd)
+        with (sshd.folder / "config").open("a") as file:
+            file.write(client)
+        return sshd
+
+    yield make
+    for sshd in started:
+        sshd.stop()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "RemoteCommand tmux",
+        "StdinNull yes",
+        "ExitOnForwardFailure yes\n  LocalForward {port} 127.0.0.1:1",
+        "RequestTTY force",
+        "SessionType none",
+    ],
+)
+def test_options_of_the_persons_config_do_not_change_what_the_kit_does(own, line):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        host = own(f"  {line.format(port=taken.getsockname()[1])}\n").host()
+        assert host.run(["cat"], input=b"text").out == "text"
+        host.close()
+
+
+def test_the_persons_own_connection_is_used_where_it_is_open(own):
+    sshd = own("  ControlPath {control}/person\n")
+    config = sshd.folder / "config"
+    config.write_text(config.read_text().replace("{control}", str(sshd.control)))
+    master = ["ssh", "-F", config, "-o", "BatchMode=yes", "-M", "-N", "-f", "site"]
+    subprocess.run(master, check=True, stderr=subprocess.DEVNULL)
+    (sshd.folder / "authorized_keys").write_text("")  # as if the second factor were asked for
+    host = sshd.host()
+    assert host.run(["echo", "in"]).out == "in\n"
+    host.close()  # leaves the person's connection open
+    assert host.run(["echo", "still in"]).out == "still in\n"
+    subprocess.run(["ssh", "-F", config, "-O", "exit", "site"], stderr=subprocess.DEVNULL)
+    with pytest.raises(CredentialRefused):
+        host.run(["true"])
+
+
+def test_processes_that_open_at_once_share_one_connection(own):
+    sshd = own()
+    code = (
+        "import sys; from pathlib import Path; from kit.base import SSHHost\n"
+        "SSHHost('site', config=sys.argv[1], folder=Path(sys.argv[2])).run(['true'])"
+    )
+    argv = [sys.executable, "-c", code, sshd.folder / "config", sshd.control / "c"]
+    for process in [subprocess.Popen(argv) for _ in range(4)]:
+        assert process.wait() == 0
+    listed = subprocess.run(["pgrep", "-f", f"ssh .*{sshd.folder}/config"], capture_output=True)
+    assert len(listed.stdout.split()) == 1
+    sshd.host().close()
+
+
+def test_jump_host_that_refuses_the_key_is_named(own):
+    jump, sshd = own(), own()
+    (jump.folder / "authorized_keys").write_text("")
+    config = sshd.folder / "config"
+    jumping = (jump.folder / "config").read_text().replace("Host site", "Host jump")
+    config.write_text(f"{config.read_text()}  ProxyJump jump\n{jumping}")
+    with pytest.raises(CredentialRefused, match="refuses the login") as caught:
+        sshd.host().run(["true"])
+    assert "Permission denied" in caught.value.got
+
+
+@pytest.mark.parametrize(
+    ("program", "kind", "got", "step"),
+    [
+        ("echo 'Maintenance until Friday'; exit 1", Unreachable, "until Friday", "start file"),
+        ("exit 0", Unreachable, "printed nothing", "start file"),
+        (
+            "echo 'Your password has expired.' >&2; exit 1",
+            CredentialRefused,
+            "Your password has expired",
+            "in a terminal",
+        ),
+    ],
+)
+def test_message_of_a_login_that_runs_no_command_is_shown(own, program, kind, got, step):
+    sshd = own(more=f"ForceCommand {program.replace(chr(39), chr(34))}")
+    with pytest.raises(kind) as caught:
+        sshd.host().run(["true"])
+    assert got in caught.value.got
+    assert step in caught.value.next_step
+
+
+def test_background_process_of_a_start_file_does_not_delay_the_answer(own):
+    sshd = own(more='ForceCommand sleep 20 & eval "$SSH_ORIGINAL_COMMAND"')
+    begun = time.monotonic()
+    assert sshd.host().run(["echo", "now"], timeout=15).out == "now\n"
+    assert time.monotonic() - begun < 10
+
+
+SHELLS = ["csh", "tcsh", "dash", "bash", *filter(shutil.which, ["fish", "zsh"])]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_login_shell_passes_scripts_and_arguments_on(own, shell, tmp_path):
+    sshd = own(more=f'ForceCommand {shutil.which(shell)} -c "$SSH_ORIGINAL_COMMAND"')
+    host = sshd.host()
+    word = "a!b 'c' \"d\" $HOME `id`\nnew line " + "x" * 3000
+    assert host.run(["sh", "-c", 'printf %s "$1"\n# two lines!', "sh", word]).out == word
+    host.put(b"content", f"{tmp_path}/file")
+    assert (tmp_path / "file").read_bytes() == b"content"
+    host.close()
+
+
+def test_permission_denied_of_a_command_is_not_a_refused_login(tmp_path):
+    host = SSHHost("site", config="/dev/null", folder=tmp_path / "c")
+    text = "mkdir: cannot create directory 'x': Permission denied\nclient_loop: Broken pipe"
+    assert type(host.failure(255, text)) is Unreachable
+    for line in (
+        "anna@site: Permission denied (publickey,password).",
+        "Permission denied (publickey).",
+        "Received disconnect from 10.0.0.1 port 22:2: Too many authentication failures",
+    ):
+        assert isinstance(host.failure(255, line), CredentialRefused)
+
+
+def test_remote_command_has_nothing_that_csh_replaces_or_refuses():
+    remote = ssh._remote("kit-0", ["sh", "-c", "echo 'a!b'\nexit 1", "x" * 5000])
+    assert not set("!\n") & set(remote)
+    assert max(map(len, remote.split())) < 1024

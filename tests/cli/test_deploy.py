@@ -1,0 +1,20 @@
+"""The commands of the platform and of the cloud VM."""
+
+from click.testing import CliRunner
+
+from kit.cli.deploy import platform_group
+from kit.deploy import manifests
+
+LOGIN = "CSC_USERNAME='anna'\nCSC_PASSWORD='planted-store-password'\n"
+
+
+def test_the_command_shows_no_secret(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifests, "FOLDER", tmp_path)
+    env = tmp_path / "login"
+    env.write_text(LOGIN + "CSC_USER_DOMAIN_NAME=Default\nCSC_PROJECT_NAME=project_1\n")
+    env.chmod(0o600)
+    monkeypatch.setenv("KIT_ENV_FILE", str(env))
+    done = CliRunner().invoke(platform_group, ["secrets", "--profile", "roihu"])
+    assert done.exit_code == 0, done.output
+    assert "planted" not in done.output
+    assert "planted-store-password" in (tmp_path / "secrets" / "store.env").read_text()

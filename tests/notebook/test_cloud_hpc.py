@@ -1,0 +1,50 @@
+"""What the notebook of cloud-hpc does beside the pipeline."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from submitter_world import RUN, World
+
+from kit.base import KitError
+from kit.base.settings import load
+from kit.notebook import cloud_hpc
+from kit.runs.requests import RunRequest, attempt_id
+
+
+def test_the_notebook_shows_why_its_own_submitter_ended(tmp_path):
+    log = tmp_path / "submitter.log"
+    log.write_text("one line\nKIT_COMPOSE_SECRETS names a file that does not exist\n")
+    requests = SimpleNamespace(read=lambda run, name: None)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        submitter = cloud_hpc.Submitter(child, log)
+        assert cloud_hpc.note(submitter, requests, "run", ()) == ""
+        child.kill()
+        child.wait()
+    with pytest.raises(KitError, match="KIT_COMPOSE_SECRETS names a file") as caught:
+        cloud_hpc.note(submitter, requests, "run", ())
+    assert "exit code -9" in caught.value.tried
+    assert "run this cell again" in caught.value.next_step
+
+
+def test_the_notebook_says_how_to_open_it_and_never_the_token(tmp_path):
+    loaded = load("sandbox", {"KIT_SANDBOX_DIR": "/sandbox"})
+    world = World(tmp_path)
+
+    def shown(**cloud):
+        profile = dataclasses.replace(loaded, cloud=dataclasses.replace(loaded.cloud, **cloud))
+        request = RunRequest(run=RUN, data_hash="d" * 64)
+        return cloud_hpc.tunnel_text(profile, request, world.requests)
+
+    try_1, try_2 = (f"/kit/tries/{attempt_id(RUN, number)}/ray.token" for number in (1, 2))
+    assert re.search(rf"ssh -F /sandbox/etc/ssh_config hpc cat \S+{try_1}$", shown())
+    assert "-L" not in shown()
+    assert "ssh -N -F" not in shown()
+    assert "-L 8280:10.1.2.3:8280 cloud" in shown(tunnel_address="10.1.2.3")
+    assert "no tunnel" in shown(tunnel_address="")
+    world.requests.write(RUN, "request", {})
+    world.requests.write(RUN, "try-1/ended", {})
+    assert shown().endswith(try_2), "the next try is let work by running the pipeline"

@@ -1,0 +1,62 @@
+"""Which differences between runs are more than noise."""
+
+import pytest
+from report_runs import add_run
+
+from kit.report import noise as report_noise
+from kit.report import table as report
+
+
+def test_interval_is_that_of_wilson():
+    # Wilson for 8 of 10 by hand: (0.8 + 0.19207) / 1.38415 = 0.71674; half 1.95996 x
+    # sqrt(0.016 + 0.0096037) / 1.38415 = 0.22657
+    low, high = report.wilson(0.8, 10)
+    assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
+    assert report.wilson(1.0, 10_000)[1] == 1.0
+    assert report.wilson(0.0, 5)[0] == 0.0
+    assert report.wilson(0.5, 0) == (0.0, 1.0)
+
+
+def test_speed_ups_are_over_the_local_column_of_the_same_kind(loaded):
+    add_run(loaded, "local", 60.0)
+    add_run(loaded, "cloud", 20.0)
+    table, _ = report.table(loaded)
+    # 1555.06633 / 271.85157 = 5.7203; 1555.06633 / 1349.36426 = 1.1524
+    label = "training, times faster than local"
+    assert table["article cloud-hpc-1"][label] == "5.72"
+    assert table["article cloud-hpc-1"]["pipeline, times faster than local"] == "1.15"
+    assert table["cloud (new)"][label] == "3.00"
+    assert table["cloud (new)"]["pipeline, times faster than local"] == "1.50"
+
+
+def test_without_a_local_run_there_is_no_speed_up(loaded):
+    add_run(loaded, "cloud", 20.0)
+    assert report.table(loaded)[0]["cloud (new)"]["training, times faster than local"] == "-"
+
+
+def noise(loaded):
+    return report_noise.compare(report.columns(loaded)[0])
+
+
+def test_noise_is_unknown_with_fewer_than_two_runs(loaded):
+    add_run(loaded, "local", 60.0)
+    add_run(loaded, "cloud", 20.0)
+    assert noise(loaded)[0].startswith("local (new), cloud (new): fewer than two runs")
+
+
+@pytest.mark.parametrize(
+    ("cloud", "wanted"),
+    [((20.0, 30.0), "35.00 s apart, more than noise"), ((20.0, 65.0), "within the noise")],
+)
+def test_times_differ_when_their_ranges_do_not_meet(loaded, cloud, wanted):
+    for number, (mine, theirs) in enumerate(zip((60.0, 60.0), cloud, strict=True), 1):
+        add_run(loaded, "local", mine, number=number)
+        add_run(loaded, "cloud", theirs, number=number)
+    assert wanted in noise(loaded)[0]
+
+
+@pytest.mark.parametrize(("accuracy", "wanted"), [(0.55, "within"), (0.9, "more than")])
+def test_accuracies_differ_when_their_intervals_do_not_meet(loaded, accuracy, wanted):
+    add_run(loaded, "local", 60.0, accuracy=0.5)
+    add_run(loaded, "cloud", 20.0, accuracy=accuracy)
+    assert f"{wanted} noise" in noise(loaded)[1].replace("the noise", "noise")
