@@ -42,6 +42,7 @@ class LazyGroup(click.Group):
         "store": "kit.cli.store:store_group",
         "submitter": "kit.cli.submitter:submitter_group",
         "sync": "kit.cli.run:sync_command",
+        "tidy": "kit.cli.tidy:tidy_command",
         "vm": "kit.cli.deploy:vm_group",
     }
     summaries: ClassVar[dict[str, str]] = {
@@ -64,6 +65,7 @@ class LazyGroup(click.Group):
         "store": "List, upload and download objects.",
         "submitter": "Submit requested runs to Slurm.",
         "sync": "Send waiting runs to MLflow.",
+        "tidy": "List and remove old files of runs.",
         "vm": "Plan and set up the cloud VM.",
     }
     renamed: ClassVar[dict[str, str]] = {

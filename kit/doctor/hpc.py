@@ -127,7 +127,7 @@ FOLDER_FULL = Diagnosis(
     "folder-full",
     "project folder",
     "the project's folder is full: nothing can be written",
-    "remove what is old (`kit envs rm`), or ask for quota",
+    "remove what is old (`kit tidy`), or ask for quota",
 )
 LINKS_BROKEN, RACE_NOT_HELD = link_race.LINKS_BROKEN, link_race.RACE_NOT_HELD
 SSH: Known = {

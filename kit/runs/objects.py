@@ -44,11 +44,15 @@ class StageStore:
     run_id: str
 
     def put_data(self, data: Dataset) -> bool:
-        """Upload a data set; return False if the bucket has it already."""
+        """Upload a data set; return False if the bucket has it already.
+
+        Its record is written again then: the time shows that the data set is in use.
+        """
         from safetensors.numpy import save
 
         known = self._read(f"data/{data.hash}.json")
         if known and all(map(self._is_there, known["objects"].values())):
+            self._put(f"data/{data.hash}.json", dumps(known).encode())
             return False
         about: Json = {"schema": SCHEMA, "hash": data.hash, "objects": {}}
         for part in ("train", "test"):

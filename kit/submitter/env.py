@@ -85,12 +85,16 @@ def environment_call(hpc: Hpc, attempt_id: str, configured: bool) -> str:
     return f"environment {shlex.join([hpc.project_dir, *keys, hpc.python, attempt_id, use])}"
 
 
+def pins_file(hpc: Hpc) -> str:
+    """Return where the list of packages is on the site."""
+    return f"{SitePaths(hpc).wheels}/{pins_key(pins())}.txt"
+
+
 def stage_pins(host: Host, hpc: Hpc) -> None:
     """Write the list of packages on the site, once."""
-    text = pins()
-    target = f"{SitePaths(hpc).wheels}/{pins_key(text)}.txt"
+    target = pins_file(hpc)
     if host.run(["test", "-e", target], check=False, repeat=True).code:
-        host.put(text.encode(), target)
+        host.put(pins().encode(), target)
 
 
 def make_environment(

@@ -55,6 +55,8 @@ class WorkingHost(FakeHost):
     def _answer(self, argv, given, timeout):
         if argv[:2] == ["test", "-e"]:
             return int(argv[2] not in self.files), "", ""
+        if argv[0] == "touch":
+            return 0, "", ""
         if argv[0] == "sha256sum":
             if argv[2] not in self.files:
                 return 1, "", ""
