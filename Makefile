@@ -12,7 +12,7 @@ TORCH := $(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) \
   $(shell grep '^torch==' requirements.lock),:)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup local reproduce test lint lab bench sandbox sandbox-down lock platform-source images
+.PHONY: help setup local reproduce test lint lab bench sandbox sandbox-down audit lock platform-source images
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,11 @@ lab: setup ## JupyterLab on the notebooks
 
 bench: setup ## speed and memory as ratios of one run on this machine
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+audit: setup ## known holes of the locked packages (asks the internet)
+	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(PIP) pip-audit
+	@for lock in requirements.lock env/sandbox/keystone.lock; do \
+	  $(BIN)/python -m pip_audit --disable-pip --no-deps --requirement $$lock || exit 1; done
 
 lock: setup ## write requirements.lock and environment.yml from pyproject.toml
 	@$(BIN)/python env/lock.py
