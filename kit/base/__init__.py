@@ -29,12 +29,12 @@ from kit.base.files import (
     SCHEMA,
     Json,
     Timeline,
-    append_history,
     dumps,
+    file_lock,
+    git,
     git_state,
     host_facts,
     parse,
-    read_history,
     read_json,
     sha256_of,
     time_file,
@@ -46,6 +46,7 @@ from kit.base.files import (
     write_json,
     write_text,
 )
+from kit.base.history import append_history, read_history
 from kit.base.host import Completed, Host, LocalHost, Stdin, as_completed, run_process
 from kit.base.secret import (
     LOGIN_NAMES,
@@ -66,5 +67,5 @@ from kit.base.secret_scan import (
     known_secrets,
     refuse_secrets,
 )
-from kit.base.ssh import SSHHost, certificate_end, private_folder, site_host, vm_host
+from kit.base.ssh import SSHHost, certificate_end, private_folder, site_host, ssh_options, vm_host
 from kit.base.text import Rows, to_csv, to_latex, to_markdown, to_text

@@ -1,4 +1,4 @@
-"""The files that runs leave: time files, metric files, history, and where they came from.
+"""The files that runs leave: time files, metric files, and where they came from.
 
 Shapes are those of the published files of DOI 10.1145/3672608.3707866. Every write goes to a
 temporary file beside the target and arrives by rename, so a reader sees a file whole or not at all.
@@ -7,7 +7,6 @@ temporary file beside the target and arrives by rename, so a reader sees a file 
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import secrets
@@ -20,12 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kit.base.errors import DataError
+from kit.base.errors import Busy, DataError, KitError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _INSTALLED = PACKAGE / "_files"  # made by setup.py for a wheel
 ROOT = _INSTALLED if _INSTALLED.is_dir() else PACKAGE.parent  # env/, notebooks/, the lock
 SCHEMA = 1
+# Another repository than a folder's own, as git tells its hooks.
+GIT_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 PACKAGES = ("kit", "torch", "torchmetrics", "numpy", "mlflow", "ray", "kfp")
 
 Json = dict[str, Any]
@@ -78,18 +79,21 @@ def dumps(value: Any) -> str:
     return json.dumps(value, indent=4, allow_nan=False, ensure_ascii=False)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a file whole or not at all; raise DataError (disk full, no permission)."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), mode)
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a file whole or not at all; raise DataError (disk full, no permission)."""
+    """Write a file whole or not at all; raise DataError (disk full, no permission).
+
+    With mode 600 it is the way to write a secret: others cannot read the file at any time.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as err:
-        raise _unwritable(path, err) from err
+        raise unwritable(path, err) from err
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -99,10 +103,11 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
         os.replace(name, path)
     except OSError as err:
         Path(name).unlink(missing_ok=True)
-        raise _unwritable(path, err) from err
+        raise unwritable(path, err) from err
 
 
-def _unwritable(path: Path, err: OSError) -> DataError:
+def unwritable(path: Path, err: OSError) -> DataError:
+    """Return the error for a file that cannot be written."""
     step = "free some space or set KIT_RESULTS_DIR to a folder you can write; then run again"
     return DataError(f"cannot write {path}", err.strerror or str(err), step)
 
@@ -122,7 +127,28 @@ def whole_file(path: Path) -> Iterator[Path]:
         finally:
             new.unlink(missing_ok=True)
     except OSError as err:
-        raise _unwritable(path, err) from err
+        raise unwritable(path, err) from err
+
+
+@contextmanager
+def file_lock(path: Path, timeout_s: float, busy: Busy, setting: str) -> Iterator[None]:
+    """Hold a lock file for the block. Raises `busy` if another process keeps it that long.
+
+    Raises KitError on a file system without locks; `setting` is what can be changed then.
+    """
+    import filelock  # late: it is not needed on the site
+
+    lock = filelock.FileLock(path, timeout_s)
+    try:
+        lock.acquire()
+    except filelock.Timeout as err:
+        raise busy from err
+    except (OSError, NotImplementedError) as err:
+        raise KitError(f"lock {path}", str(err), setting) from err
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -153,68 +179,6 @@ def parse(content: bytes | str, name: str) -> Json:
     return document
 
 
-def append_history(path: Path, record: Json) -> None:
-    """Add one line to history.jsonl; the caller holds the results lock.
-
-    A last line that was cut (power, disk full) is closed first, so it costs only itself.
-    """
-    line = json.dumps({"schema": SCHEMA, **record}, allow_nan=False) + "\n"
-    try:
-        with path.open("ab+") as file:
-            size = file.seek(0, os.SEEK_END)
-            if size and (file.seek(size - 1), file.read(1))[1] != b"\n":
-                line = "\n" + line
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as err:
-        raise _unwritable(path, err) from err
-
-
-def read_history(path: Path) -> tuple[list[Json], list[str]]:
-    """Read history.jsonl: the records in order, and a sentence for each line left out."""
-    records: list[Json] = []
-    problems: list[str] = []
-    if not path.exists():
-        return records, problems
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            record = json.loads(line)
-            odd = _odd_field(record)
-        except (ValueError, RecursionError):
-            problems.append(f"{path.name} line {number} is damaged and was left out")
-            continue
-        if odd:
-            problems.append(f"{path.name} line {number} was left out: {odd}")
-        else:
-            if "figures" in record:  # a figure that was not measured may be null
-                record["figures"] = {k: v for k, v in record["figures"].items() if v is not None}
-            records.append(record)
-    return records, problems
-
-
-def _odd_field(record: Any) -> str:
-    """Return what is wrong with a line of the history; empty if its fields have their types."""
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        return "it has another shape"
-    if not isinstance(record.get("run"), str):
-        return "run is not a text"
-    for name in ("parameters", "data", "figures", "host", "seconds", "git", "versions"):
-        if not isinstance(record.get(name, {}), dict):
-            return f"{name} is not a table"
-    title = record.get("data", {}).get("title", "")
-    if not isinstance(title, str):
-        return "the title of the data is not a text"
-    figures = {k: v for k, v in record.get("figures", {}).items() if v is not None}
-    for name, value in {**record.get("seconds", {}), **figures}.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
-            return f"{name} is not a number"
-    if not 0 <= figures.get("accuracy", 0) <= 1:
-        return "accuracy is not between 0 and 1"
-    return ""
-
-
 def sha256_of(source: bytes | Path) -> str:
     """Return the hex SHA-256 of some bytes or of a file. Raises DataError."""
     if isinstance(source, bytes):
@@ -228,19 +192,27 @@ def sha256_of(source: bytes | Path) -> str:
 
 def git_state(root: Path) -> Json:
     """Return the commit of the checkout and whether its tree is clean (None: unknown)."""
-    commit = _git(root, "rev-parse", "HEAD")
-    status = _git(root, "status", "--porcelain")
+    commit, status = (
+        done.stdout.strip() if done is not None and done.returncode == 0 else None
+        for done in (git(root, "rev-parse", "HEAD"), git(root, "status", "--porcelain"))
+    )
     return {"commit": commit, "clean": None if status is None else not status}
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def git(folder: Path, *words: str) -> "subprocess.CompletedProcess[str] | None":
+    """Ask git about a folder, in English; 127 without git, None without an answer in time.
+
+    The repository is the folder's own: a git hook has another one in the environment.
+    """
+    argv = ["git", "-C", str(folder), *words]
+    environ = {name: value for name, value in os.environ.items() if name not in GIT_ELSEWHERE}
+    environ["LC_ALL"] = "C"
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20
-        )
+        return subprocess.run(argv, capture_output=True, text=True, timeout=20, env=environ)
+    except FileNotFoundError:
+        return subprocess.CompletedProcess(argv, 127, "", "")
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def host_facts() -> Json:

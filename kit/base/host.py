@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from kit.base.errors import CommandFailed, DataError, Unreachable, UsageError
+from kit.base.errors import CommandFailed, DataError, KitError, Unreachable, UsageError
 from kit.base.files import sha256_of, write_bytes
 
 Stdin = bytes | Path
@@ -153,7 +153,7 @@ def run_process(
     """
     begun = time.monotonic()
     with contextlib.ExitStack() as stack:
-        errors = stack.enter_context(tempfile.TemporaryFile())
+        errors = stack.enter_context(_temporary())
         given = stack.enter_context(_opened(stdin)) if isinstance(stdin, Path) else None
         process = _started(argv, given, errors, daemon)
         stack.callback(_end, process)
@@ -171,6 +171,14 @@ def run_process(
         errors.seek(0)
         code = -1 if process.returncode is None else process.returncode
         return Output(code, bytes(out), errors.read(), time.monotonic() - begun)
+
+
+def _temporary() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as err:
+        got = err.strerror or str(err)
+        raise KitError("make a temporary file", got, "free space there, or set TMPDIR") from err
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from kit.base.errors import UsageError
-from kit.base.files import work_dir
-from kit.base.host import LocalHost
+from kit.base.files import git, work_dir
 
 if TYPE_CHECKING:
     from kit.base.settings import Settings
@@ -33,16 +32,15 @@ def refuse_tracked(path: Path) -> None:
     """
     if not any((folder / ".git").exists() for folder in path.absolute().parents):
         return
-    host = LocalHost(prefix=("env", "LC_ALL=C"))
-    ask = ["git", "-C", str(path.parent), "ls-files", "--error-unmatch", "--", path.name]
-    done = host.run(ask, timeout=10, check=False)
-    if done.code == 0:
+    done = git(path.parent, "ls-files", "--error-unmatch", "--", path.name)
+    if done is not None and done.returncode == 0:
         step = f"git rm --cached {path}, name it in .gitignore, change every secret in it"
         raise SecretTracked(f"{path} has secrets and is tracked by git", "refused", step)
-    if done.code not in (1, 127) and "not a git repository" not in done.err:
+    got = "git does not answer" if done is None else done.stderr.strip()[-500:]
+    if done is None or (done.returncode not in (1, 127) and "not a git repository" not in got):
         raise SecretTracked(
             f"it is not known whether git tracks {path}, which has secrets",
-            done.err.strip()[-500:],
+            got,
             "move the file out of that repository, or make the repository yours",
         )
 

@@ -28,6 +28,7 @@ from kit.base.errors import (
     Unreachable,
     UsageError,
 )
+from kit.base.files import file_lock
 from kit.base.host import Host, Output, Stdin, run_process
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ HOST_KEY = re.compile(r"Host key verification failed|host key is known|IDENTIFIC
 CONFIG = re.compile(r"Bad configuration|Bad owner|Can't open user config|path too long")
 
 
-def options(**more: object) -> list[str]:
+def ssh_options(**more: object) -> list[str]:
     """Return the ssh options of every call: no question, no surprise of the person's config."""
     values: dict[str, object] = {
         "BatchMode": "yes",
@@ -97,6 +98,12 @@ class SSHHost(Host):
         key = "\0".join((self.config, self.user, self.name))
         return self.folder / hashlib.sha256(key.encode()).hexdigest()[:16]
 
+    @property
+    def argv(self) -> list[str]:
+        """The beginning of every ssh command for this host: `ssh` and where its settings are."""
+        config = ["-F", self.config] if self.config else []
+        return ["ssh", *config, *(["-l", self.user] if self.user else [])]
+
     def valid_until(self) -> float | None:
         """See `Host.valid_until`: the latest end of the certificates that ssh would offer."""
         values = self._values()
@@ -109,7 +116,7 @@ class SSHHost(Host):
 
     def settings(self) -> str:
         """Return the person's settings for this host, as `ssh -G` prints them."""
-        return run_process([*self._base(), "-G", self.name], b"", 20).out.decode()
+        return run_process([*self.argv, "-G", self.name], b"", 20).out.decode()
 
     def close(self) -> None:
         """End the kit's connection; the next command opens a new one."""
@@ -137,9 +144,11 @@ class SSHHost(Host):
             after = err.partition(mark.encode() + b"\n")
             out = rest[: end[-1].start()]
             return Output(int(end[-1][1]), out, after[2] if after[1] else err, seconds)
-        if repeat and not begun and not err.strip():
-            return self.call(argv, stdin, timeout_s, repeat=False)
         message = err.replace(mark.encode(), b"").decode(errors="replace").strip()
+        if begun:  # the login was good, and the messages may be the command's own
+            raise self._lost(message or f"ssh ended with {code} and printed nothing")
+        if repeat and not message:
+            return self.call(argv, stdin, timeout_s, repeat=False)
         raise self.failure(code, message, before.decode(errors="replace").strip())
 
     def _values(self) -> dict[str, list[str]]:
@@ -161,10 +170,6 @@ class SSHHost(Host):
             self._ends = {key: certificate_end(path)}
         return self._ends[key]
 
-    def _base(self) -> list[str]:
-        config = ["-F", self.config] if self.config else []
-        return ["ssh", *config, *(["-l", self.user] if self.user else [])]
-
     def _command(self, *words: str, **more: object) -> list[str]:
         values: dict[str, object] = {
             "ConnectTimeout": self.connect_timeout_s,
@@ -176,24 +181,20 @@ class SSHHost(Host):
         }
         if self._values().get("stdinnull") == ["yes"]:  # an ssh before 8.7 refuses the option
             values["StdinNull"] = "no"
-        return [*self._base(), *options(**{**values, **more}), "-T", *words, self.name]
+        return [*self.argv, *ssh_options(**{**values, **more}), "-T", *words, self.name]
 
     def _open(self) -> None:
         """Open the one connection if there is none; raise the error that ssh reports."""
-        import filelock
-
+        got = "another process is opening the connection"
+        busy = Busy(f"reach {self.name} by ssh", got, "try again later")
+        lock, timeout_s = Path(f"{self.socket}.lock"), 2 * self.connect_timeout_s + 30
         with self._opening:
             if self._is_open():
                 return
             private_folder(self.folder)
-            lock = filelock.FileLock(f"{self.socket}.lock", timeout=2 * self.connect_timeout_s + 30)
-            try:
-                with lock:
-                    if not self._is_open():
-                        self._connect()
-            except filelock.Timeout as err:
-                got = "another process is opening the connection"
-                raise Busy(f"reach {self.name} by ssh", got, "try again later") from err
+            with file_lock(lock, timeout_s, busy, f"give {self.folder} a file system with locks"):
+                if not self._is_open():
+                    self._connect()
 
     def _is_open(self) -> bool:
         if self._person_socket is not None:
@@ -208,7 +209,7 @@ class SSHHost(Host):
         return self._person_socket is not None
 
     def _answers(self, socket: Path) -> bool:
-        command = [*self._base(), "-o", f"ControlPath={socket}", "-O", "check", self.name]
+        command = [*self.argv, "-o", f"ControlPath={socket}", "-O", "check", self.name]
         return run_process(command, b"", 20).code == 0
 
     def _connect(self) -> None:
@@ -231,10 +232,9 @@ class SSHHost(Host):
     def failure(self, code: int, err: str, out: str = "") -> KitError:
         """Return the error of an ssh call that ran no command, from its exit code and streams."""
         tried, text = f"reach {self.name} by ssh", (err or out)[-2000:]
-        if match := REFUSED.search(err):
-            jumps = self._values().get("proxyjump", [""])[0]
-            host = match["host"] or self.name
-            return self._refused(text, host if host in jumps else self.name)
+        if match := REFUSED.search(err):  # it has the host name: a jump host's is another one
+            own = [None, self.name, *self._values().get("hostname", [])]
+            return self._refused(text, self.name if match["host"] in own else match["host"])
         if ACCOUNT.search(f"{err}\n{out}"):
             step = f"log in with `ssh {self.name}` in a terminal and follow its message"
             return CredentialRefused(f"{self.name} refuses the login", text, step)
@@ -250,7 +250,10 @@ class SSHHost(Host):
             )
             got = text or f"the login shell ended with {code} and printed nothing"
             return Unreachable(tried, got, step)
-        return Unreachable(tried, text or f"ssh ended with {code} and printed nothing", "try later")
+        return self._lost(text or f"ssh ended with {code} and printed nothing")
+
+    def _lost(self, got: str) -> Unreachable:
+        return Unreachable(f"reach {self.name} by ssh", got[-2000:], "try later")
 
     def _refused(self, got: str, host: str) -> CredentialRefused:
         """Return the error of a refused login; CredentialExpired if the certificate has ended."""
@@ -280,10 +283,17 @@ def _remote(mark: str, argv: Sequence[str]) -> str:
 
 
 def private_folder(folder: Path) -> None:
-    """Create a folder that only this user can enter. Raises UsageError if it is another's."""
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700, parents=True)
-    found = folder.lstat()
+    """Create a folder that only this user can enter.
+
+    Raises UsageError if it is another's, KitError if it cannot be made.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700, parents=True)
+        found = folder.lstat()
+    except OSError as err:
+        got = err.strerror or str(err)
+        raise KitError(f"cannot make the folder {folder}", got, "make room there") from err
     if found.st_uid != os.getuid() or found.st_mode & 0o170077 != 0o040000:
         raise UsageError(f"{folder} is not a private folder of this user", next_step="remove it")
 

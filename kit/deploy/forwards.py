@@ -130,8 +130,7 @@ def as_table(rows: Sequence[Forward]) -> str:
 
 def plain_commands(host: SSHHost, rows: Sequence[Forward]) -> str:
     """Return commands that a person could type: one ssh, and one kubectl for each service."""
-    ssh = ["ssh", *(["-F", host.config] if host.config else [])]
     options = [word for row in rows for word in ("-L", row.option)]
-    lines = [shlex.join([*ssh, "-N", *options, host.name])]
-    lines += [shlex.join([*ssh, host.name, "kubectl", *r.kubectl]) for r in rows if r.service]
+    lines = [shlex.join([*host.argv, "-N", *options, host.name])]
+    lines += [shlex.join([*host.argv, host.name, "kubectl", *r.kubectl]) for r in rows if r.service]
     return "\n".join(lines)

@@ -4,7 +4,6 @@ The passwords are in three files of `env/platform/secrets`, mode 600, which git 
 """
 
 import json
-import os
 import re
 import secrets as random
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-from kit.base import ROOT, CommandFailed, DataError, UsageError, read_private
+from kit.base import ROOT, CommandFailed, DataError, UsageError, read_private, write_text
 
 FOLDER = ROOT / "env" / "platform"
 SOURCE = "https://github.com/OSS-MLOPS-PLATFORM/oss-mlops-platform"
@@ -122,7 +121,7 @@ def write_secrets(folder: Path, login: str, user: str) -> list[Path]:
     }
     for name, text in texts.items():
         if name == "platform.env" or not (folder / name).exists():
-            _write(folder / name, text)
+            write_text(folder / name, text, 0o600)
     check_secrets(folder)
     return [folder / name for name in FILES]
 
@@ -191,14 +190,6 @@ def _read(path: Path) -> dict[str, str]:
     text = read_private(path, f"read {path}", "run `kit platform secrets`")
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
     return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _write(path: Path, text: str) -> None:
-    new = path.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    new.replace(path)
 
 
 def _bcrypt(password: str) -> str:

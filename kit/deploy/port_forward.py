@@ -14,7 +14,16 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
-from kit.base import Busy, HostKeyRefused, KitError, SSHHost, UsageError, private_folder, vm_host
+from kit.base import (
+    Busy,
+    HostKeyRefused,
+    KitError,
+    SSHHost,
+    UsageError,
+    private_folder,
+    ssh_options,
+    vm_host,
+)
 from kit.base.ports import port_holders
 from kit.base.settings import Settings
 from kit.deploy.forwards import Forward, as_table
@@ -161,13 +170,15 @@ class Connection:
         return self._ssh(command=shlex.join(["sh", "-c", " ".join(lines), "sh", *row.kubectl]))
 
     def _ssh(self, *options: str, command: str = "") -> list[str]:
-        values = ["BatchMode=yes", "StrictHostKeyChecking=yes", "LogLevel=ERROR"]
-        values += ["ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=2"]
-        values += ["ControlPersist=no"]  # else the connection would leave this process
-        config = ["-F", self.host.config] if self.host.config else []
-        words = [word for value in values for word in ("-o", value)]
+        values = ssh_options(
+            ClearAllForwardings="no",
+            ConnectTimeout=10,
+            ServerAliveInterval=5,
+            ServerAliveCountMax=2,
+            ControlPersist="no",  # else the connection would leave this process
+        )
         socket, end = str(self.host.socket), [command] if command else []
-        return ["ssh", *config, *words, "-S", socket, "-T", *options, self.host.name, *end]
+        return [*self.host.argv, *values, "-S", socket, "-T", *options, self.host.name, *end]
 
 
 def run(connection: Connection, show: Report, stop: threading.Event) -> None:

@@ -49,8 +49,7 @@ def ssh_settings(host: SSHHost) -> dict[str, list[str]]:
     Raises DiagnosisError if ssh is missing or cannot read its configuration.
     """
     require_ssh()
-    config = ["-F", host.config] if host.config else []
-    code, out, err, _ = run_process(["ssh", *config, "-G", host.name], b"", 20)
+    code, out, err, _ = run_process([*host.argv, "-G", host.name], b"", 20)
     if code:
         raise DiagnosisError(SSH_SETTINGS, err.decode(errors="replace").strip()[-300:])
     values: dict[str, list[str]] = {}
@@ -93,9 +92,8 @@ def _key_problem(key: Path) -> DiagnosisError | None:
 
 def _through_master(host: SSHHost, *words: str) -> tuple[int, str, str]:
     """Use the open connection of a host; return exit code, stdout, stderr."""
-    config = ["-F", host.config] if host.config else []
     options = ["-o", f"ControlPath={host.socket}", "-o", "BatchMode=yes"]
-    code, out, err, _ = run_process(["ssh", *config, *options, *words, host.name], b"", 10)
+    code, out, err, _ = run_process([*host.argv, *options, *words, host.name], b"", 10)
     return code, out.decode(errors="replace").strip(), err.decode(errors="replace").strip()
 
 

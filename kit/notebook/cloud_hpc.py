@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from kit.base import KitError
+from kit.base import KitError, site_host, vm_host
 from kit.base.settings import Settings
 from kit.runs.follow import last_seen
 from kit.runs.kfp_here import RUNNING, States
@@ -38,14 +38,13 @@ def tunnel_text(settings: Settings, request: RunRequest, requests: RunRequests) 
     status = requests.status(request.run)
     ended = status.state is RunState.ENDED  # running the pipeline opens the next attempt
     name = status.next_attempt_id if ended else status.attempt_id
-    config = ["-F", hpc.ssh_config] if hpc.ssh_config else []
-    user = ["-l", hpc.user] if hpc.user else []
     where = f"{SitePaths(hpc).attempt(name)}/ray.token"
-    secret = shlex.join(["ssh", *config, *user, hpc.ssh_host, "cat", where])
+    secret = shlex.join([*site_host(settings).argv, hpc.ssh_host, "cat", where])
     lines = ["the address of Ray's dashboard is below the picture while the job runs"]
-    if not cloud.tunnel_address.startswith("127."):
+    if cloud.ssh_host and not cloud.tunnel_address.startswith("127."):
         way = ["-N", "-L", f"8280:{cloud.tunnel_address}:8280", cloud.ssh_host]
-        lines.append(f"forward it to http://127.0.0.1:8280: {shlex.join(['ssh', *config, *way])}")
+        forward = shlex.join([*vm_host(settings).argv, *way])
+        lines.append(f"forward it to http://127.0.0.1:8280: {forward}")
     return "\n".join([*lines, f"it asks for the job's token, which this prints: {secret}"])
 
 

@@ -11,7 +11,6 @@ A reader takes nothing whose SHA-256 is not the one that the record (or the call
 """
 
 import contextlib
-import json
 import time
 import traceback
 from collections.abc import Iterator
@@ -25,9 +24,10 @@ from kit.base import (
     DataError,
     Json,
     KitError,
+    NoSuchBucket,
     NoSuchObject,
-    ObjectDamaged,
     dumps,
+    parse,
     sha256_of,
 )
 from kit.experiments.fashion_mnist.data import SIDE, Dataset
@@ -165,10 +165,11 @@ class StageStore:
     def _read(self, key: str) -> Json | None:
         """Read a JSON object; None if there is none or it is damaged."""
         try:
-            stored = json.loads(self.store.get(key))
-        except (NoSuchObject, ObjectDamaged, ValueError):
+            return parse(self.store.get(key), key)
+        except NoSuchBucket:
+            raise
+        except DataError:
             return None
-        return stored if isinstance(stored, dict) and stored.get("schema") == SCHEMA else None
 
     def _is_there(self, reference: Json) -> bool:
         try:

@@ -34,6 +34,7 @@ from kit.base import (
     NoSuchObject,
     UsageError,
     dumps,
+    parse,
     sha256_of,
 )
 from kit.experiments.fashion_mnist.parameters import Parameters
@@ -357,14 +358,9 @@ class RunRequests:
         """Read an object of a run; None if there is none. Raises DataError if it is damaged."""
         key = _key(run, name)
         try:
-            content = json.loads(self.store.get(key))
+            return parse(self.store.get(key), key)
         except (NoSuchObject, NoSuchBucket):
             return None
-        except (ValueError, RecursionError) as err:
-            raise DataError(f"read {key}", "it is not a JSON document", "remove it") from err
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            raise DataError(f"read {key}", "it has another schema", "remove it")
-        return content
 
     def _keys(self, prefix: str) -> Iterator[str]:
         with contextlib.suppress(NoSuchBucket):  # no run has been requested yet

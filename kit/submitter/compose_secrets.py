@@ -13,7 +13,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.base import LOGIN_NAMES, Secret, UsageError, read_login, read_private
+from kit.base import (
+    LOGIN_NAMES,
+    DataError,
+    Secret,
+    UsageError,
+    read_login,
+    read_private,
+    write_text,
+)
 from kit.base.settings import Settings
 
 # prefix and key -> what it is for, shown with the error when it is wrong or missing
@@ -156,8 +164,7 @@ def use_api_token(platforms: list[Platform], profile: str, folder: Path) -> None
     path = platform.text("KEY")
     if token := platform.values["PASSWORD"]:
         file = folder / "api-token"
-        file.touch(mode=0o600)
-        file.write_text(token.reveal())
+        write_text(file, token.reveal(), 0o600)
         path = str(file)
     if path:
         os.environ["KIT_FACE_TOKEN"] = path
@@ -216,15 +223,10 @@ def write_templates(folder: Path, ssh: str) -> list[Path]:
             raise UsageError(f"{path} is there already", next_step="move it away, or give --to")
     try:
         for path, text in texts.items():
-            with open(path, "x", encoding="utf-8", opener=_private) as file:
-                file.write(text)
-    except OSError as err:
-        raise UsageError(f"write {path}", str(err), "give a folder of yours with --to") from err
+            write_text(path, text, 0o600)
+    except DataError as err:
+        raise UsageError(f"write {path}", err.got, "give a folder of yours with --to") from err
     return list(texts)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _original(key: str) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kit.base import KitError, NoSuchObject, site_host
+from kit.base import KitError, NoSuchObject, site_host, write_text
 from kit.base.settings import Settings, load
 from kit.onsite import EXIT_MEANINGS, LEFTOVERS
 from kit.runs.requests import RunRequests
@@ -152,8 +152,7 @@ def _with_secrets(settings: Settings, secrets: Path, folder: Path) -> Settings:
     config.write_text(text)
     if login := compose_secrets.env_text(platforms["STORAGE"], settings):
         env_file = folder / "storage.env"
-        env_file.touch(mode=0o600)
-        env_file.write_text(login)
+        write_text(env_file, login, 0o600)
         settings = dataclasses.replace(settings, env_file=env_file)
     compose_secrets.use_api_token(platforms["INTEGRATION"], profile, folder)
     hpc = dataclasses.replace(hpc, user="", ssh_config=str(config))

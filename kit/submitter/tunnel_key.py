@@ -12,7 +12,17 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from kit.base import DataError, Host, Json, SSHHost, UsageError, run_process, sha256_of, vm_host
+from kit.base import (
+    DataError,
+    Host,
+    Json,
+    SSHHost,
+    UsageError,
+    run_process,
+    sha256_of,
+    vm_host,
+    write_bytes,
+)
 from kit.base.ports import TUNNEL_PORTS
 from kit.base.settings import Cloud, Settings
 from kit.onsite import TUNNEL_HOSTS, TUNNEL_KEY
@@ -113,8 +123,7 @@ def _public(private: bytes) -> str:
     """Return the public half of a key. Raises DataError for text that is not an ssh key."""
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         file = Path(folder) / "key"
-        file.touch(mode=0o600)
-        file.write_bytes(private)
+        write_bytes(file, private, 0o600)
         code, output, _, _ = run_process(["ssh-keygen", "-y", "-f", str(file)], b"", ANSWER_S)
     words = output.decode(errors="replace").split()[:2]
     if code != 0 or len(words) != 2:

@@ -1,4 +1,4 @@
-"""Shapes, atomic writes and the history."""
+"""Shapes and atomic writes."""
 
 import json
 import os
@@ -11,10 +11,8 @@ from kit.base import (
     DataError,
     KitError,
     Timeline,
-    append_history,
     git_state,
     host_facts,
-    read_history,
     read_json,
     time_file,
     time_record,
@@ -107,29 +105,6 @@ def test_kill_9_during_a_write_leaves_the_old_result_whole(tmp_path):
     assert read_json(path) == {"old": True}
 
 
-def _line(run: str) -> dict[str, object]:
-    return {"run": run, "target": "local", "parameters": {}}
-
-
-def test_history_costs_only_the_line_that_is_damaged(tmp_path):
-    path = tmp_path / "history.jsonl"
-    append_history(path, _line("a"))
-    with path.open("a") as file:
-        file.write('{"schema": 1, "run": "cut of')
-    append_history(path, _line("b"))
-    with path.open("a") as file:
-        file.write('[1, 2]\n{"schema": 2, "run": "of the future"}\n{"schema": 1}\n\xff\n')
-    append_history(path, _line("c"))
-    found, problems = read_history(path)
-    assert [record["run"] for record in found] == ["a", "b", "c"]
-    assert len(problems) == 5
-    assert "history.jsonl line 2 is damaged" in problems[0]
-
-
-def test_no_history_is_an_empty_history(tmp_path):
-    assert read_history(tmp_path / "history.jsonl") == ([], [])
-
-
 def test_the_git_state_of_a_folder_outside_git_is_unknown(tmp_path):
     assert git_state(tmp_path) == {"commit": None, "clean": None}
 
@@ -153,48 +128,3 @@ def test_host_facts_and_versions_can_be_written_as_json():
     assert facts["cores"] >= 1
     assert versions(["kit", "no-such-package"]) == {"kit": "0.1.0"}
     json.dumps(facts)
-
-
-GOOD_LINE = {
-    "schema": 1,
-    "run": "local-000000000000-1",
-    "target": "local",
-    "parameters": {"epochs": 1},
-    "data": {"title": "own files 720 + 180", "hash": "0"},
-    "figures": {"training_s": 1.0, "accuracy": 0.5},
-    "host": {"cpu": "CPU"},
-}
-ODD_FIELDS = {
-    "accuracy in percent": {"figures": {"accuracy": 99.1}},
-    "negative accuracy": {"figures": {"accuracy": -0.1}},
-    "data null": {"data": None},
-    "data is a text": {"data": "x"},
-    "figures null": {"figures": None},
-    "figures is a list": {"figures": [1]},
-    "figure is a text": {"figures": {"training_s": "39,1"}},
-    "figure is true": {"figures": {"training_s": True}},
-    "host null": {"host": None},
-    "title is a number": {"data": {"title": 12}},
-    "parameters is a list": {"parameters": [1]},
-    "run is a number": {"run": 3},
-}
-
-
-@pytest.mark.parametrize("name", ODD_FIELDS)
-def test_one_odd_field_costs_that_line_of_the_history(tmp_path, name):
-    path = tmp_path / "history.jsonl"
-    lines = [json.dumps(GOOD_LINE | ODD_FIELDS[name]), "[" * 5000, json.dumps(GOOD_LINE)]
-    path.write_text("\n".join(lines) + "\n")
-    found, problems = read_history(path)
-    assert found == [GOOD_LINE]
-    assert [text.split(" was")[0].split(" is")[0] for text in problems] == [
-        "history.jsonl line 1",
-        "history.jsonl line 2",
-    ]
-
-
-def test_figure_that_was_not_measured_is_left_out(tmp_path):
-    path = tmp_path / "history.jsonl"
-    path.write_text(json.dumps(GOOD_LINE | {"figures": {"training_s": None, "accuracy": 1}}) + "\n")
-    found, problems = read_history(path)
-    assert (found[0]["figures"], problems) == ({"accuracy": 1}, [])

@@ -10,6 +10,7 @@ from fake_slurm import FakeHost
 from kit.base import (
     CommandFailed,
     DataError,
+    KitError,
     LocalHost,
     Unreachable,
 )
@@ -157,6 +158,12 @@ class _Noisy(list):
 
 
 # Errors of the operating system.
+
+
+def test_temporary_folder_that_cannot_be_used_is_an_error_of_the_kit(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(KitError, match="make a temporary file"):
+        LocalHost().run(["true"])
 
 
 def test_missing_local_file_is_not_reported_as_a_missing_program(tmp_path):

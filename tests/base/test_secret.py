@@ -58,6 +58,18 @@ def test_tracked_file_is_refused_and_an_untracked_one_is_not(tmp_path):
         refuse_tracked(tmp_path / "tracked.env")
 
 
+def test_tracked_file_is_refused_within_the_hook_of_another_repository(tmp_path, monkeypatch):
+    git(tmp_path, "init", "-q")
+    (tmp_path / "a.env").write_text("A=1")
+    git(tmp_path, "add", "a.env")
+    (tmp_path / "other").mkdir()
+    git(tmp_path / "other", "init", "-q")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / ".git" / "index"))
+    with pytest.raises(SecretTracked, match=r"is tracked by git"):
+        refuse_tracked(tmp_path / "a.env")
+
+
 def test_file_is_refused_if_git_does_not_say_whether_it_is_tracked(tmp_path, monkeypatch):
     git(tmp_path, "init", "-q")
     (tmp_path / "a.env").write_text("A=1")

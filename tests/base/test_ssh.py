@@ -16,6 +16,7 @@ from kit.base import (
     CredentialExpired,
     CredentialRefused,
     HostKeyRefused,
+    KitError,
     SSHHost,
     Unreachable,
     UsageError,
@@ -52,6 +53,27 @@ def test_the_exit_code_255_of_a_command_is_its_own(sshd):
 def test_permission_denied_by_a_command_is_its_own_failure(sshd):
     with pytest.raises(CommandFailed):
         sshd.host().run(["sh", "-c", "echo Permission denied >&2; exit 255"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tar: x: file path too long",
+        "chage: the password has expired for bob",
+        "Host key verification failed.",
+        "bob@backup: Permission denied (publickey).",
+    ],
+)
+def test_message_of_a_command_that_was_cut_off_is_not_one_of_the_login(sshd, text):
+    """The command printed that, then the connection was lost: whether it ended is not known."""
+    host = sshd.host(name="cut")
+    timer = threading.Timer(0.7, sshd.cut)
+    timer.start()
+    with pytest.raises(Unreachable) as caught:
+        host.run(["sh", "-c", 'echo "$1" >&2; sleep 5', "sh", text])
+    timer.join()
+    assert type(caught.value) is Unreachable
+    host.close()
 
 
 def test_dead_connection_is_opened_again(sshd):
@@ -270,12 +292,14 @@ def test_processes_that_open_at_once_share_one_connection(own):
 
 
 def test_jump_host_that_refuses_the_key_is_named(own):
-    jump, sshd = own(), own()
+    jump, sshd = own(more="ListenAddress 127.0.0.2"), own()
     (jump.folder / "authorized_keys").write_text("")
     config = sshd.folder / "config"
+    for file in (jump.folder / "config", jump.folder / "known_hosts"):
+        file.write_text(file.read_text().replace("127.0.0.1", "127.0.0.2"))
     jumping = (jump.folder / "config").read_text().replace("Host site", "Host jump")
     config.write_text(f"{config.read_text()}  ProxyJump jump\n{jumping}")
-    with pytest.raises(CredentialRefused, match="refuses the login") as caught:
+    with pytest.raises(CredentialRefused, match=r"^127\.0\.0\.2 refuses the login") as caught:
         sshd.host().run(["true"])
     assert "Permission denied" in caught.value.got
 
@@ -338,3 +362,19 @@ def test_remote_command_has_nothing_that_csh_replaces_or_refuses():
     remote = ssh._remote("kit-0", ["sh", "-c", "echo 'a!b'\nexit 1", "x" * 5000])
     assert not set("!\n") & set(remote)
     assert max(map(len, remote.split())) < 1024
+
+
+def test_folder_for_the_socket_that_cannot_be_made_is_an_error_of_the_kit(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(KitError, match="cannot make the folder"):
+        SSHHost("site", config="/dev/null", folder=tmp_path / "file" / "c").run(["true"])
+
+
+def test_file_system_without_locks_is_named_before_a_connection_is_opened(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(KitError, match=r"(?s)lock .*No locks available") as caught:
+        SSHHost("site", config="/dev/null", folder=tmp_path / "c").run(["true"])
+    assert "file system with locks" in caught.value.next_step

@@ -100,10 +100,14 @@ def test_terminal_table_fits_100_columns_with_every_row_and_column(loaded):
         ({"figures": {"training_s": "50"}}, "training_s is not a number"),
         ({"data": None}, "data is not a table"),
         ({"data": "official"}, "data is not a table"),
-        ({"data": {"title": 7}}, "title of the data is not a text"),
+        ({"data": {"title": 7}}, "data.title is not a text"),
         ({"host": None}, "host is not a table"),
         ({"target": None}, "no known target"),
         ({"parameters": None}, "parameters is not a table"),
+        ({"parameters": {"threads": [1]}}, "parameters.threads"),
+        ({"data": {"test_items": "180"}}, "data.test_items is not a number"),
+        ({"pipeline": "none"}, "pipeline is not a table"),
+        ({"pipeline": {"training": None}}, "pipeline.training is not a number"),
     ],
 )
 def test_one_odd_field_of_the_history_costs_only_its_line(loaded, change, words):
