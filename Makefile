@@ -55,7 +55,7 @@ lint: setup ## linters, types, imports, shell files, spelling
 test: setup lint ## linters, types, all tests, on the sandbox's real services
 	@$(KIT) sandbox install
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not sandbox and not slow"
-	@$(BIN)/python -m pytest -m "sandbox or slow"
+	@tests/sandbox_and_slow.sh $(BIN)/python --durations=25 --durations-min=5
 
 sandbox: setup ## start the sandbox's services
 	@$(KIT) sandbox up
