@@ -47,6 +47,27 @@ def test_the_profile_is_not_a_parameter_of_the_notebook(executed):
     assert executed == []
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("-p", "epochs", "0"), "epochs"),
+        (("-p", "batch_size", "0"), "batch_size"),
+        (("-p", "threads", "0"), "threads"),
+        (("-p", "learning_rate", "nan"), "learning_rate"),
+        (("-p", "epoch", "1"), "no parameter 'epoch'"),
+        (("--profile", "atlantis"), "profile 'atlantis' does not exist"),
+        (("--repeat", "0"), "repeat"),
+    ],
+)
+def test_wrong_input_exits_2_before_a_kernel_starts(monkeypatch, tmp_path, words, message):
+    monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
+    monkeypatch.setattr(notebooks, "_execute", None)
+    done = run("local", *words)
+    assert getattr(done.exception, "exit_code", done.exit_code) == 2
+    assert message in f"{done.exception} {done.output}"
+    assert not list(tmp_path.rglob("local_metrics.json"))
+
+
 @pytest.mark.parametrize("target", ["local", "cloud"])
 @pytest.mark.parametrize("budget", ["20,5", "lots", "-5", "nan", "inf", ""])
 def test_a_budget_that_is_not_a_number_is_refused_for_every_target(executed, target, budget):

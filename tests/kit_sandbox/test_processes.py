@@ -75,6 +75,20 @@ def test_memory_and_owner_of_this_process_are_plausible():
     assert mine in processes.owned_by([os.getuid()])
 
 
+def test_memory_that_processes_share_counts_once(spawn):
+    """A service with forked workers would otherwise count once for each of them."""
+    fork = (
+        "import os, time; held = b'x' * 80_000_000; child = os.fork();"
+        " child and print(child, flush=True); time.sleep(60)"
+    )
+    parent = spawn(sys.executable, "-c", fork)
+    pids = parent.pid, int(parent.stdout.readline())
+    family = [processes.live_process(pid) for pid in pids]
+    assert sum(row.memory_info().rss for row in family) > 160e6
+    assert 80e6 < processes.resident_bytes(family) < 120e6
+    processes.end(family)
+
+
 def test_start_is_the_one_that_bash_reads_from_proc(spawn):
     """`svc` records it, so that a stale pid file never leads to a stranger's process."""
     read = 'read -r stat <"/proc/$$/stat"; set -- ${stat##*) }; shift 19; echo "$1"; sleep 60'

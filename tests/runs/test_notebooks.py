@@ -168,23 +168,10 @@ def test_kit_run_local_keeps_everything_with_the_run(environ, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("-p", "epochs", "0"), 2, "epochs"),
-        (("-p", "batch_size", "0"), 2, "batch_size"),
-        (("-p", "threads", "0"), 2, "threads"),
-        (("-p", "learning_rate", "nan"), 2, "learning_rate"),
-        (("-p", "device", "cuda"), 2, "cuda"),
-        (("-p", "epoch", "1"), 2, "no parameter 'epoch'"),
-        (("--profile", "atlantis"), 2, "profile 'atlantis' does not exist"),
-        (("--repeat", "0"), 2, "repeat"),
-    ],
-)
-def test_bad_input_ends_with_its_exit_code_and_no_result(arguments, code, message, environ):
-    done = kit(environ, "run", "local", *arguments)
-    assert done.returncode == code, done.stderr[-2000:]
-    assert message in done.stderr
+def test_error_of_the_notebook_is_that_of_the_command(environ):
+    done = kit(environ, "run", "local", "-p", "device", "cuda")
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "cuda" in done.stderr
     assert not list(Path(environ["KIT_RESULTS_DIR"]).rglob("local_metrics.json"))
 
 
@@ -200,7 +187,7 @@ def test_a_damaged_data_file_ends_the_run_with_its_name(environ):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_under_its_id_and_ends_as_an_unbroken_one(environ, tmp_path):
-    arguments = [sys.executable, "-m", "kit", "run", "local", "-p", "epochs", "60"]
+    arguments = [sys.executable, "-m", "kit", "run", "local", "-p", "epochs", "20"]
     base = tmp_path / "results" / "sandbox"
     first = subprocess.Popen(arguments, env=environ, cwd=ROOT, stdout=subprocess.DEVNULL)
     while not list(base.glob("runs/*/checkpoint/*")):
@@ -211,11 +198,11 @@ def test_a_killed_run_goes_on_under_its_id_and_ends_as_an_unbroken_one(environ, 
     (folder,) = (base / "runs").iterdir()
     with FileLock(folder / ".lock", timeout=30):  # its kernel notices that its parent is gone
         assert not (folder / "record.json").exists()
-    again = kit(environ, "run", "local", "-p", "epochs", "60")
+    again = kit(environ, "run", "local", "-p", "epochs", "20")
     assert again.returncode == 0, again.stderr[-2000:]
     (line,) = read_history(base / "history.jsonl")[0]
     assert (line["run"], line["resumed"]) == (folder.name, True)
-    unbroken = kit(environ, "run", "local", "-p", "epochs", "60", "--fresh")
+    unbroken = kit(environ, "run", "local", "-p", "epochs", "20", "--fresh")
     assert unbroken.returncode == 0, unbroken.stderr[-2000:]
     whole = read_history(base / "history.jsonl")[0][-1]
     assert whole["resumed"] is False

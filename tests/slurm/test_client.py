@@ -644,7 +644,7 @@ class ManyOrders(Orders):
 
 STEPS = {"stateful_step_count": 50, "deadline": None, "suppress_health_check": list(HealthCheck)}
 Orders.TestCase.settings = settings(max_examples=100, **STEPS)
-ManyOrders.TestCase.settings = settings(max_examples=2500, **STEPS)
+ManyOrders.TestCase.settings = settings(max_examples=1500, **STEPS)
 TestOrders = Orders.TestCase
 TestManyOrders = pytest.mark.slow(ManyOrders.TestCase)
 

@@ -62,11 +62,17 @@ def owned_by(uids: Iterable[int]) -> list[psutil.Process]:
 
 
 def resident_bytes(processes: Iterable[psutil.Process]) -> int:
-    """Add up the resident memory; shared pages count in each process."""
+    """Add up the resident memory; a page that several processes share counts once (PSS).
+
+    Where the kernel does not show that of another user's process, its pages count whole.
+    """
     total = 0
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            total += process.memory_info().rss
+            try:
+                total += process.memory_full_info().pss
+            except psutil.AccessDenied:
+                total += process.memory_info().rss
     return total
 
 
