@@ -36,7 +36,7 @@ RULE = (
     "seconds and units: within a fifth; without a figure: the shape is all there is)",
     "amber: the published shape, the figure differs, and a stated reason can explain it: "
     "other parameters explain any figure, another machine or less data explains seconds and units "
-    f"within a factor of {HARDWARE_FACTOR:.0f}",
+    f"within a factor of {HARDWARE_FACTOR:.0f}, and fewer reserved CPUs explain fewer units",
     "red: missing, another shape, changed after its run, a run that is not in the history, or a "
     "difference that no stated reason explains (other data does not explain an accuracy)",
 )
@@ -171,8 +171,17 @@ def _row(settings: Settings, file: PublishedFile, entry: Json, runs: Mapping[str
         return row("green", "as published")
     if _agrees(file.figure, published, value, test_items(run)):
         return row("green", "as published", f"{value:,.4f}")
-    why, explained = reasons(run, file.figure, published, value)
+    theirs = article_figures()[file.column].get("job_cpus", 0)
+    cpus = (_reserved_cpus(path), theirs) if file.figure == "slurm_bu" else (0, 0)
+    why, explained = reasons(run, file.figure, published, value, cpus)
     return row("amber" if explained else "red", "as published", f"{value:,.4f}", "; ".join(why))
+
+
+def _reserved_cpus(seff_file: Path) -> int:
+    """Return the CPUs that a job held, from its seff file; 0 if that does not say so."""
+    seff = read_json(seff_file)
+    counts = [str(seff.get(key, "")) for key in ("Nodes", "Cores per node")]
+    return int(counts[0]) * int(counts[1]) if all(map(str.isdecimal, counts)) else 0
 
 
 def _problem(path: Path, file: PublishedFile, entry: Json) -> str:
@@ -196,11 +205,14 @@ def _agrees(figure: str, published: float, value: float, items: int) -> bool:
     return low <= over and under <= high
 
 
-def reasons(run: Json, figure: str, published: float, value: float) -> tuple[list[str], bool]:
+def reasons(
+    run: Json, figure: str, published: float, value: float, cpus: tuple[int, int] = (0, 0)
+) -> tuple[list[str], bool]:
     """Return what differed from the article, and whether that can explain the difference.
 
     Other parameters can change every figure. Another machine, profile or less data can change
-    seconds and units, within HARDWARE_FACTOR; they never explain another accuracy.
+    seconds and units, within HARDWARE_FACTOR; they never explain another accuracy. `cpus` are the
+    reserved CPUs here and in the article (0: unknown): units are in proportion to them.
     """
     data = str((run.get("data") or {}).get("title", ""))
     other_data = [f"data: {data}, not {OFFICIAL_TITLE}"] if data and data != OFFICIAL_TITLE else []
@@ -217,6 +229,9 @@ def reasons(run: Json, figure: str, published: float, value: float) -> tuple[lis
     machine = [f"hardware: {(run.get('host') or {}).get('cpu', 'another')}"]
     if run.get("target") != "local":
         machine.append(f"profile {run.get('profile', '?')}")
+    if all(cpus) and cpus[0] != cpus[1]:
+        machine.append(f"{cpus[0]} reserved CPUs, not {cpus[1]}")
+        published *= cpus[0] / cpus[1]
     ratio = max(value, published) / min(value, published) if min(value, published) > 0 else 0.0
     within = 0 < ratio <= HARDWARE_FACTOR
     why = other_data + other_parameters + machine

@@ -143,6 +143,23 @@ def test_the_bill_is_compared_beside_seffs_file(loaded):
     assert "profile sandbox" in row["why it differs"]
 
 
+@pytest.mark.parametrize(
+    ("cores", "colour", "said"),
+    [
+        ("1", "amber", "2 reserved CPUs, not 512"),  # 23.17 BU for 512 CPUs are 0.09 for 2
+        ("256", "red", "more than 50 times apart"),
+        ("?", "red", "more than 50 times apart"),
+    ],
+)
+def test_fewer_reserved_cpus_explain_fewer_billing_units(loaded, cores, colour, said):
+    name = "cloud-hpc/artifacts/seff-1.json"
+    seff = {**dict.fromkeys(reproduction.SEFF, "x"), "Nodes": "2", "Cores per node": cores}
+    publish(loaded, seff, OFFICIAL, "cloud-hpc", name)
+    row = rows(loaded, name)["slurm_bu"]
+    assert row[""] == colour
+    assert said in row["why it differs"]
+
+
 def test_every_published_file_has_a_row():
     published = {file.path for file in reproduction.published_files()}
     assert len(published) == 13
