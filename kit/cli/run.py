@@ -113,6 +113,8 @@ def run_command(
             click.echo(f"  files: {settings.profile_dir / 'runs' / record['run']}")
             if "tracking" in record and (note := Logged(**record["tracking"]).sentence()):
                 click.echo(f"  {note}", err=True)
+            if warning := record["data"].get("warning"):
+                click.echo(f"  data: {warning}", err=True)
     if repeat > 1 and record:
         click.echo(reproduce.repeated(settings, record))
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from kit import tracking
-from kit.base import Json, KitError, git_state, time_record, work_dir
+from kit.base import Json, KitError, time_record
 from kit.billing import bill_figures, bill_of_run, totals
 from kit.experiments.fashion_mnist.data import LABELS, Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
@@ -53,7 +53,7 @@ def _log_local(
     losses = [("loss", loss, step, end_ms) for step, loss in trained.losses]
     tags = {"kit.run_id": run.id, "kit.target": "local", "kit.profile": run.settings.profile}
     tags |= {"kit.data": data.source}
-    tags["mlflow.source.git.commit"] = git_state(work_dir())["commit"] or "unknown"
+    tags["mlflow.source.git.commit"] = run.commit or "unknown"
     return tracking.log_run(
         run.settings,
         tracking.RunLog(

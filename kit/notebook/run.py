@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import kit
+from kit import tracking
 from kit.base import Json, Timeline, UsageError
 from kit.base.settings import Settings, load
 from kit.billing import bill_frame, elsewhere_frame, estimate_frame, refuse_over
@@ -80,6 +81,7 @@ def start(
     if target == "cloud-hpc":
         settings.hpc_section(accepts_jobs=True)
     settings = pipelines.with_runner(settings, runner)
+    tracking.destination_of(settings, target)  # a wrong address is refused before the training
     if target != "local":
         refuse_over(settings, target)
     chosen = Parameters(**parameters)
@@ -215,13 +217,10 @@ class Run:
     def show_credentials(self) -> Table:
         """List the credentials and when they expire, never the secrets.
 
-        For a site the buckets are made, and each credential is compared with the end of the
-        job's time limit, were it submitted now.
+        For a site each is compared with the end of the job's time limit, were it submitted now.
         """
         if self.run.target != "cloud-hpc":
             return show.credentials_table(self.settings)
-        for store in (self.requests.store, self.objects.store):
-            store.ensure_bucket()
         return show.credentials_table(self.settings, plan.job_end(self.settings, time.time()))
 
     def upload(self) -> Table:
@@ -266,14 +265,17 @@ class Run:
         if self.run.target != "cloud-hpc":
             where = self.settings, self.run.id, self.bucket, self.data.hash
             how = self.parameters, self.options.gates, self.options.strict
-            return self._execute(pipelines.arguments_of(*where, *how), lambda _: "")
+            arguments = pipelines.arguments_of(*where, *how, commit=self.run.commit)
+            return self._execute(arguments, lambda _: "")
+        for store in (self.requests.store, self.objects.store):
+            store.ensure_bucket()
         if self.requests.status(self.run.id).state is RunState.ENDED:
             self.requests.ask_again(self.run.id)
         if self.settings.cloud is not None and self.settings.cloud.runner == "cluster":
             self.objects.put_data(self.data)  # a component there cannot read files of this machine
         options = self.options
         arguments = pipelines.hpc_arguments_of(
-            self.settings, self.request, options.gates, options.strict
+            self.settings, self.request, options.gates, options.strict, commit=self.run.commit
         )
         with cloud_hpc.submitter(self.settings, self.run.folder) as child:
             return self._execute(

@@ -119,6 +119,8 @@ def accounting_table(rows: Json) -> Table:
     """Return what sacct reports of the job and its steps, a column each."""
     import pandas
 
+    if not rows:
+        return Table(pandas.DataFrame(), notes="This site has no accounting of the job.")
     frame = pandas.DataFrame.from_dict(rows).dropna(how="all").fillna("")
     return Table(frame.set_axis(list(frame.loc["JobID"]), axis="columns").drop("JobID"))
 

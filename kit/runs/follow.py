@@ -1,5 +1,6 @@
 """Follow a run in the store until its result is there, or report what it ended with."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -10,6 +11,9 @@ from kit.runs.requests import RunRequests, RunState, RunStatus
 from kit.store import ObjectStore
 
 POLL_INTERVAL_S = 1.0
+# States of a job whose cause only Slurm knows: the job itself saw no more than a signal.
+OUTSIDE_CAUSES = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED")
+_OTHER_SHAPE = (AttributeError, KeyError, TypeError, ValueError)
 LOG_LINES = 10  # of a failed job's log, shown with the error
 
 T = TypeVar("T")
@@ -118,6 +122,8 @@ def _result(requests: FollowedRuns, run: str) -> Json:
         raise TrainingFailed(f"{run} was cancelled", next_step="start it again with --fresh")
     ended = requests.read(run, f"try-{status.number}/ended") or {}
     failure = ended.get("failure") or {}
+    if (ended.get("job") or {}).get("state") in OUTSIDE_CAUSES:
+        failure = {}
     cause = failure.get("cause") or ended.get("why", "")
     got = f"{cause}: {failure.get('got', '')}".strip(": ")
     next_step = failure.get("next") or "fix the cause; run again for another attempt"
@@ -147,11 +153,14 @@ def sentence(progress: Json) -> str:
         text = f"queued: {why}"
     elif state == "RUNNING" and nodes:
         text = f"on {nodes if isinstance(nodes, str) else ','.join(nodes)}"
-    if tunnel := progress.get("tunnel"):
-        text += f"; {tunnel_sentence(tunnel)}"
-    if training := progress.get("training"):
-        epochs = f"epoch {training['epoch']}/{training['epochs']}"
-        text = f"{epochs}, loss {training['loss']:.3f}, {text}"
+    # What a job reports of another shape is left out: it is for display only.
+    with contextlib.suppress(*_OTHER_SHAPE):
+        if tunnel := progress.get("tunnel"):
+            text += f"; {tunnel_sentence(tunnel)}"
+    with contextlib.suppress(*_OTHER_SHAPE):
+        if training := progress.get("training"):
+            epochs = f"epoch {training['epoch']}/{training['epochs']}"
+            text = f"{epochs}, loss {training['loss']:.3f}, {text}"
     return text
 
 

@@ -112,6 +112,11 @@ class Run:
         """Return the run's id and whether it resumes an earlier start."""
         return f"run {self.id}" + (" (resumed where it was interrupted)" if self.resumed else "")
 
+    @property
+    def commit(self) -> str:
+        """The git commit of the checkout when the run started; empty where it is not known."""
+        return self.first["git"]["commit"] or ""
+
     def active_s(self) -> float:
         """Return the seconds in which this run was executed, over all its starts."""
         return self.earlier_s + time.time() - self.resumed_at

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.base import Json, KitError, UsageError, git_state, time_file, time_record, work_dir
+from kit.base import Json, KitError, UsageError, time_file, time_record
 from kit.base.settings import Settings
 from kit.billing import job_units
 from kit.experiments import Thresholds
@@ -158,6 +158,7 @@ def arguments_of(
     hyperparameters: Parameters,
     gates: Thresholds,
     strict: bool = False,
+    commit: str = "",
 ) -> dict[str, Any]:
     """Return the arguments of the cloud pipeline: data only, nothing secret."""
     port = settings.ports.get("mlflow")
@@ -170,7 +171,7 @@ def arguments_of(
         "hyperparameters": hyperparameters.model_dump(),
         "gates": dict(gates),
         "strict": strict,
-        "commit": git_state(work_dir())["commit"] or "",
+        "commit": commit,
         "mlflow_url": f"http://{port.svc}.{port.namespace}:{port.port}" if inside and port else "",
     }
 
@@ -181,6 +182,7 @@ def hpc_arguments_of(
     gates: Thresholds,
     strict: bool = False,
     follow_timeout_s: float = 86400.0,
+    commit: str = "",
 ) -> dict[str, Any]:
     """Return the arguments of the cloud-hpc pipeline. Raises UsageError without a site."""
     settings.hpc_section()
@@ -192,6 +194,7 @@ def hpc_arguments_of(
         request.hyperparameters,
         gates,
         strict,
+        commit,
     )
     return {
         **common,

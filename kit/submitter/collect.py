@@ -36,6 +36,7 @@ def read_progress(host: Host, folder: str, attempts: Iterable[str]) -> dict[str,
         with contextlib.suppress(ValueError, KeyError, RecursionError):
             attempt, file, content = line.split(" ")
             value = json.loads(base64.b64decode(content))
+            dumps(value).encode()  # not a number, or half a character, cannot be stored
             reports[attempt][PROGRESS_FILES[file]] = value if isinstance(value, dict) else None
     return reports
 

@@ -75,3 +75,20 @@ def test_a_budget_that_is_not_a_number_is_refused_for_every_target(executed, tar
     assert done.exit_code == 2
     assert "'--budget'" in done.output
     assert executed == []
+
+
+def test_end_of_a_run_names_what_waits_for_mlflow_and_the_warning_of_its_data(
+    executed, monkeypatch
+):
+    record = {
+        "run": "local-0123456789ab-1",
+        "target": "local",
+        "figures": {"training_s": 1.0, "accuracy": 0.5},
+        "tracking": {"run_id": "local-0123456789ab-1", "state": "waiting", "reason": "no answer"},
+        "data": {"warning": "no test image of 9 classes"},
+    }
+    monkeypatch.setattr(notebooks, "run", lambda *_: record)
+    done = run("local")
+    assert done.exit_code == 0, done.output
+    assert "does not have run local-0123456789ab-1 yet (no answer)" in done.stderr
+    assert "data: no test image of 9 classes" in done.stderr

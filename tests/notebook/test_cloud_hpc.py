@@ -11,7 +11,8 @@ from submitter_world import RUN, World
 
 from kit.base import KitError
 from kit.base.settings import load
-from kit.notebook import cloud_hpc
+from kit.notebook import cloud_hpc, show
+from kit.notebook.run import Run
 from kit.runs.requests import RunRequest, attempt_id
 
 
@@ -48,3 +49,12 @@ def test_the_notebook_says_how_to_open_it_and_never_the_token(tmp_path):
     world.requests.write(RUN, "request", {})
     world.requests.write(RUN, "try-1/ended", {})
     assert shown().endswith(try_2), "the next try is let work by running the pipeline"
+
+
+def test_showing_the_credentials_makes_neither_a_bucket_nor_a_key(tmp_path, monkeypatch):
+    monkeypatch.setattr(show, "credentials_table", lambda *both: both)
+    hpc_run = SimpleNamespace(target="cloud-hpc", settings=load("sandbox"))
+    run = Run(hpc_run, None, None, None)
+    monkeypatch.setattr(Run, "requests", property(lambda _: pytest.fail("a store was opened")))
+    monkeypatch.setattr(Run, "objects", property(lambda _: pytest.fail("a store was opened")))
+    assert run.show_credentials()[1] > 0

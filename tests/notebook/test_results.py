@@ -9,6 +9,7 @@ from kit.base import read_json
 from kit.base.settings import load
 from kit.notebook import results
 from kit.runs import history
+from kit.runs.objects import StageStore
 
 JOB = (
     "JobID|Partition|State|ElapsedRaw|AllocCPUS|AllocNodes|Start|End\n5|mars|COMPLETED|9|2|2|1|10\n"
@@ -39,3 +40,18 @@ def test_a_run_that_cannot_be_priced_is_kept_with_the_reason(loaded):
     facts = {"figures": {"pipeline_s": 1.0}, "data": {"hash": "d"}}
     facts = results._with_bill(run, facts, SimpleNamespace(store=MemoryStore()))
     assert "[rates.mars] is missing" in facts["bill"]["problem"]
+
+
+def test_folder_of_a_pipelines_run_has_what_is_needed_to_load_the_model(loaded):
+    run, store = history.start_run(loaded, "cloud", {}, "d"), MemoryStore()
+    objects = StageStore(store, run.id)
+    kept = {name: objects.keep(name, name.encode()) for name in ("model.safetensors", "x.json")}
+    outcome = SimpleNamespace(
+        losses=[[1, 0.5]],
+        trained={"objects": kept},
+        evaluated={"objects": {"predictions.npy": objects.keep("predictions.npy", b"p")}},
+    )
+    results._save_objects(run, objects, outcome)
+    assert (run.folder / "model.safetensors").read_bytes() == b"model.safetensors"
+    assert (run.folder / "predictions.npy").read_bytes() == b"p"
+    assert read_json(run.folder / "losses.json") == [[1, 0.5]]

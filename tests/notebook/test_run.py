@@ -1,11 +1,14 @@
 """The steps of the notebooks: one run from start to results, steps out of order, displays."""
 
+import dataclasses
 import time
 
+import numpy as np
 import pytest
 from idx_files import striped_images, write_folder
 
 import kit
+from kit import tracking
 from kit.base import UsageError, read_json
 from kit.experiments.fashion_mnist.training import load_model
 from kit.notebook.run import check_gates
@@ -48,6 +51,35 @@ def test_a_local_run_from_start_to_results(environ):
         assert figure._repr_png_().startswith(b"\x89PNG")
     published = read_json(environ / "results/sandbox/local/artifacts/local_metrics.json")
     assert published["performance"] == record["performance"]
+
+
+def test_the_commit_of_the_start_goes_to_mlflow(environ, monkeypatch):
+    """The person commits, or changes the branch, while the training runs."""
+    run, logged = kit.start("sandbox", "local", {"epochs": 1}), []
+    run.run.first["git"] = {"commit": "c" * 40, "clean": True}
+    run.train()
+    run.evaluate()
+    send = tracking.log_run
+    monkeypatch.setattr(tracking, "log_run", lambda *both: logged.append(both[1]) or send(*both))
+    run.finish()
+    assert logged[0].tags["mlflow.source.git.commit"] == "c" * 40
+
+
+def test_data_with_absent_classes_is_marked_wherever_the_run_is_shown(environ):
+    images = striped_images(50, 30)
+    one_class = dataclasses.replace(images, test_labels=np.zeros_like(images.test_labels))
+    write_folder(environ / "data", one_class)
+    run = kit.start("sandbox", "local", {"epochs": 1})
+    assert "no test image of 9 classes" in repr(run)
+    assert "no test image of 9 classes" in run._repr_html_()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:5000", "./mlruns"])
+def test_wrong_address_of_mlflow_is_refused_before_the_training(environ, monkeypatch, address):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(UsageError, match="MLFLOW_TRACKING_URI is not an address"):
+        kit.start("sandbox", "local", {"epochs": 1})
+    assert not (environ / "results").exists()
 
 
 def test_an_interrupted_run_resumes_and_keeps_its_earlier_seconds(environ, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from kit.base import UsageError
-from kit.notebook.show import Table, Text, experiment_code
+from kit.notebook.show import Table, Text, accounting_table, experiment_code
 
 
 def test_texts_are_escaped_and_long_ones_are_folded():
@@ -32,3 +32,7 @@ def test_the_code_that_is_shown_is_the_code_that_runs():
     assert "self.optimizer.step()" in shown
     with pytest.raises(UsageError, match="no such name"):
         experiment_code("Nothing")
+
+
+def test_job_without_accounting_is_a_sentence_in_place_of_a_table():
+    assert repr(accounting_table({})) == "This site has no accounting of the job."

@@ -4,7 +4,7 @@ import pytest
 from memory_store import MemoryStore
 
 from kit.base import CredentialRefused, StoreUnavailable, Unreachable
-from kit.runs.follow import follow, poll
+from kit.runs.follow import TrainingFailed, follow, poll, sentence
 from kit.runs.requests import RunRequest, RunRequests, RunState
 
 RUN = "cloud-hpc-0123456789ab-1"
@@ -88,3 +88,38 @@ def test_polling_reports_each_sentence_once_and_returns_the_result():
     assert poll(lambda: next(answers), said.append, slept.append, 2.0) == 7
     assert said == ["queued", "running", "ended"]
     assert slept == [2.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [("FAILED", "asked to end"), ("TIMEOUT", "asked to end"), ("NODE_FAIL", "a node failed")],
+)
+def test_cause_that_only_slurm_knows_comes_before_what_the_job_guessed(jobs, state, cause):
+    """A job on a node that fails sees a signal, and writes that its time limit was near."""
+    failure = {"cause": "asked to end: its time limit is near", "next": "give it more time"}
+    ended = {"why": "a node failed", "job": {"state": state}, "failure": failure}
+    jobs.write(RUN, "try-1/ended", ended)
+    with pytest.raises(TrainingFailed) as caught:
+        follow(jobs, RUN, 1, lambda _: None)
+    assert cause in caught.value.got
+    assert ("time" in caught.value.next_step) is (cause != "a node failed")
+
+
+@pytest.mark.parametrize(
+    "reported",
+    [
+        {"training": {"x": 1}},
+        {"training": {"epoch": 1, "epochs": 5, "loss": "x"}},
+        {"training": {"epoch": 1, "epochs": 5, "loss": None}},
+        {"training": [1]},
+        {"tunnel": {"port": 1}},
+        {"tunnel": [1]},
+    ],
+)
+def test_progress_of_another_shape_does_not_end_the_following(jobs, reported):
+    progress = {"state": "RUNNING", "nodes": ["n1"], **reported}
+    assert sentence(progress) == "on n1"
+    jobs.write(RUN, "progress", progress)
+    said, clock = [], Clock(lambda: jobs.write(RUN, "result", {"try": 1}))
+    assert follow(jobs, RUN, 60, said.append, clock, clock.sleep)["try"] == 1
+    assert said == ["on n1"]

@@ -273,6 +273,8 @@ def test_progress_of_running_jobs_is_read_in_one_call(tmp_path):
         (ATTEMPT_IDS[0], "progress.json", '{\n  "epoch": 1,\n  "note": "a * b"\n}'),
         (ATTEMPT_IDS[0], "tunnel.json", '{"barred": "no"}'),
         (ATTEMPT_IDS[1], "tunnel.json", '{"barr'),
+        (ATTEMPT_IDS[1], "progress.json", '{"loss": NaN}'),
+        (ATTEMPT_IDS[2], "progress.json", '{"note": "\\ud800"}'),
     ):
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / file).write_text(text)

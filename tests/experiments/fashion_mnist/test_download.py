@@ -59,7 +59,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def official(monkeypatch):
     """The small data set is the official one, and waiting takes no time."""
     files = idx_files.four_files(SMALL)
-    sums = {name: f"md5:{hashlib.md5(content).hexdigest()}" for name, content in files.items()}
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     monkeypatch.setattr(download, "CHECKSUMS", sums)
     monkeypatch.setattr(fashion_mnist, "OFFICIAL_HASH", SMALL.hash)
     monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
@@ -220,5 +220,6 @@ def test_a_package_that_cannot_be_used_is_an_error(tmp_path, official, no_apt, s
 def test_the_names_and_checksums_are_those_of_the_publisher():
     assert len(fashion_mnist.LABELS) == 10
     assert tuple(download.CHECKSUMS) == fashion_mnist.FILES
-    assert download.CHECKSUMS["t10k-images-idx3-ubyte.gz"].endswith("6380940ec79")
-    assert [m.split(":")[0] for m in download.MIRRORS] == ["http", "https"]
+    assert download.CHECKSUMS["t10k-images-idx3-ubyte.gz"].endswith("f08db6a073")
+    assert all(len(checksum) == 64 for checksum in download.CHECKSUMS.values()), "SHA-256"
+    assert [m.split(":")[0] for m in download.MIRRORS] == ["https", "http"]
