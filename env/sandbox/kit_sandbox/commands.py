@@ -18,7 +18,7 @@ from tabulate import tabulate
 from kit.base import Busy
 from kit.base.ports import port_holders
 from kit.base.settings import Settings, load
-from kit_sandbox import files, install, keys, processes, services
+from kit_sandbox import files, install, keys, processes, roots, services
 from kit_sandbox.files import PLACES, PROGRAMS
 from kit_sandbox.services import Report, Service
 
@@ -184,6 +184,20 @@ def install_command() -> None:
     sudo KIT_SANDBOX_INSTALL=yes kit sandbox install
     """
     install.install(_report)
+
+
+@group.command("lock")
+@click.argument("name", type=click.Choice(roots.NAMES))
+def lock_command(name: str) -> None:
+    """Write the lock of a Debian root.
+
+    It names each package with its version and SHA-256, as the mirror has them now.
+
+    \b
+    Example:
+    kit sandbox lock bookworm
+    """
+    _report(f"wrote {roots.write_lock(load('sandbox').cache_dir / 'sandbox', name, _report)}")
 
 
 @group.command("status")

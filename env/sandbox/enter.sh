@@ -1,0 +1,42 @@
+#!/bin/bash
+# enter.sh ROOT HOST COMMAND…   become COMMAND in a private Debian root, on a host of that name
+# enter.sh --try                see whether this user may do that; the reason on stderr
+#
+# Mounts and host name are of the command's own; processes and network are those of the machine.
+# An ordinary user gets the right to mount by a user namespace, and gives it up before COMMAND
+# starts; root needs none. The sandbox's folder SBX is there under its own name, so that paths are
+# the same inside and outside. Folders of other people above it do not matter inside.
+set -euo pipefail
+if [ "$1" != --inside ]; then
+    own=(--mount --uts --propagation private)
+    [ "$(id -u)" = 0 ] || own+=(--user --map-current-user --keep-caps)
+    exec unshare "${own[@]}" /bin/bash "$0" --inside "$@"
+fi
+shift
+if [ "$1" = --try ]; then
+    mount -t tmpfs tmpfs /proc
+    exit
+fi
+root=$1 host=$2; shift 2
+here=$(dirname "$(realpath "$0")")
+for name in dev proc sys; do mount --rbind "/$name" "$root/$name"; done
+mount --bind "$here" "$root/opt/kit"
+# how this machine reaches the network, also its package index
+for file in /etc/resolv.conf /etc/ssl/certs/ca-certificates.crt /etc/pip.conf; do
+    [ ! -e "$file" ] || mount --bind "$(realpath "$file")" "$root$file"
+done
+if [ -n "${SBX:-}" ]; then
+    mount --bind "$SBX/tmp" "$root/tmp"
+    mount --bind "$SBX/home" "$root/home"
+    mount --bind "$SBX/etc/hosts" "$root/etc/hosts"
+    [ ! -d "${PYTORCH:-}" ] || mount --bind "$PYTORCH" "$root/opt/pytorch"
+    # not the folder itself: it is closed to everybody else, the other accounts inside among them
+    for name in etc run state home projappl log; do
+        mkdir -p "$root$SBX/$name"
+        mount --bind "$SBX/$name" "$root$SBX/$name"
+    done
+fi
+# hostname, setpriv and the rest are the root's
+# shellcheck disable=SC2016 # expanded by that shell
+exec chroot "$root" /bin/sh -c 'hostname "$1" && shift && cd / &&
+    exec setpriv --ambient-caps=-all --inh-caps=-all "$@"' - "$host" "$@"

@@ -1,0 +1,51 @@
+#!/bin/bash
+# unpack.sh ROOT UID GID DEB…: unpack Debian packages into the empty folder ROOT as whoever calls
+# it, then make what their maintainer scripts would have made and the services need. No script of a
+# package runs, no file gets another owner, none is setuid.
+set -euo pipefail
+root=$1 uid=$2 gid=$3; shift 3
+umask 022
+mkdir -p "$root"/usr/{bin,sbin,lib,lib64}
+for name in bin sbin lib lib64; do ln -s "usr/$name" "$root/$name"; done
+
+# one DEB…: called by xargs below, two packages at a time
+export root
+# shellcheck disable=SC2016 # $root and $1 are for the shells that xargs starts
+printf '%s\0' "$@" | xargs -0 -n 1 -P 2 bash -c 'set -o pipefail
+    dpkg-deb --fsys-tarfile "$1" | tar -C "$root" -x --no-same-owner --no-same-permissions \
+        --keep-directory-symlink --exclude="./usr/share/"{doc,man,locale,info,lintian}"/*"' -
+
+cd "$root"
+# base-passwd; the sandbox's own accounts, which have one uid when only one is to be had
+cp usr/share/base-passwd/passwd.master etc/passwd
+cp usr/share/base-passwd/group.master etc/group
+for name in hpcuser clouduser kit-tunnel; do
+    # "*": no password, and not locked either (sshd without PAM refuses a locked account)
+    echo "$name:*:$uid:$gid::/home/$name:/bin/bash" >>etc/passwd
+    echo "$name:x:$gid:" >>etc/group
+    mkdir -p "home/$name"
+    [ "$(id -u)" != 0 ] || { uid=$((uid + 1)); gid=$((gid + 1)); }
+done
+echo 'sshd:*:102:65534::/run/sshd:/usr/sbin/nologin' >>etc/passwd # for the separated privileges
+sed -i 's/^\(root:\)[^:]*/\1*/' etc/passwd
+# base-files
+cp usr/share/libc-bin/nsswitch.conf etc/nsswitch.conf
+cp usr/share/base-files/profile etc/profile
+# alternatives
+for name in usr/sbin/slurm{ctld,d,stepd}-wlm; do ln -s "${name##*/}" "${name%-wlm}"; done
+link() { [ ! -e "$(dirname "$2")/$1" ] || [ -e "$2" ] || ln -s "$1" "$2"; }
+link gawk usr/bin/awk
+link mawk usr/bin/awk
+link lua5.3 usr/bin/lua
+link lua5.4 usr/bin/lua
+link which.debianutils usr/bin/which
+link bsd-csh usr/bin/csh
+link tcsh usr/bin/csh
+for name in usr/lib/*-linux-gnu/{blas,lapack}; do
+    link "${name##*/}/lib${name##*/}.so.3" "${name%/*}/lib${name##*/}.so.3"
+done
+# ca-certificates; the machine's own bundle is mounted over it when there is one
+cat usr/share/ca-certificates/mozilla/*.crt >etc/ssl/certs/ca-certificates.crt
+# what is mounted over must exist
+mkdir -p run/sshd projappl opt/pytorch opt/kit
+touch etc/hosts etc/resolv.conf etc/pip.conf

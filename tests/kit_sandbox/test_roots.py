@@ -1,0 +1,269 @@
+"""Private Debian roots: made from real packages, here a few of them, and what may go wrong."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from kit_sandbox import roots
+
+from kit.base import ROOT, DataError, KitError, UsageError
+
+# What a root needs to be entered, and what its last step copies from.
+FEW = [
+    "base-files",
+    "base-passwd",
+    "bash",
+    "ca-certificates",
+    "coreutils",
+    "dash",
+    "findutils",
+    "gcc-12-base",
+    "grep",
+    "hostname",
+    "libacl1",
+    "libattr1",
+    "libc-bin",
+    "libc6",
+    "libcap-ng0",
+    "libgcc-s1",
+    "libgmp10",
+    "libpcre2-8-0",
+    "libselinux1",
+    "libssl3",
+    "libtinfo6",
+    "sed",
+    "util-linux",
+]
+MAKE = """\
+import sys
+from pathlib import Path
+from kit_sandbox import roots
+roots.SOURCE, roots.ENTER = Path(sys.argv[1]), Path(sys.argv[1], "enter.sh")
+print(roots.make(Path(sys.argv[2]), "bookworm", print))
+"""
+
+
+def few(folder):
+    """A copy of the sandbox's folder whose lock has only a few of the packages."""
+    source = folder / "source"
+    (source / "roots").mkdir(parents=True)
+    shutil.copy(roots.SOURCE / "enter.sh", source)
+    shutil.copy(roots.SOURCE / "roots" / "unpack.sh", source / "roots")
+    lines = (roots.SOURCE / "roots" / "bookworm.lock").read_text().splitlines(keepends=True)
+    wanted = [line for line in lines if line[0] == "#" or line.split()[1].split("_")[0] in FEW]
+    assert len(wanted) == len(FEW) + 1
+    (source / "roots" / "bookworm.lock").write_text("".join(wanted))
+    return source
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A cache whose packages were downloaded and checked by apt."""
+    cache, patch = tmp_path_factory.mktemp("cache") / "c", pytest.MonkeyPatch()
+    patch.setattr(roots, "SOURCE", few(tmp_path_factory.mktemp("few")))
+    try:
+        roots.make(cache, "bookworm", print)
+    finally:
+        patch.undo()
+    shutil.rmtree(cache / "roots")
+    return cache
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    monkeypatch.setattr(roots, "SOURCE", few(tmp_path))
+    return roots.SOURCE
+
+
+@pytest.fixture
+def cache(kept, tmp_path):
+    return shutil.copytree(kept, tmp_path / "cache", copy_function=os.link)
+
+
+@pytest.fixture
+def no_apt(tmp_path, monkeypatch):
+    """A machine whose apt-get reaches nothing."""
+    program(tmp_path, monkeypatch, "apt-get", "echo 'Could not resolve host' >&2; exit 100")
+
+
+def program(folder, monkeypatch, name, text):
+    path = folder / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(path.parent), prepend=os.pathsep)
+
+
+def inside(root, *argv):
+    argv = roots.entering(root, "c1", argv)
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+def test_kept_packages_make_a_root_offline_that_can_be_entered(source, cache, no_apt):
+    root = roots.make(cache, "bookworm", print)
+    name = inside(root, "bash", "-c", "hostname; id -un; grep VERSION_ID /etc/os-release").split()
+    user = "root" if os.getuid() == 0 else "hpcuser"
+    assert name == ["c1", user, 'VERSION_ID="12"']
+    assert inside(root, "find", "/usr", "-perm", "/6000") == "", "a program with more rights"
+    assert {path.stat().st_mode & 0o777 for path in (cache, cache / "roots")} == {0o700}
+
+
+@pytest.mark.slow
+def test_root_is_made_once_and_again_when_its_lock_has_changed(source, cache, no_apt):
+    root = roots.make(cache, "bookworm", print)
+    (root / "mark").touch()
+    assert roots.make(cache, "bookworm", print) == root
+    assert (root / "mark").exists()
+    lock = source / "roots" / "bookworm.lock"
+    lock.write_text(lock.read_text() + "# another one\n")
+    assert not (roots.make(cache, "bookworm", print) / "mark").exists()
+
+
+@pytest.mark.slow
+def test_kept_package_that_was_changed_is_downloaded_again(source, cache):
+    package = next(cache.glob("packages/hostname_*.deb"))
+    good = package.read_bytes()
+    package.unlink()  # the fixture links to it
+    package.write_bytes(good[:-1] + b"?")
+    said = []
+    roots.make(cache, "bookworm", said.append)
+    assert said[0] == "downloading 1 Debian packages for bookworm …"
+    assert package.read_bytes() == good
+
+
+@pytest.mark.slow
+def test_package_with_another_hash_than_the_lock_is_refused(source, cache):
+    package = next(cache.glob("packages/hostname_*.deb"))
+    lock = source / "roots" / "bookworm.lock"
+    text = lock.read_text()
+    lock.write_text(text.replace(hashlib.sha256(package.read_bytes()).hexdigest(), "0" * 64))
+    package.unlink()
+    with pytest.raises(DataError, match="1 packages are not those of bookworm.lock") as caught:
+        roots.make(cache, "bookworm", print)
+    assert caught.value.got == package.name
+    assert not package.exists(), "it would be trusted the next time"
+    assert not (cache / "roots" / "bookworm").exists()
+
+
+@pytest.mark.slow
+def test_mirror_that_is_away_is_reported_and_the_next_call_goes_on(source, cache, monkeypatch):
+    next(cache.glob("packages/hostname_*.deb")).unlink()
+    monkeypatch.setenv("KIT_SANDBOX_MIRROR", "http://127.0.0.1:9/debian")
+    with pytest.raises(KitError, match="127.0.0.1") as caught:
+        roots.make(cache, "bookworm", print)
+    assert "network, mirror" in caught.value.next_step
+    monkeypatch.delenv("KIT_SANDBOX_MIRROR")
+    assert roots.make(cache, "bookworm", print).exists()
+
+
+@pytest.mark.slow
+def test_root_whose_making_was_killed_is_not_used_and_made_again(source, cache, no_apt):
+    environ = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/env/sandbox"}
+    argv = [sys.executable, "-c", MAKE, str(source), str(cache)]
+    with subprocess.Popen(argv, env=environ, start_new_session=True) as process:
+        new = cache / "roots" / "bookworm.new"
+        end = time.monotonic() + 30
+        while not (new / "usr" / "bin" / "bash").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert new.exists()
+    assert not (cache / "roots" / "bookworm").exists()
+    root = roots.make(cache, "bookworm", print)
+    assert inside(root, "hostname") == "c1\n"
+    assert not new.exists()
+
+
+def in_a_mount(options, source, kept, folder):
+    """Make a root below a tmpfs that is mounted with these options; return the process."""
+    script = f"""mount -t tmpfs -o {options} tmpfs "$1" && mkdir -m 700 "$1/c" &&
+        cp -r "$2/packages" "$1/c" && exec "$3" -c "$4" "$5" "$1/c" """
+    own = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.getuid() else [])]
+    folder.mkdir()
+    words = [folder, kept, sys.executable, MAKE, source]
+    environ = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/env/sandbox"}
+    argv = [*own, "sh", "-c", script, "-", *map(str, words)]
+    return subprocess.run(argv, capture_output=True, text=True, env=environ)
+
+
+@pytest.mark.slow
+def test_full_disk_is_reported_as_such(source, kept, tmp_path):
+    done = in_a_mount("size=30M", source, kept, tmp_path / "disk")
+    assert done.returncode != 0
+    assert "No space left on device" in done.stderr
+    assert "free space" in done.stderr
+
+
+@pytest.mark.slow
+def test_folder_where_no_program_may_run_is_refused_by_name(source, kept, tmp_path):
+    done = in_a_mount("noexec", source, kept, tmp_path / "disk")
+    assert f"{tmp_path}/disk/c/roots is on a file system that is mounted noexec" in done.stderr
+    assert "set KIT_CACHE_DIR" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0, reason="the other tests are those of an ordinary user")
+def test_ordinary_user_without_any_rights_makes_and_enters_a_root(source, kept, short_folder):
+    shutil.copytree(kept, short_folder / "kept")
+    shutil.copytree(source, short_folder / "source")
+    for path in (short_folder, *short_folder.rglob("*")):
+        os.chown(path, 59777, 59777)
+    script = """roots/unpack.sh "$1/root" 59777 59777 "$1"/kept/packages/*.deb &&
+        ./enter.sh "$1/root" login sh -c 'hostname; id -un; grep CapEff /proc/self/status'"""
+    user = ["setpriv", "--reuid=59777", "--regid=59777", "--clear-groups", "--inh-caps=-all"]
+    argv = [*user, "bash", "-c", script, "-", str(short_folder)]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=short_folder / "source")
+    assert done.stderr == ""
+    assert done.stdout.split() == ["login", "hpcuser", "CapEff:", "0" * 16]
+
+
+@pytest.fixture
+def short_folder():
+    """A folder that other users reach."""
+    folder = Path(f"/tmp/kit-roots-{os.getpid()}")
+    folder.mkdir(mode=0o700)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "step"),
+    [
+        ("unshare", "Operation not permitted", "apparmor_restrict_unprivileged_userns=0"),
+        # Ubuntu 24.04: the namespace is made, but gives no rights
+        ("mount", "/proc: permission denied", "--cap-add SYS_ADMIN"),
+    ],
+)
+def test_machine_that_forbids_namespaces_is_told_the_ways_out(
+    tmp_path, monkeypatch, name, text, step
+):
+    program(tmp_path, monkeypatch, name, f"echo '{text}' >&2; exit 1")
+    with pytest.raises(UsageError, match="mount in a namespace of one's own") as caught:
+        roots.make(tmp_path / "cache", "bookworm", print)
+    assert caught.value.got == text
+    assert step in caught.value.next_step
+
+
+def test_another_architecture_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(roots.platform, "machine", lambda: "aarch64")
+    with pytest.raises(UsageError, match="aarch64, the locked packages are for x86_64"):
+        roots.make(tmp_path / "cache", "bookworm", print)
+
+
+def test_machine_without_apt_is_pointed_to_the_container(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="no apt-get") as caught:
+        roots.make(tmp_path / "cache", "bookworm", print)
+    assert "Dockerfile" in caught.value.next_step
+
+
+def test_folder_that_somebody_else_could_have_filled_is_refused(tmp_path):
+    (tmp_path / "cache").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="it is a symlink"):
+        roots.make(tmp_path / "cache", "bookworm", print)
