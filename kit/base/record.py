@@ -31,6 +31,9 @@ def _in_one(figures: dict[str, float | None]) -> dict[str, float | None]:
     return figures
 
 
+_Scalar = str | bool | int | float | None
+
+
 class _Data(BaseModel):
     model_config = ConfigDict(strict=True)
     title: str = ""
@@ -43,7 +46,7 @@ class Record(BaseModel):
     model_config = ConfigDict(strict=True)
     schema_: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
     run: str
-    parameters: dict[str, str | bool | int | float | None] = {}
+    parameters: dict[str, _Scalar | dict[str, _Scalar]] = {}  # `gates` is a table
     data: _Data = _Data()
     figures: Annotated[dict[str, FiniteFloat | None], AfterValidator(_in_one)] = {}
     seconds: dict[str, FiniteFloat] = {}

@@ -26,6 +26,15 @@ def test_history_costs_only_the_line_that_is_damaged(tmp_path):
     assert "history.jsonl line 2 is damaged" in problems[0]
 
 
+def test_the_line_of_a_pipeline_with_gates_is_read(tmp_path):
+    gates = {"accuracy": 0.8, "precision": 0.8, "recall": 0.8}
+    line = _line("a") | {"parameters": {"epochs": 5, "gates": gates, "strict": False}}
+    append_history(tmp_path / "history.jsonl", line)
+    found, problems = read_history(tmp_path / "history.jsonl")
+    assert problems == []
+    assert found[0]["parameters"]["gates"] == gates
+
+
 def test_no_history_is_an_empty_history(tmp_path):
     assert read_history(tmp_path / "history.jsonl") == ([], [])
 
