@@ -41,7 +41,7 @@ class _Data(BaseModel):
 
 
 class Record(BaseModel):
-    """What the readers of a line rely on; a line may hold more."""
+    """The fields of a line that its readers rely on; a line may hold more."""
 
     model_config = ConfigDict(strict=True)
     schema_: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)

@@ -10,10 +10,10 @@
     runs/<run>/progress.json          for display, overwritten         written by the submitter
     open/<run>.json                   the run may have to be worked on written with each request
 
-No object is read to find out the status, and none but `progress` is ever changed: a listing that
-is late delays, it never misleads. The submitter removes `open/<run>.json` when the run has
-finished, so that finished runs need not be listed; it is no part of the status. A request is data
-only. A bucket that does not exist holds no runs.
+No object is read to find out the status, and none but `progress` is ever changed: a listing that is
+late delays, it never misleads. The submitter removes `open/<run>.json` when the run has finished,
+so that finished runs need not be listed; the status does not depend on it. A request is data only.
+A bucket that does not exist holds no runs.
 """
 
 import contextlib

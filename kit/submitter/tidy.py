@@ -1,8 +1,8 @@
 """Lists and removes what the kit left on a site and in the buckets; never what an open run needs.
 
-On the site an attempt that has not ended is kept, whoever submitted it, and so are its inputs. In
-the buckets a run is kept unless its results are here. Attempts go before the objects of their
-run, and its request before its result: a run that is half removed is not executed again.
+On the site an attempt that has not ended is kept, no matter who submitted it, and so are its
+inputs. In the buckets a run is kept unless its results are here. Attempts go before the objects of
+their run, and its request before its result: a run that is half removed is not executed again.
 """
 
 import contextlib

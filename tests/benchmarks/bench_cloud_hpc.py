@@ -95,7 +95,7 @@ def until(done: Callable[[], object], pause_s: float = 0.05) -> float:
     return time.monotonic() - start
 
 
-def told(what: str, got: float, aim: float, unit: str = "s") -> None:
+def print_row(what: str, got: float, aim: float, unit: str = "s") -> None:
     print(f"{what:52} {got:8.2f} {unit:2} aim {aim:g}, ratio {got / aim:.2f}", flush=True)
 
 
@@ -107,7 +107,7 @@ def overhead(bench: Bench, repeats: int) -> None:
         outcomes = [bench.pipeline(data, configured, 5) for _ in range(repeats)]
         rest = [o.pipeline_s - o.trained["training"]["total-seconds"] for o in outcomes]
         what = f"not training, configured = {configured}, median of {repeats}"
-        told(what, statistics.median(rest), aim)
+        print_row(what, statistics.median(rest), aim)
         print(f"  article {ARTICLE[configured]:.0f} s; all: {[round(s, 1) for s in sorted(rest)]}")
         for name, seconds in outcomes[-1].seconds().items():
             print(f"  {name:30} {seconds:7.2f} s")
@@ -117,7 +117,7 @@ def share(bench: Bench) -> None:
     """Share of the job's own time that is training, at full size."""
     trained = bench.pipeline(striped_images(), True, 5).trained
     training, job = trained["training"]["total-seconds"], trained["slurm"]["elapsed_s"]
-    told(
+    print_row(
         f"training of the job's {job:.0f} s, 60,000 images", 100 * training / job, 100 * SHARE, "%"
     )
 
@@ -133,8 +133,8 @@ def reaction(bench: Bench, repeats: int) -> None:
         argv = ["squeue", "-h", f"--name=kit-{attempt_id(request.run, 1)}"]
         bench.requests.cancel(request.run)
         released.append(until(lambda argv=argv: not bench.slurm.host.run(argv).out, 0.2))
-    told("request seen after, median", statistics.median(seen), SEEN_S)
-    told("cancel to released nodes, median", statistics.median(released), CANCEL_S)
+    print_row("request seen after, median", statistics.median(seen), SEEN_S)
+    print_row("cancel to released nodes, median", statistics.median(released), CANCEL_S)
 
 
 def idle(profile: str, seconds: float = 20.0) -> None:
@@ -148,8 +148,8 @@ def idle(profile: str, seconds: float = 20.0) -> None:
         after, memory = process.cpu_times(), process.memory_info().rss
         child.terminate()
     used = after.user + after.system - before.user - before.system
-    told("idle submitter, of a core", 100 * used / seconds, 100 * CPU, "%")
-    told("idle submitter, resident", memory / 1e6, RSS / 1e6, "MB")
+    print_row("idle submitter, of a core", 100 * used / seconds, 100 * CPU, "%")
+    print_row("idle submitter, resident", memory / 1e6, RSS / 1e6, "MB")
 
 
 def passes(loaded: Settings) -> None:
@@ -163,7 +163,7 @@ def passes(loaded: Settings) -> None:
         submitter.once()
         start = time.monotonic()
         submitter.once()
-        told("pass over 200 finished runs", time.monotonic() - start, PASS_S)
+        print_row("pass over 200 finished runs", time.monotonic() - start, PASS_S)
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ RATE, SECONDS, RUNS, TUNNELS, KILLS = 200, 10, 1000, 3, 5
 
 
 async def _status() -> tuple[list[float], float]:
-    """Ask at a steady rate how all runs stand; give the seconds of each answer and of all."""
+    """Ask for the status of all runs at a steady rate; return the seconds of each and of all."""
     token = load("sandbox").sandbox_dir / "etc" / "secrets" / "face"
     headers, took = {"Authorization": f"Bearer {token.read_text()}"}, []
     limits = httpx.Limits(max_connections=50)

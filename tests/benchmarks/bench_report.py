@@ -38,11 +38,13 @@ def main() -> None:
         loaded.profile_dir.mkdir(parents=True)
         history = Path(loaded.profile_dir / "history.jsonl")
         for count, aim in ((1_000, 3.0), (10_000, 15.0)):
-            history.write_text("".join(json.dumps({**RUN, "run": f"r-{n}"}) + "\n"
-                                       for n in range(count)))  # fmt: skip
+            history.write_text(
+                "".join(json.dumps({**RUN, "run": f"r-{n}"}) + "\n" for n in range(count))
+            )
             row(f"report as a page, {count:,} runs", lambda: report_page.page(loaded), aim)
-            row(f"report as a table, {count:,} runs",
-                lambda: report_page.text(loaded, "table"), aim)  # fmt: skip
+            row(
+                f"report as a table, {count:,} runs", lambda: report_page.text(loaded, "table"), aim
+            )
         tres = "cpu=4,mem=16G,node=1"
         listing = [f"{n}|small|COMPLETED|4|1|3600|{tres}|x" for n in range(10_000)]
         text = "\n".join([COLUMNS, *listing]) + "\n"

@@ -31,8 +31,9 @@ GIGABYTE = 1_000_000_000
 
 def main() -> None:
     loaded = load(sys.argv[1] if len(sys.argv) > 1 else "sandbox")
-    stores = {kind: open_store(loaded, f"bench-{uuid.uuid4().hex[:12]}", kind)
-              for kind in ("s3", "swift")}  # fmt: skip
+    stores = {
+        kind: open_store(loaded, f"bench-{uuid.uuid4().hex[:12]}", kind) for kind in ("s3", "swift")
+    }
     for store in stores.values():
         store.ensure_bucket()
     with tempfile.TemporaryDirectory() as folder:

@@ -152,7 +152,7 @@ def test_every_figure_of_the_article_is_that_of_its_published_file(target, figur
     file, *keys = RAW[target, figure]
     ours = article_figures()[target][figure]
     folder = os.environ.get("KIT_TEST_DATA")
-    if folder is None:  # the published files are not at hand: the figures stand for themselves
+    if folder is None:  # the published files are not at hand
         assert ours > 0
         return
     value = json.loads((Path(folder) / "article" / file).read_text())
@@ -244,8 +244,17 @@ def test_the_closed_site_says_where_to_go_and_answers_to_its_old_name():
 
 
 def test_an_estimate_is_the_request_times_its_time_limit():
-    spec = JobSpec("x", (), partition="small", nodes=2, tasks_per_node=2, cpus=4, memory="8G",
-                   gres="nvme:100", time="1-00:30:00")  # fmt: skip
+    spec = JobSpec(
+        "x",
+        (),
+        partition="small",
+        nodes=2,
+        tasks_per_node=2,
+        cpus=4,
+        memory="8G",
+        gres="nvme:100",
+        time="1-00:30:00",
+    )
     held = requested_resources(spec)
     assert held == Resources("small", Decimal(88200), 2, 16, Decimal(16), 0, Decimal(200))
 
@@ -273,29 +282,58 @@ HEADER = "JobID|Partition|State|AllocCPUS|AllocNodes|Start|End|ElapsedRaw|ReqMem
 TRES = "billing=1,cpu=4,mem=16G,node=1"
 # 4 cores x 0.75 = 3, 16 GiB x 0.375 = 6; one hour of it is 6 BU
 ROWS = {
-    "array": (f"7_1|small|COMPLETED|4|1|1000|4600|3600||{TRES}|a\n"
-              f"7_2|small|FAILED|4|1|1000|2800|1800||{TRES}|a", ["6.00", "3.00"], ["", ""]),
-    "heterogeneous": (f"8+0|small|COMPLETED|4|1|1000|4600|3600||{TRES}|h\n"
-                      "8+1|medium|COMPLETED|768|2|1000|4600|3600||cpu=768,node=2|h",
-                      ["6.00", "576.00"], ["", ""]),
-    "requeued": (f"9|small|NODE_FAIL|4|1|1000|4600|3600||{TRES}|r\n9.batch|||4|1||||||batch\n"
-                 f"9|small|COMPLETED|4|1|9000|10800|1800||{TRES}|r", ["6.00", "3.00"], ["", ""]),
+    "array": (
+        f"7_1|small|COMPLETED|4|1|1000|4600|3600||{TRES}|a\n"
+        f"7_2|small|FAILED|4|1|1000|2800|1800||{TRES}|a",
+        ["6.00", "3.00"],
+        ["", ""],
+    ),
+    "heterogeneous": (
+        f"8+0|small|COMPLETED|4|1|1000|4600|3600||{TRES}|h\n"
+        "8+1|medium|COMPLETED|768|2|1000|4600|3600||cpu=768,node=2|h",
+        ["6.00", "576.00"],
+        ["", ""],
+    ),
+    "requeued": (
+        f"9|small|NODE_FAIL|4|1|1000|4600|3600||{TRES}|r\n9.batch|||4|1||||||batch\n"
+        f"9|small|COMPLETED|4|1|9000|10800|1800||{TRES}|r",
+        ["6.00", "3.00"],
+        ["", ""],
+    ),
     "running": (f"10|small|RUNNING|4|1|1000|Unknown|3600||{TRES}|r", ["6.00"], ["RUNNING: so far"]),
-    "pending": ("11|small,medium|PENDING|0|1|Unknown|Unknown|0|16G||p", ["0.00"],
-                ["PENDING: so far"]),
-    "cancelled before its start": ("12|small|CANCELLED by 1000|0|0|None|2000|0|16G||c", ["0.00"],
-                                   ["never started"]),
-    "zero seconds": (f"13|small|COMPLETED|4|1|1000|1000|0||{TRES}|z", ["0.00"],
-                     ["ended within its first second"]),
+    "pending": (
+        "11|small,medium|PENDING|0|1|Unknown|Unknown|0|16G||p",
+        ["0.00"],
+        ["PENDING: so far"],
+    ),
+    "cancelled before its start": (
+        "12|small|CANCELLED by 1000|0|0|None|2000|0|16G||c",
+        ["0.00"],
+        ["never started"],
+    ),
+    "zero seconds": (
+        f"13|small|COMPLETED|4|1|1000|1000|0||{TRES}|z",
+        ["0.00"],
+        ["ended within its first second"],
+    ),
     "no AllocTRES": ("14|small|COMPLETED|4|1|1000|4600|3600|16G||n", ["6.00"], [""]),
     "no AllocTRES, by core": ("15|small|COMPLETED|4|1|1000|4600|3600|4Gc||n", ["6.00"], [""]),
-    "a limit without an end": (f"17|small|TIMEOUT|4|1|1000|4600|3600||{TRES}|UNLIMITED", ["6.00"],
-                               [""]),
-    "started, its end not known": (f"18|small|UNKNOWN|4|1|1000|Unknown|3600||{TRES}|u", ["6.00"],
-                                   ["UNKNOWN: so far"]),
-    "negative time": (f"16|small|COMPLETED|4|1|1000|900|-100||{TRES}|n", ["0.00"],
-                      ["sacct says -100 s: not billed"]),
-}  # fmt: skip
+    "a limit without an end": (
+        f"17|small|TIMEOUT|4|1|1000|4600|3600||{TRES}|UNLIMITED",
+        ["6.00"],
+        [""],
+    ),
+    "started, its end not known": (
+        f"18|small|UNKNOWN|4|1|1000|Unknown|3600||{TRES}|u",
+        ["6.00"],
+        ["UNKNOWN: so far"],
+    ),
+    "negative time": (
+        f"16|small|COMPLETED|4|1|1000|900|-100||{TRES}|n",
+        ["0.00"],
+        ["sacct says -100 s: not billed"],
+    ),
+}
 
 
 @pytest.mark.parametrize("name", list(ROWS))

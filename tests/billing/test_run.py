@@ -27,8 +27,10 @@ from kit.billing.tables import sites
 from kit.cli.report import bill_command, bills_of_all, find_run
 
 RUN = "cloud-hpc-0123456789ab-1"
-COLUMNS = ("JobID|Partition|State|AllocCPUS|AllocNodes|ReqCPUS|Submit|Start|End|ElapsedRaw|"
-           "CPUTimeRAW|TotalCPU|MaxRSS|ReqTRES|AllocTRES|JobName")  # fmt: skip
+COLUMNS = (
+    "JobID|Partition|State|AllocCPUS|AllocNodes|ReqCPUS|Submit|Start|End|ElapsedRaw|"
+    "CPUTimeRAW|TotalCPU|MaxRSS|ReqTRES|AllocTRES|JobName"
+)
 # 2 nodes, 2 cores, 6 GiB for 900 s: max(2 x 0.75, 6 x 0.375) = 2.25 x 0.25 h = 0.5625 CPU BU
 TRES = "cpu=2,mem=6G,node=2"
 JOB = f"5|small|COMPLETED|2|2|2|100|110|1010|900|1800|00:01:30||{TRES}|{TRES}|kit"
@@ -48,10 +50,16 @@ def add(loaded, run, sacct="", target="cloud-hpc", **more):
     folder.mkdir(parents=True)
     if sacct:
         (folder / "sacct.txt").write_text(sacct)
-    line = {"run": run, "target": target, "parameters": {"threads": 1}, "stored_bytes": 2**30,
-            "figures": {"pipeline_s": 1800.0}, "host": {"cores": 2},
-            "pipeline": {"training": 450.0, "queue": 1350.0},
-            "slurm": {"seff": {"Non-Interactive BUs": "0.56"}}}  # fmt: skip
+    line = {
+        "run": run,
+        "target": target,
+        "parameters": {"threads": 1},
+        "stored_bytes": 2**30,
+        "figures": {"pipeline_s": 1800.0},
+        "host": {"cores": 2},
+        "pipeline": {"training": 450.0, "queue": 1350.0},
+        "slurm": {"seff": {"Non-Interactive BUs": "0.56"}},
+    }
     append_history(loaded.profile_dir / "history.jsonl", {**line, **more})
 
 
@@ -103,16 +111,23 @@ def test_the_jobs_of_every_attempt_are_in_the_bill(loaded):
     (loaded.profile_dir / "runs" / run / "sacct-tries.txt").write_text(text)
     bill = bill_of_run(loaded, find_run(loaded, run))
     jobs = [(line.what, str(money(line.bu)), line.note) for line in bill.lines[:3]]
-    assert jobs == [("job 3: small", "1.13", LOST), ("job 4", "0.00", LOST),
-                    ("job 5: small", "0.56", "")]  # fmt: skip
+    assert jobs == [
+        ("job 3: small", "1.13", LOST),
+        ("job 4", "0.00", LOST),
+        ("job 5: small", "0.56", ""),
+    ]
     assert bill_figures(bill)["slurm_bu"] == 1.69
     assert "Of that 1.13 CPU BU went to attempts without a result." in bill_summary(bill)
     assert job_of_run(loaded, find_run(loaded, run)).held.seconds == 900
 
 
 def test_the_workers_of_a_run_are_known_where_its_waste_is_advice(loaded):
-    add(loaded, "cloud-hpc-0123456789ab-2", f"{COLUMNS}\n{JOB}\n{STEP}\n",
-        parameters={"threads": 1, "workers": 2})  # fmt: skip
+    add(
+        loaded,
+        "cloud-hpc-0123456789ab-2",
+        f"{COLUMNS}\n{JOB}\n{STEP}\n",
+        parameters={"threads": 1, "workers": 2},
+    )
     idle = "1 of 2 nodes had nothing to do."
     advice = [bill_advice(loaded, find_run(loaded, f"{RUN[:-1]}{n}")) for n in (1, 2)]
     assert [idle in lines for lines in advice] == [True, False]

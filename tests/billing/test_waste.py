@@ -51,8 +51,10 @@ def test_only_what_could_hold_the_job_is_priced():
     assert ("roihu", "medium") not in {key[:2] for key in prices(wide)}
     gpu = replace(ARTICLE, held=replace(ARTICLE.held, nodes=1, gpus=4))
     assert {key[:2] for key in prices(gpu)} == {
-        ("roihu", "gpumedium"), ("lumi", "small-g"), ("lumi", "standard-g")
-    }  # fmt: skip
+        ("roihu", "gpumedium"),
+        ("lumi", "small-g"),
+        ("lumi", "standard-g"),
+    }
 
 
 def test_waste_is_reported_with_the_one_change_that_would_have_saved_most():
@@ -69,8 +71,13 @@ def test_waste_is_reported_with_the_one_change_that_would_have_saved_most():
 
 
 def test_a_job_that_used_what_it_held_gets_no_advice():
-    busy = waste.JobUse(Resources("small", Decimal(3600), 1, 2, Decimal(4)), 2, Decimal(4),
-                      Decimal(7100), Decimal("3.5"))  # fmt: skip
+    busy = waste.JobUse(
+        Resources("small", Decimal(3600), 1, 2, Decimal(4)),
+        2,
+        Decimal(4),
+        Decimal(7100),
+        Decimal("3.5"),
+    )
     cost = rates.job_lines(SITES[1], busy.held)[0]
     advice = waste.sentences(busy, cost, waste.elsewhere(busy, [SITES[1]]))
     assert advice == ["CPU efficiency 98.61 %: 7100 core-seconds were worked of 7,200 reserved."]
@@ -138,12 +145,16 @@ def test_partitions_for_tests_are_never_suggested():
 @pytest.mark.parametrize(
     ("parts", "threads", "cores", "wanted"),
     [
-        ({"training": 272.0, "polling": 479.0, "rest": 598.0}, 1, 1,
-         ["80 % of the pipeline was not training; most of that went to rest (598.0 s)."]),
+        (
+            {"training": 272.0, "polling": 479.0, "rest": 598.0},
+            1,
+            1,
+            ["80 % of the pipeline was not training; most of that went to rest (598.0 s)."],
+        ),
         ({}, 4, 2, ["4 threads on 2 cores: they wait for each other; -p threads 2 at most."]),
         ({}, 1, 8, ["1 thread(s) on 8 reserved cores: [hpc] cpus = 1 would be enough."]),
     ],
-)  # fmt: skip
+)
 def test_the_share_that_was_not_training_and_threads_against_cores_are_reported(
     parts, threads, cores, wanted
 ):

@@ -362,7 +362,7 @@ def interruptible():
 def ctrl_c(process):
     """Interrupt it as a person would and give its stderr.
 
-    Python only reports an interrupt that falls into a finalizer, and goes on: then once more.
+    Python only reports an interrupt that falls into a finalizer, and continues: then once more.
     """
     process.send_signal(signal.SIGINT)
     try:

@@ -9,7 +9,7 @@ from kit.base import UsageError
 from kit.base.settings import load
 from kit.deploy import vm
 
-# Stands for the OpenStack client: says what it was called with, one word a line.
+# A stand-in for the OpenStack client: prints what it was called with, one word a line.
 CLIENT = """\
 openstack() { printf '<%s>' "$@"; echo; }
 """

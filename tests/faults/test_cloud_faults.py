@@ -220,8 +220,10 @@ def test_a_keystone_that_is_away_at_the_start_and_later(cloud, unbroken, seen):
     outcome = cloud.start(run)
     assert outcome.kept[:1] == [PREPROCESS_TRAIN]
     assert same(outcome, unbroken)
-    seen("pipeline: Keystone away at the start, and from the training on",
-         "fails with the next step; run again: training kept, same result")  # fmt: skip
+    seen(
+        "pipeline: Keystone away at the start, and from the training on",
+        "fails with the next step; run again: training kept, same result",
+    )
 
 
 def test_mlflow_away_before_the_run(cloud, unbroken, seen):
@@ -248,8 +250,10 @@ def test_mlflow_stopped_while_the_run_is_logged(cloud, unbroken, seen):
     assert same(outcome, unbroken)
     tracking.sync(run.loaded)
     assert cloud.points(run) == unbroken.points
-    seen("pipeline: MLflow stopped while it is logged",
-         f"{outcome.mlflow['state']}; after kit sync exactly the same points")  # fmt: skip
+    seen(
+        "pipeline: MLflow stopped while it is logged",
+        f"{outcome.mlflow['state']}; after kit sync exactly the same points",
+    )
 
 
 def test_mlflow_away_after_the_run_is_said_where_it_is_read_back(cloud, unbroken, seen):
@@ -258,7 +262,7 @@ def test_mlflow_away_after_the_run_is_said_where_it_is_read_back(cloud, unbroken
         tracking.read(*asked)
     back = tracking.rows(tracking.read(*asked))
     assert "accuracy" in {row["name"] for row in back if row["kind"] == "metrics"}
-    seen("pipeline: MLflow away after", "said in the table, the run goes on")
+    seen("pipeline: MLflow away after", "said in the table, the run continues")
 
 
 def test_objects_removed_or_changed_between_the_steps(cloud, unbroken, seen):
@@ -283,5 +287,7 @@ def test_objects_removed_or_changed_between_the_steps(cloud, unbroken, seen):
         assert "run again" in str(caught.value)
     store.delete(model)
     assert same(cloud.start(run), unbroken)
-    seen("pipeline: model removed, replaced, damaged between the steps",
-         "never evaluated; fails with the next step, then same result")  # fmt: skip
+    seen(
+        "pipeline: model removed, replaced, damaged between the steps",
+        "never evaluated; fails with the next step, then same result",
+    )

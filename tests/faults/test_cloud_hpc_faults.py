@@ -38,7 +38,7 @@ from kit.submitter import env as hpc_env
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-LONG = 3000  # epochs: it goes on until somebody ends it
+LONG = 3000  # epochs: it runs until somebody ends it
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def allas(sandbox):
 
 
 def failure_of(bench, run):
-    """What the person is told of a run that came to nothing."""
+    """Return the error that the person sees of a run that failed."""
     with pytest.raises(TrainingFailed) as error:
         follow(bench.requests, run, 0, lambda _: None)
     return error.value
@@ -196,7 +196,7 @@ def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
     assert results[0]["job"]["state"] == "COMPLETED"
     assert bench.states(run) == ["COMPLETED"]
     seen("RGW stopped mid-run", "submitter and pipeline wait and go on; job untouched")
-    seen("Keystone stopped mid-run", "who has logged in goes on, others say so and wait")
+    seen("Keystone stopped mid-run", "who has logged in continues, others report it and wait")
     seen("login sshd stopped mid-run", "UNKNOWN, why; then RUNNING, COMPLETED")
     seen("slurmctld stopped mid-run", "UNKNOWN, why; then RUNNING, COMPLETED, 1 job")
 
@@ -307,7 +307,10 @@ def test_the_time_limit_keeps_the_last_epoch_for_the_next_try(bench, seen):
     lines = billing.actual(bench.profile, usages(bench.profile, text), result["job"]["id"])
     assert [line.note for line in lines] == [billing.LOST, ""]  # the bill has both jobs
     assert all(line.bu > 0 for line in lines)
-    seen("time limit near", f"told to end; next try went on after epoch {times['epochs_resumed']}")
+    seen(
+        "time limit near",
+        f"ended early; the next attempt resumed after epoch {times['epochs_resumed']}",
+    )
 
 
 def test_a_folder_that_is_not_writable_or_full_is_said_and_mended(bench, seen):
@@ -326,8 +329,11 @@ def test_a_folder_that_is_not_writable_or_full_is_said_and_mended(bench, seen):
 
     def full(argv, *args, **kwargs):
         # no file of this user may hold a single byte: what a full disk or quota looks like
-        return usual(["prlimit", "--fsize=0", "bash", "-c", 'trap "" XFSZ; exec "$@"', "-", *argv],
-                     *args, **kwargs)  # fmt: skip
+        return usual(
+            ["prlimit", "--fsize=0", "bash", "-c", 'trap "" XFSZ; exec "$@"', "-", *argv],
+            *args,
+            **kwargs,
+        )
 
     host.run = full
     bench.submitter.once()
@@ -390,7 +396,7 @@ def test_a_cancel_while_the_environment_is_made_removes_it(bench, seen):
     seen("cancel while its environment is made", "CANCELLED, the environment removed")
 
 
-# Whoever means harm.
+# Hostile input.
 
 
 FIELDS = (
@@ -526,8 +532,12 @@ def test_no_secret_is_anywhere_and_a_cancel_releases_the_nodes_at_once(bench, se
                     texts[str(path)] = path.read_bytes()
         assert any(path.endswith("/job.sh") for path in texts)
         assert any(name in path and path.endswith(".log") for path in texts)
-        found = [(where, n) for where, text in texts.items() for n, secret in enumerate(hidden)
-                 if secret.encode() in text]  # fmt: skip
+        found = [
+            (where, n)
+            for where, text in texts.items()
+            for n, secret in enumerate(hidden)
+            if secret.encode() in text
+        ]
         assert found == []
         folder = slurm.folder(name)
         modes = slurm.host.run(["stat", "-c", "%a", folder, f"{folder}/ray.token"]).out.split()

@@ -133,8 +133,11 @@ def test_every_metric_of_every_gauge_is_answered_once(seen, prometheus, name, me
     whole = frozenset(gauges.LABELS[name])
     labels = {frozenset(one["metric"]) - added for one in found}
     assert labels <= {whole, whole - {"partition"}}, "an empty label (a step's) is none there"
-    twins = prometheus("query", query=f"count by (jobkey, sampleid, row, group, name, collector) "
-                       f'({name}{{metric="{metric}"}}) > 1')["result"]  # fmt: skip
+    twins = prometheus(
+        "query",
+        query=f"count by (jobkey, sampleid, row, group, name, collector) "
+        f'({name}{{metric="{metric}"}}) > 1',
+    )["result"]
     assert twins == []
 
 
@@ -157,11 +160,11 @@ def test_the_gauges_are_the_same_after_the_worker_was_killed(seen, prometheus, s
     env = {**os.environ, "KIT_SANDBOX_DIR": str(folder)}
     ask = [sys.executable, "-m", "kit", "forwarder", "--once", "--profile", "sandbox"]
 
-    def told():
+    def shown():
         text = subprocess.run(ask, env=env, capture_output=True, text=True).stdout
         return {line for line in text.splitlines() if seen in line}
 
-    before = told()
+    before = shown()
     assert len(before) > 20
     pid = int((folder / "run" / "pids" / "worker").read_text().split()[0])
     os.kill(pid, 9)

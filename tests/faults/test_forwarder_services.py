@@ -1,4 +1,4 @@
-"""The forwarder's services killed in turn while a run goes on; no secret in what they show."""
+"""The forwarder's services killed in turn during a run; no secret in what they show."""
 
 import json
 import secrets
@@ -90,8 +90,16 @@ def test_no_secret_is_in_messages_pages_documents_or_logs(sandbox):
     assert any("forwarder-pass" in one for one in commands), "no message was seen"
     texts["Redis"] = "\n".join(commands).encode()
     login = f"Basic {b64encode((etc / 'flower_login').read_bytes().strip()).decode()}"
-    for page in ("", "workers", "tasks", "broker", "metrics", "api/workers", "api/tasks",
-                 "api/queues/length"):  # fmt: skip
+    for page in (
+        "",
+        "workers",
+        "tasks",
+        "broker",
+        "metrics",
+        "api/workers",
+        "api/tasks",
+        "api/queues/length",
+    ):
         texts[f"Flower {page}"] = get(f"http://127.0.0.1:6501/{page}", login)
     for page in ("openapi.json", "docs"):
         texts[f"face {page}"] = get(f"http://127.0.0.1:6500/{page}")

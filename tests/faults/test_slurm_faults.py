@@ -36,9 +36,9 @@ SUPPORT = HERE.parent / "support"
 
 
 def names(statuses):
-    """The states that were told, one after the other, without repetitions."""
-    told = [status.state.name for status in statuses]
-    return [name for n, name in enumerate(told) if n == 0 or told[n - 1] != name]
+    """Return the reported states, one after the other, without repetitions."""
+    reported = [status.state.name for status in statuses]
+    return [name for n, name in enumerate(reported) if n == 0 or reported[n - 1] != name]
 
 
 # The client dies.
@@ -256,20 +256,20 @@ def test_cancelling_a_running_job_ends_it_without_a_result(site, seen):
 )
 def test_services_away_for_30_seconds_change_no_state(site, seen, programs):
     good, bad, slurm = site.attempt_id(), site.attempt_id(), site.slurm()
-    told = {good: [], bad: []}
+    reported = {good: [], bad: []}
     slurm.submit(site.spec(seconds=8), good)
     slurm.submit(site.spec(seconds=8, then="exit 3; "), bad)
     until(lambda: site.bodies(good) and site.bodies(bad))
     with ThreadPoolExecutor(2) as pool:
-        waits = {t: pool.submit(follow, site.slurm(), t, told[t].append) for t in told}
-        until(lambda: all(s and s[-1].state is JobState.RUNNING for s in told.values()))
+        waits = {t: pool.submit(follow, site.slurm(), t, reported[t].append) for t in reported}
+        until(lambda: all(s and s[-1].state is JobState.RUNNING for s in reported.values()))
         with site.stopped(*programs):
             time.sleep(30)
         ends = {attempt_id: wait.result(120) for attempt_id, wait in waits.items()}
     assert ends[good].succeeded
     assert (ends[bad].state, ends[bad].exit_code) == (JobState.FAILED, 3)
-    assert names(told[bad]) == ["RUNNING", "FAILED"]
-    assert any("does not answer" in status.why for status in told[bad])
+    assert names(reported[bad]) == ["RUNNING", "FAILED"]
+    assert any("does not answer" in status.why for status in reported[bad])
     site.check(good)
     site.check(bad, committed=False)
     outcome = "state stayed RUNNING, then COMPLETED / FAILED 3"
@@ -283,23 +283,23 @@ def test_network_that_is_cut_mid_run_changes_no_state(site, seen):
     sshd = site.login("relayed")
     relay = Relay(sshd.port)
     sshd.write_config(relay.port)
-    attempt_id, told = site.attempt_id(), []
+    attempt_id, reported = site.attempt_id(), []
     slurm = site.slurm(site.host(sshd, connect_timeout_s=3, alive_s=1))
     slurm.submit(site.spec(seconds=6), attempt_id)
 
     def cut():
-        until(lambda: told and told[-1].state is JobState.RUNNING)
+        until(lambda: reported and reported[-1].state is JobState.RUNNING)
         relay.cut()
         time.sleep(10)
-        relay.mend()
+        relay.restore()
 
     cutting = threading.Thread(target=cut)
     cutting.start()
-    status = follow(slurm, attempt_id, told.append)
+    status = follow(slurm, attempt_id, reported.append)
     cutting.join()
     assert status.succeeded
-    assert [n for n in names(told) if n != "PENDING"] == ["RUNNING", "COMPLETED"]
-    assert any("reach" in status.why for status in told)
+    assert [n for n in names(reported) if n != "PENDING"] == ["RUNNING", "COMPLETED"]
+    assert any("reach" in status.why for status in reported)
     site.check(attempt_id)
     relay.close()
     sshd.stop()
@@ -307,21 +307,21 @@ def test_network_that_is_cut_mid_run_changes_no_state(site, seen):
 
 
 def test_login_node_that_goes_away_mid_run_changes_no_state(site, seen):
-    sshd, attempt_id, told = site.login("restarted"), site.attempt_id(), []
+    sshd, attempt_id, reported = site.login("restarted"), site.attempt_id(), []
     slurm = site.slurm(site.host(sshd))
     slurm.submit(site.spec(seconds=6), attempt_id)
 
     def restart():
-        until(lambda: told and told[-1].state is JobState.RUNNING)
+        until(lambda: reported and reported[-1].state is JobState.RUNNING)
         sshd.stop()
         time.sleep(10)
         sshd.start()
 
     restarting = threading.Thread(target=restart)
     restarting.start()
-    assert follow(slurm, attempt_id, told.append).succeeded
+    assert follow(slurm, attempt_id, reported.append).succeeded
     restarting.join()
-    assert [n for n in names(told) if n != "PENDING"] == ["RUNNING", "COMPLETED"]
+    assert [n for n in names(reported) if n != "PENDING"] == ["RUNNING", "COMPLETED"]
     site.check(attempt_id)
     sshd.stop()
     seen("login sshd stopped for 10 s mid-run", "state stayed RUNNING, then COMPLETED")
@@ -331,7 +331,7 @@ def test_certificate_that_ends_mid_wait_pauses_until_it_is_renewed(site, seen):
     sshd = site.login("certified", certificates=True)
     begun = time.time()
     sshd.certify(begun - 60, begun + 20)
-    attempt_id, told, said = site.attempt_id(), [], []
+    attempt_id, reported, said = site.attempt_id(), [], []
     slurm = site.slurm(site.host(sshd, renew_hint="run csc_cert.py"), say=said.append)
     slurm.submit(site.spec(seconds=25), attempt_id)
 
@@ -341,25 +341,25 @@ def test_certificate_that_ends_mid_wait_pauses_until_it_is_renewed(site, seen):
         sshd.cut()  # an open connection would outlive its certificate
         while time.time() < begun + 40:
             time.sleep(0.2)
-        assert "csc_cert.py" in told[-1].why
+        assert "csc_cert.py" in reported[-1].why
         sshd.certify(begun - 60, begun + 3600)
 
     renewing = threading.Thread(target=renew)
     renewing.start()
-    status = follow(slurm, attempt_id, told.append)
+    status = follow(slurm, attempt_id, reported.append)
     renewing.join()
     assert status.succeeded
     assert time.time() - begun < 55
     assert "before the job's time limit" in said[0]
-    assert any("ended at" in s.why and "csc_cert.py" in s.why for s in told)
-    assert [n for n in names(told) if n != "PENDING"] == ["RUNNING", "COMPLETED"]
+    assert any("ended at" in s.why and "csc_cert.py" in s.why for s in reported)
+    assert [n for n in names(reported) if n != "PENDING"] == ["RUNNING", "COMPLETED"]
     site.check(attempt_id)
     sshd.stop()
     seen("certificate of 20 s ends mid-wait, renewed after 40 s", "paused, said how, went on")
 
 
 def test_wrong_host_key_and_a_refused_key_change_no_state(site, seen):
-    sshd, attempt_id, told = site.login("refusing"), site.attempt_id(), []
+    sshd, attempt_id, reported = site.login("refusing"), site.attempt_id(), []
     known = (sshd.folder / "known_hosts").read_text()
     allowed = (sshd.folder / "authorized_keys").read_text()
     slurm = site.slurm(site.host(sshd))
@@ -373,7 +373,7 @@ def test_wrong_host_key_and_a_refused_key_change_no_state(site, seen):
     (sshd.folder / "authorized_keys").write_text("")
     with pytest.raises(CredentialRefused):
         until(lambda: slurm.status([attempt_id]))
-    refused = follow(slurm, attempt_id, told.append, timeout_s=2)
+    refused = follow(slurm, attempt_id, reported.append, timeout_s=2)
     assert (refused.done, refused.state) == (False, JobState.UNKNOWN)
     assert "refuses the login" in refused.why
     (sshd.folder / "authorized_keys").write_text(allowed)
@@ -381,7 +381,7 @@ def test_wrong_host_key_and_a_refused_key_change_no_state(site, seen):
     site.check(attempt_id)
     sshd.stop()
     seen("wrong host key mid-run", "exit 3 at once, nothing sent, job untouched")
-    seen("key refused mid-run", "state kept, told why, went on when accepted")
+    seen("key refused mid-run", "state kept, reason reported, resumed when accepted")
 
 
 @pytest.mark.parametrize("minutes", [-10, 10])
@@ -404,8 +404,11 @@ def test_full_project_folder_submits_nothing_until_there_is_room(site, seen):
 
     def full(argv, *args, **kwargs):
         # no file of this user may hold a single byte: what a full disk or quota looks like
-        return run(["prlimit", "--fsize=0", "bash", "-c", 'trap "" XFSZ; exec "$@"', "-", *argv],
-                   *args, **kwargs)  # fmt: skip
+        return run(
+            ["prlimit", "--fsize=0", "bash", "-c", 'trap "" XFSZ; exec "$@"', "-", *argv],
+            *args,
+            **kwargs,
+        )
 
     host.run = full
     with pytest.raises(CommandFailed):
@@ -422,8 +425,11 @@ def test_full_project_folder_submits_nothing_until_there_is_room(site, seen):
 def test_missing_project_folder_is_never_created(site, seen):
     hpc = dataclasses.replace(site.hpc, project_dir=f"{site.hpc.project_dir}/away/project")
     attempt_id = site.attempt_id()
-    for call in (lambda s: s.submit(site.spec(), attempt_id), lambda s: s.status([attempt_id]),
-                 lambda s: s.give_up(attempt_id)):  # fmt: skip
+    for call in (
+        lambda s: s.submit(site.spec(), attempt_id),
+        lambda s: s.status([attempt_id]),
+        lambda s: s.give_up(attempt_id),
+    ):
         with pytest.raises(CommandFailed, match="cannot use the folder"):
             call(site.slurm(hpc=hpc))
     assert not Path(hpc.project_dir).parent.exists()
@@ -505,10 +511,10 @@ def test_every_ending_is_reported_as_it_was(site, seen):
     site.admin("scontrol", "release", ids["held"])
     ends = {name: follow(slurm, attempt_ids[name]) for name in specs if name != "purged"}
     ends["purged"] = follow(slurm, attempt_ids["purged"])  # 60 s and more after it left squeue
-    told = {name: (s.state.name, s.exit_code, s.succeeded) for name, s in ends.items()}
-    assert told.pop("memory")[0] in ("FAILED", "OUT_OF_MEMORY")  # with cgroups the latter
+    reported = {name: (s.state.name, s.exit_code, s.succeeded) for name, s in ends.items()}
+    assert reported.pop("memory")[0] in ("FAILED", "OUT_OF_MEMORY")  # with cgroups the latter
     assert "memory" in ends["memory"].why
-    assert told == {
+    assert reported == {
         "TIMEOUT": ("TIMEOUT", 0, False),
         "failed": ("FAILED", 7, False),
         "somebody": ("CANCELLED", 0, False),

@@ -50,8 +50,10 @@ def test_a_gateway_killed_during_an_upload_costs_only_time(allas, kind, seen):
     begin = time.monotonic()
     store.put("big", LARGE, progress=once(lambda: allas.kill("rgw")))
     assert store.get("big") == LARGE
-    seen(f"RGW killed during a 60 MB upload by {kind}",
-         f"sent again, whole after {time.monotonic() - begin:.1f} s")  # fmt: skip
+    seen(
+        f"RGW killed during a 60 MB upload by {kind}",
+        f"sent again, whole after {time.monotonic() - begin:.1f} s",
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,7 +97,7 @@ def test_a_lost_disk_makes_calls_end_in_time_and_go_on_when_it_is_back(allas, ki
         waiting.result(timeout=90)
     assert patient.get("new") == LARGE
     assert patient.get("old") == b"old"
-    seen(f"OSD frozen, calls by {kind}", "time-out with the next step; goes on when it is back")
+    seen(f"OSD frozen, calls by {kind}", "time-out with the next step; resumes when it is back")
 
 
 def test_a_disk_that_restarts_is_only_a_delay(allas, seen):
@@ -139,7 +141,7 @@ def test_a_keystone_away_at_the_start_is_said_and_later_does_not_matter(allas, s
                 fresh.get("a")
     for kind, store in used.items():
         assert allas.same(store, kind).get("a") == b"y"
-    seen("Keystone away", "a running client goes on; a new one says Unreachable")
+    seen("Keystone away", "a running client continues; a new one says Unreachable")
 
 
 def test_a_revoked_token_is_renewed(allas, seen):

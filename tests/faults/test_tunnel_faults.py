@@ -70,8 +70,8 @@ def test_the_dashboard_answers_through_the_tunnel_to_the_owner_of_its_token(benc
     assert answer(shown["port"])[0] == 401
     assert answer(shown["port"], "0" * 64)[0] in (401, 403)
     token = (bench.folder(running) / "ray.token").read_text()
-    code, told = answer(shown["port"], token)
-    assert (code, told["session_name"].startswith("session_")) == (200, True)
+    code, answered = answer(shown["port"], token)
+    assert (code, answered["session_name"].startswith("session_")) == (200, True)
     seen("dashboard through the tunnel without, with a wrong, with Ray's token", "401, 403, 200")
 
 
@@ -85,13 +85,32 @@ def key(bench, running, tmp_path):
     file.touch(mode=0o600)
     file.write_bytes((bench.folder(running) / KEY).read_bytes())
     config = bench.profile.hpc.ssh_config
-    told = subprocess.run(["ssh", "-F", config, "-G", "cloud"], capture_output=True, text=True)
-    found = dict(line.split(" ", 1) for line in told.stdout.splitlines() if " " in line)
-    return ["-F", "/dev/null", "-i", str(file), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
-            "-o", f"UserKnownHostsFile={found['userknownhostsfile']}", "-o", "IdentityAgent=none",
-            "-o", "ExitOnForwardFailure=yes", "-o", "ConnectTimeout=10",
-            *(["-o", f"HostKeyAlias={found['hostkeyalias']}"] if "hostkeyalias" in found else []),
-            "-p", found["port"], "-l", TUNNEL_USER, found["hostname"]]  # fmt: skip
+    answered = subprocess.run(["ssh", "-F", config, "-G", "cloud"], capture_output=True, text=True)
+    found = dict(line.split(" ", 1) for line in answered.stdout.splitlines() if " " in line)
+    return [
+        "-F",
+        "/dev/null",
+        "-i",
+        str(file),
+        "-o",
+        "IdentitiesOnly=yes",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        f"UserKnownHostsFile={found['userknownhostsfile']}",
+        "-o",
+        "IdentityAgent=none",
+        "-o",
+        "ExitOnForwardFailure=yes",
+        "-o",
+        "ConnectTimeout=10",
+        *(["-o", f"HostKeyAlias={found['hostkeyalias']}"] if "hostkeyalias" in found else []),
+        "-p",
+        found["port"],
+        "-l",
+        TUNNEL_USER,
+        found["hostname"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +200,7 @@ def test_a_vm_that_goes_away_and_comes_back_costs_the_window_only(bench, running
         bench.passes_until(running, lambda: bench.training(running)["epoch"] > epoch)
     until(answers(port), 90, 0.5)
     assert bench.states(running) == ["RUNNING"]
-    seen("sshd of the VM stopped mid-run", "run goes on, says why; window back later")
+    seen("sshd of the VM stopped mid-run", "run continues, says why; window back later")
 
 
 def test_ports_that_are_taken_mean_the_next_ones(bench, running, seen):
@@ -228,9 +247,9 @@ def test_a_vm_that_is_away_at_the_start_costs_the_window_only(bench, running, vm
             other.submitter.tunnel_keys.host.close()  # a connection that is there would go on
             run = other.ask()
             status = other.finish(run)
-            told = json.loads((other.folder(run) / STATE).read_text())
+            answered = json.loads((other.folder(run) / STATE).read_text())
         assert status.state is RunState.DONE
-        assert "the VM cannot be prepared" in told["barred"]
+        assert "the VM cannot be prepared" in answered["barred"]
     seen("the VM away when the job is staged", "DONE; said: the VM cannot be prepared")
 
 
@@ -245,8 +264,11 @@ def secret_words(bench, run):
 def test_key_and_token_are_in_their_files_only(bench, running, vm):
     words = [word.encode() for word in secret_words(bench, running)]
     own = {bench.folder(running) / KEY, bench.folder(running) / "ray.token"}
-    places = [Path(bench.profile.hpc.project_dir) / "kit" / "tries", vm.folder / "log",
-              vm.folder / "home"]  # fmt: skip
+    places = [
+        Path(bench.profile.hpc.project_dir) / "kit" / "tries",
+        vm.folder / "log",
+        vm.folder / "home",
+    ]
     found = set()
     for file in (each for place in places for each in place.rglob("*")):
         if file.is_file() and not file.is_symlink():

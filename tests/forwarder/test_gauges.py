@@ -97,9 +97,10 @@ def test_quotes_newlines_and_backslashes_in_labels_arrive_as_they_are():
 
 def test_duplicate_run_is_exported_once():
     once = gauges.run_samples(kept())
-    keys = [(name, tuple(sorted(labels.items()))) for name, labels, _ in scraped(
-        gauges.exposition([*once, *once])
-    )]  # fmt: skip
+    keys = [
+        (name, tuple(sorted(labels.items())))
+        for name, labels, _ in scraped(gauges.exposition([*once, *once]))
+    ]
     assert len(keys) == len(set(keys)) == len(once)
 
 

@@ -181,10 +181,18 @@ def test_address_comes_from_the_profile_only(requests):
 @pytest.mark.parametrize(
     "window",
     [
-        None, {"barred": "no"}, "8280", [8280], {"port": "8280"}, {"port": 22}, {"port": True},
-        {"port": 8290}, {"port": 8280.0}, {},
+        None,
+        {"barred": "no"},
+        "8280",
+        [8280],
+        {"port": "8280"},
+        {"port": 22},
+        {"port": True},
+        {"port": 8290},
+        {"port": 8280.0},
+        {},
     ],
-)  # fmt: skip
+)
 def test_invalid_tunnel_is_not_published(requests, window):
     submitted(requests, window)
     assert live_tunnels(requests, profile()) == []

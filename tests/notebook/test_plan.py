@@ -99,8 +99,9 @@ def test_the_command_prints_it():
 
 @pytest.mark.sandbox
 def test_the_sandboxs_certificate_is_named_with_its_end(sandbox):
-    (shown,) = [s for t, s in plan.sections(load("sandbox"), "cloud-hpc", time.time())
-                if t == "credentials"]  # fmt: skip
+    (shown,) = [
+        s for t, s in plan.sections(load("sandbox"), "cloud-hpc", time.time()) if t == "credentials"
+    ]
     assert "ssh certificate for hpc: until 20" in shown
     assert shown.count("lasts") == 1
 

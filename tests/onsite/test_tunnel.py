@@ -32,8 +32,14 @@ exec sleep 60
 """
 UP = "debug1: remote forward success for: listen 10.1.2.3:8280, connect 127.0.0.1:1\n"
 TAKEN = "Error: remote port forwarding failed for listen port 8280\n"
-SETTINGS = {"host": "vm.example", "port": 22, "user": "kit-tunnel", "alias": "vm",
-         "address": "10.1.2.3", "ports": [8280, 8281]}  # fmt: skip
+SETTINGS = {
+    "host": "vm.example",
+    "port": 22,
+    "user": "kit-tunnel",
+    "alias": "vm",
+    "address": "10.1.2.3",
+    "ports": [8280, 8281],
+}
 
 
 @pytest.fixture

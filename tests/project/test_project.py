@@ -83,8 +83,8 @@ def test_only_pytorch_comes_from_the_index_that_is_named_for_it():
         assert named[0] == lines[0]
         assert "--no-deps --index-url" in named[0]
         assert re.search(r" torch==[\d.]+$", named[0])
-    told = [path for path in tracked() if "EXTRA_" + "INDEX" in text_of(path)]
-    assert told == []
+    named = [path for path in tracked() if "EXTRA_" + "INDEX" in text_of(path)]
+    assert named == []
 
 
 @pytest.mark.slow

@@ -164,10 +164,10 @@ def test_an_invalid_answer_is_reported_in_a_sentence(prometheus, body):
 def test_wrong_password_and_missing_server_are_distinguished(prometheus):
     ours = prometheus.profile
 
-    def told(**changes):
+    def error_of(**changes):
         cloud = dataclasses.replace(ours.cloud, **changes)
         return dashboard.panels(dataclasses.replace(ours, cloud=cloud))[1]
 
-    assert "give PROMETHEUS_USERNAME and PROMETHEUS_PASSWORD" in told(prometheus_env_file="")
-    assert "kit sandbox status" in told(prometheus_url="http://127.0.0.1:1")
-    assert "has no Prometheus" in told(prometheus_url="")
+    assert "give PROMETHEUS_USERNAME and PROMETHEUS_PASSWORD" in error_of(prometheus_env_file="")
+    assert "kit sandbox status" in error_of(prometheus_url="http://127.0.0.1:1")
+    assert "has no Prometheus" in error_of(prometheus_url="")

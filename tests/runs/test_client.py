@@ -137,9 +137,15 @@ def test_what_the_face_refuses_is_told_apart(world, port, monkeypatch):
 
 @pytest.mark.parametrize(
     ("code", "body"),
-    [(200, b"<html>"), (200, b"[]"), (200, b"{}"), (200, b'{"run": 1, "state": "NEW"}'),
-     (502, b"{}"), (302, b"{}")],
-)  # fmt: skip
+    [
+        (200, b"<html>"),
+        (200, b"[]"),
+        (200, b"{}"),
+        (200, b'{"run": 1, "state": "NEW"}'),
+        (502, b"{}"),
+        (302, b"{}"),
+    ],
+)
 def test_another_server_at_that_port_is_no_status_and_gets_no_second_chance(code, body):
     class Other(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -1,4 +1,4 @@
-"""Following a run waits through what may mend itself and never cancels anything."""
+"""Following a run waits through what may pass by itself and never cancels anything."""
 
 import pytest
 from memory_store import MemoryStore
@@ -41,12 +41,12 @@ class Clock:
 def test_a_store_or_a_keystone_that_is_away_is_asked_again(jobs, error):
     said, clock = [], Clock()
 
-    def mend():
+    def restore():
         if clock.now > 5:
             jobs.store.away = None
             jobs.write(RUN, "result", {"try": 1})
 
-    jobs.store.away, clock.then = error, mend
+    jobs.store.away, clock.then = error, restore
     assert follow(jobs, RUN, 60, said.append, clock, clock.sleep)["try"] == 1
     assert len(said) == 1
     assert error.tried in said[0]

@@ -1,4 +1,4 @@
-"""How a run stands follows from which of its objects exist; a request is data and nothing else."""
+"""The status of a run follows from which of its objects exist; a request is only data."""
 
 import dataclasses
 

@@ -66,7 +66,7 @@ def until(done, seconds, pause=0.1):
 
 
 def asked_of_the_cloud():
-    """What Keystone has logged: whoever uses the store logs in there first."""
+    """What Keystone has logged: every client of the store logs in there first."""
     return (load("sandbox").sandbox_dir / "log" / "keystone.out").read_bytes()
 
 

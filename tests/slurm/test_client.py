@@ -350,16 +350,16 @@ class Refusing(FakeHost):
 
 
 def test_certificate_that_ends_before_the_job_is_announced(site):
-    host, told = Refusing(site), []
+    host, messages = Refusing(site), []
     host.until = site.now + 20
-    slurm = client(site, host, say=told.append)
+    slurm = client(site, host, say=messages.append)
     slurm.submit(SPEC, A)
-    assert len(told) == 1
-    assert "before the job's time limit" in told[0]
-    assert "csc_cert.py" in told[0]
+    assert len(messages) == 1
+    assert "before the job's time limit" in messages[0]
+    assert "csc_cert.py" in messages[0]
     host.until = site.now + 86400
     slurm.submit(SPEC, A)
-    assert len(told) == 1
+    assert len(messages) == 1
 
 
 @pytest.mark.parametrize("error", [CredentialExpired, HostKeyRefused])

@@ -64,7 +64,7 @@ def test_refusals_of_a_real_slurm_are_recognised(name):
         (1, "", "", "", False),
         (1, "", "sbatch: error: Job violates accounting/QOS policy", "", True),
         (1, "", "Socket timed out on send/recv operation", "", False),  # it landed and ran
-        (0, "", "sbatch: error: Invalid feature", "", False),  # exit code 0 is no refusal
+        (0, "", "sbatch: error: Invalid feature", "", False),  # exit code 0 does not mean a refusal
         (1, "12x\n", "", "", False),
     ],
 )

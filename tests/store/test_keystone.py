@@ -97,8 +97,11 @@ def test_a_login_is_read_in_every_usual_form(form, loaded, tmp_path):
     env_file(tmp_path / ".env", GOOD[form])
     login = read_login(loaded, {})
     assert (login.username, login.password.reveal(), login.domain, login.project) == (
-        "anna", "pw", "Default", "p",
-    )  # fmt: skip
+        "anna",
+        "pw",
+        "Default",
+        "p",
+    )
 
 
 @pytest.mark.parametrize("password", ["a$HOME", "${HOME}", "a b", "ä€", "a#b", 'a"b', "=a="])
@@ -150,7 +153,7 @@ def test_a_login_file_that_others_can_read_is_refused(mode, loaded, tmp_path):
 
 
 def test_a_login_is_looked_for_in_the_places_in_order(loaded, tmp_path, monkeypatch):
-    monkeypatch.setattr("kit.base.secret.ROOT", tmp_path / "checkout")
+    monkeypatch.setattr("kit.base.secret.work_dir", lambda: tmp_path / "checkout")
     (tmp_path / ".ssh").mkdir()
     (tmp_path / "checkout").mkdir()
     nowhere = replace(loaded, env_file=None)

@@ -220,8 +220,10 @@ def test_repeated_request_opens_an_attempt_with_its_predecessor(world):
     script = world.site.scripts[attempt_id(RUN, 2)]
     assert f"/proj/kit/tries/{attempt_id(RUN, 1)}" in script
     files = world.requests.read(RUN, "result")["files"]
-    texts = {name: StageStore(world.data, RUN).get(files[name]).decode()
-             for name in ("sacct.txt", "sacct-tries.txt")}  # fmt: skip
+    texts = {
+        name: StageStore(world.data, RUN).get(files[name]).decode()
+        for name in ("sacct.txt", "sacct-tries.txt")
+    }
     first, second = (f"kit-{attempt_id(RUN, number)}" for number in (1, 2))
     assert [first in texts["sacct.txt"], second in texts["sacct.txt"]] == [False, True]
     assert [first in texts["sacct-tries.txt"], second in texts["sacct-tries.txt"]] == [True, True]

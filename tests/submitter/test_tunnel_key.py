@@ -39,8 +39,13 @@ class HereAsVm(LocalHost):
 
     def __init__(self, folder, **given):
         super().__init__()
-        self.given = {"hostname": "vm.example", "port": "22", "globalknownhostsfile": "/dev/null",
-                      "userknownhostsfile": str(folder / "known_hosts"), **given}  # fmt: skip
+        self.given = {
+            "hostname": "vm.example",
+            "port": "22",
+            "globalknownhostsfile": "/dev/null",
+            "userknownhostsfile": str(folder / "known_hosts"),
+            **given,
+        }
 
     def settings(self):
         return "".join(f"{key} {value}\n" for key, value in self.given.items())
@@ -87,8 +92,14 @@ def test_key_may_listen_on_a_few_ports_of_one_address_only(vm, keys, tmp_path):
     public = public_of(tmp_path / ATTEMPTS / ATTEMPT_IDS[0] / "tunnel.key")
     assert rest == f"{public} {vm.mark}-{ATTEMPT_IDS[0]}"
     owner = keys.parent.parent.owner()
-    assert given == {"host": "vm.example", "port": 22, "user": owner, "alias": "vm",
-                     "address": "10.1.2.3", "ports": list(range(8280, 8290))}  # fmt: skip
+    assert given == {
+        "host": "vm.example",
+        "port": 22,
+        "user": owner,
+        "alias": "vm",
+        "address": "10.1.2.3",
+        "ports": list(range(8280, 8290)),
+    }
     assert (tmp_path / ATTEMPTS / ATTEMPT_IDS[0] / "tunnel.hosts").read_text() == f"vm {VM_KEY}\n"
 
 

@@ -96,8 +96,11 @@ class AllasSite:
         conf = str(self.folder / "etc" / "ceph.conf")
         return subprocess.run(
             ["ceph", "-c", conf, "--connect-timeout", "10", *words],
-            check=True, capture_output=True, text=True, timeout=30,
-        ).stdout  # fmt: skip
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        ).stdout
 
     @contextlib.contextmanager
     def full(self):

@@ -27,8 +27,12 @@ def allowed():
     """What the Role grants: {(namespace, group, resource): verbs}."""
     (role,) = [each for each in yaml.safe_load_all(ACCESS.read_text()) if each["kind"] == "Role"]
     space = role["metadata"]["namespace"]
-    return {(space, group, kind): rule["verbs"] for rule in role["rules"]
-            for group in rule["apiGroups"] for kind in rule["resources"]}  # fmt: skip
+    return {
+        (space, group, kind): rule["verbs"]
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for kind in rule["resources"]
+    }
 
 
 class ApiServer:
@@ -46,8 +50,13 @@ class ApiServer:
         if match is None:
             return 403, status(403, "Forbidden")
         kind, name = match["kind"], match["name"] or (body or {}).get("metadata", {}).get("name")
-        verb = {"GET": "get" if match["name"] else "list", "POST": "create", "PUT": "update",
-                "PATCH": "patch", "DELETE": "delete"}[method]  # fmt: skip
+        verb = {
+            "GET": "get" if match["name"] else "list",
+            "POST": "create",
+            "PUT": "update",
+            "PATCH": "patch",
+            "DELETE": "delete",
+        }[method]
         self.calls.append((verb, kind, name))
         if verb not in self.rights.get((match["space"], GROUPS[match["group"]], kind), ()):
             return 403, status(403, "Forbidden")
@@ -57,8 +66,11 @@ class ApiServer:
 
     def _list(self, kind, name, query, body):
         wanted = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
-        items = [each for each in self.objects[kind].values()
-                 if wanted.items() <= each["metadata"].get("labels", {}).items()]  # fmt: skip
+        items = [
+            each
+            for each in self.objects[kind].values()
+            if wanted.items() <= each["metadata"].get("labels", {}).items()
+        ]
         return 200, {"kind": "List", "items": items}
 
     def _create(self, kind, name, query, body):

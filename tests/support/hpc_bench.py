@@ -99,7 +99,7 @@ class Bench:
 
     @contextlib.contextmanager
     def frozen(self, run):
-        """Hold the training still: the job goes on for as long as the test needs."""
+        """Hold the training still: the job runs for as long as the test needs."""
         for pid in self.workers(run):
             os.kill(pid, signal.SIGSTOP)
         try:
@@ -126,7 +126,9 @@ class Bench:
 
 
 def ps(columns):
-    return subprocess.run(["ps", "axww", "-o", columns], capture_output=True, text=True).stdout.splitlines()  # fmt: skip # noqa: E501
+    return subprocess.run(
+        ["ps", "axww", "-o", columns], capture_output=True, text=True
+    ).stdout.splitlines()
 
 
 def processes(*words, user=USER):

@@ -42,8 +42,12 @@ case $(cat "{modes}/$attempt_id" 2>/dev/null) in
     *) real "$@" ;;
 esac
 """
-BODY = ('echo "$me" >>bodies', "sleep {seconds}", 'echo "{{}}" >"manifest.$me"',
-        '{then}commit "manifest.$me"')  # fmt: skip
+BODY = (
+    'echo "$me" >>bodies',
+    "sleep {seconds}",
+    'echo "{{}}" >"manifest.$me"',
+    '{then}commit "manifest.$me"',
+)
 
 
 def until(what, seconds=30.0, every=0.1):
@@ -56,7 +60,7 @@ def until(what, seconds=30.0, every=0.1):
 
 
 class Relay:
-    """A TCP relay: `cut` ends every connection and refuses new ones until `mend`."""
+    """A TCP relay: `cut` ends every connection and refuses new ones until `restore`."""
 
     def __init__(self, port):
         self.to, self.port, self.open, self.pairs = port, free_port(), True, []
@@ -92,7 +96,7 @@ class Relay:
                     end.shutdown(socket.SHUT_RDWR)
         self.pairs.clear()
 
-    def mend(self):
+    def restore(self):
         self.open = True
 
     def close(self):
@@ -189,7 +193,7 @@ class SlurmSite:
         until(lambda: not self.jobs(attempt_id), seconds)
 
     def check(self, attempt_id, bodies=1, committed=True):
-        """The promise: so many bodies, one commit or none, every surplus job ended by itself."""
+        """Check the promise: bodies as expected, at most one commit, every surplus job ended."""
         self.all_ended(attempt_id)
         assert len(self.bodies(attempt_id)) == bodies, self.bodies(attempt_id)
         name = self.link(attempt_id, "commit")

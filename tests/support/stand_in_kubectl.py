@@ -1,4 +1,4 @@
-"""Stands for kubectl on the VM: `port-forward` alone, in its words; no cluster takes part.
+"""A stand-in for kubectl on the VM: `port-forward` alone, in its words; no cluster takes part.
 
 It answers every connection with the name of the service, refuses what it does not know, and says
 that a service named `missing` is not found, as kubectl 1.30 does.

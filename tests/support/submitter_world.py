@@ -130,7 +130,7 @@ class World:
         return [job for job in self.site.jobs if job.state in ("PENDING", "RUNNING")]
 
     def play(self, end="COMPLETED", code=0):
-        """Let what waits start and what runs end; time goes on."""
+        """Let what waits start and what runs end; time passes."""
         self.site.now += 5
         for job in self.live():
             if job.state == "PENDING":

@@ -377,9 +377,14 @@ def test_metrics_by_hand():
     got = training.evaluate(Fixed(predicted), data, Parameters())
     p = got.performance
     assert list(p) == [
-        "name", "accuracy", "precision", "recall", "class-accuracy", "class-precision",
+        "name",
+        "accuracy",
+        "precision",
+        "recall",
+        "class-accuracy",
+        "class-precision",
         "class-recall",
-    ]  # fmt: skip
+    ]
     assert p["class-recall"] == p["class-accuracy"] == [0.5, 1, 0, 1, 1, 1, 1, 1, 1, 1]
     assert p["class-precision"] == pytest.approx([1, 0.4, 0, 1, 1, 1, 1, 1, 1, 1])
     assert p["accuracy"] == p["recall"] == pytest.approx(0.85)

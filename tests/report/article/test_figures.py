@@ -69,7 +69,7 @@ def test_the_seconds_of_run_1_add_up_to_its_pipeline_within_one_second():
 def test_the_figures_are_those_of_the_published_files(file, target, keys):
     folder = os.environ.get("KIT_TEST_DATA")
     figures = article_figures()[target]
-    if folder is None:  # the published files are not at hand: the figures stand for themselves
+    if folder is None:  # the published files are not at hand
         assert figures["training_s"] > 1000
         return
     published = json.loads((Path(folder) / "article" / file).read_text())
