@@ -1,12 +1,15 @@
 """The platform's overlays: built over a skeleton always, over the pinned source where it is."""
 
 import base64
+import datetime
 import json
 import os
 import re
 import shutil
 import stat
 import subprocess
+import tomllib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,8 @@ REMOVED = (
     *("apps/katib", "jupyter-web-app", "notebook-controller", "pvcviewer", "volumes-web-app"),
     *("tensorboard-controller", "tensorboards-web-app", "training-operator"),
 )
+KSERVE_PROXY = "quay.io/brancz/kube-rbac-proxy:v0.21.2"
+OURS = ("mlflow", "monitoring", "forwarder")
 ARTICLE = ("RELEASE.2024-05-10T01-41-38Z", "2.12.2", "16.3", "v2.52.0", "10.4.2")
 
 
@@ -101,17 +106,38 @@ def test_the_cache_deployer_gives_way_to_cert_manager(built):
     ]
 
 
-def test_the_images_are_newer_and_not_the_article_s(built):
-    for name, (_, objects) in built.items():
-        found = images(objects)
-        wanted = {
-            "mlflow": "localhost:5001/kit-python-mlflow:3.17.2",
-            "postgres": "postgres:17.7",
-            "mlflow-minio": "minio/minio:RELEASE.2025-09-07T16-13-09Z",
-        }
-        if "monitoring" in name:
-            wanted |= {"prometheus": "prom/prometheus:v3.8.1", "grafana": "grafana/grafana:12.3.1"}
-        assert {key: found[key] for key in wanted} == wanted
+def images_in(part):
+    """Every value of a key `image` below a part of a manifest."""
+    if isinstance(part, dict):
+        own = part.get("image")
+        found = {own} if isinstance(own, str) else set()
+        return found.union(*map(images_in, part.values()))
+    return set().union(*map(images_in, part)) if isinstance(part, list) else set()
+
+
+def test_every_image_is_in_the_list_of_checked_images(built):
+    """A new image, or one that upstream changed, has to be looked at and written down."""
+    table = tomllib.loads((manifests.FOLDER / "images.toml").read_text())
+    found = set()
+    for _, objects in built.values():
+        found |= images_in([o for o in objects if o["kind"] != "CustomResourceDefinition"])
+    ours = {name for name in found if name.split("@")[0] in table["ours"]}
+    assert {name.split("@")[0] for name in ours} | {KSERVE_PROXY} == set(table["ours"])
+    unpinned = {name for name in ours if "@sha256:" not in name and "localhost:" not in name}
+    assert unpinned <= {KSERVE_PROXY}
+    if "docker.io/istio/pilot:1.17.5" in found:  # the real source
+        assert {name.split("@")[0] for name in found - ours} == set(table["upstream"]["images"])
+
+
+def test_list_of_images_was_checked_in_the_last_90_days():
+    checked = tomllib.loads((manifests.FOLDER / "images.toml").read_text())["checked"]
+    age = datetime.date.today() - checked
+    if age > datetime.timedelta(days=90):
+        warnings.warn(f"env/platform/images.toml was checked {age.days} days ago", stacklevel=1)
+    assert age >= datetime.timedelta(days=-1)
+
+
+def test_versions_of_the_article_are_named_beside_ours():
     texts = "".join(p.read_text() for p in manifests.FOLDER.glob("*/kustomization.yaml"))
     assert all(version in texts for version in ARTICLE)
 
@@ -230,19 +256,49 @@ def test_no_published_password_is_left_and_ours_arrive(built, made):
         assert not any(o["metadata"]["name"] == "platform" for o in objects)
 
 
+def pods_of(objects, *namespaces):
+    """Name and specification of each pod that objects of these namespaces (or of all) start."""
+    for each in objects:
+        if namespaces and each["metadata"].get("namespace") not in namespaces:
+            continue
+        spec = each.get("spec") or {}
+        pod = spec.get("jobTemplate", {}).get("spec", spec).get("template", {}).get("spec", {})
+        if "containers" in pod:
+            yield each["metadata"]["name"], pod
+
+
+def containers_of(pod):
+    return [*pod["containers"], *pod.get("initContainers", [])]
+
+
 def test_no_service_is_open_outside_the_cluster(built):
     """Upstream opens MLflow, Prometheus, Grafana and two databases on the node."""
     for name, (_, objects) in built.items():
         for each in (o for o in objects if o["kind"] == "Service"):
-            if each["metadata"].get("namespace") not in ("mlflow", "monitoring", "forwarder"):
-                continue
             spec, label = each["spec"], f"{name}: {each['metadata']['name']}"
-            assert spec.get("type", "ClusterIP") == "ClusterIP", label
-            assert not any("nodePort" in port for port in spec["ports"]), label
-        for each in (o for o in objects if o["kind"] == "Deployment"):
-            if each["metadata"].get("namespace") in ("mlflow", "monitoring", "forwarder"):
-                ports = each["spec"]["template"]["spec"]["containers"][0].get("ports", [])
-                assert not any("hostPort" in port for port in ports), each["metadata"]["name"]
+            assert spec.get("type", "ClusterIP") in ("ClusterIP", "ExternalName"), label
+            assert not any("nodePort" in port for port in spec.get("ports", [])), label
+        for pod_name, pod in pods_of(objects):
+            label = f"{name}: {pod_name}"
+            ports = [port for row in containers_of(pod) for port in row.get("ports") or []]
+            assert not any("hostPort" in port for port in ports), label
+            assert not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")), label
+            assert not any("hostPath" in volume for volume in pod.get("volumes") or []), label
+
+
+def test_each_pod_of_ours_is_reached_by_those_named_only(built):
+    """Every namespace of ours refuses by default; MLflow and Prometheus have no password."""
+    for name, (_, objects) in built.items():
+        policies = [o for o in objects if o["kind"] == "NetworkPolicy"]
+        spaces = {o["metadata"]["name"] for o in objects if o["kind"] == "Namespace"}
+        for space in spaces & set(OURS):
+            own = [o["spec"] for o in policies if o["metadata"]["namespace"] == space]
+            assert {"podSelector": {}, "policyTypes": ["Ingress"]} in own, f"{name}: {space}"
+        for spec in (o["spec"] for o in policies if o["spec"]["podSelector"]):
+            for rule in spec["ingress"]:
+                assert rule["from"], "an empty list would admit everybody"
+                assert all(peer for peer in rule["from"])
+                assert rule["ports"]
 
 
 def test_prometheus_alone_has_rights_and_not_to_the_nodes_proxy(built):
@@ -260,12 +316,82 @@ def test_prometheus_alone_has_rights_and_not_to_the_nodes_proxy(built):
         assert grafana["automountServiceAccountToken"] is False
 
 
-def test_our_pods_cannot_gain_privileges(built):
+def test_our_pods_meet_the_restricted_standard(built):
+    """The namespaces enforce it, so a pod that breaks it is not even started."""
+    for name, (_, objects) in built.items():
+        spaces = {o["metadata"]["name"]: o for o in objects if o["kind"] == "Namespace"}
+        for space in spaces.keys() & set(OURS):
+            labels = spaces[space]["metadata"]["labels"]
+            assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+        found = dict(pods_of(objects, *OURS))
+        assert len(found) >= (9 if name.endswith("-monitoring") else 3)
+        for pod_name, pod in found.items():
+            own = pod["securityContext"]
+            assert own["seccompProfile"] == {"type": "RuntimeDefault"}, pod_name
+            assert own["runAsNonRoot"] is True, pod_name
+            uses_api = pod_name in ("forwarder-worker", "prometheus-deployment")
+            assert pod.get("automountServiceAccountToken", True) == uses_api, pod_name
+            for container in containers_of(pod):
+                assert container["securityContext"] == {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                }, pod_name
+                assert container["resources"]["limits"]["memory"], pod_name
+
+
+def test_menu_of_the_dashboard_leads_to_parts_that_are_there(built):
     objects = built["kubeflow-monitoring"][1]
-    for name in ("mlflow", "mlflow-minio", "postgres", "prometheus-deployment", "grafana"):
-        pod = named(objects, "Deployment", name)["spec"]["template"]["spec"]
-        (container,) = pod["containers"]
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False, name
+    links = named(objects, "ConfigMap", "centraldashboard-config")["data"]["links"]
+    paths = [path for path in re.findall(r'"link": *"([^"]+)"', links) if path.startswith("/")]
+    assert paths
+    assert not [path for path in paths for gone in GONE_PAGES if path.startswith(gone)]
+    rows = [o["spec"]["http"] for o in objects if o["kind"] == "VirtualService"]
+    if rows:  # the real source
+        prefixes = [m["uri"]["prefix"] for http in rows for row in http for m in row["match"]]
+        served = tuple(prefix for prefix in prefixes if prefix != "/")
+        assert [path for path in paths if not path.startswith(served)] == []
+
+
+def test_each_secret_that_a_pod_reads_has_the_key_with_a_value(built):
+    for name, (_, objects) in built.items():
+        secrets = {
+            (o["metadata"].get("namespace"), o["metadata"]["name"]): o.get("data") or {}
+            for o in objects
+            if o["kind"] == "Secret"
+        }
+        seen = 0
+        for space in OURS:
+            for pod_name, pod in pods_of(objects, space):
+                sources = {v["name"]: v["secret"] for v in pod.get("volumes", []) if "secret" in v}
+                for container in containers_of(pod):
+                    mounts = {
+                        m["mountPath"]: sources[m["name"]]["secretName"]
+                        for m in container.get("volumeMounts", [])
+                        if m["name"] in sources
+                    }
+                    wanted = {
+                        (mounts[folder], file)
+                        for row in container.get("env", [])
+                        for folder, _, file in [row.get("value", "").rpartition("/")]
+                        if folder in mounts
+                    }
+                    for row in container.get("env", []):
+                        reference = row.get("valueFrom", {}).get("secretKeyRef")
+                        wanted |= {(reference["name"], reference["key"])} if reference else set()
+                    for secret, key in wanted:
+                        assert secrets[space, secret][key], f"{name}: {pod_name}: {secret}/{key}"
+                    seen += len(wanted)
+        assert seen >= (10 if name.endswith("-monitoring") else 2), name
+
+
+def test_each_secret_that_the_submitter_reads_is_in_its_stack():
+    service = yaml.safe_load((ROOT / "env/submitter/stack.yaml").read_text())["services"][
+        "submitter"
+    ]
+    named_files = re.findall(r"/run/secrets/([\w-]+)", json.dumps(service["environment"]))
+    assert named_files
+    assert set(named_files) <= set(service["secrets"])
 
 
 def test_pipelines_get_the_token_whose_hash_the_forwarder_knows(built, made):
@@ -278,7 +404,8 @@ def test_pipelines_get_the_token_whose_hash_the_forwarder_knows(built, made):
     assert mounted <= set(data), "each file that the image names is a key of the Secret"
 
 
-GONE = ("gcr.io/kubebuilder/kube-rbac-proxy",)
+GONE = ("gcr.io/kubebuilder/kube-rbac-proxy", ": minio/minio:", "gcr.io/ml-pipeline/")
+GONE_PAGES = ("/jupyter", "/tensorboards", "/volumes", "/katib")
 
 
 def test_no_image_is_used_that_its_registry_deleted(built):
@@ -286,8 +413,9 @@ def test_no_image_is_used_that_its_registry_deleted(built):
         assert [image for image in GONE if image in text] == [], name
         if "standalone-kfp-kserve" in name or name.startswith("kubeflow"):
             pod = named(objects, "Deployment", "kserve-controller-manager")
-            (container,) = pod["spec"]["template"]["spec"]["containers"]
-            assert not any("logtostderr" in word for word in container["args"])
+            rows = pod["spec"]["template"]["spec"]["containers"]
+            (proxy,) = [row for row in rows if row["name"] == "kube-rbac-proxy"]
+            assert not any("logtostderr" in word for word in proxy["args"])
 
 
 def test_the_forwarders_profile_is_chosen_at_build_time(made):

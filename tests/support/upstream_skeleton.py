@@ -8,6 +8,7 @@ import yaml
 from kit.deploy import manifests
 
 KFP = "deployment/kubeflow/manifests/apps/pipeline/upstream/env"
+APPS = "deployment/kubeflow/manifests/apps"
 COMMON = "deployment/kubeflow/manifests/common"
 DEPLOYER = "kubeflow-pipelines-cache-deployer"
 RBAC = "rbac.authorization.k8s.io/v1"
@@ -37,7 +38,12 @@ def service(name, kind, *ports):
 
 
 STORAGE = [
-    deployment("mysql", "mysql:8", env=[{"name": "MYSQL_ALLOW_EMPTY_PASSWORD", "value": "true"}]),
+    deployment("minio", "minio/minio:RELEASE.2019-08-14T20-37-41Z"),
+    deployment(
+        "mysql",
+        "gcr.io/ml-pipeline/mysql:8.0.26",
+        env=[{"name": "MYSQL_ALLOW_EMPTY_PASSWORD", "value": "true"}],
+    ),
     thing("Secret", "mysql-secret", stringData={"username": "root", "password": ""}),
     thing(
         "Secret",
@@ -57,6 +63,7 @@ CACHE = [
 ]
 WEAK = {"AWS_ACCESS_KEY_ID": "bWluaW9hZG1pbg==", "AWS_SECRET_ACCESS_KEY": "bWluaW9hZG1pbg=="}
 MLFLOW = [
+    thing("Namespace", "mlflow"),
     deployment(
         "mlflow",
         "ghcr.io/oss-mlops-platform/mlflow_v2:0.0.2",
@@ -78,7 +85,7 @@ MLFLOW = [
     service("postgres", "NodePort", (5432, 5432, 30432)),
     service("mlflow-minio-service", "LoadBalancer", (9000, 9000, 30900), (9001, 9001, 30901)),
 ]
-MLFLOW[1]["spec"]["template"]["spec"]["containers"][0]["ports"] = [
+MLFLOW[2]["spec"]["template"]["spec"]["containers"][0]["ports"] = [
     {"containerPort": 9000, "hostPort": 9000},
     {"containerPort": 9001, "hostPort": 9001},
 ]
@@ -94,6 +101,10 @@ KSERVE = deployment(
 ALERTING = 'alerting: {targets: ["alertmanager.monitoring.svc:9093"]}\n'
 SPECIAL = {
     f"{KFP}/platform-agnostic-multi-user": ([*STORAGE, *CACHE], {"namespace": "kubeflow"}),
+    f"{APPS}/centraldashboard/upstream/overlays/kserve": (
+        [thing("ConfigMap", "centraldashboard-config", data={"links": '["/jupyter/"]'})],
+        {"namespace": "kubeflow"},
+    ),
     f"{COMMON}/dex/overlays/istio": (
         [
             thing("ConfigMap", "dex", data={"config.yaml": "hash: $2y$12$4K/VkmDd1q1"}),
