@@ -7,8 +7,13 @@
 set -euo pipefail
 STEPS="packages upgrades tools tunnel-user sshd registry cluster kubeconfig"
 ROOT=${ROOT:-}
-KUBECTL=v1.32.4 KIND=v0.20.0 KUSTOMIZE=v5.5.0 # article: kind 0.14 by upstream's own script
-NODE=kindest/node:v1.24.15 # upstream was tried with Kubernetes 1.24
+# Raised together: the node image is one that this kind was released with, kubectl has its minor
+# version. From 0.24 on kind's network enforces NetworkPolicies. Article: kind 0.14, Kubernetes 1.24.
+KIND=v0.33.0 KIND_SHA256=aee6151561422756b764a4ae28e7f44cda5af5a9eead3cc9985112b1de8d8e0d
+NODE=kindest/node:v1.35.8@sha256:07b2536e30b803ed61d1677a79df6115f798ce64c80f9e22f6ed45afd09323c0
+KUBECTL=v1.35.8 KUBECTL_SHA256=874d5e72dbb819f43cff16bcd1e4f8bac5b7f2361fe1e55049b0a6c676fb0cbf
+KUSTOMIZE=v5.5.0 KUSTOMIZE_SHA256=6703a3a70a0c47cf0b37694030b54f1175a9dfeb17b3818b623ed58b9dbc2a77
+REGISTRY=registry:2.8.3@sha256:a3d8aaa63ed8681a604f1dea0aa03f100d5895b6a58ace528858a7b332415373
 SSHD=$ROOT/etc/ssh/sshd_config.d/50-kit.conf
 UPGRADES=$ROOT/etc/apt/apt.conf.d/52-kit-upgrades
 CLUSTER=mlops-platform
@@ -31,20 +36,14 @@ check_tools() {
 }
 do_tools() {
   local work; work=$(mktemp -d); cd "$work"
-  fetch() { curl --fail --silent --show-error --location --remote-name "$1"; }
-  fetch "https://dl.k8s.io/release/$KUBECTL/bin/linux/amd64/kubectl"
-  fetch "https://dl.k8s.io/release/$KUBECTL/bin/linux/amd64/kubectl.sha256"
-  echo "$(cat kubectl.sha256)  kubectl" | sha256sum --check --quiet
-  fetch "https://github.com/kubernetes-sigs/kind/releases/download/$KIND/kind-linux-amd64"
-  fetch "https://github.com/kubernetes-sigs/kind/releases/download/$KIND/kind-linux-amd64.sha256sum"
-  sha256sum --check --quiet kind-linux-amd64.sha256sum
+  # the checksums are pinned above: one from the place of the file says nothing about that place
+  fetch() { curl --fail --silent --show-error --location --output "$1" "$2" && echo "$3  $1" | sha256sum --check --quiet; }
+  fetch kubectl "https://dl.k8s.io/release/$KUBECTL/bin/linux/amd64/kubectl" "$KUBECTL_SHA256"
+  fetch kind "https://github.com/kubernetes-sigs/kind/releases/download/$KIND/kind-linux-amd64" "$KIND_SHA256"
   local tar=kustomize_${KUSTOMIZE}_linux_amd64.tar.gz
-  fetch "https://github.com/kubernetes-sigs/kustomize/releases/download/kustomize%2F$KUSTOMIZE/$tar"
-  fetch "https://github.com/kubernetes-sigs/kustomize/releases/download/kustomize%2F$KUSTOMIZE/checksums.txt"
-  grep -F "  $tar" checksums.txt | sha256sum --check --quiet
+  fetch "$tar" "https://github.com/kubernetes-sigs/kustomize/releases/download/kustomize%2F$KUSTOMIZE/$tar" "$KUSTOMIZE_SHA256"
   tar -xzf "$tar"
-  install kubectl kustomize "$ROOT/usr/local/bin/"
-  install kind-linux-amd64 "$ROOT/usr/local/bin/kind"
+  install -D --target-directory "$ROOT/usr/local/bin" kubectl kind kustomize
   cd /; rm -r "$work"
 }
 
@@ -59,7 +58,9 @@ check_sshd() { grep -qsx 'GatewayPorts no' "$SSHD" && grep -qsx 'GatewayPorts cl
 do_sshd() {
   install -d "$(dirname "$SSHD")"
   # only the tunnels' user opens ports for pods; no option of a key bars Unix sockets
+  # a client that vanished keeps no port: its session ends after a minute
   printf '%s\n' 'PasswordAuthentication no' 'KbdInteractiveAuthentication no' \
+    'ClientAliveInterval 20' 'ClientAliveCountMax 3' \
     'Match User kit-tunnel' 'GatewayPorts clientspecified' 'AllowStreamLocalForwarding no' \
     'Match User *,!kit-tunnel' 'GatewayPorts no' >"$SSHD"
   [ -n "$ROOT" ] || { sshd -t && systemctl reload ssh; }
@@ -68,7 +69,7 @@ do_sshd() {
 check_registry() { [ "$(docker inspect -f '{{.State.Running}}' kind-registry 2>/dev/null)" = true ]; }
 do_registry() {
   docker start kind-registry 2>/dev/null ||
-    docker run --detach --restart=always --publish 127.0.0.1:5001:5000 --name kind-registry registry:2.8.3
+    docker run --detach --restart=always --publish 127.0.0.1:5001:5000 --name kind-registry "$REGISTRY"
 }
 
 cluster_config() {
@@ -84,15 +85,23 @@ nodes:
     extraPortMappings:
       - {containerPort: 80, hostPort: 80, listenAddress: 127.0.0.1}
       - {containerPort: 443, hostPort: 443, listenAddress: 127.0.0.1}
-containerdConfigPatches:
-  - |-
-    [plugins."io.containerd.grpc.v1.cri".registry.mirrors."localhost:5001"]
-      endpoint = ["http://kind-registry:5000"]
 EOF
 }
-check_cluster() { kind get clusters 2>/dev/null | grep -qx "$CLUSTER"; }
+# containerd 2 reads where a registry is from this file; kind's nodes look there from 0.27 on.
+HOSTS=/etc/containerd/certs.d/localhost:5001/hosts.toml
+check_cluster() { [[ $(node_image) == *"${NODE#*@}" ]] && docker exec "$CLUSTER-control-plane" test -s "$HOSTS"; }
+node_image() { docker inspect -f '{{.Config.Image}}' "$CLUSTER-control-plane" 2>/dev/null || :; }
 do_cluster() {
-  check_cluster || cluster_config | kind create cluster --name "$CLUSTER" --image "$NODE" --config -
+  case $(node_image) in
+  '') cluster_config | kind create cluster --name "$CLUSTER" --image "$NODE" --config - ;;
+  *"${NODE#*@}") ;;
+  *) # its contents go with it: not ours to decide
+    echo "the cluster is $(node_image), not $NODE; kind delete cluster --name $CLUSTER removes it" >&2
+    return 1 ;;
+  esac
+  # shellcheck disable=SC2016 # expanded on the node
+  echo '[host."http://kind-registry:5000"]' | docker exec --interactive "$CLUSTER-control-plane" \
+    sh -c 'mkdir -p "${1%/*}" && cat >"$1"' sh "$HOSTS"
   docker network connect kind kind-registry 2>/dev/null ||
     docker network inspect kind --format '{{range .Containers}}{{.Name}} {{end}}' | grep -qw kind-registry
   sysctl --quiet --write fs.inotify.max_user_watches=1048576 fs.inotify.max_user_instances=512

@@ -2,7 +2,9 @@
 
 import base64
 import getpass
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 
@@ -87,6 +89,7 @@ def test_only_the_tunnel_user_may_open_ports_for_others(tmp_path):
         who = ["-C", f"user={user},host=h,addr=10.0.0.1"]
         done = subprocess.run([*argv, *who], capture_output=True, text=True)
         assert f"gatewayports {ports}" in done.stdout.lower(), done.stderr
+        assert "clientaliveinterval 20" in done.stdout.lower()
         assert f"allowstreamlocalforwarding {sockets}" in done.stdout.lower()
 
 
@@ -97,8 +100,74 @@ def test_cluster_has_one_node_with_the_label_and_the_two_ports():
     assert 'node-labels: "ingress-ready=true"' in node["kubeadmConfigPatches"][0]
     ports = [(each["containerPort"], each["hostPort"]) for each in node["extraPortMappings"]]
     assert ports == [(80, 80), (443, 443)]
-    assert "http://kind-registry:5000" in config["containerdConfigPatches"][0]
     assert "127.0.0.1:5001:5000" in SCRIPT.read_text()
+
+
+def pins():
+    return dict(re.findall(r"\b([A-Z0-9_]+)=(\S+)", SCRIPT.read_text()))
+
+
+def test_kubectl_node_and_kind_belong_together_and_are_pinned_by_hash():
+    """kubectl supports a skew of one minor version; kind enforces policies from 0.24 on."""
+    found = pins()
+    node = re.fullmatch(r"kindest/node:v1\.(\d+)\.\d+@sha256:[0-9a-f]{64}", found["NODE"])
+    kubectl = re.fullmatch(r"v1\.(\d+)\.\d+", found["KUBECTL"])
+    assert abs(int(node[1]) - int(kubectl[1])) <= 1
+    assert int(found["KIND"].split(".")[1]) >= 27, "the registry is found by a hosts.toml"
+    assert re.fullmatch(r"registry:[\d.]+@sha256:[0-9a-f]{64}", found["REGISTRY"])
+    for tool in ("KUBECTL", "KIND", "KUSTOMIZE"):
+        assert re.fullmatch("[0-9a-f]{64}", found[f"{tool}_SHA256"])
+
+
+def stand_ins(folder, **programs):
+    """Programs in a folder that is first in PATH; gives the environment."""
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "ROOT": str(folder / "root")}
+
+
+@pytest.mark.parametrize("tampered", ["", "kubectl", "kind", "kustomize_v5.5.0_linux_amd64.tar.gz"])
+def test_downloaded_tool_with_other_contents_is_not_installed(tmp_path, tampered):
+    """The checksum is the script's own: one from the same place would have been changed too."""
+    curl = f'echo "$6" >"$6"; [ "$6" != "{tampered}" ] || echo bad >>"$6"'
+    environ = stand_ins(tmp_path, curl=curl, tar="cp kubectl kustomize")
+    text = SCRIPT.read_text()
+    for tool, file in (("KUBECTL", "kubectl"), ("KIND", "kind"), ("KUSTOMIZE", "")):
+        content = f"{file or 'kustomize_v5.5.0_linux_amd64.tar.gz'}\n".encode()
+        sha = hashlib.sha256(content).hexdigest()
+        text = text.replace(pins()[f"{tool}_SHA256"], sha)
+    (tmp_path / "setup.sh").write_text(text)
+    argv = ["bash", tmp_path / "setup.sh", "do", "tools"]
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True)
+    assert (done.returncode == 0) == (tampered == ""), done.stderr
+    assert (tmp_path / "root/usr/local/bin/kind").exists() == (tampered == "")
+
+
+@pytest.mark.parametrize(
+    ("image", "code", "calls"),
+    [
+        ("", 0, ["create cluster"]),
+        ("NODE", 0, []),
+        ("kindest/node:v1.24.15", 1, []),
+    ],
+)
+def test_cluster_of_another_version_is_reported_and_kept(tmp_path, image, code, calls):
+    node = pins()["NODE"] if image == "NODE" else image
+    log = tmp_path / "kind.log"
+    environ = stand_ins(
+        tmp_path,
+        docker=f'case "$1" in inspect) echo "{node}" ;; exec) cat >/dev/null ;; esac',
+        kind=f'cat >/dev/null; echo "$1 $2" >> {log}',
+        sysctl="",
+    )
+    argv = ["bash", SCRIPT, "do", "cluster"]
+    done = subprocess.run(
+        argv, env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == code, done.stderr
+    assert (log.read_text().splitlines() if log.exists() else []) == calls
+    assert ("kind delete cluster" in done.stderr) == (code == 1)
 
 
 def completed(argv, code, out, err, seconds, check):
@@ -155,19 +224,11 @@ def test_docker_steps_are_checked_with_the_rights_they_need(tmp_path):
 
 def test_kubeconfig_is_the_persons_own(tmp_path):
     """kubectl runs as the person who logs in, and `kind` runs as root."""
-    for name, text in {
-        "kind": "echo current-context: kind-mlops-platform",
-        "kubectl": 'grep -qs kind-mlops-platform "$2"',
-    }.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    user = getpass.getuser()
-    environ = {
-        **os.environ,
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "SUDO_USER": user,
-        "ROOT": str(tmp_path / "root"),
-    }
+    environ = stand_ins(
+        tmp_path,
+        kind="echo current-context: kind-mlops-platform",
+        kubectl='grep -qs kind-mlops-platform "$2"',
+    ) | {"SUDO_USER": getpass.getuser()}
 
     def step(word):
         return subprocess.run(["bash", SCRIPT, word, "kubeconfig"], env=environ).returncode
