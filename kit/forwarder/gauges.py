@@ -164,7 +164,7 @@ def _share(text: str, read: Callable[[str], float | None]) -> tuple[float, float
 
 
 def _seff(kept: RunSnapshot, result: Json) -> list[Sample]:
-    seff: Mapping[str, str] = result["seff"]
+    seff: Mapping[str, str] = {k: v for k, v in result["seff"].items() if v != "N/A"}
     if seff == {}:  # the accounting never had the job
         return []
     state = re.fullmatch(r"(\w+) \(exit code (\d+)\)", seff["State"])

@@ -23,6 +23,7 @@ from kit.slurm.text import (
     ACCOUNT_COLUMNS,
     LIMIT_PATTERN,
     NO_ACCOUNTING,
+    NO_ANSWER_PATTERN,
     QUEUE_FORMAT,
     AccountRow,
     JobState,
@@ -107,7 +108,7 @@ class Slurm:
         text = build_script(dataclasses.replace(job, name=job_name(attempt_id)), folder)
         argv = sbatch_argv(folder)
         self._warn(job)
-        words = [attempt_id, str(REPLY_WAIT_S), LIMIT_PATTERN, text, *argv]
+        words = [attempt_id, str(REPLY_WAIT_S), LIMIT_PATTERN, NO_ANSWER_PATTERN, text, *argv]
         attempt = self._ask("submit", words, [attempt_id]).attempts[attempt_id]
         if attempt.reply and attempt.reply.refused and not attempt.started:
             self._refuse(attempt, argv)

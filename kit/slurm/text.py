@@ -116,7 +116,10 @@ def parse_duration(text: str) -> float | None:
         return None
     if text.strip().upper() in ("UNLIMITED", "INFINITE"):
         return math.inf
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?(\.\d+)?", text.strip())
+    digits = r"(\d{1,9})"  # more of them are no time of Slurm's, and overflow
+    match = re.fullmatch(
+        rf"(?:{digits}-)?{digits}(?::{digits})?(?::{digits})?(\.\d+)?", text.strip()
+    )
     if not match:
         raise DataError("a duration was expected from Slurm", repr(text[:80]))
     days, *parts = match.groups()[:4]
@@ -142,7 +145,7 @@ def parse_size(text: str) -> int | None:
     if text.strip() in ABSENT:
         return None
     match = re.fullmatch(
-        r"(\d+(?:\.\d+)?) ?([KMGTPE]?)i?B?[nc?]?(?: \(estimated maximum\))?", text.strip()
+        r"(\d{1,20}(?:\.\d+)?) ?([KMGTPE]?)i?B?[nc?]?(?: \(estimated maximum\))?", text.strip()
     )
     if not match:
         raise DataError("a size was expected from Slurm", repr(text[:80]))
@@ -157,7 +160,7 @@ def parse_memory(text: str) -> int | None:
     """
     if not text.strip():
         return None
-    match = re.fullmatch(r"(\d+)([KMGT]?)B?", text.strip().upper())
+    match = re.fullmatch(r"(\d{1,15})([KMGT]?)B?", text.strip().upper())
     if not match:
         raise DataError("a memory size was expected", repr(text[:80]), "write it as 3G or 3000M")
     return int(match[1]) << (10 * " KMGT".index(match[2] or "M"))
@@ -165,7 +168,7 @@ def parse_memory(text: str) -> int | None:
 
 def parse_count(text: str | None) -> int | None:
     """Parse a count, also in the short form `2K` (1024 each); None where it is not a count."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", (text or "").strip())
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)([KMG]?)", (text or "").strip())
     if not match or ("." in match[1] and not match[2]):
         return None
     return round(float(match[1]) * 1024.0 ** " KMG".index(match[2] or " "))
@@ -254,13 +257,13 @@ _COLUMNS = (
     "ElapsedRaw,CPUTimeRAW,MaxRSS,ReqMem,ReqTRES,AllocTRES,NodeList,Cluster,User,Group,JobName"
 )
 ACCOUNT_COLUMNS = tuple(_COLUMNS.split(","))
-# sbatch could not ask the controller, or got no answer: the job may exist.
-_NO_ANSWER = re.compile(
-    r"timed out|unable to contact|connect failure|connection|communication|zero bytes"
-    r"|message (receive|send)|authentication|munge|controller|interrupted|temporarily",
-    re.IGNORECASE,
+# `scripts/submit.sh` uses these two as well (grep -E). The first, without regard to case: sbatch
+# could not ask the controller, or got no answer, so the job may exist.
+NO_ANSWER_PATTERN = (
+    "timed out|unable to contact|connect failure|connection|communication|zero bytes"
+    "|message (receive|send)|authentication|munge|controller|interrupted|temporarily"
 )
-# Limits on the number of submitted jobs. Used by `scripts/submit.sh` too (grep -E).
+# Limits on the number of submitted jobs.
 LIMIT_PATTERN = r"(Assoc|QOS)(Grp|Max)[A-Za-z]*Submit[A-Za-z]*Limit"
 NO_ACCOUNTING = re.compile(r"accounting[_ ]storage (is disabled|plugin)", re.IGNORECASE)
 
@@ -276,7 +279,7 @@ def read_reply(code: int, out: str, err: str) -> SubmitReply:
     if len(ids) == 1:
         return SubmitReply(ids.pop(), False, text)
     failed = code not in (0, 124) and code < 128 and not ids and bool(err.strip())
-    refused = failed and not _NO_ANSWER.search(err)
+    refused = failed and not re.search(NO_ANSWER_PATTERN, err, re.IGNORECASE)
     limited = refused and bool(re.search(LIMIT_PATTERN, err))
     return SubmitReply("", refused, text or "no output", limited)
 
@@ -328,8 +331,8 @@ def account_row(columns: Mapping[str, str], zone: datetime.tzinfo = UTC) -> Acco
         step=step,
         state=parse_state(word),
         word=word,
-        exit_code=int(code) if code.isdigit() else None,
-        signal=int(signal) if signal.isdigit() else None,
+        exit_code=parse_count(code),
+        signal=parse_count(signal),
         submit=parse_time(columns.get("Submit", ""), zone),
         start=parse_time(columns.get("Start", ""), zone),
         end=parse_time(columns.get("End", ""), zone),

@@ -6,11 +6,11 @@ never trusted: only the rows of a job with the expected name count.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kit.base import DataError, UsageError
 from kit.slurm.script import JobSpec, job_for
@@ -172,24 +172,24 @@ def computed_seff(usage: Usage) -> dict[str, str]:
     """Compute seff's keys from sacct where a site has no seff, and note it in `Source`.
 
     CPU efficiency is worked over allocated core-seconds; memory efficiency is the largest step's
-    resident memory over the allocated memory, as contribs/seff of Slurm 22.05 does.
+    resident memory over the allocated memory, as contribs/seff of Slurm 22.05 does. What the
+    accounting does not know is `N/A`, never 0.
     """
-    column = usage.rows[0].columns
-    core, worked = usage.core_seconds or 0, usage.cpu_seconds or 0
-    memory = parse_size(usage.tres.get("mem", "")) or 0
-    used, nodes = usage.max_rss_bytes or 0, usage.nodes or 1
+    column, nodes = usage.rows[0].columns, usage.nodes
+    memory = parse_size(usage.tres.get("mem", ""))
+    core = _known(format_duration, usage.core_seconds)
     return {
         "Job ID": usage.job_id,
         "Cluster": column.get("Cluster", ""),
         "User/Group": f"{column.get('User', '')}/{column.get('Group', '')}",
         "State": f"{usage.state.name} (exit code {usage.exit_code or 0})",
-        "Nodes": str(nodes),
-        "Cores per node": str((usage.cores or 0) // nodes),
-        "CPU Utilized": format_duration(worked),
-        "CPU Efficiency": f"{_percent(worked, core)} of {format_duration(core)} core-walltime",
-        "Job Wall-clock time": format_duration(usage.elapsed_seconds or 0),
-        "Memory Utilized": _format_memory(used),
-        "Memory Efficiency": f"{_percent(used, memory)} of {_format_memory(memory)}",
+        "Nodes": _known(str, nodes),
+        "Cores per node": _known(lambda cores: str(cores // max(1, nodes or 1)), usage.cores),
+        "CPU Utilized": _known(format_duration, usage.cpu_seconds),
+        "CPU Efficiency": _share(usage.cpu_seconds, usage.core_seconds, f"{core} core-walltime"),
+        "Job Wall-clock time": _known(format_duration, usage.elapsed_seconds),
+        "Memory Utilized": _known(_format_memory, usage.max_rss_bytes),
+        "Memory Efficiency": _share(usage.max_rss_bytes, memory, _known(_format_memory, memory)),
         "Billed project": column.get("Account", ""),
         "Source": "computed from sacct",
     }
@@ -300,13 +300,19 @@ def count_gres(text: str, name: str) -> int:
 def _whole_seconds(raw: str | None, clock: str) -> int | None:
     """Read whole seconds: the raw column, or the clock's where a listing has only that."""
     if raw or not clock:
-        return int(raw) if raw and raw.isdigit() else None
+        return parse_count(raw)
     total = parse_duration(clock)
     return None if total is None or math.isinf(total) else int(total)
 
 
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole if whole else 0:.2f}%"
+def _known(form: Callable[[Any], str], value: float | None) -> str:
+    return "N/A" if value is None else form(value)
+
+
+def _share(part: float | None, whole: float | None, of: str) -> str:
+    if part is None or whole is None:
+        return "N/A"
+    return f"{100 * part / whole if whole else 0:.2f}% of {of}"
 
 
 def _format_memory(count: float) -> str:

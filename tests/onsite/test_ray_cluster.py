@@ -169,6 +169,7 @@ def test_metrics_of_ray_are_switched_off(tmp_path):
     lines = (tmp_path / "environment").read_text().splitlines()
     assert "RAY_enable_metrics_collection=0" in lines
     assert "DASHBOARD_METRIC_PORT=-1" in lines
+    assert "AUTOSCALER_METRIC_PORT=-1" in lines
     step.stdin.close()
 
 

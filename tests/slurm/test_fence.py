@@ -14,7 +14,7 @@ from kit.base import CommandFailed, LocalHost
 from kit.base.settings import Hpc
 from kit.slurm import Slurm, fence
 from kit.slurm import sbatch_argv as argv
-from kit.slurm.text import LIMIT_PATTERN, QUEUE_FORMAT
+from kit.slurm.text import LIMIT_PATTERN, NO_ANSWER_PATTERN, QUEUE_FORMAT
 
 A = "0123456789ab"
 JOB = "#!/bin/bash\necho 'a job' \"$HOME\"\n"
@@ -50,7 +50,8 @@ def ask(project):
 
 
 def submit(ask, project, attempt_id=A):
-    words = attempt_id, "5", LIMIT_PATTERN, JOB, *argv(f"{project}/kit/tries/{attempt_id}")
+    patterns, folder = (LIMIT_PATTERN, NO_ANSWER_PATTERN), f"{project}/kit/tries/{attempt_id}"
+    words = attempt_id, "5", *patterns, JOB, *argv(folder)
     return ask("submit", *words, ids=(attempt_id,)).attempts[attempt_id]
 
 
@@ -78,7 +79,7 @@ def test_eight_callers_at_once_call_sbatch_once(ask, project):
 
 
 def test_script_cut_on_the_way_does_nothing(ask, project):
-    body = fence.wrap("submit", f"{project}/kit/tries", A, "5", "x", JOB, *argv("/x"))
+    body = fence.wrap("submit", f"{project}/kit/tries", A, "5", "x", "y", JOB, *argv("/x"))
     for share in (0.3, 0.6, 0.9, 0.99):
         LocalHost().run(["bash", "-s"], body[: int(len(body) * share)], check=False)
     assert not (project / "kit").exists()
@@ -108,6 +109,31 @@ def test_closing_an_owned_attempt_keeps_the_owner(ask, project, mode, commit, ca
         0,
     )
     assert len(lines(project.parent / "cancelled")) == cancels
+
+
+@pytest.mark.parametrize(("mode", "left"), [("fence", True), ("settle", False), ("cancel", False)])
+def test_what_a_killed_job_leaves_is_removed_when_its_attempt_is_closed(ask, project, mode, left):
+    folder = project / "kit" / "tries" / A
+    folder.mkdir(parents=True)
+    for name in ("ray.token", "tunnel key", "metrics.json"):
+        (folder / name).touch()
+    ask("close", A, mode, "", "ray.token", "tunnel key")
+    assert {path.name for path in folder.iterdir() if not path.is_symlink()} == (
+        {"ray.token", "tunnel key", "metrics.json"} if left else {"metrics.json"}
+    )
+
+
+def test_cluster_of_a_federation_is_named_in_every_question(ask, project):
+    for name in ("squeue", "sacct", "scancel"):
+        path = project.parent / "bin" / name
+        path.write_text(f'#!/bin/bash\necho "{name} $*" >>{project.parent}/asked\necho "JobID|x"\n')
+        path.chmod(0o755)
+    ask("queue", QUEUE_FORMAT, "c1", A)
+    ask("account", "JobID", "c1", "7", f"kit-{A}", A)
+    ask("close", A, "cancel", "c1")
+    asked = lines(project.parent / "asked")
+    assert [line.split()[0] for line in asked] == ["squeue", "sacct", "sacct", "scancel"]
+    assert all("--clusters=c1" in line for line in asked)
 
 
 def test_committed_attempt_is_neither_closed_nor_cancelled(ask, project):
@@ -192,8 +218,11 @@ def test_attempt_refused_by_a_limit_is_submitted_again(ask, project):
         'echo "sbatch: error: AssocMaxSubmitJobLimit" >&2',
         'echo "AssocMaxSubmitJobLimit, again; Socket timed out on send/recv operation" >&2; exit 1',
         'echo "AssocMaxSubmitJobLimit, retrying" >&2; exit 124',
+        *(
+            f'echo "AssocMaxSubmitJobLimit, {words} x" >&2; exit 1'
+            for words in NO_ANSWER_PATTERN.replace("(receive|send)", "send").upper().split("|")
+        ),
     ],
-    ids=["accepted", "id-and-failure", "no-failure", "connection-lost", "timed-out"],
 )
 def test_limit_named_beside_a_possible_job_is_never_submitted_again(ask, project, answer):
     sbatch = project.parent / "bin" / "sbatch"

@@ -201,6 +201,9 @@ def test_job_for_a_profile_requests_what_the_profile_says():
     job = job_for(hpc, "kit-0123456789ab", ["true"], warning_s=60)
     assert (job.account, job.partition, job.nodes, job.cpus) == ("p1", "small", 2, 4)
     assert (job.memory, job.time, job.tasks_per_node, job.warning_s) == ("3G", "00:20:00", 1, 60)
+    more = {"qos": "low", "clusters": "c1", "constraint": "a100", "licenses": "matlab:1"}
+    job = job_for(dataclasses.replace(hpc, **more), "kit-0123456789ab", ["true"])
+    assert {name: getattr(job, name) for name in more} == more
 
 
 # How `module` behaves in Lmod and Modules 5 (a failure exits 1) and in Modules 3.2 (it exits 0).

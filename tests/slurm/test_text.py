@@ -300,7 +300,8 @@ def test_durations_are_read_as_slurm_defines_them(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["soon", "1:2:3:4", "-5", "1-", "00:06:5x", "1.2.3", "RUNNING", "2-11:18:24 extra"]
+    "text",
+    ["soon", "1:2:3:4", "-5", "1-", "00:06:5x", "1.2.3", "RUNNING", "2-11:18:24 extra", "9" * 400],
 )
 def test_rejects_text_that_is_not_a_duration(text):
     with pytest.raises(DataError):
@@ -332,7 +333,9 @@ def test_sizes_are_bytes(text, expected):
     assert parse_size(text) == expected
 
 
-@pytest.mark.parametrize("text", ["much", "1.2.3G", "3X", "-1K", "3 G B", "G", "1e9", "3G 4G"])
+@pytest.mark.parametrize(
+    "text", ["much", "1.2.3G", "3X", "-1K", "3 G B", "G", "1e9", "3G 4G", "9" * 400]
+)
 def test_rejects_text_that_is_not_a_size(text):
     with pytest.raises(DataError):
         parse_size(text)

@@ -153,10 +153,26 @@ def test_computed_seff_has_the_same_keys_and_its_source():
 
 
 def test_computed_seff_of_a_job_that_never_ran():
-    listing = "JobID|State\n5|CANCELLED by 1\n"
-    assert computed_seff(read_usage(read_account(listing), "5"))["CPU Efficiency"].startswith(
-        "0.00%"
+    listing = "JobID|State|ElapsedRaw|CPUTimeRAW|TotalCPU\n5|CANCELLED by 1|0|0|00:00:00\n"
+    seff = computed_seff(read_usage(read_account(listing), "5"))
+    assert seff["CPU Efficiency"] == "0.00% of 00:00:00 core-walltime"
+    assert seff["Job Wall-clock time"] == "00:00:00"
+
+
+def test_computed_seff_has_no_figure_for_what_the_accounting_does_not_know():
+    """Memory without a MaxRSS is unknown; it is not 0 bytes, nor 0 per cent."""
+    header = "JobID|State|AllocNodes|AllocCPUS|ElapsedRaw|CPUTimeRAW|AllocTRES"
+    seff = computed_seff(
+        read_usage(read_account(f"{header}\n5|COMPLETED|1|2|60|120|cpu=2,mem=3G"), "5")
     )
+    unknown = {"CPU Utilized", "CPU Efficiency", "Memory Utilized", "Memory Efficiency"}
+    assert {key for key, value in seff.items() if value == "N/A"} == unknown
+    bare = computed_seff(read_usage(read_account("JobID|State\n5|COMPLETED"), "5"))
+    assert {key for key, value in bare.items() if value == "N/A"} == unknown | {
+        "Nodes",
+        "Cores per node",
+        "Job Wall-clock time",
+    }
 
 
 def reused():

@@ -290,8 +290,8 @@ class FakeHost:
         name, words = script_and_words(text)
         site = self.site
         if name == "submit":
-            assert words[5:8] == ["sbatch", "--parsable", "--export=NIL"], words
-            assert "me=$SLURM_JOB_ID." in words[4], "a job without the fence"
+            assert words[6:9] == ["sbatch", "--parsable", "--export=NIL"], words
+            assert "me=$SLURM_JOB_ID." in words[5], "a job without the fence"
             site.submit(words[1])
             return site.look([words[1]]), ""
         if name == "queue":

@@ -91,8 +91,8 @@ class WorkingHost(FakeHost):
             part = content[int(count) - 1 :] if count[0] == "+" else content[-int(count) :]
             return base64.b64encode(part).decode(), ""
         if name == "submit":
-            self.site.scripts.setdefault(words[1], words[4])
-            self.files[f"{words[0]}/{words[1]}/job.sh"] = words[4].encode()
+            self.site.scripts.setdefault(words[1], words[5])
+            self.files[f"{words[0]}/{words[1]}/job.sh"] = words[5].encode()
         return super()._script(text)
 
 

@@ -1,18 +1,17 @@
 # Submit an attempt, unless that was done before.
 # $1 attempts' folder, $2 attempt id, $3 seconds to wait for sbatch, $4 pattern of limits that
-# pass, $5 job script, then sbatch's argv.
+# pass, $5 pattern of lost connections, $6 job script, then sbatch's argv.
 # The value of `submit` is made here, in every call: a call that is sent twice is two callers.
 # sbatch runs detached: it outlives this shell, ssh and the client, and its reply appears at once.
-attempts=$1 id=$2 wait_s=$3 limits=$4 job=$5; shift 5
+attempts=$1 id=$2 wait_s=$3 limits=$4 no_answer=$5 job=$6; shift 6
 enter "$attempts/$id"
 me=$HOSTNAME.$$.${EPOCHREALTIME:-$(date +%s.%N)}.$RANDOM$RANDOM
 # True where sbatch failed, printed no job id, and named a limit on the number of jobs.
 # A message about a limit beside an accepted job (a job_submit plugin may print one) is no refusal.
 # Nor is a limit beside a lost connection: that request may have been accepted.
-no_answer='(timed out|contact|connect|communicat|zero bytes|message|munge|controller|interrupted|temporarily)'
 limited() {
     grep -qx 'exit 1' reply && ! grep -qE '^out .*[0-9]' reply &&
-        ! grep -qiE "^err .*$no_answer" reply && grep -qE "^err .*$limits" reply
+        ! grep -qiE "^err .*($no_answer)" reply && grep -qE "^err .*$limits" reply
 }
 # Such a limit refused it before: submit again. The caller that renames the reply may release
 # `submit`: sbatch has accepted nothing, so no job can exist.
