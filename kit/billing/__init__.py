@@ -30,11 +30,8 @@ from kit.billing.run import (
 from kit.billing.tables import (
     NO_JOB,
     bill_advice,
-    bill_frame,
     bill_rows,
     bill_summary,
-    elsewhere_frame,
-    estimate_frame,
     estimate_text,
     format_units,
     job_of_run,

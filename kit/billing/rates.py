@@ -215,6 +215,8 @@ def actual(settings: Settings, usages: Sequence[Usage], committed: str = "") -> 
             started = usage.rows[0].start is not None and usage.state.finished
             raw = usage.rows[0].columns.get("ElapsedRaw", "")
             note = f"sacct says {raw} s: not billed" if raw.startswith("-") else note
+            if usage.elapsed_seconds is None:
+                note = note or "how long it ran is not known: not billed"
             note = note or ("ended within its first second" if started else "never started")
             rate = settings.rates.get(usage.rows[0].columns.get("Partition", "").split(",")[0])
             kind = _kind(rate) if rate else "CPU BU"

@@ -4,20 +4,23 @@ Rates are the profile's; usage is sacct's raw text (`sacct.txt`); seff's figure 
 """
 
 from decimal import Decimal
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from kit.base import DataError, Host, Json, UsageError, site_host
+from kit.base import DataError, Host, Json, KitError, UsageError, site_host
 from kit.base.settings import Settings
 from kit.billing import rates
 from kit.billing.rates import Bill, Line, money, slurm_kinds
-from kit.slurm import Usage, job_starts, planned_resources, read_account, usage_of
+from kit.slurm import Usage, job_name, job_starts, planned_resources, read_account, usage_of
 
 
 def usages(loaded: Settings, sacct_text: str) -> list[Usage]:
-    """Read every start of every job of a raw sacct listing."""
+    """Read every start of every job of the kit in a raw sacct listing.
+
+    None is in the empty text that a site without accounting leaves.
+    """
     zone = ZoneInfo(loaded.hpc.timezone if loaded.hpc else "UTC")
-    return [usage_of(start) for start in job_starts(read_account(sacct_text, zone))]
+    rows = read_account(sacct_text, zone) if sacct_text.strip() else []
+    return [usage_of(start) for start in job_starts(rows, prefix=job_name(""))]
 
 
 def bill_of_run(loaded: Settings, run: Json) -> Bill:
@@ -31,11 +34,10 @@ def bill_of_run(loaded: Settings, run: Json) -> Bill:
     seff = "" if "Source" in values else str(values.get("Non-Interactive BUs", ""))
     if not loaded.rates:
         return Bill((), seff=seff)
-    last = sacct_of(loaded, run)
-    files = [path for path in (last.with_name("sacct-tries.txt"), last) if path.exists()]
-    jobs = usages(loaded, files[0].read_text(encoding="utf-8")) if files else []
-    if files and not jobs:
-        raise DataError("price a run", f"its {files[0].name} lists no job", "fetch the run again")
+    text = sacct_of(loaded, run, "sacct-tries.txt") or sacct_of(loaded, run)
+    jobs = usages(loaded, text)
+    if text and not jobs:
+        raise DataError("price a run", "its sacct text lists no job of it", "fetch the run again")
     lines = rates.actual(loaded, jobs, slurm.get("job", {}).get("id", ""))
     duration = Decimal(str(figures.get("pipeline_s", 0) if run["target"] != "local" else 0))
     if not duration:
@@ -47,9 +49,13 @@ def bill_of_run(loaded: Settings, run: Json) -> Bill:
     return Bill(tuple(lines), tuple(rates.cloud_lines(loaded, duration, started=True)), seff)
 
 
-def sacct_of(loaded: Settings, run: Json) -> Path:
-    """Return the file with the raw sacct text of the job whose result the run has."""
-    return loaded.profile_dir / "runs" / str(run["run"]) / "sacct.txt"
+def sacct_of(loaded: Settings, run: Json, name: str = "sacct.txt") -> str:
+    """Return the raw sacct text of the job whose result the run has.
+
+    Empty if the file is missing, or the site has no accounting.
+    """
+    path = loaded.profile_dir / "runs" / str(run["run"]) / name
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def bill_figures(bill: Bill) -> dict[str, float]:
@@ -71,12 +77,16 @@ def bill_figures(bill: Bill) -> dict[str, float]:
     return row
 
 
-def job_units(loaded: Settings, sacct_text: str) -> float:
+def job_units(loaded: Settings, sacct_text: str) -> float | None:
     """Return the units that the jobs of a listing cost, for where seff does not have them.
 
-    Raises DataError if they are of several kinds, which are never added.
+    None if the listing has no job. Raises DataError if the units are of several kinds, which are
+    never added.
     """
-    kinds = slurm_kinds(rates.actual(loaded, usages(loaded, sacct_text)))
+    jobs = usages(loaded, sacct_text)
+    if not jobs:
+        return None
+    kinds = slurm_kinds(rates.actual(loaded, jobs))
     if len(kinds) > 1:
         got = ", ".join(f"{money(units)} {kind}" for kind, units in kinds.items())
         raise DataError("price the jobs of a run", f"units of several kinds: {got}")
@@ -120,14 +130,16 @@ def check_affordable(
     """Raise UsageError if a run is over its budget or over what the project has left.
 
     `csc-projects` on the login node prints what is left; on a site without it only the budget
-    counts. Without any budget nothing is asked. Raises what `host.run` does.
+    counts. Without any budget nothing is asked. Raises what `host.run` does, but no DataError or
+    UsageError, which would refuse the run: that the site was not asked says nothing about it.
     """
     if not (limit or loaded.budget):
         return
     lines, hpc = refuse_over(loaded, target, limit).lines, loaded.hpc
     if lines and hpc is not None:
-        host = host or site_host(loaded)
         argv = ["csc-projects", "-p", hpc.account]
-        rates.check_budget(
-            loaded, lines, rates.parse_remaining_units(host.run(argv, check=False, repeat=True).out)
-        )
+        try:
+            answer = (host or site_host(loaded)).run(argv, check=False, repeat=True)
+        except (DataError, UsageError) as err:
+            raise KitError(err.tried, err.got, err.next_step) from err
+        rates.check_budget(loaded, lines, rates.parse_remaining_units(answer.out))

@@ -3,19 +3,15 @@
 import contextlib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from kit.base import Json, UsageError, to_text
 from kit.base.settings import Settings, load, profile_names
 from kit.billing import rates, waste
 from kit.billing.rates import Bill, Line, money
-from kit.billing.run import bill_of_run, estimate, sacct_of, usages
-from kit.slurm import GIB, allocated_resources, parse_size
+from kit.billing.run import estimate, sacct_of, usages
+from kit.slurm import GIB, allocated_resources, parse_count, parse_size
 
-if TYPE_CHECKING:
-    import pandas
-
-NO_JOB = "its sacct.txt is missing: the job is not in this bill"
+NO_JOB = "its sacct.txt is missing or empty: the job is not in this bill"
 
 
 def bill_rows(lines: Iterable[Line]) -> list[dict[str, str]]:
@@ -64,44 +60,9 @@ def estimate_text(loaded: Settings, target: str) -> str:
     return "\n\n".join([to_text(bill_rows(bill.lines)), *bill_summary(bill)]).strip()
 
 
-def estimate_frame(profile: str, target: str) -> "pandas.DataFrame":
-    """Return for a notebook what a run may cost at most."""
-    return frame(estimate(load(profile), target))
-
-
-def bill_frame(profile: str, run: Json) -> "pandas.DataFrame":
-    """Show a finished run's bill in a notebook; `attrs["summary"]` has the sums and the waste."""
-    loaded = load(profile)
-    table = frame(bill_of_run(loaded, run))
-    table.attrs["summary"] = "\n".join([table.attrs["summary"], *bill_advice(loaded, run)])
-    return table
-
-
-def elsewhere_frame(profile: str, run: Json) -> "pandas.DataFrame":
-    """Price the job of a finished run on every site that could hold it."""
-    import pandas
-
-    job = job_of_run(load(profile), run)
-    return pandas.DataFrame(offers_elsewhere(job)).set_index("site") if job else pandas.DataFrame()
-
-
-def frame(bill: Bill) -> "pandas.DataFrame":
-    """Return a bill for a notebook; the sums are in `attrs["summary"]`."""
-    import pandas
-
-    table = (
-        pandas.DataFrame(bill_rows(bill.lines)).set_index("what")
-        if bill.lines
-        else pandas.DataFrame()
-    )
-    table.attrs["summary"] = "\n".join(bill_summary(bill))
-    return table
-
-
 def job_of_run(loaded: Settings, run: Json) -> waste.JobUse | None:
     """Return what the run's job requested, worked and needed; None without sacct's text."""
-    path = sacct_of(loaded, run)
-    jobs = usages(loaded, path.read_text(encoding="utf-8")) if path.exists() else []
+    jobs = usages(loaded, sacct_of(loaded, run))
     if not jobs:
         return None
     last = jobs[-1]
@@ -110,9 +71,11 @@ def job_of_run(loaded: Settings, run: Json) -> waste.JobUse | None:
     memory = parse_size(requested.get("mem", ""))
     return waste.JobUse(
         held=held,
-        requested_cores=int(requested.get("cpu") or columns.get("ReqCPUS") or held.cores),
+        requested_cores=parse_count(requested.get("cpu"))
+        or parse_count(columns.get("ReqCPUS"))
+        or held.cores,
         requested_gib=Decimal(memory) / GIB if memory else held.memory_gib,
-        worked_seconds=Decimal(str(last.cpu_seconds or 0)),
+        worked_seconds=None if last.cpu_seconds is None else Decimal(str(last.cpu_seconds)),
         needed_gib=Decimal(last.max_rss_bytes) / GIB if last.max_rss_bytes else None,
         workers=int(run.get("parameters", {}).get("workers", 1)),
     )

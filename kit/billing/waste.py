@@ -17,23 +17,25 @@ CORE_TOLERANCE = Decimal("0.1")  # Ray's own processes: 73 core-seconds in 72 s 
 class JobUse:
     """A job's resources: held, requested, worked and needed, summed over its nodes.
 
-    Memory is None where the accounting does not know it. `workers` are the processes that
-    trained; Ray spreads them, so each has a node of its own while there are any.
+    Memory and worked seconds are None where the accounting does not know them. `workers` are the
+    processes that trained; Ray spreads them, so each has a node of its own while there are any.
     """
 
     held: Resources
     requested_cores: int
     requested_gib: Decimal | None
-    worked_seconds: Decimal
+    worked_seconds: Decimal | None
     needed_gib: Decimal | None
     workers: int = 1
 
     @property
-    def needed_cores(self) -> int:
+    def needed_cores(self) -> int | None:
         """The fewest whole cores that could have done the work in the same time.
 
-        Each worker needs one.
+        Each worker needs one. None if it is not known how much was worked.
         """
+        if self.worked_seconds is None:
+            return None
         busy = self.worked_seconds / self.held.seconds if self.held.seconds else Decimal(0)
         return max(self.workers, int((busy - CORE_TOLERANCE).to_integral_value(ROUND_CEILING)))
 
@@ -90,7 +92,7 @@ def _requests(job: JobUse, site: Settings, name: str) -> list[tuple[str, Resourc
             replace(job.held, partition=name, cores=cores, memory_gib=gib),
         )
         for what, (cores, gib) in wanted.items()
-        if gib is not None
+        if gib is not None and cores is not None
     ]
 
 
@@ -119,7 +121,7 @@ def sentences(job: JobUse, cost: Line | None, offers: Sequence[Offer]) -> list[s
     """
     cores, seconds = job.held.cores, job.held.seconds
     advice = []
-    if seconds and cores:
+    if seconds and cores and job.worked_seconds is not None:
         share = 100 * job.worked_seconds / (seconds * cores)
         advice.append(
             f"CPU efficiency {share:.2f} %: {job.worked_seconds:.0f} core-seconds were "
@@ -143,11 +145,12 @@ def sentences(job: JobUse, cost: Line | None, offers: Sequence[Offer]) -> list[s
 def _change(job: JobUse, cost: Line, best: Offer) -> str:
     nodes = f"{job.held.nodes} node{'s were' if job.held.nodes > 1 else ' was'}"
     memory = "" if job.needed_gib is None else f" and {job.needed_gib:.1f} GB"
+    used = "" if job.needed_cores is None else f", {_cores(job.needed_cores)}{memory} used"
     options = f"--partition {best.partition}"
     if "used" in best.what:
         options += f" --cpus-per-task {job.needed_cores} --mem {job.needed_whole_gib}G"
     return (
-        f"{nodes} reserved, {_cores(job.needed_cores)}{memory} used: `{options}` on {best.site} "
+        f"{nodes} reserved{used}: `{options}` on {best.site} "
         f"would have cost {money(best.line.bu)} instead of {money(cost.bu)} {cost.kind}."
     )
 

@@ -70,7 +70,7 @@ def bills_of_all(settings: "Settings") -> tuple[list[dict[str, str]], list[str]]
     for run in history:
         try:
             sums[str(run["run"])] = totals(bill_of_run(settings, run).lines)
-            if run["target"] == "cloud-hpc" and not sacct_of(settings, run).exists():
+            if run["target"] == "cloud-hpc" and not sacct_of(settings, run):
                 problems.append(f"{run['run']}: {NO_JOB}")
         except KitError as err:  # its files are damaged: the other runs have their bills
             problems.append(f"{run['run']}: {str(err).splitlines()[0]}")

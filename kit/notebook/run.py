@@ -5,7 +5,7 @@ needs an earlier one says which.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +13,17 @@ import kit
 from kit import tracking
 from kit.base import Json, Timeline, UsageError
 from kit.base.settings import Settings, load
-from kit.billing import bill_frame, elsewhere_frame, estimate_frame, refuse_over
+from kit.billing import (
+    Bill,
+    bill_advice,
+    bill_of_run,
+    bill_rows,
+    bill_summary,
+    estimate,
+    job_of_run,
+    offers_elsewhere,
+    refuse_over,
+)
 from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist import GATES, METRICS
 from kit.experiments.fashion_mnist import data as fashion_mnist
@@ -111,7 +121,11 @@ def show_code(*names: str) -> Text:
 
 def show_estimate(profile: str, target: str) -> Table:
     """Show what a run may cost at most."""
-    return show.from_frame(estimate_frame(profile, target))
+    return _bill_table(estimate(load(profile), target))
+
+
+def _bill_table(bill: Bill, advice: Iterable[str] = ()) -> Table:
+    return show.rows_table(bill_rows(bill.lines), "what", [*bill_summary(bill), *advice])
 
 
 class Run:
@@ -368,12 +382,13 @@ class Run:
     def show_bill(self) -> Table:
         """Show what the run cost, the sums and what was reserved and not used."""
         record = self._needs(self.record, "finish")
-        return show.from_frame(bill_frame(self.settings.profile, record))
+        return _bill_table(bill_of_run(self.settings, record), bill_advice(self.settings, record))
 
     def show_elsewhere(self) -> Table:
         """Price the run's job on every site that could hold it."""
         record = self._needs(self.record, "finish")
-        return show.from_frame(elsewhere_frame(self.settings.profile, record))
+        job = job_of_run(self.settings, record)
+        return show.rows_table(offers_elsewhere(job) if job else [], "site")
 
     def show_results(self) -> Text:
         """Show where the results are and how to load the model."""

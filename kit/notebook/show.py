@@ -2,6 +2,7 @@
 
 import ast
 import html
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,9 @@ def mlflow_table(settings: Settings, target: str, run: str, logged: Json) -> Tab
     return Table(pandas.DataFrame(tracking.rows(stored)), stored["link"], "")
 
 
-def from_frame(frame: Any) -> Table:
-    """Wrap a frame of another room, with its link or its sentences."""
-    return Table(frame, str(frame.attrs.get("link", "")), str(frame.attrs.get("summary", "")))
+def rows_table(rows: Sequence[Mapping[str, str]], index: str, notes: Iterable[str] = ()) -> Table:
+    """Return rows with one of their columns in front, and sentences below them."""
+    import pandas
+
+    frame = pandas.DataFrame(rows).set_index(index) if rows else pandas.DataFrame()
+    return Table(frame, notes="\n".join(notes))

@@ -285,7 +285,8 @@ def _priced_seff(settings: Settings, objects: StageStore, trained: Json) -> Json
     if source := seff.pop("Source", None):
         with contextlib.suppress(KitError):  # without a rate the run has no price
             text = objects.get(trained["objects"]["sacct.txt"]).decode()
-            seff["Non-Interactive BUs"] = f"{job_units(settings, text):.2f}"
+            if (units := job_units(settings, text)) is not None:
+                seff["Non-Interactive BUs"] = f"{units:.2f}"
         seff["Source"] = source
     return seff
 

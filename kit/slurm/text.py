@@ -116,7 +116,7 @@ def parse_duration(text: str) -> float | None:
         return None
     if text.strip().upper() in ("UNLIMITED", "INFINITE"):
         return math.inf
-    digits = r"(\d{1,9})"  # more of them are no time of Slurm's, and overflow
+    digits = r"(\d{1,9})"  # longer numbers are not a time and would overflow
     match = re.fullmatch(
         rf"(?:{digits}-)?{digits}(?::{digits})?(?::{digits})?(\.\d+)?", text.strip()
     )

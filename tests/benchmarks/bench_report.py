@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kit.base.settings import load
-from kit.billing import bill_of_run, sacct_of
+from kit.billing import bill_of_run
 from kit.report import page as report_page
 
 COLUMNS = "JobID|Partition|State|AllocCPUS|AllocNodes|ElapsedRaw|AllocTRES|JobName"
@@ -46,10 +46,10 @@ def main() -> None:
                 f"report as a table, {count:,} runs", lambda: report_page.text(loaded, "table"), aim
             )
         tres = "cpu=4,mem=16G,node=1"
-        listing = [f"{n}|small|COMPLETED|4|1|3600|{tres}|x" for n in range(10_000)]
+        listing = [f"{n}|small|COMPLETED|4|1|3600|{tres}|kit-x" for n in range(10_000)]
         text = "\n".join([COLUMNS, *listing]) + "\n"
         run = {**RUN, "run": "r-1", "target": "cloud-hpc"}
-        path = sacct_of(loaded, run)
+        path = loaded.profile_dir / "runs" / "r-1" / "sacct.txt"
         path.parent.mkdir(parents=True)
         path.write_text(text)
         row("bill of 10,000 rows of sacct", lambda: bill_of_run(loaded, run), 1.0)

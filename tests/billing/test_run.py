@@ -6,7 +6,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from kit.base import ROOT, Completed, DataError, UsageError, append_history
+from kit.base import ROOT, Completed, DataError, KitError, UsageError, append_history
 from kit.base.settings import load
 from kit.billing import (
     NO_JOB,
@@ -33,7 +33,7 @@ COLUMNS = (
 )
 # 2 nodes, 2 cores, 6 GiB for 900 s: max(2 x 0.75, 6 x 0.375) = 2.25 x 0.25 h = 0.5625 CPU BU
 TRES = "cpu=2,mem=6G,node=2"
-JOB = f"5|small|COMPLETED|2|2|2|100|110|1010|900|1800|00:01:30||{TRES}|{TRES}|kit"
+JOB = f"5|small|COMPLETED|2|2|2|100|110|1010|900|1800|00:01:30||{TRES}|{TRES}|kit-0123456789ab"
 STEP = "5.0||COMPLETED|2|2|2|110|110|1010|900|1800|00:01:30|1048576K|||ray"
 
 
@@ -106,7 +106,7 @@ def test_the_jobs_of_every_attempt_are_in_the_bill(loaded):
     add(loaded, run, sacct=f"{COLUMNS}\n{JOB}\n{STEP}\n", slurm=slurm)
     # before it the same request for 1800 s, 2.25 x 0.5 h = 1.125, and one that never started
     lost = JOB.replace("5|", "3|", 1).replace("COMPLETED", "TIMEOUT").replace("|900|", "|1800|")
-    never = "4|small|CANCELLED|0|0|2|100|None|200|0|0|||||kit"
+    never = "4|small|CANCELLED|0|0|2|100|None|200|0|0|||||kit-0123456789ab"
     text = f"{COLUMNS}\n{lost}\n{never}\n{JOB}\n{STEP}\n"
     (loaded.profile_dir / "runs" / run / "sacct-tries.txt").write_text(text)
     bill = bill_of_run(loaded, find_run(loaded, run))
@@ -163,6 +163,51 @@ def test_unknown_memory_gives_no_advice_about_memory(loaded):
     text = "\n".join(bill_advice(loaded, record))
     assert "GiB were used" not in text
     assert "--mem" not in text
+
+
+def test_rows_of_other_jobs_are_not_priced(loaded):
+    """A site may use an id again: only jobs with the kit's name count, of this id too."""
+    run = "cloud-hpc-0123456789ab-2"
+    other = JOB.replace("kit-0123456789ab", "someone").replace("|900|", "|90000|")
+    add(loaded, run, sacct=f"{COLUMNS}\n{other}\n{JOB}\n{STEP}\n")
+    record = find_run(loaded, run)
+    assert bill_figures(bill_of_run(loaded, record))["slurm_bu"] == 0.56
+    assert job_of_run(loaded, record).held.seconds == 900
+    assert job_units(loaded, f"{COLUMNS}\n{other}\n") is None
+
+
+def test_a_site_without_accounting_has_a_bill_without_its_job(loaded):
+    run = "cloud-hpc-0123456789ab-2"
+    add(loaded, run, slurm={})
+    (loaded.profile_dir / "runs" / run / "sacct.txt").write_text("")
+    record = find_run(loaded, run)
+    assert bill_figures(bill_of_run(loaded, record)) == {"cloud_bu": 4.3, "total_bu": 4.3}
+    assert job_of_run(loaded, record) is None
+    assert bill_advice(loaded, record)[0] == NO_JOB
+    assert job_units(loaded, "") is None  # not known, which is not 0
+    assert f"{run}: {NO_JOB}" in bills_of_all(loaded)[1]
+    assert NO_JOB in invoke(run)
+
+
+def test_unknown_seconds_are_not_zero(loaded):
+    run = "cloud-hpc-0123456789ab-2"
+    job = JOB.replace("|900|1800|00:01:30|", "|||Unknown|")
+    add(loaded, run, sacct=f"{COLUMNS}\n{job}\n")
+    record = find_run(loaded, run)
+    line = bill_of_run(loaded, record).lines[0]
+    assert (line.bu, line.note) == (0, "how long it ran is not known: not billed")
+    used = job_of_run(loaded, record)
+    assert (used.worked_seconds, used.needed_cores) == (None, None)
+    text = "\n".join(bill_advice(loaded, record))
+    assert "CPU efficiency" not in text
+    assert "cpus-per-task" not in text
+
+
+def test_requested_cores_in_short_form_are_read(loaded):
+    run = "cloud-hpc-0123456789ab-2"
+    job = JOB.replace(f"{TRES}|{TRES}", f"|{TRES}").replace("|2|2|2|100|", "|2|2|1K|100|")
+    add(loaded, run, sacct=f"{COLUMNS}\n{job}\n")
+    assert job_of_run(loaded, find_run(loaded, run)).requested_cores == 1024
 
 
 def test_damaged_usage_costs_only_its_own_run(loaded):
@@ -241,6 +286,20 @@ def test_a_job_is_refused_over_the_budget_and_over_what_the_project_has_left():
         check_affordable(roihu, Project(-3))
     with pytest.raises(UsageError, match=r"and 0.5 are allowed"):
         check_affordable(dataclasses.replace(roihu, budget={"CPU": "0.5"}), Project(59980))
+
+
+@pytest.mark.parametrize("error", [UsageError("cannot run `ssh`"), DataError("reach roihu")])
+def test_site_that_cannot_be_asked_does_not_refuse_a_run(error):
+    """The submitter refuses a run for good on UsageError and DataError, and waits on others."""
+
+    class Broken:
+        def run(self, *_arguments, **_how):
+            raise error
+
+    with pytest.raises(KitError) as caught:
+        check_affordable(dataclasses.replace(load("roihu", {}), budget={"CPU": "1"}), Broken())
+    assert not isinstance(caught.value, UsageError | DataError)
+    assert caught.value.tried == error.tried
 
 
 def invoke(*arguments):

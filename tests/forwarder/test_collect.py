@@ -169,7 +169,16 @@ def test_a_partition_without_a_price_has_no_units_and_all_the_rest(world):
     assert "BiUn" not in seff
 
 
-@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"JobID|State\n1|2|3\n"])
+def test_a_run_of_a_site_without_accounting_has_all_gauges_but_its_units(world):
+    priced(world, b"")
+    ours = world.forwarder()
+    assert ours.once() == []
+    seff = values(rows(ours), gauges.SEFF)
+    assert seff["Nod"] == 2
+    assert "BiUn" not in seff
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"JobID|State\n1|2|3\n"])
 def test_damaged_sacct_text_affects_only_that_run(world, text):
     priced(world, text)
     world.done(OTHER)

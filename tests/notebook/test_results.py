@@ -12,7 +12,8 @@ from kit.runs import history
 from kit.runs.objects import StageStore
 
 JOB = (
-    "JobID|Partition|State|ElapsedRaw|AllocCPUS|AllocNodes|Start|End\n5|mars|COMPLETED|9|2|2|1|10\n"
+    "JobID|Partition|State|ElapsedRaw|AllocCPUS|AllocNodes|Start|End|JobName\n"
+    "5|mars|COMPLETED|9|2|2|1|10|kit-0123456789ab\n"
 )
 
 

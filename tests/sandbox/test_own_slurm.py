@@ -16,7 +16,6 @@ from idx_files import real_or_striped_images, small_data_dir
 
 from kit.base import NoSuchBucket, read_json
 from kit.base.settings import SITES, load
-from kit.billing import bill_frame
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.notebook import run as notebook
@@ -88,7 +87,7 @@ def test_the_experiment_runs_to_a_result_with_two_workers_and_asks_no_cloud(own)
     metrics = own / "results/slurm/cloud-hpc/artifacts/cloud-hpc-metrics-2.json"
     assert read_json(metrics)["accuracy"] == measured.performance["accuracy"]
     assert record["tracking"]["state"] == "logged"
-    assert "no rates" in bill_frame("slurm", record).attrs["summary"]
+    assert "no rates" in work.show_bill().notes
 
 
 def test_the_cloud_would_have_been_seen_in_that_log(sandbox):
