@@ -117,7 +117,12 @@ def load(profile: str | None = None, environ: Mapping[str, str] = os.environ) ->
     """
     name = profile or environ.get("KIT_PROFILE") or DEFAULT_PROFILE
     sandbox_dir = _path(environ.get("KIT_SANDBOX_DIR")) or Path(f"/var/tmp/kit-{os.getuid()}")  # noqa: S108 - checked for its owner before use; sockets need a short path
-    names = {"KIT_SANDBOX_DIR": str(sandbox_dir), "CHECKOUT": str(ROOT)}
+    results_dir = _path(environ.get("KIT_RESULTS_DIR")) or work_dir() / "results"
+    names = {
+        "KIT_SANDBOX_DIR": str(sandbox_dir),
+        "KIT_RESULTS_DIR": str(results_dir),
+        "CHECKOUT": str(ROOT),
+    }
     own = _path(environ.get("KIT_SITES_DIR"))
     file = _site_file(name, own)
     sections = read_profile(file, names)
@@ -127,7 +132,7 @@ def load(profile: str | None = None, environ: Mapping[str, str] = os.environ) ->
         sections = read_profile(file, names)
     return Settings(
         profile=name,
-        results_dir=_path(environ.get("KIT_RESULTS_DIR")) or work_dir() / "results",
+        results_dir=results_dir,
         cache_dir=_path(environ.get("KIT_CACHE_DIR")) or _cache_dir(),
         sandbox_dir=sandbox_dir,
         data_dir=_path(environ.get("KIT_DATA_DIR")),

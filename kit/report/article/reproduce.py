@@ -1,14 +1,14 @@
 """`kit reproduce`: every notebook in order, then the article's table and the reproduction report.
 
-Where the sandbox cannot be started, the notebooks that do not need it still run, and the end
-says what was left out and how to get it.
+Where the sandbox cannot be had, the profile `laptop` takes its place: the targets local and cloud
+need no service. The end says what was left out and how to get it.
 """
 
 import os
 from collections.abc import Callable
 
 from kit.base import Json, KitError, UsageError
-from kit.base.settings import Settings
+from kit.base.settings import Settings, load
 from kit.report.article import reproduction
 from kit.report.article.figures import column_of
 from kit.report.noise import compare
@@ -16,24 +16,27 @@ from kit.report.table import build, columns, table, to_form
 from kit.runs import notebooks
 
 Report = Callable[[str], None]
-# notebook, its parameters, whether it needs the sandbox's services
-ORDER: tuple[tuple[str, dict[str, object], bool], ...] = (
-    ("local", {}, False),
-    ("cloud", {}, True),
-    ("cloud-hpc", {"configured": False}, True),
-    ("cloud-hpc", {"configured": True}, True),
-    ("Notebook_Size_Comparison", {}, False),
-    ("report", {}, False),
+ORDER: tuple[tuple[str, dict[str, object]], ...] = (
+    ("local", {}),
+    ("cloud", {}),
+    ("cloud-hpc", {"configured": False}),
+    ("cloud-hpc", {"configured": True}),
+    ("Notebook_Size_Comparison", {}),
+    ("report", {}),
 )
+WITHOUT_SERVICES = "laptop"
 
 
 def reproduce(settings: Settings, report: Report, start_sandbox: Callable[[], object]) -> int:
     """Run everything; return the exit code: 1 in CI when something had to be left out."""
     reason = _sandbox_problem(settings, report, start_sandbox)
+    if reason is not None:
+        report(f"the sandbox cannot be had: {reason}\ngoing on with --profile {WITHOUT_SERVICES} …")
+        settings = load(WITHOUT_SERVICES)
     left_out = []
-    for name, values, needs_sandbox in ORDER:
+    for name, values in ORDER:
         title = ", ".join([name, *(f"{key} = {value}" for key, value in values.items())])
-        if needs_sandbox and reason is not None:
+        if name == "cloud-hpc" and settings.hpc is None:
             left_out.append(title)
             continue
         report(f"running the notebook {title} …")
@@ -42,9 +45,10 @@ def reproduce(settings: Settings, report: Report, start_sandbox: Callable[[], ob
     text, path = reproduction.write(settings)
     for line in [to_form(shown, "table"), *problems, f"\n{text}", f"as a page: {path}"]:
         report(line)
-    if reason is None:
+    if not left_out:
         return 0
-    report(f"\nNot run: {'; '.join(left_out) or 'the sandbox'}\n{reason}")
+    why = reason or f"profile {settings.profile} has no section [hpc]"
+    report(f"\nNot run: {'; '.join(left_out)}\n{why}")
     return 1 if os.environ.get("CI") else 0
 
 

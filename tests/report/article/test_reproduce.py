@@ -16,7 +16,9 @@ def ran(tmp_path, monkeypatch):
     names = []
     monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
     monkeypatch.setattr(
-        notebooks, "run", lambda _settings, name, values: names.append((name, values))
+        notebooks,
+        "run",
+        lambda settings, name, values: names.append((name, values, settings.profile)),
     )
     return names
 
@@ -30,12 +32,12 @@ def test_every_notebook_is_run_in_order_then_table_and_report(ran, monkeypatch):
     said = []
     assert run(said) == 0
     assert ran == [
-        ("local", {}),
-        ("cloud", {}),
-        ("cloud-hpc", {"configured": False}),
-        ("cloud-hpc", {"configured": True}),
-        ("Notebook_Size_Comparison", {}),
-        ("report", {}),
+        ("local", {}, "sandbox"),
+        ("cloud", {}, "sandbox"),
+        ("cloud-hpc", {"configured": False}, "sandbox"),
+        ("cloud-hpc", {"configured": True}, "sandbox"),
+        ("Notebook_Size_Comparison", {}, "sandbox"),
+        ("report", {}, "sandbox"),
     ]
     table, reproduction, page = said[-3:]
     assert "training s" in table
@@ -44,18 +46,25 @@ def test_every_notebook_is_run_in_order_then_table_and_report(ran, monkeypatch):
 
 
 @pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 1)])
-def test_without_the_sandboxs_packages_the_rest_runs_and_the_command_is_named(
-    ran, monkeypatch, ci, code
-):
+def test_without_the_sandbox_local_and_cloud_run_without_services(ran, monkeypatch, ci, code):
     def missing():
         raise NEEDS
 
     monkeypatch.setenv("CI", ci)
     said = []
     assert run(said, missing) == code
-    assert [name for name, _ in ran] == ["local", "Notebook_Size_Comparison", "report"]
-    assert "Not run: cloud; cloud-hpc, configured = False; cloud-hpc, configured = T" in said[-1]
+    assert [name for name, _, _ in ran] == ["local", "cloud", "Notebook_Size_Comparison", "report"]
+    assert {profile for _, _, profile in ran} == {"laptop"}
+    assert "Not run: cloud-hpc, configured = False; cloud-hpc, configured = True" in said[-1]
     assert "sudo kit sandbox install" in said[-1]
+
+
+def test_a_profile_without_a_site_leaves_the_supercomputer_out_and_says_so(ran, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    said = []
+    assert reproduce.reproduce(load("laptop"), said.append, pytest.fail) == 0
+    assert [name for name, _, _ in ran] == ["local", "cloud", "Notebook_Size_Comparison", "report"]
+    assert said[-1].endswith("profile laptop has no section [hpc]")
 
 
 def test_another_fault_of_the_sandbox_is_not_taken_for_missing_packages(ran):
