@@ -1,6 +1,6 @@
 """`kit reproduce`: every notebook in order, then the article's table and the reproduction report.
 
-Where the sandbox cannot be had, the profile `laptop` takes its place: the targets local and cloud
+Where the sandbox cannot run, the profile `laptop` takes its place: the targets local and cloud
 need no service. The end says what was left out and how to get it.
 """
 
@@ -31,7 +31,7 @@ def reproduce(settings: Settings, report: Report, start_sandbox: Callable[[], ob
     """Run everything; return the exit code: 1 in CI when something had to be left out."""
     reason = _sandbox_problem(settings, report, start_sandbox)
     if reason is not None:
-        report(f"the sandbox cannot be had: {reason}\ngoing on with --profile {WITHOUT_SERVICES} …")
+        report(f"the sandbox cannot run: {reason}\ncontinuing with --profile {WITHOUT_SERVICES} …")
         settings = load(WITHOUT_SERVICES)
     left_out = []
     for name, values in ORDER:
