@@ -77,12 +77,8 @@ def kit_errors(uri: str, env_file: Path | None = None) -> Iterator[None]:
         if err.get_http_status_code() < 500:
             raise DataError(f"MLflow at {uri} refused the request", _short(err)) from err
         raise _away(uri, _short(err)) from err
-    except requests.RequestException as err:
-        raise _away(uri, _short(err)) from err
-    except SQLAlchemyError as err:
-        raise _away(uri, _short(err)) from err
-    except OSError as err:
-        if uri.startswith("http"):
+    except (SQLAlchemyError, OSError) as err:
+        if uri.startswith("http") and not isinstance(err, requests.RequestException):
             raise DataError(
                 f"MLflow at {uri} does not store artifacts itself; its folder is not writable here",
                 _short(err),
@@ -271,6 +267,9 @@ def _check_health(uri: str, verify: str | bool) -> None:
 
 
 def _away(uri: str, got: str) -> Unreachable:
+    if not uri.startswith("http"):
+        step = "close what has it open, make room and its folder writable, then `kit sync`"
+        return Unreachable(f"MLflow's database {uri} cannot be used", got, step)
     return Unreachable(f"MLflow at {uri} does not answer", got, "try `kit sync` when it is back")
 
 

@@ -17,9 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kit.base import Busy, DataError, Json, KitError, UsageError, read_json, sha256_of, write_json
+from kit.base import (
+    Busy,
+    DataError,
+    Json,
+    KitError,
+    UsageError,
+    file_lock,
+    read_json,
+    sha256_of,
+    write_json,
+)
 from kit.tracking import client
-from kit.tracking.log import RunLog
+from kit.tracking.log import RunLog, target_of
 
 if TYPE_CHECKING:
     from kit.base.settings import Settings
@@ -78,19 +88,23 @@ def destination_of(settings: "Settings", target: str) -> str:
 def log_run(settings: "Settings", run: RunLog) -> Logged:
     """Write the run's log to its folder, then try to deliver it.
 
-    All parts of a run's log go where its first part goes. If the server is away or refuses, the
-    state is `waiting` and `reason` says why. Raises UsageError for an address that cannot be
-    one, DataError if a file cannot be read or written.
+    All parts of a run's log go where its first part goes. If the server is away or refuses, or its
+    address cannot be one, the state is `waiting` and `reason` says why. Raises DataError if a file
+    cannot be read or written.
     """
     folder = settings.profile_dir / "runs" / run.run_id
-    write_waiting(folder, _destination_noted(folder) or destination_of(settings, run.target), run)
+    try:
+        destination = _noted(folder, "destination") or destination_of(settings, run.target)
+    except UsageError:  # the training is done: delivery explains it, and the log waits
+        destination = ""
+    write_waiting(folder, destination, run)
     return _deliver(settings, [folder])[0]
 
 
-def _destination_noted(folder: Path) -> str:
-    """Return the destination in a run's folder; "" if nothing was logged or it cannot be read."""
+def _noted(folder: Path, key: str) -> str:
+    """Return a text of a run's state; "" if nothing was logged or the file cannot be read."""
     try:
-        return str(json.loads((folder / STATE_FILE).read_bytes())["destination"])
+        return str(json.loads((folder / STATE_FILE).read_bytes())[key])
     except (ValueError, KeyError, TypeError, OSError):
         return ""
 
@@ -113,26 +127,20 @@ def waiting(settings: "Settings") -> list[Path]:
     """Return the folders of the runs that wait, oldest first."""
     files = [path for path in settings.profile_dir.glob(f"runs/*/{STATE_FILE}") if path.is_file()]
     files.sort(key=lambda path: (path.stat().st_mtime_ns, path))
-    return [path.parent for path in files if _state(path) in ("waiting", "")]
-
-
-def _state(path: Path) -> str:
-    """Return the state in a file; "" if it cannot be read, which delivery then explains."""
-    try:
-        return str(json.loads(path.read_bytes())["state"])
-    except (ValueError, KeyError, TypeError, OSError):
-        return ""
+    # one whose state cannot be read is explained by delivery
+    return [path.parent for path in files if _noted(path.parent, "state") in ("waiting", "")]
 
 
 def write_waiting(folder: Path, destination: str, run: RunLog) -> None:
     """Note in a run's folder that its log waits for a destination, with what waits there already.
 
+    An empty destination is found when the log is delivered.
     Raises DataError if a file of the run cannot be read or the folder cannot be written.
     """
     path = folder / STATE_FILE
-    if path.exists() and _state(path) == "waiting":
+    if _noted(folder, "state") == "waiting":
         before, known = read_waiting(folder)
-        if known == destination:
+        if known in ("", destination):
             run = before.merged(run)
     try:
         table = run.to_dict()
@@ -194,12 +202,18 @@ def _deliver(
             run, destination = read_waiting(folder)
         except DataError as err:
             results[folder] = _set_aside(folder, str(err))
-        else:
-            by_destination.setdefault(destination, []).append((folder, run))
+            continue
+        try:
+            destination = destination or destination_of(settings, run.target)
+        except UsageError as err:
+            results[folder] = _note_waiting(folder, run.run_id, err)
+            continue
+        by_destination.setdefault(destination, []).append((folder, run))
     for destination, rows in by_destination.items():
         try:
             with _lock(settings), connection(settings, destination) as (mlflow, uri, artifacts):
                 for folder, run in rows:
+                    _note(folder, {"destination": destination})
                     results[folder] = _deliver_one(mlflow, uri, artifacts, folder, run)
         except KitError as err:
             if errors is not None:
@@ -241,22 +255,13 @@ def _set_aside(folder: Path, reason: str) -> Logged:
     return Logged(folder.name, "damaged", reason=f"{reason}\n  kept as {aside}")
 
 
-@contextlib.contextmanager
-def _lock(settings: "Settings") -> Iterator[None]:
-    import filelock
-
-    lock = filelock.FileLock(settings.profile_dir / ".mlflow.lock", LOCK_TIMEOUT_S)
-    try:
-        lock.acquire()
-    except filelock.Timeout as err:
-        raise Busy(
-            f"another process is sending the runs of {settings.profile} to MLflow",
-            next_step="run `kit sync` when it has ended",
-        ) from err
-    try:
-        yield
-    finally:
-        lock.release()
+def _lock(settings: "Settings") -> contextlib.AbstractContextManager[None]:
+    busy = Busy(
+        f"another process is sending the runs of {settings.profile} to MLflow",
+        next_step="run `kit sync` when it has ended",
+    )
+    setting = "set KIT_RESULTS_DIR to a folder on a file system with locks, then `kit sync`"
+    return file_lock(settings.profile_dir / ".mlflow.lock", LOCK_TIMEOUT_S, busy, setting)
 
 
 @contextlib.contextmanager
@@ -286,8 +291,8 @@ def read(settings: "Settings", experiment: str, run_id: str) -> Json:
     Asks where the run's folder says that it was logged, else where its target is logged. Raises
     Unreachable if MLflow is away, DataError if it has no such run.
     """
-    noted = _destination_noted(settings.profile_dir / "runs" / run_id)
-    destination = noted or destination_of(settings, run_id.rsplit("-", 2)[0])
+    noted = _noted(settings.profile_dir / "runs" / run_id, "destination")
+    destination = noted or destination_of(settings, target_of(run_id))
     with connection(settings, destination) as (mlflow, uri, _):
         run, artifacts = client.read_run(mlflow, experiment, run_id)
     return {

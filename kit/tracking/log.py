@@ -45,7 +45,7 @@ class RunLog:
     @property
     def target(self) -> str:
         """The target of the run, from its id."""
-        return self.run_id.rsplit("-", 2)[0]
+        return target_of(self.run_id)
 
     def merged(self, later: "RunLog") -> "RunLog":
         """Return this log with a later one of the same run."""
@@ -94,6 +94,11 @@ def mlflow_params(values: Mapping[str, object]) -> dict[str, str]:
     return {f"hp-{name}": str(value) for name, value in values.items()}
 
 
+def target_of(run_id: str) -> str:
+    """Return the target of a run, which its id begins with."""
+    return run_id.rsplit("-", 2)[0]
+
+
 def experiment_of(target: str) -> str:
     """Return the MLflow experiment of a target (cloud, cloud-hpc)."""
     return f"{target}-fmnist-pipeline"
@@ -107,7 +112,7 @@ def run_log(
     The model's file is always logged; it is registered if the gates were passed.
     """
     end_ms = int(trained["training"]["end-time"] * 1000)
-    passed, target = evaluated["gates"]["passed"], run_id.rsplit("-", 2)[0]
+    passed, target = evaluated["gates"]["passed"], target_of(run_id)
     points = performance_metrics(evaluated["performance"], LABELS, end_ms)
     points += (("training-seconds", trained["training"]["total-seconds"], 0, end_ms),)
     points += tuple(("loss", loss, step, end_ms) for step, loss in losses)
@@ -150,7 +155,7 @@ def units_log(run_id: str, trained: Json, units: Mapping[str, Decimal]) -> RunLo
     `Cloud BU` becomes the metric `cloud-billing-units`, `GPU-h` becomes `gpu-h`. The job's own
     units are `billing-units`, as the article logged them.
     """
-    target, at = run_id.rsplit("-", 2)[0], int(trained["training"]["end-time"] * 1000)
+    target, at = target_of(run_id), int(trained["training"]["end-time"] * 1000)
     names = {kind: kind.lower().replace(" ", "-") for kind in units}
     metrics = {
         re.sub("-bu$", "-billing-units", names[kind]): float(value) for kind, value in units.items()

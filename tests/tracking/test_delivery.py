@@ -299,6 +299,8 @@ def test_a_file_that_is_not_a_database_is_named(tmp_path: Path, site: Settings) 
     assert logged.state == "waiting"
     assert "not a database" in logged.reason
     assert "mlflow.db" in logged.reason
+    assert "cannot be used" in logged.reason
+    assert "does not answer" not in logged.reason
 
 
 def test_a_missing_file_of_the_run_is_named(tmp_path: Path, site: Settings) -> None:
@@ -412,6 +414,38 @@ def test_an_address_without_http_is_refused_with_the_right_forms(
         destination_of(site_of(tmp_path), "local")
     assert "http://HOST:PORT" in caught.value.next_step
     assert "sqlite:///" in caught.value.next_step
+
+
+@pytest.mark.parametrize("address", ["databricks", "http://kit:planted@h:5000"])
+def test_a_run_whose_address_cannot_be_one_waits_until_it_is_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """The address is looked at after the training: its result must not be lost for it."""
+    site, run = site_of(tmp_path), a_run(tmp_path / "files", "local-0123456789ab-1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    first = dataclasses.replace(run, params={"hp-a": "1"})
+    for part in (first, run):
+        logged = log_run(site, part)
+        assert logged.state == "waiting"
+        assert "MLflow address" in logged.reason or "MLFLOW_TRACKING_URI" in logged.reason
+    text = (site.profile_dir / "runs" / run.run_id / "mlflow.json").read_text()
+    assert "planted" not in text
+    assert [row.state for row in sync(site)[0]] == ["waiting"]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert [row.state for row in sync(site)[0]] == ["logged"]
+    assert read(site, run.experiment, run.run_id)["params"]["hp-a"] == "1"
+
+
+def test_file_system_without_locks_is_named_where_the_runs_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    logged = log_run(site_of(tmp_path), a_run(tmp_path / "files"))
+    assert logged.state == "waiting"
+    assert "file system with locks" in logged.reason
 
 
 def test_a_password_in_the_address_is_refused_without_showing_it(tmp_path: Path) -> None:
