@@ -11,7 +11,6 @@ import os
 import platform
 import secrets
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,31 +78,22 @@ def dumps(value: Any) -> str:
     return json.dumps(value, indent=4, allow_nan=False, ensure_ascii=False)
 
 
-def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a file whole or not at all; raise DataError (disk full, no permission)."""
     write_bytes(path, text.encode(), mode)
 
 
-def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a file whole or not at all; raise DataError (disk full, no permission).
 
-    With mode 600 it is the way to write a secret: others cannot read the file at any time.
+    The process' umask is taken from `mode`. With mode 600 it is the way to write a secret: others
+    cannot read the file at any time.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as err:
-        raise unwritable(path, err) from err
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, mode)
-        os.replace(name, path)
-    except OSError as err:
-        Path(name).unlink(missing_ok=True)
-        raise unwritable(path, err) from err
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with whole_file(path) as new, os.fdopen(os.open(new, flags, mode), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def unwritable(path: Path, err: OSError) -> DataError:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus, urlsplit
 
 from kit.base.errors import KitError
+from kit.base.files import ROOT
 from kit.base.secret import login_files, parse_env, secrets_in_use
 
 if TYPE_CHECKING:
@@ -75,7 +76,13 @@ def known_secrets(
 def _known(settings: "Settings", environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     cloud = settings.cloud
     env_files = login_files(settings)
-    token_files = [Path(value) for key, value in environ.items() if key.startswith("KIT_")]
+    env_files += (ROOT / "env" / "platform" / "secrets").glob("*.env")
+    token_files = [settings.cache_dir / "face-token"]
+    token_files += [
+        Path(value)
+        for key, value in environ.items()
+        if key.startswith("KIT_") and key != "KIT_FORWARDER_PEOPLE"  # names and hashes of tokens
+    ]
     if cloud is not None:
         env_files += [Path(n) for n in (cloud.mlflow_env_file, cloud.prometheus_env_file) if n]
         token_files += [Path(cloud.forwarder_token_file)] if cloud.forwarder_token_file else []

@@ -18,6 +18,7 @@ from kit.base import (
     time_record,
     versions,
     write_json,
+    write_text,
 )
 
 
@@ -90,6 +91,19 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(KitError, match="cannot write .*file/result.json"):
         write_json(tmp_path / "file" / "result.json", {})
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_written_file_has_the_mode_that_the_umask_allows_and_a_secret_600(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        for _ in range(2):  # a new file, then one that replaces it
+            write_text(tmp_path / "result.json", "{}")
+            write_text(tmp_path / "token", "secret", 0o600)
+            modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("result.json", "token")]
+            assert modes == [0o666 & ~umask, 0o600]
+    finally:
+        os.umask(before)
 
 
 def test_kill_9_during_a_write_leaves_the_old_result_whole(tmp_path):

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import json
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.base import Secret, SecretFound, find_secrets, known_secrets, refuse_secrets
+from kit.base.sections import SECTIONS, TABLES
 from kit.base.settings import Cloud, Port, Settings, load
 
 VALUE = 'pa"ss\\wörd+<1>'
@@ -96,6 +98,38 @@ def test_secret_whose_file_a_variable_names_is_found(name, settings, tmp_path):
     known = known_secrets(settings, {name: str(private(tmp_path / "file", text))})
     value = "redispassword" if "REDIS" in name else VALUE
     assert find_secrets(f"before {value} after".encode(), known)
+
+
+def test_token_that_the_forwarder_made_for_itself_is_found(settings, tmp_path):
+    private(tmp_path / "face-token", VALUE)
+    known = known_secrets(dataclasses.replace(settings, cache_dir=tmp_path), {})
+    assert find_secrets(VALUE.encode(), known)
+
+
+def test_passwords_of_the_platform_are_found(settings, tmp_path, monkeypatch):
+    folder = tmp_path / "env" / "platform" / "secrets"
+    folder.mkdir(parents=True)
+    private(folder / "platform.env", f"MLFLOW_DB_PASSWORD={VALUE}\n")
+    monkeypatch.setattr("kit.base.secret_scan.ROOT", tmp_path)
+    assert find_secrets(VALUE.encode(), known_secrets(settings, {}))
+
+
+def test_names_in_the_list_of_people_are_not_secrets(settings, tmp_path):
+    people = private(tmp_path / "people", f"researcher {'a' * 64}\n")
+    known = known_secrets(settings, {"KIT_FORWARDER_PEOPLE": str(people)})
+    assert find_secrets(b"run of researcher", known) == []
+
+
+def test_every_key_of_a_profile_that_holds_a_secret_is_read():
+    """A new key for a file with a secret needs a row in PROFILE_FILES, and the scan to read it."""
+    keys = {
+        f"{section}.{item.name}"
+        for section, model in {**SECTIONS, **TABLES}.items()
+        for item in dataclasses.fields(model)
+        if re.search(r"(env|token|password|secret)_?file$|^password$", item.name)
+    }
+    places = {"env_file": "site.env_file", "ports: cat": "ports.password"}
+    assert keys == {places.get(key, key) for key in PROFILE_FILES} - {"ports: grep NAME_PASSWORD"}
 
 
 @pytest.mark.parametrize("name", ["CSC_PASSWORD", "MLFLOW_TRACKING_TOKEN", "KUBEFLOW_COOKIES"])
