@@ -12,7 +12,7 @@ TORCH := $(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) \
   $(shell grep '^torch==' requirements.lock),:)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup local reproduce test lint lab bench sandbox sandbox-down audit lock platform-source images
+.PHONY: help setup local reproduce test lint lab bench sandbox sandbox-down audit lock docs-reference platform-source images
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,9 @@ audit: setup ## known holes of the locked packages (asks the internet)
 
 lock: setup ## write requirements.lock and environment.yml from pyproject.toml
 	@$(BIN)/python env/lock.py
+
+docs-reference: setup ## write the pages of docs/ that are made from the code
+	@$(BIN)/python env/docs_reference.py
 
 platform-source: setup ## fetch the upstream platform at its pinned commit into env/platform/upstream
 	@$(KIT) platform source

@@ -137,7 +137,7 @@ def main() -> int:
 
     from kit.onsite import driver  # by its own name, so that the workers import it
 
-    task, folder = json.loads(os.environ["KIT_TASK"]), Path(os.environ["KIT_TRY"])
+    task, folder = json.loads(os.environ["KIT_TASK"]), Path(os.environ["KIT_ATTEMPT"])
     ray.init()
     remote = ray.remote(**_needs(task))(driver.work)
     try:

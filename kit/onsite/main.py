@@ -82,8 +82,7 @@ def run(task: Json, folder: Path, start: float) -> None:
         with tunnel.opened(task["tunnel"], cluster):
             cluster.start()
             ready = time.time()
-            # The task's file keeps the key "token" for the attempt id, as all stored files do.
-            job = drive(cluster, task["token"])
+            job = drive(cluster, task["attempt_id"])
     finally:
         cluster.stop()
     times = read_json(folder / TIMES)

@@ -2,7 +2,7 @@
 
 All files are in the folder of the job's attempt. Exit codes are below 128: Slurm reports larger
 ones minus 128, as signals. What the job script itself ends with (96 to 99) is listed by the room
-that writes the script.
+that writes the script (kit/slurm/status.py).
 """
 
 MANIFEST = "manifest.json"

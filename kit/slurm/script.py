@@ -27,7 +27,7 @@ class JobSpec:
     `time` and `memory` (per node) in any form that sbatch accepts, `gres` such as `gpu:gh200:1`,
     `cpus` per task. `warning_s`: seconds before the time limit at which the script receives
     SIGTERM (0: never; less for a short limit). `commands` are bash lines that run in the job's
-    folder (`$try` in a fenced script, where `commit FILE` publishes and comes last).
+    folder (`$attempt` in a fenced script, where `commit FILE` publishes and comes last).
     `environment` is written into the script: it is not a place for secrets.
     """
 
@@ -114,7 +114,7 @@ def build_script(job: JobSpec, folder: str, fenced: bool = True) -> str:
             "choose a [hpc] project_dir without '%'",
         )
     quoted = shlex.quote(folder)
-    start = [f"try={quoted}", shell("fence")] if fenced else [f"cd {quoted} || exit 98"]
+    start = [f"attempt={quoted}", shell("fence")] if fenced else [f"cd {quoted} || exit 98"]
     lines = ["#!/bin/bash", *_directives(job, fenced), "", *start]
     lines += [*module_lines(job), *_environment(job.environment)]
     lines += [_checked("commands", command, r"[^\0]*") for command in job.commands]

@@ -23,7 +23,8 @@ WAITING = (
     JobState.RESV_DEL_HOLD,
     JobState.LAUNCH_FAILED,
 )
-# Exit codes of the job script. What the script runs has its own, given as `exit_meanings`.
+# Exit codes of the job script (fence.sh, modules.sh). What the script runs has its own (88 to 95,
+# kit/onsite/names.py), given as `exit_meanings`.
 EXIT_MEANINGS = {
     96: "a module could not be loaded",
     97: "its result could not be published: the attempt was closed before, or the disk is full",

@@ -1,4 +1,4 @@
-"""Object stores: one bucket of S3, Swift or a folder, with five operations and checked contents.
+"""Object stores: one bucket of S3, Swift or a folder, with seven methods and checked contents.
 
 What is read has the SHA-256 of what was put; an object appears whole or not at all; a bucket of
 another project is never read or written; a request is repeated while that may help. The login at

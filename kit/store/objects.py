@@ -1,4 +1,4 @@
-"""The contract of an object store: five operations, the rules of names, checked transfers.
+"""The contract of an object store: its seven methods, the rules of names, checked transfers.
 
 Mutual exclusion never rests on the store: Swift's PUT on Ceph RGW (16.2) ignores `If-None-Match`,
 so an object cannot be created only when it is missing.

@@ -98,7 +98,6 @@ def task_text(task: Task) -> str:
     """Return what the job's programs read: one line of JSON, with the version of Ray they need."""
     of_the_script = {"code", "code_hash", "configured", "environment", "private"}
     table = {name: value for name, value in vars(task).items() if name not in of_the_script}
-    table["token"] = table.pop("attempt_id")  # the key that `kit.onsite.main` reads
     table["hyperparameters"] = task.hyperparameters.model_dump()
     return json.dumps({**table, "ray": hpc_env.locked()["ray"]}, sort_keys=True)
 

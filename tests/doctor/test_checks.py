@@ -8,11 +8,12 @@ import sys
 import time
 
 import pytest
+from doctor_faults import FAULTS, SANDBOX, assert_diagnosed, by_name, faults_of
 
 from kit.base import KitError, Unreachable
-from kit.base.settings import Cloud, Site, load
+from kit.base.settings import Site, load
 from kit.doctor import checks as doctor
-from kit.doctor import diagnosis, hpc, vm
+from kit.doctor import diagnoses, diagnosis, hpc, vm
 from kit.doctor.context import Check, CheckContext
 
 BARE = dataclasses.replace(load("sandbox"), store=None, hpc=None, cloud=None, ports={})
@@ -22,8 +23,13 @@ def look(loaded, **more):
     return doctor.run_checks(CheckContext(loaded), **more)
 
 
-def by_name(found):
-    return {finding.name: finding for finding in found}
+@pytest.mark.parametrize("fault", [*faults_of(doctor), *faults_of(diagnosis)])
+def test_seeded_fault_has_its_own_diagnosis(bench, fault):
+    assert_diagnosed(fault, bench)
+
+
+def test_every_diagnosis_is_seeded():
+    assert {fault.diagnosis for fault in [*FAULTS, *SANDBOX]} == {d.name for d in diagnoses()}
 
 
 def test_missing_profile_is_the_only_finding():
@@ -83,13 +89,6 @@ def test_error_becomes_a_finding_with_its_next_step(monkeypatch, raised, state, 
     assert step in found.next_step
 
 
-def test_reports_a_runner_that_is_away():
-    cloud = Cloud(runner="cluster", kfp_url="http://127.0.0.1:9")
-    found = by_name(look(dataclasses.replace(BARE, cloud=cloud)))["pipelines"]
-    assert found.diagnosis == "kfp-away"
-    assert "127.0.0.1:9" in found.answer
-
-
 @pytest.mark.parametrize("profile", ["sandbox", "roihu", "lumi"])
 def test_reports_what_is_missing_with_nothing_set_up(tmp_path, profile):
     environ = {"HOME": str(tmp_path), "KIT_SANDBOX_DIR": str(tmp_path), "PATH": os.environ["PATH"]}
@@ -120,49 +119,6 @@ def test_missing_package_is_a_sentence_not_a_traceback(monkeypatch):
     assert (found.state, found.diagnosis) == ("failed", "package-missing")
     assert "keystoneauth1" in found.answer
     assert found.next_step == "`make setup`"
-
-
-def test_site_with_a_default_partition_needs_none_in_the_profile(tmp_path, monkeypatch):
-    from doctor_bench import Bench
-
-    bench = Bench(tmp_path, monkeypatch)
-    try:
-        sinfo, accounts = "echo 'small* up 1:00:00 2'", "echo project_1"
-        server = bench.bare(sinfo=sinfo, sacctmgr=accounts)
-        found = by_name(bench.login_node(server, partition=""))["Slurm"]
-    finally:
-        bench.close()
-    assert (found.state, found.answer) == ("ok", "no account; small* up 1:00:00 2")
-
-
-def test_module_that_fails_with_exit_code_zero_is_found(tmp_path, monkeypatch):
-    """Tcl Modules 3.2 prints an error for a missing module and returns 0."""
-    from doctor_bench import Bench
-
-    init = tmp_path / "init.sh"
-    text = 'module() { [ "$1" != load ] || echo "ERROR:105: Unable to locate $2" >&2; return 0; }'
-    init.write_text(f"{text}\n")
-    bench = Bench(tmp_path, monkeypatch)
-    try:
-        server = bench.bare()
-        found = by_name(bench.login_node(server, modules=("nosuch",), module_init=str(init)))
-    finally:
-        bench.close()
-    assert found["modules"].diagnosis == "module-missing"
-    assert "ERROR:105" in found["modules"].answer
-
-
-def test_gateway_ports_may_be_for_the_tunnels_user_only(tmp_path, monkeypatch):
-    """`kit vm bootstrap` allows it in a Match block; the person logs in as somebody else."""
-    from doctor_bench import Bench
-
-    bench = Bench(tmp_path, monkeypatch)
-    try:
-        server = bench.bare(sudo='[ "$3" = -T ] && echo GatewayPorts clientspecified')
-        found = by_name(bench.vm(server, tunnel_address="0.0.0.0"))["GatewayPorts"]
-    finally:
-        bench.close()
-    assert (found.state, found.diagnosis) == ("ok", ""), found
 
 
 # -- the sandbox -------------------------------------------------------------------------------

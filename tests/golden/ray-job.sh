@@ -13,24 +13,28 @@
 #SBATCH --dependency=singleton
 #SBATCH --no-requeue
 
-try=/projappl/project_2001234/kit/tries/0123456789ab
-# shellcheck disable=SC2154 # $try is set before this text
+attempt=/projappl/project_2001234/kit/tries/0123456789ab
+# shellcheck disable=SC2154 # $attempt, the folder, is set before this text
+# The fence: the first start of the job owns the attempt, any other ends here.
+# 98: the folder cannot be used, 99: another start is the owner (kit/slurm/status.py has a sentence
+# for each exit code).
 export SLURM_EXPORT_ENV=ALL PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}
 export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
 umask 077
-cd "$try" || exit 98
+cd "$attempt" || exit 98
 me=$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
 ln -sT "$me" owner 2>/dev/null
 case "$(readlink owner)" in "$me") ;; "") exit 98 ;; *) exit 99 ;; esac
 
-# commit FILE: publish the attempt's manifest, once and last; 97: the attempt was closed before.
+# commit FILE: publish the attempt's manifest, once and last.
+# 97: it could not be published: the attempt was closed before, or the disk is full.
 commit() {
     local hash
     [ -s "$1" ] || exit 97
     hash=$(sha256sum <"$1") && hash=${hash%% *} || exit 97
-    mv -T "$1" "$try/manifest-$hash" && sync "$try/manifest-$hash" || exit 97
-    ln -sT "manifest-$hash" "$try/commit" 2>/dev/null
-    [ "$(readlink "$try/commit")" = "manifest-$hash" ] || exit 97
+    mv -T "$1" "$attempt/manifest-$hash" && sync "$attempt/manifest-$hash" || exit 97
+    ln -sT "manifest-$hash" "$attempt/commit" 2>/dev/null
+    [ "$(readlink "$attempt/commit")" = "manifest-$hash" ] || exit 97
 }
 
 source /usr/share/lmod/lmod/init/bash
@@ -50,11 +54,12 @@ load_module() {
     fi
 }
 load_module pytorch/2.13
-export KIT_TASK='{"data": "/projappl/project_2001234/kit/inputs/dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd.safetensors", "data_hash": "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd", "hyperparameters": {"batch_size": 4, "device": "cpu", "epochs": 3, "fast_step": true, "learning_rate": 0.001, "momentum": 0.9, "seed": 42, "threads": 1}, "number": 2, "previous": "/projappl/project_2001234/kit/tries/ba9876543210", "ray": "2.60.0", "run": "cloud-hpc-0123456789ab-1", "token": "0123456789ab", "tunnel": {"address": "10.1.2.3", "alias": "vm", "host": "vm.example", "port": 22, "ports": [8280, 8281, 8282, 8283, 8284, 8285, 8286, 8287, 8288, 8289], "user": "kit-tunnel"}, "workers": 1}'
+export KIT_TASK='{"attempt_id": "0123456789ab", "data": "/projappl/project_2001234/kit/inputs/dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd.safetensors", "data_hash": "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd", "hyperparameters": {"batch_size": 4, "device": "cpu", "epochs": 3, "fast_step": true, "learning_rate": 0.001, "momentum": 0.9, "seed": 42, "threads": 1}, "number": 2, "previous": "/projappl/project_2001234/kit/tries/ba9876543210", "ray": "2.60.0", "run": "cloud-hpc-0123456789ab-1", "tunnel": {"address": "10.1.2.3", "alias": "vm", "host": "vm.example", "port": 22, "ports": [8280, 8281, 8282, 8283, 8284, 8285, 8286, 8287, 8288, 8289], "user": "kit-tunnel"}, "workers": 1}'
 export KIT_CODE=/projappl/project_2001234/kit/inputs/cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc.zip
 export KIT_CODE_HASH=cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc
 # shellcheck shell=bash
-# The code is named by its hash; it is compared before it is executed.
+# The code is named by its hash; it is compared before it is executed. Exit codes below 96 are
+# those of kit/onsite/names.py; 88: CODE_CHANGED.
 private=
 trap '[ -z "$private" ] || rm -rf "$private"' EXIT
 if ! echo "$KIT_CODE_HASH  $KIT_CODE" | sha256sum --check --status; then
@@ -124,8 +129,8 @@ environment() {
 environment /projappl/project_2001234 eeeeeeeeeeee 111111111111 /usr/bin/python3 0123456789ab yes || exit 95
 # shellcheck shell=bash disable=SC2154
 unset PYTHONPATH
-export KIT_TRY=$try PYTHONPATH=$KIT_CODE PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$try/ray.token RAY_USAGE_STATS_ENABLED=0
+export KIT_ATTEMPT=$attempt PYTHONPATH=$KIT_CODE PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$attempt/ray.token RAY_USAGE_STATS_ENABLED=0
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >ray.token
 "$venv/bin/python" -m kit.onsite.main &
 main=$!
@@ -136,7 +141,7 @@ while
     kill -0 "$main" 2>/dev/null
 do :; done
 rm -f ray.token tunnel.key
-[ "$code" -lt 128 ] || exit 93
+[ "$code" -lt 128 ] || exit 93 # KILLED: ended by a signal
 [ "$code" = 0 ] || exit "$code"
 commit manifest.json
 

@@ -171,7 +171,7 @@ def test_the_citation_names_the_article_and_the_version():
 
 
 # Only the batch job sets these, for its own processes.
-OF_THE_JOB = {"KIT_TRY", "KIT_TASK", "KIT_CODE", "KIT_CODE_HASH", "KIT_STEP"}
+OF_THE_JOB = {"KIT_ATTEMPT", "KIT_TASK", "KIT_CODE", "KIT_CODE_HASH", "KIT_STEP"}
 
 
 def test_every_variable_has_a_row_on_its_page():
@@ -214,11 +214,10 @@ def test_the_tables_of_faults_have_as_many_rows_as_their_titles_say():
         assert len(table.splitlines()) - 2 == int(number)
 
 
-def test_the_page_of_profile_keys_is_made_from_the_schema():
-    from kit.base.settings import reference
-
-    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
-    assert page.endswith(reference())
+def test_pages_that_are_made_from_the_code_are_up_to_date():
+    argv = [sys.executable, str(ROOT / "env" / "docs_reference.py"), "--check"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_page_is_in_the_index():

@@ -106,7 +106,16 @@ def test_the_task_is_data_with_the_version_of_ray_and_nothing_secret():
     task = json.loads(ray_job.task_text(TASK))
     assert task["ray"] == "2.60.0"
     assert task["hyperparameters"]["epochs"] == 3
-    known = {"run", "number", "token", "data_hash", "data", "hyperparameters", "previous", "ray"}
+    known = {
+        "run",
+        "number",
+        "attempt_id",
+        "data_hash",
+        "data",
+        "hyperparameters",
+        "previous",
+        "ray",
+    }
     assert set(task) == known | {"workers", "tunnel"}
 
 

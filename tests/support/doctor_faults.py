@@ -5,17 +5,20 @@
 `outputs/`, since no Docker and no cluster run where the tests do).
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import doctor_seeds as seeds
+import pytest
 from doctor_bench import ENV, KIND
 from doctor_seeds import NOBODY
 
 from kit.base import DataError
 from kit.base.settings import Cloud, Port, Store
 from kit.doctor import checks as doctor
+from kit.doctor import diagnoses
 from kit.doctor.link_race import Race
 from kit.doctor.vm import LIST, LISTENERS, LOG, PODS
 
@@ -604,3 +607,31 @@ SANDBOX = [
         lambda b: seeds.without(b, "flower"),
     ),
 ]
+
+
+def by_name(findings):
+    return {finding.name: finding for finding in findings}
+
+
+def faults_of(module):
+    """Return the faults whose diagnosis is made in a module of the doctor, to be seeded."""
+    source = inspect.getsource(module)
+    rows = [(fault, ()) for fault in FAULTS] + [(fault, pytest.mark.sandbox) for fault in SANDBOX]
+    return [
+        pytest.param(fault, id=str(fault), marks=marks)
+        for fault, marks in rows
+        if f'"{fault.diagnosis}"' in source
+    ]
+
+
+def assert_diagnosed(fault, bench):
+    """Seed a fault: its diagnosis is there, from the check of its row, and says what to do."""
+    known = {row.name: row for row in diagnoses()}[fault.diagnosis]
+    found = fault.seed(bench)
+    named = [each for each in found if each.diagnosis == fault.diagnosis]
+    assert named, found
+    assert known.check == "any" or any(each.name.startswith(known.check) for each in named)
+    for each in named:
+        assert fault.word in each.answer
+        assert each.state == known.state
+        assert each.next_step

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The code is named by its hash; it is compared before it is executed.
+# The code is named by its hash; it is compared before it is executed. Exit codes below 96 are
+# those of kit/onsite/names.py; 88: CODE_CHANGED.
 private=
 trap '[ -z "$private" ] || rm -rf "$private"' EXIT
 if ! echo "$KIT_CODE_HASH  $KIT_CODE" | sha256sum --check --status; then

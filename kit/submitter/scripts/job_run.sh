@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
 unset PYTHONPATH
-export KIT_TRY=$try PYTHONPATH=$KIT_CODE PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$try/ray.token RAY_USAGE_STATS_ENABLED=0
+export KIT_ATTEMPT=$attempt PYTHONPATH=$KIT_CODE PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$attempt/ray.token RAY_USAGE_STATS_ENABLED=0
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >ray.token
 "$venv/bin/python" -m kit.onsite.main &
 main=$!
@@ -12,6 +12,6 @@ while
     kill -0 "$main" 2>/dev/null
 do :; done
 rm -f ray.token tunnel.key
-[ "$code" -lt 128 ] || exit 93
+[ "$code" -lt 128 ] || exit 93 # KILLED: ended by a signal
 [ "$code" = 0 ] || exit "$code"
 commit manifest.json

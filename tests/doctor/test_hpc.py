@@ -1,0 +1,29 @@
+"""The checks on the supercomputer: every fault is seeded, and each has its own diagnosis."""
+
+import pytest
+from doctor_faults import assert_diagnosed, by_name, faults_of
+
+from kit.doctor import hpc, link_race
+
+
+@pytest.mark.parametrize("fault", [*faults_of(hpc), *faults_of(link_race)])
+def test_seeded_fault_has_its_own_diagnosis(bench, fault):
+    assert_diagnosed(fault, bench)
+
+
+def test_site_with_a_default_partition_needs_none_in_the_profile(bench):
+    sinfo, accounts = "echo 'small* up 1:00:00 2'", "echo project_1"
+    server = bench.bare(sinfo=sinfo, sacctmgr=accounts)
+    found = by_name(bench.login_node(server, partition=""))["Slurm"]
+    assert (found.state, found.answer) == ("ok", "no account; small* up 1:00:00 2")
+
+
+def test_module_that_fails_with_exit_code_zero_is_found(bench, tmp_path):
+    """Tcl Modules 3.2 prints an error for a missing module and returns 0."""
+    init = tmp_path / "init.sh"
+    text = 'module() { [ "$1" != load ] || echo "ERROR:105: Unable to locate $2" >&2; return 0; }'
+    init.write_text(f"{text}\n")
+    server = bench.bare()
+    found = by_name(bench.login_node(server, modules=("nosuch",), module_init=str(init)))
+    assert found["modules"].diagnosis == "module-missing"
+    assert "ERROR:105" in found["modules"].answer
