@@ -1,10 +1,11 @@
 """`kit port-forward`: the platform's services on this machine, by one ssh connection to the VM.
 
 The connection is opened again when it ends. A service of Kubernetes is reached by `kubectl
-port-forward` on the VM, which a shell loop there keeps running.
+port-forward` on the VM, which a shell loop there keeps running while it hears from this process.
 """
 
 import contextlib
+import os
 import shlex
 import subprocess
 import tempfile
@@ -34,6 +35,7 @@ ENDED = "@ended "  # the loop prints it when kubectl has ended
 RECONNECT_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
 OPEN_TIMEOUT_S = 30.0
 READY_TIMEOUT_S = 10.0  # a service that is not ready by then is reported
+HEARTBEAT_S, SILENCE_S = 4.0, 15.0  # a line to each loop; without one, the loop ends its kubectl
 
 
 def vm_connection(settings: Settings, rows: Sequence[Forward]) -> SSHHost:
@@ -107,6 +109,7 @@ class Connection:
         self.services: list[Service] = []
         self._master: subprocess.Popen[bytes] | None = None
         self._children: list[subprocess.Popen[str]] = []
+        self._beat_at = 0.0
 
     def open(self, stop: threading.Event) -> None:
         """Connect, unless `stop` is set. Raises the error that ssh reports."""
@@ -139,6 +142,16 @@ class Connection:
         children = [self._master, *self._children]
         return all(child is not None and child.poll() is None for child in children)
 
+    def beat(self) -> None:
+        """Send each loop on the VM its line, if it is time."""
+        if time.monotonic() < self._beat_at:
+            return
+        self._beat_at = time.monotonic() + HEARTBEAT_S
+        for child in self._children:
+            with contextlib.suppress(BrokenPipeError):  # it has ended: `alive` sees that
+                if child.stdin:
+                    os.write(child.stdin.fileno(), b"\n")
+
     def missing(self) -> list[str]:
         """List the services that are not forwarded yet, with kubectl's last line."""
         late = [service for service in self.services if not service.ready]
@@ -167,7 +180,8 @@ class Connection:
     def _loop(self, row: Forward) -> list[str]:
         text = (files(__package__) / "scripts" / "kubectl_loop.sh").read_text()
         lines = [line.strip() for line in text.splitlines() if not line.startswith("#")]
-        return self._ssh(command=shlex.join(["sh", "-c", " ".join(lines), "sh", *row.kubectl]))
+        words = ["sh", "-c", " ".join(lines), "sh", f"{SILENCE_S:.0f}", *row.kubectl]
+        return self._ssh(command=shlex.join(words))
 
     def _ssh(self, *options: str, command: str = "") -> list[str]:
         values = ssh_options(
@@ -204,6 +218,7 @@ def _watch(connection: Connection, on_ready: Callable[[], None], stop: threading
     """Wait while the connection lives; call `on_ready` once all services are, or are late."""
     begin, reported = time.monotonic(), False
     while connection.alive() and not stop.is_set():
+        connection.beat()
         missing = [] if reported else connection.missing()
         if not reported and (not missing or time.monotonic() > begin + READY_TIMEOUT_S):
             on_ready()

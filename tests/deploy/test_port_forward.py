@@ -24,8 +24,9 @@ from private_sshd import PrivateSshd, free_port
 
 from kit.base import SSHHost
 from kit.base.settings import load
+from kit.deploy import port_forward
 from kit.deploy.forwards import Forward, list_forwards
-from kit.deploy.port_forward import Connection
+from kit.deploy.port_forward import SILENCE_S, Connection
 
 KIT = [sys.executable, "-m", "kit", "port-forward"]
 # the forwards listen here, one address for each worker; the VM's loopback is 127.0.0.1
@@ -221,6 +222,45 @@ def test_killed_loop_on_the_vm_leaves_no_kubectl(cluster, started, number):
         os.kill(os.getpgid(pid), number)  # the shell that sshd started leads the group
     running.said("forwarding again")
     until(lambda: not set(first) & set(kubectls(folder)))
+
+
+@pytest.mark.slow
+def test_kubectl_on_the_vm_ends_when_the_client_falls_silent(cluster, started):
+    """A network that vanishes closes no connection: sshd and kubectl see nothing at all."""
+    folder, _, _ = cluster
+    running = started("--profile", "vm", KIT_SITES_DIR=str(folder))
+    running.ready()
+    time.sleep(SILENCE_S + 2)
+    silent = [running.process.pid, *running.ssh()]
+    assert len(kubectls(folder)) == 2, "while it is heard from, they stay"
+    for pid in silent:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: not kubectls(folder), SILENCE_S + 5)
+    finally:
+        for pid in silent:
+            os.kill(pid, signal.SIGCONT)
+    running.said("forwarding again")
+    until(lambda: len(kubectls(folder)) == 2)
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "dash"])
+def test_kubectl_loop_ends_without_a_heartbeat_and_stays_with_one(tmp_path, shell):
+    (tmp_path / "kubectl").write_text("#!/bin/sh\nwhile :; do sleep 1; done\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = Path(port_forward.__file__).parent / "scripts" / "kubectl_loop.sh"
+    argv = [shell, script, "2", "port-forward"]
+    with subprocess.Popen(
+        argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as loop:
+        for _ in range(8):
+            loop.stdin.write(b"\n")
+            loop.stdin.flush()
+            time.sleep(0.5)
+        assert loop.poll() is None
+        assert loop.wait(6) != 0
+    assert_none_is_left(tmp_path / "kubectl")
 
 
 def test_vm_that_is_away_is_reported_and_tried_again(cluster, started):
