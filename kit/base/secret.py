@@ -101,6 +101,7 @@ def read_private(path: Path, tried: str, step: str, encoding: str = "ascii") -> 
 
     Exception: a file of root on a read-only mount (a container's secret) may have any mode.
     """
+    path = path.expanduser()  # as the person wrote it into a variable
     refuse_tracked(path)
     try:
         with path.open(encoding=encoding) as stream:

@@ -1,8 +1,9 @@
-"""The commands of the forwarder: `kit forwarder [api|worker|flower]`."""
+"""The commands of the forwarder: `kit forwarder [api|worker|flower|token]`."""
 
 import contextlib
 import logging
 import threading
+from pathlib import Path
 from typing import Any
 
 import click
@@ -152,6 +153,36 @@ def flower_command(address: str, port: int) -> None:
     login = schedule.secret_of("KIT_FLOWER_LOGIN", "USER:PASSWORD")
     click.echo(f"flower: http://{address}:{port}/", err=True)
     schedule.watch(url, login, address, port)
+
+
+@forwarder_group.command("token")
+@click.argument("user", metavar="USER")
+@click.option(
+    "--people",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="KIT_FORWARDER_PEOPLE",
+    help="File of the people.  [default: env/platform/secrets/people]",
+)
+@click.option(
+    "--revoke", is_flag=True, help="Remove the person's older tokens as well.  [default: no]"
+)
+def token_command(user: str, file: Path | None, revoke: bool) -> None:
+    """Make a token for a person.
+
+    Prints the token once; the file of people gets its SHA-256 only. A running forwarder knows the
+    token after a restart, on the platform after `kit platform apply`.
+
+    \b
+    Example:
+      kit forwarder token anna
+    """
+    from kit.deploy import manifests
+    from kit.forwarder import people as forwarder_people
+
+    path = file or manifests.FOLDER / "secrets" / "people"
+    click.echo(forwarder_people.new_token(path, user, revoke))
+    click.echo(f"for {user}, shown only now; its hash is in {path}", err=True)
 
 
 def _open(profile: str | None) -> Any:

@@ -2,13 +2,23 @@
 
 import os
 import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.base import Busy, Json, NoSuchObject, UsageError, read_private
+from kit.base import (
+    Busy,
+    Json,
+    NoSuchObject,
+    UsageError,
+    file_lock,
+    read_private,
+    sha256_of,
+    write_text,
+)
 from kit.base.settings import Settings
 from kit.forwarder.collect import Buckets, buckets_of
 from kit.forwarder.tunnels import Tunnel, live_tunnels
@@ -141,16 +151,43 @@ def people_of(settings: Settings) -> dict[str, Person]:
 
 
 def people(path: Path, settings: Settings, buckets: Callable[[str], Buckets]) -> dict[str, Person]:
-    """Read who may ask, a line each: the user and the SHA-256 of the token; by that hash.
+    """Read who may ask, by the SHA-256 of their token. Raises what `read_people` raises."""
+    users = read_people(path)
+    return {sha256: Person(settings, buckets(user)) for sha256, user in users.items()}
+
+
+def read_people(path: Path) -> dict[str, str]:
+    """Read who may ask, a line each: the user and the SHA-256 of the token; users by that hash.
 
     Raises UsageError for a file that is missing, others may read, or has another line.
     """
-    step = "write `USER SHA256-OF-TOKEN` on each line, mode 600"
+    step = "make a line with `kit forwarder token USER`; the file has mode 600"
     lines = read_private(path, f"read who may ask in {path}", step).splitlines()
-    persons: dict[str, Person] = {}
+    users: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         match = re.fullmatch(r"([a-z0-9-]{1,40})\s+([0-9a-f]{64})", line.strip())
-        if not match or match[2] in persons:
+        if not match or match[2] in users:
             raise UsageError(f"{path}, line {number}, names nobody, or one token twice", "", step)
-        persons[match[2]] = Person(settings, buckets(match[1]))
-    return persons
+        users[match[2]] = match[1]
+    return users
+
+
+def new_token(path: Path, user: str, revoke: bool = False) -> str:
+    """Return a new token for a person; the file gets its SHA-256 only.
+
+    `revoke` removes the person's older tokens. Raises UsageError for a user that no bucket can
+    have, and what `read_people` raises.
+    """
+    if not re.fullmatch("[a-z0-9-]{1,40}", user):
+        got = f"{user!r:.60} is not 1 to 40 of a-z, 0-9 and -"
+        raise UsageError("make a token", got, "give the user of their buckets")
+    path = path.expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    busy = Busy(f"change {path}", "another command changes it", "run it again")
+    with file_lock(path.with_name(f".{path.name}.lock"), 10, busy, "use a local folder"):
+        users = read_people(path) if path.exists() else {}
+        token = secrets.token_urlsafe(32)
+        users = {sha256: name for sha256, name in users.items() if not revoke or name != user}
+        users[sha256_of(token.encode())] = user
+        write_text(path, "".join(f"{name} {sha256}\n" for sha256, name in users.items()), 0o600)
+    return token

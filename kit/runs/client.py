@@ -112,5 +112,5 @@ def forwarder_client(settings: Settings) -> ForwarderClient | None:
     )
     if not path:
         raise UsageError(f"a token for the forwarder at {url} is missing", next_step=next_step)
-    token = read_private(Path(path).expanduser(), "read the forwarder's token", next_step)
+    token = read_private(Path(path), "read the forwarder's token", next_step)
     return ForwarderClient(url, Secret(token.strip()))

@@ -107,6 +107,38 @@ def test_wrong_tokens_slow_their_own_address_down():
     assert auth._penalty({"client": ("10.0.0.2", 1)}) == 0
 
 
+def test_wrong_token_is_answered_late_and_the_right_one_at_once(port, monkeypatch):
+    monkeypatch.setattr(serve, "FREE_GUESSES", 0)
+    monkeypatch.setattr(serve, "MAX_PENALTY_S", 0.5)
+    for _ in range(9):
+        get(port, head=HEAD.replace(TOKEN, "x" * 40))
+    started = time.monotonic()
+    assert get(port, head=HEAD.replace(TOKEN, "x" * 40)).startswith("HTTP/1.1 401 ")
+    assert time.monotonic() - started >= 0.5
+    started = time.monotonic()
+    assert get(port).startswith("HTTP/1.1 200 ")
+    assert time.monotonic() - started < 0.5
+
+
+def test_oldest_waiting_connection_makes_room_before_its_deadline(monkeypatch):
+    monkeypatch.setattr(serve, "MAX_CONNECTIONS", 5)
+    people = {hashlib.sha256(TOKEN.encode()).hexdigest(): Nobody()}
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(serve.serve(forwarder_api(people), "127.0.0.1", 0))
+        held = []
+        for _ in range(8):
+            held.append(stack.enter_context(socket.create_connection(("127.0.0.1", port))))
+            held[-1].sendall(b"GET / HTTP/1.1\r\n")
+            held[-1].settimeout(3)
+            time.sleep(0.02)  # so that their age is known
+        for connection in held[:3]:
+            with contextlib.suppress(ConnectionError):
+                assert connection.recv(1) == b""
+        held[-1].settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            held[-1].recv(1)
+
+
 @pytest.mark.parametrize("begin", ["GET / HTTP/1.1\r\nHost: x\r\nX-a: ", "", "body"])
 def test_slow_clients_are_closed_and_hold_up_nobody(monkeypatch, begin):
     monkeypatch.setattr(serve, "MAX_CONNECTIONS", 20)
