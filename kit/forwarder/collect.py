@@ -145,14 +145,21 @@ class Forwarder:
         return len(changed) + len(before.keys() - objects.keys())
 
     def _one(self, user: Buckets, run: str, seen: tuple[ObjectInfo, ...]) -> tuple[_Read, str]:
-        """Return the samples of one run, none when its objects are damaged."""
+        """Return the samples of one run, without what is damaged, and what that is."""
+        unread: list[str] = []
+        samples: list[Sample] = []
         try:
-            return _Read(seen, gauges.run_samples(self._kept(user, run, seen))), ""
+            samples = gauges.run_samples(self._kept(user, run, seen, unread), unread)
         except (DataError, NoSuchObject) as err:
-            log.warning("%s: %s", run, err)
-            return _Read(seen, []), f"{run}: {err}"
+            unread = [str(err)]
+        problem = f"{run}: {'; '.join(unread[:5])}" if unread else ""
+        if problem:
+            log.warning("%s", problem)
+        return _Read(seen, samples), problem
 
-    def _kept(self, user: Buckets, run: str, seen: Iterable[ObjectInfo]) -> RunSnapshot:
+    def _kept(
+        self, user: Buckets, run: str, seen: Iterable[ObjectInfo], unread: list[str]
+    ) -> RunSnapshot:
         moments: dict[str, float] = {}
         last: dict[str, int] = {}
         stages: dict[str, Json] = {}
@@ -167,22 +174,25 @@ class Forwarder:
             if name == "result":
                 result = _json(user.request_store, info)
         zone = self.settings.hpc.timezone if self.settings.hpc else "UTC"
-        units = self._units(user, result) if result else None
+        units = self._units(user, result, unread) if result else None
         return RunSnapshot(run, user.user, user.name, zone, moments, result, stages, units)
 
-    def _units(self, user: Buckets, result: Json) -> float | None:
-        """Price the run's job where seff does not say what it cost; None without a price."""
+    def _units(self, user: Buckets, result: Json, unread: list[str]) -> float | None:
+        """Price the run's job where seff does not say what it cost.
+
+        None without a price, or without accounting, where sacct.txt is empty.
+        """
         try:
             if "Non-Interactive BUs" in result["seff"]:
                 return None
             at = result["files"]["sacct.txt"]
             text = user.data.get(at["key"], sha256=at["sha256"]).decode()
-            return job_units(self.settings, text)
-        except (KeyError, TypeError, UnicodeDecodeError) as err:
-            raise DataError("read sacct.txt of a run", repr(err)[:200]) from err
+            return job_units(self.settings, text) if text else None
         except UsageError as err:
             log.info("no price: %s", err)
-            return None
+        except (KeyError, TypeError, UnicodeDecodeError, DataError) as err:
+            unread.append(f"sacct.txt: {repr(err)[:200]}")
+        return None
 
     def _read_passes(self) -> list[Json]:
         try:

@@ -8,6 +8,8 @@ texts do not say has no sample; nothing is made up as 0.
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -59,15 +61,19 @@ class RunSnapshot:
     units: float | None = None
 
 
-def run_samples(kept: RunSnapshot) -> list[Sample]:
-    """Return the samples of one run. Raises DataError when one of its objects is damaged."""
+def run_samples(kept: RunSnapshot, unread: list[str] | None = None) -> list[Sample]:
+    """Return the samples of one run; values that cannot be read are left out, named in `unread`.
+
+    Raises DataError when one of its objects has another form.
+    """
+    unread = [] if unread is None else unread
     try:
         samples = [*_times(kept), *_pipeline(kept)]
         if kept.result is not None:
-            samples += [*_sacct(kept, kept.result), *_seff(kept, kept.result)]
+            samples += [*_sacct(kept, kept.result, unread), *_seff(kept, kept.result, unread)]
         for _, labels, _ in samples:
             _check_labels(labels)
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as err:
         got = f"{type(err).__name__}: {str(err)[:200]}"
         raise DataError(f"read what is kept of {kept.run}", got, "its gauges are left out") from err
     return samples
@@ -143,14 +149,29 @@ _ROWS: dict[str, tuple[str, Callable[[str], float | None]]] = {
 }
 
 
-def _sacct(kept: RunSnapshot, result: Json) -> list[Sample]:
+def _read(read: Callable[[str], Any], name: str, text: str, unread: list[str]) -> Any:
+    """Return a value, None for one that cannot be read: it costs itself only."""
+    try:
+        return read(text)
+    except (DataError, ValueError, OverflowError) as err:
+        unread.append(f"{name}: {str(err)[:200]}")
+        return None
+
+
+_TIMES = (("SuTi", "Submit"), ("StTi", "Start"), ("EnTi", "End"))
+
+
+def _sacct(kept: RunSnapshot, result: Json, unread: list[str]) -> list[Sample]:
     zone, samples = ZoneInfo(kept.zone), []
     for number, row in result["sacct"].items():
         about = (str(result["job"]["id"]), number, row["JobName"], row["Partition"], row["State"])
         labels = (kept.user, kept.run, *(text or "" for text in about))
-        values = {name: read(row[key] or "") for name, (key, read) in _ROWS.items() if row[key]}
-        for name, key in (("SuTi", "Submit"), ("StTi", "Start"), ("EnTi", "End")):
-            values[name] = parse_time(row[key] or "", zone)
+        readers = _ROWS | {name: (key, partial(parse_time, zone=zone)) for name, key in _TIMES}
+        values = {
+            name: _read(read, f"sacct {number} {key}", row[key], unread)
+            for name, (key, read) in readers.items()
+            if row[key]
+        }
         samples += [(SACCT, (*labels, name), v) for name, v in values.items() if v is not None]
     return samples
 
@@ -163,7 +184,7 @@ def _share(text: str, read: Callable[[str], float | None]) -> tuple[float, float
     return float(match[1]), read(match[2])
 
 
-def _seff(kept: RunSnapshot, result: Json) -> list[Sample]:
+def _seff(kept: RunSnapshot, result: Json, unread: list[str]) -> list[Sample]:
     seff: Mapping[str, str] = {k: v for k, v in result["seff"].items() if v != "N/A"}
     if seff == {}:  # the accounting never had the job
         return []
@@ -182,12 +203,19 @@ def _seff(kept: RunSnapshot, result: Json) -> list[Sample]:
         "MemUtiByte": (seff.get("Memory Utilized"), parse_size),
         "BiUn": (seff.get("Non-Interactive BUs"), float),
     }
-    values = {name: read(text) for name, (text, read) in plain.items() if text}
+    values = {
+        name: _read(read, f"seff {name}", text, unread)
+        for name, (text, read) in plain.items()
+        if text
+    }
     values.setdefault("BiUn", kept.units)
-    if text := seff.get("CPU Efficiency"):
-        values["CPUEffPe"], values["CPUEffSec"] = _share(text, parse_duration)
-    if text := seff.get("Memory Efficiency"):
-        values["MemEffPe"], values["MemEffByte"] = _share(text, parse_size)
+    for name, unit, key, read in (
+        ("CPUEff", "Sec", "CPU Efficiency", parse_duration),
+        ("MemEff", "Byte", "Memory Efficiency", parse_size),
+    ):
+        if text := seff.get(key):
+            share = _read(partial(_share, read=read), f"seff {key}", text, unread)
+            values[f"{name}Pe"], values[f"{name}{unit}"] = share or (None, None)
     return [(SEFF, (*labels, name), v) for name, v in values.items() if v is not None]
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from kit.base import Json, KitError, Unreachable
+from kit.base import DataError, Json, KitError, Unreachable
 from kit.base.ports import TUNNEL_PORTS
 from kit.base.settings import Settings
-from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
+from kit.runs.requests import RunRequests, RunState, RunStatus
 
 NAMESPACE, PORT = "forwarder-imports", 8280
 OURS = {"app.kubernetes.io/managed-by": "cloud-hpc-kit"}
@@ -47,16 +47,20 @@ class Tunnel:
 def live_tunnels(
     loaded: Settings, user: str, requests: RunRequests, statuses: Iterable[RunStatus]
 ) -> list[Tunnel]:
-    """Return the tunnels of a user's live runs. Raises KitError when the store cannot be read."""
+    """Return the tunnels of a user's live runs. Raises KitError if the store does not answer."""
     cloud, tunnels = loaded.cloud, []
     for status in statuses if cloud and cloud.tunnel_address else ():
         if status.state is not RunState.SUBMITTED:
             continue
-        reported = (requests.read(status.run, "progress") or {}).get("tunnel")
+        try:
+            reported = (requests.read(status.run, "progress") or {}).get("tunnel")
+        except DataError as err:  # costs this run's page alone
+            log.warning("the tunnel of %s is not known: %s", status.run, err)
+            continue
         port = reported.get("port") if isinstance(reported, dict) else None
         if cloud is None or type(port) is not int or port not in TUNNEL_PORTS:
             continue
-        name = attempt_id(status.run, status.number)
+        name = status.attempt_id
         service = f"{user}-{name}-ray" if cloud.runner == "cluster" else ""
         tunnels.append(Tunnel(user, status.run, name, cloud.tunnel_address, port, service))
     return tunnels

@@ -131,15 +131,19 @@ def test_damaged_run_affects_only_itself_and_is_reported(world, content):
     assert values(rows(ours), gauges.SEFF, jobkey=OTHER)["BiUn"] == 23.17
 
 
-def test_damaged_sacct_rows_affect_only_that_run(world):
+@pytest.mark.parametrize("text", ["\ufffd\ufffd:0x", "9" * 400])
+def test_damaged_value_is_reported_and_the_rest_is_shown(world, text):
     world.done()
     damaged = kept().result["sacct"]
-    damaged["1"]["Elapsed"] = "\ufffd\ufffd:0x"
+    damaged["1"]["Elapsed"] = text
     world.done(OTHER, sacct=damaged)
     ours = world.forwarder()
-    assert len(ours.once()) == 1
+    (problem,) = ours.once()
+    assert "Elapsed" in problem
     assert values(rows(ours), gauges.SACCT, jobkey=RUN, row="1")["ElaSec"] == 417
-    assert values(rows(ours), gauges.SACCT, jobkey=OTHER) == {}
+    other = values(rows(ours), gauges.SACCT, jobkey=OTHER, row="1")
+    assert other["AcNod"] == 2
+    assert "ElaSec" not in other
 
 
 def priced(world, text):
@@ -169,22 +173,17 @@ def test_a_partition_without_a_price_has_no_units_and_all_the_rest(world):
     assert "BiUn" not in seff
 
 
-def test_a_run_of_a_site_without_accounting_has_all_gauges_but_its_units(world):
-    priced(world, b"")
+@pytest.mark.parametrize(
+    ("text", "problems"), [(b"", 0), (b"\xff\xfe", 1), (b"JobID|State\n1|2|3\n", 1)]
+)
+def test_sacct_text_that_is_empty_or_damaged_costs_the_price_alone(world, text, problems):
+    """A site without accounting has an empty text: nothing is wrong."""
+    priced(world, text)
     ours = world.forwarder()
-    assert ours.once() == []
+    assert len(ours.once()) == problems
     seff = values(rows(ours), gauges.SEFF)
     assert seff["Nod"] == 2
     assert "BiUn" not in seff
-
-
-@pytest.mark.parametrize("text", [b"\xff\xfe", b"JobID|State\n1|2|3\n"])
-def test_damaged_sacct_text_affects_only_that_run(world, text):
-    priced(world, text)
-    world.done(OTHER)
-    ours = world.forwarder()
-    assert len(ours.once()) == 1
-    assert {labels.get("jobkey", OTHER) for _, labels, _ in rows(ours)} == {OTHER}
 
 
 def test_unavailable_store_leaves_the_last_gauges(world, monkeypatch):

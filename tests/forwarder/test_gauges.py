@@ -104,33 +104,60 @@ def test_duplicate_run_is_exported_once():
     assert len(keys) == len(set(keys)) == len(once)
 
 
-@pytest.mark.parametrize(
-    ("path", "text"),
-    [
-        (("sacct", "1", "Elapsed"), "banana"),
-        (("sacct", "1", "Submit"), "yesterday"),
-        (("sacct", "2", "AveDiskRead"), "14.44 elephants"),
-        (("sacct", "2", "AveCPUFreq"), "fast"),
-        (("sacct", "1", "AllocCPUS"), "-2"),
-        (("sacct", "1"), "a text"),
-        (("sacct",), ["a", "list"]),
-        (("sacct",), None),
-        (("seff", "State"), "\x00"),
-        (("seff", "CPU Efficiency"), "most of it"),
-        (("seff", "Non-Interactive BUs"), "many"),
-        (("seff",), None),
-        (("job",), "3659617"),
-        (("elapsed_s",), "long"),
-    ],
-)
-def test_damaged_text_is_reported(path, text):
+def changed(path, text):
     result = copy.deepcopy(kept().result)
     place = result
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = text
+    return result
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "lost"),
+    [
+        (("sacct", "1", "Elapsed"), "banana", {"ElaSec"}),
+        (("sacct", "1", "Elapsed"), "9" * 400, {"ElaSec"}),
+        (("sacct", "1", "Submit"), "yesterday", {"SuTi"}),
+        (("sacct", "2", "AveDiskRead"), "14.44 elephants", {"AvDiReByte"}),
+        (("sacct", "2", "AveDiskRead"), "9" * 400 + "M", {"AvDiReByte"}),
+        (("sacct", "2", "AveCPUFreq"), "fast", {"AvCPUFreqkhz"}),
+        (("sacct", "1", "AllocCPUS"), "-2", {"AcCPUS"}),
+        (("seff", "CPU Efficiency"), "most of it", {"CPUEffPe", "CPUEffSec"}),
+        (("seff", "Memory Utilized"), "a lot", {"MemUtiByte"}),
+        (("seff", "Non-Interactive BUs"), "many", {"BiUn"}),
+    ],
+)
+def test_value_that_cannot_be_read_costs_that_value_only(path, text, lost):
+    """A form of Slurm that nobody has seen must not take all gauges of a run away."""
+    unread = []
+    whole = {(name, labels) for name, labels, _ in gauges.run_samples(kept())}
+    rest = {
+        (name, labels)
+        for name, labels, _ in gauges.run_samples(kept(result=changed(path, text)), unread)
+    }
+    assert {labels[-1] for _, labels in whole - rest} == lost
+    assert rest < whole
+    assert len(unread) == 1
+    assert path[-1] in unread[0] or next(iter(lost)) in unread[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (("sacct", "1"), "a text"),
+        (("sacct",), ["a", "list"]),
+        (("sacct",), None),
+        (("seff", "State"), "\x00"),
+        (("seff",), None),
+        (("job",), "3659617"),
+        (("elapsed_s",), "long"),
+        (("elapsed_s",), 10**400),
+    ],
+)
+def test_damaged_text_is_reported(path, text):
     with pytest.raises(DataError):
-        gauges.run_samples(kept(result=result))
+        gauges.run_samples(kept(result=changed(path, text)))
 
 
 @pytest.mark.parametrize("key", ["sacct", "seff", "job", "elapsed_s"])

@@ -211,6 +211,14 @@ def test_a_profile_without_a_vm_has_no_tunnels(requests):
     assert live_tunnels(requests, dataclasses.replace(profile(), cloud=None)) == []
 
 
+@pytest.mark.parametrize("content", [b"no JSON", b'{"schema": 2}'])
+def test_damaged_progress_hides_the_tunnel_of_its_own_run_only(requests, content):
+    submitted(requests, {"port": 8281})
+    submitted(requests, {"port": 8282}, "cloud-hpc-ba9876543210-1")
+    requests.store.put(f"runs/{RUN}/progress.json", content)
+    assert [tunnel.port for tunnel in live_tunnels(requests, profile())] == [8282]
+
+
 # The forwarder's pass.
 
 
