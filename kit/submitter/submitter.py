@@ -75,7 +75,6 @@ class Submitter:
         self._owned = False
         self._due: dict[str, _Due] = {}
         self._ours: dict[str, bool] = {}
-        self._collecting_since: dict[str, float] = {}
         self._open: set[str] = set()
         self._list_all_at = 0.0
         self._runs = 0
@@ -123,9 +122,12 @@ class Submitter:
     def cancel(self, run: str) -> RunStatus:
         """Cancel a run and end its jobs on the site now; return its status.
 
-        Raises what `Slurm.cancel` raises. The cancellation is stored: a pass or another call
-        resumes it.
+        Raises UsageError for a run of another profile, whose jobs this site does not know, and
+        what `Slurm.cancel` raises. The cancellation is stored: a pass or another call resumes it.
         """
+        if not self._is_ours(run):
+            got = f"it was requested for profile {self.requests.request(run).profile}"
+            raise UsageError(f"cancel {run}", got, "give that profile: --profile NAME")
         status = self.requests.cancel(run)
         if status.state is RunState.CANCELLING:
             self._cancel(status)
@@ -184,7 +186,7 @@ class Submitter:
         self._due[run] = _Due(self.slurm.clock() + seconds, seconds)
 
     def _forget(self, open_runs: set[str]) -> None:
-        for known in (self._due, self._ours, self._collecting_since, self._shown):
+        for known in (self._due, self._ours, self._shown):
             for run in known.keys() - open_runs - {SITE}:
                 del known[run]
 
@@ -264,7 +266,7 @@ class Submitter:
         """
         run, number = status.run, status.number
         self._show(run, {"state": "CANCELLING", "why": "its job is being ended"})
-        last, following = attempt_id(run, number), attempt_id(run, number + 1)
+        last, following = status.attempt_id, attempt_id(run, number + 1)
         job, next_job = self.slurm.cancel(last), self.slurm.cancel(following)
         if next_job.job_id or next_job.manifest or not next_job.done:
             self.requests.write(run, f"try-{number + 1}/submitted", {"token": following})
@@ -287,7 +289,7 @@ class Submitter:
                 self._show_safely(status.run, {"state": "UNKNOWN", "why": site.why})
             return
         self._query_at = now
-        attempts = {attempt_id(status.run, status.number): status for status in live}
+        attempts = {status.attempt_id: status for status in live}
         try:
             jobs = self.slurm.status(list(attempts))
             running = [attempt for attempt in attempts if not jobs[attempt].done]
@@ -326,23 +328,31 @@ class Submitter:
             self.requests.write(run, f"try-{number}/ended", collector.failure(job))
             log.info("%s has ended: %s", run, job.why)
             return
-        now = self.slurm.clock()
-        patient = now - self._collecting_since.setdefault(run, now) < RESULT_WAIT_S
+        since, why = self._collecting_since(run), collect.AWAITED
+        patient = self.slurm.clock() - since < RESULT_WAIT_S
         try:
             result = collector.result(job, patient)
         except (CommandFailed, DataError) as err:  # a committed file is gone or was changed
-            if patient:
-                raise
-            cause = "a committed file cannot be read"
-            ended = {**_failed(job.attempt_id, cause, err), "worked": True}
-            self.requests.write(run, f"try-{number}/ended", ended)
-            return
+            if not patient:
+                cause = "a committed file cannot be read"
+                ended = {**_failed(job.attempt_id, cause, err), "worked": True}
+                self.requests.write(run, f"try-{number}/ended", ended)
+                return
+            result, why = None, _explain(run, err)
         if result is None:
-            self._show(run, {"state": "COMPLETED", "why": collect.AWAITED})
+            self._show(run, {"state": "COMPLETED", "why": why, "since": since})
             self._wait(run, max(MIN_BACK_OFF_S, self.hpc.poll_floor_s))
             return
         self.requests.write(run, "result", result)
         log.info("%s is done", run)
+
+    def _collecting_since(self, run: str) -> float:
+        """Return since when a committed result waits, as `progress` remembers it."""
+        try:
+            since = (self.requests.read(run, "progress") or {}).get("since")
+        except DataError:
+            since = None
+        return since if isinstance(since, float) else self.slurm.clock()
 
     def _sweep(self, attempts: Iterable[str]) -> None:
         """Remove the tunnel keys of ended attempts; retry later while the VM does not answer."""

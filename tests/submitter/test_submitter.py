@@ -20,6 +20,7 @@ from kit.base import (
     KitError,
     StoreUnavailable,
     Unreachable,
+    UsageError,
 )
 from kit.runs.follow import last_seen, sentence
 from kit.runs.objects import StageStore
@@ -787,7 +788,29 @@ def test_committed_result_is_published_without_the_figures_that_never_come(world
     assert {"model.safetensors", "sacct.txt"} <= set(result["files"])
 
 
-def test_committed_file_that_was_removed_ends_the_run_with_that_cause(world):
+@pytest.mark.parametrize("fault", ["no figures", "changed file", "removed file"])
+def test_wait_for_a_result_has_an_end_where_each_pass_is_a_new_process(world, fault):
+    """`kit submitter --once` from cron: nothing is remembered but what is in the bucket."""
+    world.ask()
+    world.submitter().once()
+    world.site.lag = fault == "no figures"
+    world.play()
+    world.play()
+    model = f"/proj/kit/tries/{attempt_id(RUN, 1)}/model.safetensors"
+    if fault == "changed file":
+        world.files[model] = b"another model"
+    elif fault == "removed file":
+        del world.files[model]
+    for _ in range(1 + int(RESULT_WAIT_S / 59)):
+        world.submitter().once()
+        assert world.requests.status(RUN).state is RunState.SUBMITTED
+        world.site.now += 59
+    world.submitter().once()
+    state = world.requests.status(RUN).state
+    assert state is (RunState.DONE if fault == "no figures" else RunState.ENDED)
+
+
+def test_committed_file_that_was_changed_ends_the_run_with_that_cause(world):
     world.ask()
     submitter = world.submitter()
     submitter.once()
@@ -832,6 +855,9 @@ def test_request_for_another_site_is_left_alone(world, other):
     assert world.until_finished(submitter).state is RunState.DONE
     assert world.requests.status(OTHER).state is RunState.REQUESTED
     assert world.requests.read(OTHER, "progress") is None
+    with pytest.raises(UsageError, match="it was requested for profile"):
+        submitter.cancel(OTHER)
+    assert world.requests.status(OTHER).state is RunState.REQUESTED, "its own site may run it"
     world.requests.cancel(OTHER)
     submitter.once()
     assert world.requests.status(OTHER).state is RunState.CANCELLING
