@@ -12,7 +12,7 @@ TORCH := $(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) \
   $(shell grep '^torch==' requirements.lock),:)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup local reproduce test lint lab bench sandbox sandbox-down audit lock docs-reference platform-source images
+.PHONY: help setup local reproduce test lint lab docs bench sandbox sandbox-down audit lock docs-reference platform-source images
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -65,6 +65,9 @@ sandbox-down: setup ## stop the sandbox's services
 
 lab: setup ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+
+docs: setup ## the documentation site, with the notebooks that were run, in build/site
+	@$(BIN)/python docs/site/build.py
 
 bench: setup ## speed and memory as ratios of one run on this machine
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

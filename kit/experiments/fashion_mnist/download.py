@@ -2,6 +2,7 @@
 
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,8 +59,11 @@ def from_mirrors(mirrors: Sequence[str], folder: Path) -> None:
 
 
 def _from_mirror(mirror: str, folder: Path) -> None:
-    import pooch
     import tqdm
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm 4.70 misses ipywidgets, not needed here
+        import pooch
 
     pooch.get_logger().setLevel("WARNING")
     url = f"{mirror.rstrip('/')}/"
