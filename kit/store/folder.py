@@ -17,70 +17,38 @@ from typing import IO
 
 from kit.base import KitError, NoSuchBucket, NoSuchObject, UsageError
 from kit.store.errors import unavailable
-from kit.store.objects import (
-    BLOCK_BYTES,
-    Content,
-    ObjectInfo,
-    Progress,
-    check_bucket,
-    check_hash,
-    check_key,
-    digest,
-    download_target,
-    measured,
-)
+from kit.store.objects import BLOCK_BYTES, Body, ObjectInfo, ObjectStore, Progress
 
 OBJECTS = ".objects"
 
 
-class FolderStore:
-    """One bucket in a folder; see `ObjectStore`. A key cannot be the folder of another one."""
+class FolderStore(ObjectStore):
+    """One bucket in a folder. A key cannot be the folder of another one."""
 
     def __init__(self, bucket: str, root: Path) -> None:
         self.bucket, self.folder = bucket, root / bucket
 
-    def put(
-        self,
-        key: str,
-        content: Content,
-        *,
-        sha256: str = "",
-        make_bucket: bool = False,
-        progress: Progress | None = None,
-    ) -> ObjectInfo:
-        """See `ObjectStore.put`."""
-        if make_bucket:
-            self.ensure_bucket()
-        with measured(key, content, sha256) as (stream, size, found), _kit_errors(f"put {key}"):
+    def _put(self, key: str, body: Body, progress: Progress | None) -> None:
+        with _kit_errors(f"put {key}"):
             path = self._path(key)
-            stored = self.folder / OBJECTS / f"{found}.{secrets.token_hex(4)}"
+            stored = self.folder / OBJECTS / f"{body.sha256}.{secrets.token_hex(4)}"
             try:
                 with stored.open("xb") as target:
-                    _copy(stream, target, progress)
+                    _copy(body.stream, target, progress)
                 self._point(path, stored)
             finally:
                 if self._stored(path) != stored:
                     stored.unlink(missing_ok=True)
-            return ObjectInfo(key, size, found, _time(path.stat()))
 
-    def get(self, key: str, *, sha256: str = "") -> bytes:
-        """See `ObjectStore.get`."""
+    def _get(self, key: str) -> tuple[bytes, str]:
         with _kit_errors(f"get {key}"), self._opened(key) as (stream, info):
-            content = stream.read()
-        check_hash(key, content, sha256 or info.sha256)
-        return content
+            return stream.read(), info.sha256
 
-    def get_file(
-        self, key: str, path: Path, *, sha256: str = "", progress: Progress | None = None
-    ) -> ObjectInfo:
-        """See `ObjectStore.get_file`."""
-        opened = self._opened(key)
-        with _kit_errors(f"get {key}"), opened as (stream, info), download_target(key, path) as new:
+    def _download(self, key: str, new: Path, progress: Progress | None) -> ObjectInfo:
+        with _kit_errors(f"get {key}"), self._opened(key) as (stream, info):
             with new.open("wb") as target:
                 _copy(stream, target, progress)
-            with new.open("rb") as copy:
-                check_hash(key, digest(copy)[0], sha256 or info.sha256)
-        return info
+            return info
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `ObjectStore.list`."""
@@ -92,9 +60,7 @@ class FolderStore:
                     info = self.stat(key)
                     yield ObjectInfo(key, info.size, "", info.modified)
 
-    def delete(self, key: str) -> None:
-        """See `ObjectStore.delete`."""
-        check_key(key, removing=True)
+    def _delete(self, key: str) -> None:
         if "" in key.split("/"):
             return  # a folder never has an object of that name
         with _kit_errors(f"remove {key}"), contextlib.suppress(FileNotFoundError):
@@ -107,20 +73,17 @@ class FolderStore:
                 if folder == self.folder or not _remove_empty(folder):
                     break
 
-    def stat(self, key: str) -> ObjectInfo:
-        """See `ObjectStore.stat`."""
+    def _stat(self, key: str) -> ObjectInfo:
         with _kit_errors(f"look at {key}"), self._opened(key) as (_, info):
             return info
 
-    def ensure_bucket(self) -> None:
-        """See `ObjectStore.ensure_bucket`."""
-        check_bucket(self.bucket)
+    def _make_bucket(self) -> None:
         with _kit_errors(f"make bucket {self.bucket}"):
             (self.folder / OBJECTS).mkdir(parents=True, exist_ok=True)
 
     def _path(self, key: str) -> Path:
         """Return the file of a key. Raises NoSuchBucket."""
-        if check_key(key).split("/")[0] == OBJECTS:
+        if key.split("/")[0] == OBJECTS:
             raise UsageError(f"{key} cannot be a key in a folder", f"{OBJECTS} is taken", "rename")
         if not (self.folder / OBJECTS).is_dir():
             next_step = "make it, or check [store] url"

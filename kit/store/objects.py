@@ -4,6 +4,7 @@ Mutual exclusion never rests on the store: Swift's PUT on Ceph RGW (16.2) ignore
 so an object cannot be created only when it is missing.
 """
 
+import abc
 import contextlib
 import hashlib
 import io
@@ -11,11 +12,11 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
-from kit.base import DataError, ObjectDamaged, UsageError, whole_file
+from kit.base import DataError, NoSuchBucket, ObjectDamaged, UsageError, sha256_of, whole_file
 
 Content = bytes | Path
 Progress = Callable[[int], object]  # called with the number of bytes just moved
@@ -32,12 +33,23 @@ class ObjectInfo:
     modified: datetime
 
 
-class ObjectStore(Protocol):
+@dataclass(frozen=True)
+class Body:
+    """Content to send, opened: size and SHA-256 precede it in a request."""
+
+    stream: IO[bytes]
+    size: int
+    sha256: str
+    path: Path | None
+
+
+class ObjectStore(abc.ABC):
     """One bucket of an object store.
 
     All methods raise StoreUnavailable if the store does not answer in time, CredentialRefused
     if it does not accept the login, NoSuchBucket, BucketTaken if the bucket belongs to another
     project (nothing is read or written then), and UsageError for a key that is not allowed.
+    A kind of store implements `list` and what begins with an underscore.
     """
 
     bucket: str
@@ -57,14 +69,25 @@ class ObjectStore(Protocol):
         given and differs from the content's, DataError if a file changes while it is sent,
         ObjectTooLarge.
         """
-        ...
+        with _measured(check_key(key), content, sha256) as body:
+            try:
+                self._put(key, body, progress)
+            except NoSuchBucket:
+                if not make_bucket:
+                    raise
+                self.ensure_bucket()
+                body.stream.seek(0)
+                self._put(key, body, progress)
+        return ObjectInfo(key, body.size, body.sha256, datetime.now(UTC))
 
     def get(self, key: str, *, sha256: str = "") -> bytes:
         """Return an object's bytes, checked against `sha256` or else the hash stored with it.
 
         Raises NoSuchObject and ObjectDamaged.
         """
-        ...
+        content, recorded = self._get(check_key(key))
+        check_hash(key, sha256_of(content), sha256 or recorded)
+        return content
 
     def get_file(
         self, key: str, path: Path, *, sha256: str = "", progress: Progress | None = None
@@ -73,23 +96,48 @@ class ObjectStore(Protocol):
 
         Raises UsageError if `path` is a folder, a symlink or a device.
         """
-        ...
+        with _download_target(check_key(key), path) as new:
+            info = self._download(key, new, progress)
+            check_hash(key, sha256_of(new), sha256 or info.sha256)
+        return info
 
+    @abc.abstractmethod
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield all objects whose key starts with `prefix`, in order of key, however many."""
-        ...
 
     def delete(self, key: str) -> None:
         """Remove an object; a missing object is not an error."""
-        ...
+        self._delete(check_key(key, removing=True))
 
     def stat(self, key: str) -> ObjectInfo:
         """Return size, hash and time of an object. Raises NoSuchObject."""
-        ...
+        return self._stat(check_key(key))
 
     def ensure_bucket(self) -> None:
         """Make the bucket if it is missing. Raises BucketTaken if it is another project's."""
-        ...
+        check_bucket(self.bucket)
+        self._make_bucket()
+
+    @abc.abstractmethod
+    def _put(self, key: str, body: Body, progress: Progress | None) -> None:
+        """Store content under a checked key."""
+
+    @abc.abstractmethod
+    def _get(self, key: str) -> tuple[bytes, str]:
+        """Return an object's bytes and the hash stored with it."""
+
+    @abc.abstractmethod
+    def _download(self, key: str, new: Path, progress: Progress | None) -> ObjectInfo:
+        """Write an object to a new file."""
+
+    @abc.abstractmethod
+    def _delete(self, key: str) -> None: ...
+
+    @abc.abstractmethod
+    def _stat(self, key: str) -> ObjectInfo: ...
+
+    @abc.abstractmethod
+    def _make_bucket(self) -> None: ...
 
 
 def check_key(key: str, removing: bool = False) -> str:
@@ -129,38 +177,34 @@ def check_bucket(name: str) -> str:
 
 
 @contextlib.contextmanager
-def measured(key: str, content: Content, sha256: str) -> Iterator[tuple[IO[bytes], int, str]]:
-    """Open content for reading and yield (stream, size, SHA-256): both precede it in a request.
+def _measured(key: str, content: Content, sha256: str) -> Iterator[Body]:
+    """Open content for reading.
 
     Raises ObjectDamaged if the hash is not `sha256` (where given), DataError if a file changed
     between the beginning and the end of the block.
     """
-    check_key(key)
+    path = content if isinstance(content, Path) else None
     with _opened(content) as stream:
         before = _state(stream)
-        found, size = digest(stream)
+        found = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        size = stream.seek(0, os.SEEK_END)
         check_hash(key, found, sha256)
         stream.seek(0)
-        yield stream, size, found
+        yield Body(stream, size, found, path)
         if _state(stream) != before:
             raise DataError(
-                f"{content if isinstance(content, Path) else key} changed while it was put "
-                "into the store",
+                f"{path or key} changed while it was put into the store",
                 next_step="put it again when nothing writes it",
             )
 
 
-@contextlib.contextmanager
-def _opened(content: Content) -> Iterator[IO[bytes]]:
+def _opened(content: Content) -> IO[bytes]:
     if isinstance(content, bytes):
-        yield io.BytesIO(content)
-        return
+        return io.BytesIO(content)
     try:
-        stream = content.open("rb")
+        return content.open("rb")
     except OSError as err:
         raise DataError(f"cannot read {content}", str(err), "name a file you can read") from err
-    with stream:
-        yield stream
 
 
 def _state(stream: IO[bytes]) -> tuple[int, int] | None:
@@ -171,30 +215,18 @@ def _state(stream: IO[bytes]) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def digest(stream: IO[bytes]) -> tuple[str, int]:
-    """Return the hex SHA-256 of the rest of an open file, and the number of its bytes."""
-    sha, size = hashlib.sha256(), 0
-    while block := stream.read(BLOCK_BYTES):
-        sha.update(block)
-        size += len(block)
-    return sha.hexdigest(), size
-
-
-def check_hash(key: str, found: str | bytes, expected: str) -> None:
+def check_hash(key: str, found: str, expected: str) -> None:
     """Raise ObjectDamaged if a SHA-256 is expected and the content has another one."""
-    if not expected:
-        return
-    sha256 = hashlib.sha256(found).hexdigest() if isinstance(found, bytes) else found
-    if sha256 != expected.strip().lower():
+    if expected and found != expected.strip().lower():
         raise ObjectDamaged(
             f"{key}: its bytes are not the ones that were put there",
-            f"SHA-256 {sha256}, not {expected}",
+            f"SHA-256 {found}, not {expected}",
             "remove it and put it again; do not use what was read",
         )
 
 
 @contextlib.contextmanager
-def download_target(key: str, path: Path) -> Iterator[Path]:
+def _download_target(key: str, path: Path) -> Iterator[Path]:
     """Yield a name to write to, which becomes `path` when the block ends without an error.
 
     Raises UsageError if `path` exists and is not a regular file: it would be replaced.

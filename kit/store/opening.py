@@ -16,7 +16,7 @@ from kit.store.s3 import S3Store
 from kit.store.swift import SwiftStore
 
 if TYPE_CHECKING:
-    from kit.base.settings import Settings, Store
+    from kit.base.settings import Settings
 
 PROGRESS_BAR_FROM_BYTES = 32 << 20
 
@@ -33,7 +33,7 @@ def open_store(
     `kind` (s3, swift, directory) replaces the profile's. Raises UsageError if the profile has no
     store, or one of an unknown kind, or its login is missing.
     """
-    store = _section(settings)
+    store = settings.store_section()
     kind = kind or store.kind
     if kind == "directory":
         return FolderStore(bucket, Path(store.url))
@@ -54,7 +54,7 @@ def bucket_name(settings: "Settings", role: str, user: str = "") -> str:
     Names are global across projects, hence the user, with all but a-z and 0-9 as `-`. The bucket
     of the forwarder, which serves several people, has no user.
     """
-    store = _section(settings)
+    store = settings.store_section()
     parts = [store.bucket_prefix, role, store.collector_id]
     if role != "forwarder":
         parts.append(user or user_of(settings))
@@ -66,15 +66,6 @@ def user_of(settings: "Settings") -> str:
     has_login = settings.store is not None and settings.store.auth_url
     user = read_login(settings).username if has_login else getpass.getuser()
     return re.sub("[^a-z0-9]+", "-", user.lower())
-
-
-def _section(settings: "Settings") -> "Store":
-    if settings.store is None:
-        raise UsageError(
-            f"profile {settings.profile} has no object store",
-            next_step="add [store] with kind and url to the profile, or use another profile",
-        )
-    return settings.store
 
 
 @contextlib.contextmanager

@@ -4,30 +4,14 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from kit.base import NoSuchBucket
-from kit.store.errors import (
-    RetryPolicy,
-    answer_error,
-    bucket_taken,
-    connection_error,
-)
+from kit.store.errors import RetryPolicy, answer_error, connection_error
 from kit.store.keystone import Keystone
-from kit.store.objects import (
-    BLOCK_BYTES,
-    Content,
-    ObjectInfo,
-    Progress,
-    check_bucket,
-    check_hash,
-    check_key,
-    digest,
-    download_target,
-    measured,
-)
+from kit.store.objects import BLOCK_BYTES, Body, ObjectInfo, Progress
+from kit.store.remote import RemoteStore
 
 PART_BYTES = 16 << 20
 PARALLEL_PARTS = 4
@@ -40,8 +24,8 @@ NO_AWS_SETTINGS = {
 }
 
 
-class S3Store:
-    """One bucket by S3; see `ObjectStore`. `ca_file` "": the system's CAs. Shared by threads."""
+class S3Store(RemoteStore):
+    """One bucket by S3; see `RemoteStore`."""
 
     def __init__(
         self,
@@ -52,81 +36,43 @@ class S3Store:
         ca_file: str = "",
         retry: RetryPolicy | None = None,
     ) -> None:
-        self.bucket, self.keystone, self.url, self.region = bucket, keystone, url, region
-        self.ca_file, self.retry = ca_file, retry or RetryPolicy()
+        super().__init__(bucket, keystone, region, ca_file, retry)
+        self.url = url
         self._opening = threading.Lock()
         self._connected: Any = None
-        self._ours = False
 
-    def put(
-        self,
-        key: str,
-        content: Content,
-        *,
-        sha256: str = "",
-        make_bucket: bool = False,
-        progress: Progress | None = None,
-    ) -> ObjectInfo:
-        """See `ObjectStore.put`."""
-        with measured(key, content, sha256) as (stream, size, found):
-            try:
-                self._send(key, content, stream, size, found, progress)
-            except NoSuchBucket:
-                if not make_bucket:
-                    raise
-                self.ensure_bucket()
-                self._send(key, content, stream, size, found, progress)
-        return ObjectInfo(key, size, found, datetime.now(UTC))
-
-    def _send(
-        self,
-        key: str,
-        content: Content,
-        stream: IO[bytes],
-        size: int,
-        sha256: str,
-        progress: Progress | None,
-    ) -> None:
-        extra = {"Metadata": {"sha256": sha256}}
+    def _put(self, key: str, body: Body, progress: Progress | None) -> None:
+        extra = {"Metadata": {"sha256": body.sha256}}
         with self._kit_errors(f"put {key}"):
-            stream.seek(0)
-            if size <= PART_BYTES:
-                self._client.put_object(Bucket=self.bucket, Key=key, Body=stream.read(), **extra)
+            if body.size <= PART_BYTES:
+                content = body.stream.read()
+                self._client.put_object(Bucket=self.bucket, Key=key, Body=content, **extra)
                 if progress:
-                    progress(size)
+                    progress(body.size)
                 return
             # a name needs no memory, an open file that of the parts on their way
-            source = str(content) if isinstance(content, Path) else stream
+            source = str(body.path) if body.path else body.stream
             with self._transfer() as manager:
                 manager.upload(source, self.bucket, key, extra, _subscribers(progress)).result()
 
-    def get(self, key: str, *, sha256: str = "") -> bytes:
-        """See `ObjectStore.get`."""
+    def _get(self, key: str) -> tuple[bytes, str]:
         from botocore.exceptions import IncompleteReadError, ResponseStreamingError
 
-        check_key(key)
         with self._kit_errors(f"get {key}"):
-            for attempt in range(self.retry.attempts):
+            for attempts_left in range(self.retry.attempts - 1, -1, -1):
                 answer = self._client.get_object(Bucket=self.bucket, Key=key)
                 try:  # botocore repeats a request, not the reading of its answer
                     content = bytes(answer["Body"].read())
                     break
                 except (IncompleteReadError, ResponseStreamingError):
-                    if attempt == self.retry.attempts - 1:
+                    if not attempts_left:
                         raise
-        check_hash(key, content, sha256 or answer["Metadata"].get("sha256", ""))
-        return content
+        return content, answer["Metadata"].get("sha256", "")
 
-    def get_file(
-        self, key: str, path: Path, *, sha256: str = "", progress: Progress | None = None
-    ) -> ObjectInfo:
-        """See `ObjectStore.get_file`."""
-        info = self.stat(key)
-        with download_target(key, path) as new:
-            with self._kit_errors(f"get {key}"), self._transfer() as manager:
-                manager.download(self.bucket, key, str(new), {}, _subscribers(progress)).result()
-            with new.open("rb") as stream:
-                check_hash(key, digest(stream)[0], sha256 or info.sha256)
+    def _download(self, key: str, new: Path, progress: Progress | None) -> ObjectInfo:
+        info = self._stat(key)
+        with self._kit_errors(f"get {key}"), self._transfer() as manager:
+            manager.download(self.bucket, key, str(new), {}, _subscribers(progress)).result()
         return info
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -138,26 +84,27 @@ class S3Store:
                     modified = row["LastModified"].astimezone(UTC)
                     yield ObjectInfo(row["Key"], row["Size"], "", modified)
 
-    def delete(self, key: str) -> None:
-        """See `ObjectStore.delete`."""
-        check_key(key, removing=True)
+    def _delete(self, key: str) -> None:
         with self._kit_errors(f"remove {key}"):
             self._client.delete_object(Bucket=self.bucket, Key=key)
 
-    def stat(self, key: str) -> ObjectInfo:
-        """See `ObjectStore.stat`."""
-        check_key(key)
+    def _stat(self, key: str) -> ObjectInfo:
         with self._kit_errors(f"look at {key}"):
             head = self._client.head_object(Bucket=self.bucket, Key=key)
         recorded, modified = head["Metadata"].get("sha256", ""), head["LastModified"]
         return ObjectInfo(key, head["ContentLength"], recorded, modified.astimezone(UTC))
 
-    def ensure_bucket(self) -> None:
-        """See `ObjectStore.ensure_bucket`."""
-        check_bucket(self.bucket)
+    def _make_bucket(self) -> None:
         with self._kit_errors(f"make bucket {self.bucket}", check_owner=False):
             self._client.create_bucket(Bucket=self.bucket)
-        self._ours = True
+
+    def _bucket_names(self, tried: str) -> set[str]:
+        with self._kit_errors(tried, check_owner=False):
+            return {row["Name"] for row in self._client.list_buckets()["Buckets"]}
+
+    def _read_bucket(self, tried: str) -> None:
+        with self._kit_errors(tried, check_owner=False):
+            self._client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
 
     @property
     def _client(self) -> Any:
@@ -210,20 +157,6 @@ class S3Store:
         )
         with create_transfer_manager(self._client, config) as manager:
             yield manager
-
-    def _check_owner(self, tried: str) -> None:
-        """Raise BucketTaken if the bucket is another project's; ask until it is known to be ours.
-
-        Names are global and can be guessed: a stranger may have made the bucket and opened it.
-        """
-        if self._ours:
-            return
-        with self._kit_errors(tried, check_owner=False):
-            rows = self._client.list_buckets()["Buckets"]
-            if self.bucket not in [row["Name"] for row in rows]:
-                self._client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)  # NoSuchBucket
-                raise bucket_taken(tried, self.bucket, "it is not among this project's buckets")
-        self._ours = True
 
     @contextlib.contextmanager
     def _kit_errors(self, tried: str, check_owner: bool = True) -> Iterator[None]:

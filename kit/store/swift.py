@@ -1,42 +1,27 @@
 """An object store by Swift (python-swiftclient): plain objects only."""
 
 import contextlib
-import functools
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
-from kit.base import NoSuchBucket, NoSuchObject, ObjectTooLarge
-from kit.store.errors import RetryPolicy, answer_error, bucket_taken, connection_error
+from kit.base import NoSuchObject, ObjectTooLarge
+from kit.store.errors import RetryPolicy, answer_error, connection_error
 from kit.store.keystone import Keystone
-from kit.store.objects import (
-    BLOCK_BYTES,
-    Content,
-    ObjectInfo,
-    Progress,
-    check_bucket,
-    check_hash,
-    check_key,
-    digest,
-    download_target,
-    measured,
-)
+from kit.store.objects import BLOCK_BYTES, Body, ObjectInfo, Progress
+from kit.store.remote import RemoteStore
 
-T = TypeVar("T")
 MAX_BYTES = 5 << 30  # in one plain object: the default limit of Allas and Ceph
 PAGE_ROWS = 10_000  # the most rows in one listing
 HASH_HEADER = "x-object-meta-sha256"  # RGW shows it to S3 as the metadata `sha256`, and vice versa
 
 
-class SwiftStore:
-    """One bucket (Swift's word is container); see `ObjectStore`. `ca_file` "": the system's CAs.
-
-    Threads may share it: each has a connection of its own.
-    """
+class SwiftStore(RemoteStore):
+    """One bucket (Swift's word is container); see `RemoteStore`. A thread has its connection."""
 
     def __init__(
         self,
@@ -46,124 +31,71 @@ class SwiftStore:
         ca_file: str = "",
         retry: RetryPolicy | None = None,
     ) -> None:
-        self.bucket, self.keystone, self.region = bucket, keystone, region
-        self.ca_file, self.retry = ca_file, retry or RetryPolicy()
+        super().__init__(bucket, keystone, region, ca_file, retry)
         self._local = threading.local()
-        self._ours = False
 
-    def put(
-        self,
-        key: str,
-        content: Content,
-        *,
-        sha256: str = "",
-        make_bucket: bool = False,
-        progress: Progress | None = None,
-    ) -> ObjectInfo:
-        """See `ObjectStore.put`."""
-        with measured(key, content, sha256) as (stream, size, found):
-            if size > MAX_BYTES:
-                raise ObjectTooLarge(
-                    f"put {key}: {size} bytes are too many for one object by Swift",
-                    f"at most {MAX_BYTES} bytes",
-                    'set kind = "s3" in [store] of the profile: S3 takes it in parts',
-                )
-            try:
-                self._send(key, stream, size, found, progress)
-            except NoSuchBucket:
-                if not make_bucket:
-                    raise
-                self.ensure_bucket()
-                self._send(key, stream, size, found, progress)
-        return ObjectInfo(key, size, found, datetime.now(UTC))
+    def _put(self, key: str, body: Body, progress: Progress | None) -> None:
+        if body.size > MAX_BYTES:
+            raise ObjectTooLarge(
+                f"put {key}: {body.size} bytes are too many for one object by Swift",
+                f"at most {MAX_BYTES} bytes",
+                'set kind = "s3" in [store] of the profile: S3 takes it in parts',
+            )
+        content = _Counted(body.stream, progress) if body.size else b""
+        headers = {HASH_HEADER: body.sha256}
+        with self._request(f"put {key}") as swift:
+            swift.put_object(self.bucket, key, content, content_length=body.size, headers=headers)
 
-    def _send(
-        self, key: str, stream: IO[bytes], size: int, sha256: str, progress: Progress | None
-    ) -> None:
-        stream.seek(0)
-        body = _Counted(stream, progress) if size else b""
-        headers = {HASH_HEADER: sha256}
-        self._call(
-            f"put {key}",
-            lambda swift: swift.put_object(
-                self.bucket, key, body, content_length=size, headers=headers
-            ),
-        )
+    def _get(self, key: str) -> tuple[bytes, str]:
+        with self._request(f"get {key}") as swift:
+            headers, blocks = self._blocks(swift, key)
+            return b"".join(blocks), headers.get(HASH_HEADER, "")
 
-    def get(self, key: str, *, sha256: str = "") -> bytes:
-        """See `ObjectStore.get`."""
-        check_key(key)
-
-        def _receive(swift: Any) -> tuple[Any, bytes]:
-            headers, body = self._body(swift, key)
-            return headers, b"".join(body)
-
-        headers, content = self._call(f"get {key}", _receive)
-        check_hash(key, content, sha256 or headers.get(HASH_HEADER, ""))
-        return content
-
-    def _body(self, swift: Any, key: str) -> Any:
+    def _blocks(self, swift: Any, key: str) -> Any:
         """Ask for an object in blocks: only then swiftclient asks for the rest of a cut answer."""
         return swift.get_object(self.bucket, key, resp_chunk_size=BLOCK_BYTES)
 
-    def get_file(
-        self, key: str, path: Path, *, sha256: str = "", progress: Progress | None = None
-    ) -> ObjectInfo:
-        """See `ObjectStore.get_file`."""
-        check_key(key)
-        with download_target(key, path) as new:
-
-            def _receive(swift: Any) -> Any:
-                headers, body = self._body(swift, key)
-                with new.open("wb") as target:
-                    counted = _Counted(target, progress)
-                    for block in body:
-                        counted.write(block)
-                return headers
-
-            headers = self._call(f"get {key}", _receive)
-            with new.open("rb") as stream:
-                check_hash(key, digest(stream)[0], sha256 or headers.get(HASH_HEADER, ""))
+    def _download(self, key: str, new: Path, progress: Progress | None) -> ObjectInfo:
+        with self._request(f"get {key}") as swift, new.open("wb") as target:
+            headers, blocks = self._blocks(swift, key)
+            counted = _Counted(target, progress)
+            for block in blocks:
+                counted.write(block)
         return _info(key, headers)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `ObjectStore.list`."""
-        last = ""
+        page = {"marker": "", "limit": PAGE_ROWS, "prefix": prefix}
         while True:
-            page = {"marker": last, "limit": PAGE_ROWS, "prefix": prefix}
-            rows = self._call(f"list {self.bucket}", functools.partial(self._page, **page))
+            with self._request(f"list {self.bucket}") as swift:
+                rows = swift.get_container(self.bucket, **page)[1]
             if not rows:
                 return
             for row in rows:
                 modified = datetime.fromisoformat(row["last_modified"])
                 modified = modified if modified.tzinfo else modified.replace(tzinfo=UTC)
                 yield ObjectInfo(row["name"], row["bytes"], "", modified)
-            last = rows[-1]["name"]
+            page["marker"] = rows[-1]["name"]
 
-    def _page(self, swift: Any, **page: Any) -> Any:
-        return swift.get_container(self.bucket, **page)[1]
+    def _delete(self, key: str) -> None:
+        with contextlib.suppress(NoSuchObject), self._request(f"remove {key}") as swift:
+            swift.delete_object(self.bucket, key)
 
-    def delete(self, key: str) -> None:
-        """See `ObjectStore.delete`."""
-        check_key(key, removing=True)
-        with contextlib.suppress(NoSuchObject):
-            self._call(f"remove {key}", lambda swift: swift.delete_object(self.bucket, key))
+    def _stat(self, key: str) -> ObjectInfo:
+        with self._request(f"look at {key}") as swift:
+            return _info(key, swift.head_object(self.bucket, key))
 
-    def stat(self, key: str) -> ObjectInfo:
-        """See `ObjectStore.stat`."""
-        check_key(key)
-        headers = self._call(f"look at {key}", lambda swift: swift.head_object(self.bucket, key))
-        return _info(key, headers)
+    def _make_bucket(self) -> None:
+        with self._request(f"make bucket {self.bucket}", check_owner=False) as swift:
+            swift.put_container(self.bucket)
 
-    def ensure_bucket(self) -> None:
-        """See `ObjectStore.ensure_bucket`."""
-        check_bucket(self.bucket)
-        self._call(
-            f"make bucket {self.bucket}",
-            lambda swift: swift.put_container(self.bucket),
-            check_owner=False,
-        )
-        self._ours = True
+    def _bucket_names(self, tried: str) -> set[str]:
+        with self._request(tried, check_owner=False) as swift:
+            return {row["name"] for row in swift.get_account(full_listing=True)[1]}
+
+    def _read_bucket(self, tried: str) -> None:
+        with self._request(tried, check_owner=False) as swift:
+            swift.get_container(self.bucket, limit=1)
 
     def _connection(self) -> Any:
         """Return this thread's connection, with a token that is good for two minutes more."""
@@ -183,21 +115,9 @@ class SwiftStore:
         self._local.swift.url, self._local.swift.token = url, token
         return self._local.swift
 
-    def _check_owner(self, tried: str) -> None:
-        """Raise BucketTaken if the bucket is another project's; ask until it is known to be ours.
-
-        Names are global and can be guessed: a stranger may have made the bucket and opened it.
-        """
-        if self._ours:
-            return
-        rows = self._call(tried, lambda swift: swift.get_account(full_listing=True)[1], False)
-        if self.bucket not in [row["name"] for row in rows]:
-            self._call(tried, lambda swift: swift.get_container(self.bucket, limit=1), False)
-            raise bucket_taken(tried, self.bucket, "it is not among this project's buckets")
-        self._ours = True
-
-    def _call(self, tried: str, request: Callable[[Any], T], check_owner: bool = True) -> T:
-        """Make a request on a bucket of ours; raise swiftclient's exceptions as the kit's."""
+    @contextlib.contextmanager
+    def _request(self, tried: str, check_owner: bool = True) -> Iterator[Any]:
+        """Yield the connection to a bucket of ours; raise swiftclient's exceptions as the kit's."""
         import requests
         import urllib3
         from keystoneauth1.exceptions import ClientException as KeystoneException
@@ -212,7 +132,7 @@ class SwiftStore:
         if check_owner:
             self._check_owner(tried)
         try:
-            return request(self._connection())
+            yield self._connection()
         except ClientException as err:
             text = f"{err.http_reason} {err.http_response_content or b''!r}"
             self._ours &= "NoSuchBucket" not in text  # the next of that name may be another's

@@ -295,9 +295,8 @@ def write_directly(store, key, content, sha256):
         store._client.put_object(Bucket=store.bucket, Key=key, Body=content, Metadata=metadata)
     else:
         headers = {"x-object-meta-sha256": sha256} if sha256 else {}
-        store._call(
-            "put", lambda swift: swift.put_object(store.bucket, key, content, headers=headers)
-        )
+        with store._request("put") as swift:
+            swift.put_object(store.bucket, key, content, headers=headers)
 
 
 def test_bytes_changed_by_another_program_are_not_accepted(store, tmp_path):
@@ -367,7 +366,8 @@ def test_a_bucket_of_another_project_is_refused_even_if_it_is_open(made, kind, o
     mine.put("a", b"x")
     public = {"X-Container-Read": ".r:*,.rlistings", "X-Container-Write": "*:*"}
     swift = swift_module.SwiftStore(mine.bucket, mine.keystone, mine.region, mine.ca_file)
-    swift._call("open", lambda connection: connection.post_container(mine.bucket, public))
+    with swift._request("open") as connection:
+        connection.post_container(mine.bucket, public)
     other = open_store(load("sandbox"), mine.bucket, kind, keystone=other_project)
     for call in (
         other.ensure_bucket,

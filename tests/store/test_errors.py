@@ -1,14 +1,11 @@
 """What both clients make of a store's answers: a server that gives the answers a test plans."""
 
-import hashlib
-import json
-import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from planned_store import BODY, GOOD, RETRY, FakeLogin, code
 
 from kit.base import (
     BucketTaken,
@@ -17,135 +14,13 @@ from kit.base import (
     NoSuchBucket,
     NoSuchObject,
     ObjectTooLarge,
-    Secret,
     StoreUnavailable,
     UsageError,
 )
-from kit.store import Ec2Key, RetryPolicy
+from kit.store import RetryPolicy
 from kit.store.errors import answer_error
 from kit.store.s3 import S3Store
 from kit.store.swift import SwiftStore
-
-BODY = b"0123456789" * 100
-GOOD = {"x-amz-meta-sha256": hashlib.sha256(BODY).hexdigest(), "ETag": '"abc"'}
-GOOD |= {"x-object-meta-sha256": GOOD["x-amz-meta-sha256"]}
-GOOD |= {"last-modified": "Mon, 23 Nov 2026 22:23:29 GMT"}
-RETRY = RetryPolicy(timeout_s=5, attempts=4)
-
-
-class PlannedServer:
-    """Answers with the rows of `plan`, the last one for ever; keeps the requests in `seen`.
-
-    A row is (status, headers, body, bytes of the body that are really sent). A question for the
-    project's buckets is answered with `buckets` and not kept.
-    """
-
-    def __init__(self):
-        self.plan, self.seen, self.buckets = [], [], ["abc"]
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def any(self):
-                length = int(self.headers.get("Content-Length") or 0)
-                body = self.rfile.read(length)
-                row = outer.bucket_list(self.path) if self.command == "GET" else None
-                if row is None:
-                    outer.seen.append((self.command, self.headers, body))
-                    row = outer.plan.pop(0) if len(outer.plan) > 1 else outer.plan[0]
-                status, headers, body, sent = (*row, None)[:4]
-                self.send_response_only(status)
-                for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body[:sent])
-                self.close_connection = sent is not None
-
-            do_GET = do_PUT = do_HEAD = do_DELETE = any
-
-            def log_message(self, *args):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def bucket_list(self, path):
-        """Return the answer to a listing of buckets, by S3 or Swift; None for another request."""
-        path, _, query = path.partition("?")
-        if path == "/":
-            rows = "".join(f"<Bucket><Name>{name}</Name></Bucket>" for name in self.buckets)
-            text = f"<ListAllMyBucketsResult><Buckets>{rows}</Buckets></ListAllMyBucketsResult>"
-            return 200, {}, text.encode()
-        if path == "/swift/v1/AUTH_a":
-            rows = [] if "marker=" in query else [{"name": name} for name in self.buckets]
-            return 200, {"Content-Type": "application/json"}, json.dumps(rows).encode()
-        return None
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class FakeLogin:
-    """The part of Keystone that a store uses, and its session; counts renewals."""
-
-    def __init__(self, url):
-        self.url, self.renewed, self.session = url, 0, self
-
-    def token(self):
-        return Secret(self.get_token())
-
-    def get_token(self):
-        return f"token-{self.renewed}"
-
-    def invalidate(self):
-        self.renewed += 1
-        return True
-
-    def get_endpoint(self, **_):
-        return self.storage_url("")
-
-    def storage_url(self, region):
-        return self.url + "/swift/v1/AUTH_a"
-
-    def ec2_key(self):
-        return Ec2Key("access", Secret("s3cret"))
-
-
-@pytest.fixture
-def server():
-    server = PlannedServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def slept(monkeypatch):
-    """Seconds that a client waited between attempts; none passes."""
-    seconds = []
-    monkeypatch.setattr("swiftclient.client.sleep", seconds.append)
-    monkeypatch.setattr("botocore.endpoint.time.sleep", seconds.append)
-    return seconds
-
-
-@pytest.fixture(params=["s3", "swift"])
-def store(request, server, slept):
-    if request.param == "swift":
-        return SwiftStore("abc", FakeLogin(server.url), "r", retry=RETRY)
-    return S3Store("abc", FakeLogin(server.url), server.url, "r", retry=RETRY)
-
-
-@pytest.fixture
-def swift(server, slept):
-    return SwiftStore("abc", FakeLogin(server.url), "r", retry=RETRY)
-
-
-def code(word):
-    return f"<Error><Code>{word}</Code></Error>".encode()
-
 
 ANSWERS = [
     (404, code("NoSuchKey"), NoSuchObject),
@@ -244,42 +119,10 @@ def test_a_request_has_the_hash_and_no_checksum_trailer(store, server):
     assert "aws-chunked" not in str(headers)
 
 
-def no_objects(store):
-    """Return an empty listing of a bucket as the store's protocol has it."""
-    return b"[]" if isinstance(store, SwiftStore) else b"<ListBucketResult/>"
-
-
 def test_a_web_page_in_place_of_a_listing_is_an_error(swift, server):
     server.plan = [(200, {}, b"<html>Sign in to the network</html>")]
     with pytest.raises(StoreUnavailable, match="list abc"):
         list(swift.list())
-
-
-def test_a_bucket_that_is_not_this_projects_is_neither_read_nor_written(store, server, tmp_path):
-    server.buckets, server.plan = ["other"], [(200, {}, no_objects(store))]
-    for call in (
-        lambda: store.get("a"),
-        lambda: store.put("a", BODY),
-        lambda: store.put("a", BODY, make_bucket=True),
-        lambda: list(store.list()),
-        lambda: store.stat("a"),
-        lambda: store.delete("a"),
-        lambda: store.get_file("a", tmp_path / "x"),
-    ):
-        with pytest.raises(BucketTaken, match="another project has a bucket abc"):
-            call()
-    assert {command for command, _, _ in server.seen} == {"GET"}  # whether it exists at all
-
-
-def test_a_bucket_that_appears_later_is_checked_again(store, server):
-    server.plan = [(200, GOOD, BODY)]
-    assert store.get("a") == BODY
-    server.plan = [(404, {}, code("NoSuchBucket"))]
-    with pytest.raises(NoSuchBucket):
-        store.get("a")
-    server.buckets, server.plan = [], [(200, {}, no_objects(store))]
-    with pytest.raises(BucketTaken):
-        store.get("a")
 
 
 def test_a_clock_that_is_off_is_named_as_the_cause(store, server):

@@ -25,7 +25,7 @@ def test_the_profile_decides_which_store_is_opened(tmp_path):
         assert isinstance(store, cls)
     with pytest.raises(UsageError, match="kind = 'ftp'"):
         open_store(dataclasses.replace(loaded, store=Store("ftp", "x")), "abc")
-    with pytest.raises(UsageError, match="has no object store"):
+    with pytest.raises(UsageError, match=r"no section \[store\]"):
         open_store(dataclasses.replace(loaded, store=None), "abc")
     assert bucket_name(loaded, "pipeline") == "integration-pipeline-s0-c0-u1-anna-b"
     assert bucket_name(loaded, "forwarder") == "integration-forwarder-s0-c0-u1"

@@ -27,4 +27,5 @@ def remove_bucket(store):
         shutil.rmtree(store.folder)
         return
     swift = SwiftStore(store.bucket, store.keystone, store.region, store.ca_file)
-    swift._call("remove", lambda connection: connection.delete_container(store.bucket))
+    with swift._request("remove") as connection:
+        connection.delete_container(store.bucket)

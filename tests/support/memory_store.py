@@ -4,11 +4,10 @@ import hashlib
 from datetime import UTC, datetime
 
 from kit.base import BucketTaken, NoSuchBucket, NoSuchObject
-from kit.store import ObjectInfo
-from kit.store.objects import check_hash, check_key, download_target, measured
+from kit.store import ObjectInfo, ObjectStore
 
 
-class MemoryStore:
+class MemoryStore(ObjectStore):
     """Objects by key; `calls` counts requests, `away` makes each raise it, `missing`: no bucket."""
 
     def __init__(self, bucket="memory", missing=False):
@@ -24,33 +23,25 @@ class MemoryStore:
         if self.missing and what != "ensure_bucket":
             raise NoSuchBucket(f"{what}: there is no bucket {self.bucket}")
 
-    def put(self, key, content, *, sha256="", make_bucket=False, progress=None):
-        with measured(key, content, sha256) as (stream, size, found):
-            if make_bucket and self.missing:
-                self.ensure_bucket()
-            self._asked("put")
-            self.objects[key] = stream.read()
-            if progress:
-                progress(size)
-        self.recorded[key], self.modified[key] = found, datetime.now(UTC)
-        return self._info(key)
+    def _put(self, key, body, progress):
+        self._asked("put")
+        self.objects[key] = body.stream.read()
+        if progress:
+            progress(body.size)
+        self.recorded[key], self.modified[key] = body.sha256, datetime.now(UTC)
 
-    def get(self, key, *, sha256=""):
-        check_key(key)
+    def _get(self, key):
         self._asked("get")
-        content = self._content(key)
-        check_hash(key, content, sha256 or self.recorded.get(key, ""))
-        return content
+        return self._content(key), self.recorded.get(key, "")
 
-    def get_file(self, key, path, *, sha256="", progress=None):
-        with download_target(key, path) as new:
-            new.write_bytes(self.get(key, sha256=sha256))
-            if progress:
-                progress(len(self.objects[key]))
+    def _download(self, key, new, progress):
+        self._asked("get")
+        new.write_bytes(self._content(key))
+        if progress:
+            progress(len(self.objects[key]))
         return self._info(key)
 
-    def stat(self, key):
-        check_key(key)
+    def _stat(self, key):
         self._asked("stat")
         self._content(key)
         return self._info(key)
@@ -62,13 +53,12 @@ class MemoryStore:
             info = self._info(key)
             yield ObjectInfo(key, info.size, "", info.modified)
 
-    def delete(self, key):
-        check_key(key, removing=True)
+    def _delete(self, key):
         self._asked("delete")
         for table in (self.objects, self.recorded, self.modified):
             table.pop(key, None)
 
-    def ensure_bucket(self):
+    def _make_bucket(self):
         if self.taken:
             raise BucketTaken(f"use the bucket {self.bucket}", "another project has it")
         self._asked("ensure_bucket")
