@@ -16,7 +16,7 @@ PART = re.compile(r"(?<=<!-- begin: make docs-reference -->\n).*(?=\n<!-- end --
 
 def main() -> None:
     """Write the pages, or compare them."""
-    parts = {"reference/settings.md": reference(), "doctor.md": to_markdown(diagnoses())}
+    parts = {"reference/settings.md": reference(), "doctor.md": to_markdown(diagnoses().values())}
     for name, part in parts.items():
         text = (DOCS / name).read_text()
         page, count = PART.subn(lambda _, part=part: part.rstrip("\n"), text)

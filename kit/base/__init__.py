@@ -9,6 +9,7 @@ which is imported by its path because it loads pydantic.
 from kit.base.errors import (
     BucketTaken,
     Busy,
+    ClockSkewed,
     CommandFailed,
     CredentialExpired,
     CredentialRefused,
@@ -19,6 +20,8 @@ from kit.base.errors import (
     NoSuchObject,
     ObjectDamaged,
     ObjectTooLarge,
+    ProfileMissing,
+    ProfileUnfilled,
     StoreUnavailable,
     Unreachable,
     UsageError,

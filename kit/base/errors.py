@@ -39,6 +39,14 @@ class UsageError(KitError):
     exit_code = 2
 
 
+class ProfileMissing(UsageError):
+    """No profile has that name."""
+
+
+class ProfileUnfilled(UsageError):
+    """The profile is a template with a value that is still to be filled in."""
+
+
 class DataError(KitError):
     """A data file is missing, damaged or not of the expected form."""
 
@@ -75,6 +83,10 @@ class Unreachable(KitError):
 
 class StoreUnavailable(Unreachable):
     """The object store does not answer or is overloaded; a later call may succeed."""
+
+
+class ClockSkewed(KitError):
+    """The store refuses requests because this machine's clock and its own differ too much."""
 
 
 class HostKeyRefused(Unreachable):

@@ -9,14 +9,14 @@ import os
 import string
 import tomllib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from kit.base.errors import UsageError
+from kit.base.errors import ProfileMissing, ProfileUnfilled, UsageError
 from kit.base.files import ROOT, work_dir
 from kit.base.sections import (
     OLD_KEYS,
@@ -165,7 +165,7 @@ def _profiles(own: Path | None) -> dict[str, Path]:
 def _site_file(name: str, own: Path | None) -> Path:
     files = _profiles(own)
     if name not in files:
-        raise UsageError(
+        raise ProfileMissing(
             f"profile {name!r} does not exist",
             next_step=f"use one of: {', '.join(sorted(files))} (KIT_PROFILE or --profile)",
         )
@@ -183,10 +183,11 @@ def read_profile(path: Path, names: Mapping[str, str]) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML", str(err), "correct that line") from err
     problems: list[str] = []
     sections = _sections(path, _expand(table, names), problems)
+    error = ProfileUnfilled if any(map(_is_placeholder, _values(table))) else UsageError
     if len(problems) == 1:
-        raise UsageError(f"{path}: {problems[0]}", next_step="correct it in that file")
+        raise error(f"{path}: {problems[0]}", next_step="correct it in that file")
     if problems:
-        raise UsageError(
+        raise error(
             f"{path} has {len(problems)} mistakes", "; ".join(problems), "correct them in that file"
         )
     return sections
@@ -244,7 +245,7 @@ def _section(path: Path, section: str, cls: type, table: Any, problems: list[str
             values.setdefault(new, values.pop(old))
             warnings.warn(f"{path}: [{section}] {old} is now named {new}", stacklevel=2)
     for key, value in list(values.items()):
-        if isinstance(value, str) and value.startswith("<") and value.endswith(">"):
+        if _is_placeholder(value):
             problems.append(f"[{section}] {key} is not filled in: {value[1:-1]}")
             values[key] = ""
     try:
@@ -253,6 +254,15 @@ def _section(path: Path, section: str, cls: type, table: Any, problems: list[str
         problems += [_problem(section, cls, error) for error in err.errors()]
         return None
     return built if len(problems) == before else None
+
+
+def _is_placeholder(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("<") and value.endswith(">")
+
+
+def _values(table: dict[str, Any]) -> Iterator[Any]:
+    for section in table.values():
+        yield from section.values() if isinstance(section, dict) else ()
 
 
 def _problem(section: str, cls: type, error: Any) -> str:

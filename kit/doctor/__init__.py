@@ -1,10 +1,10 @@
-"""Checks of a profile's set-up, each beside the diagnoses that it can make.
+"""Checks of a profile's set-up, and the diagnoses that they can make (`diagnoses.toml`).
 
 A finding names the fault, its cause and the next step; nothing is repaired. The checks run side by
 side and also on a machine with nothing set up. Begin with `checks.examine`; the modules `local`,
 `store`, `hpc` and `vm` have the checks, `diagnosis` their exceptions.
 """
 
-from kit.doctor.checks import diagnoses, examine
-from kit.doctor.diagnosis import Diagnosis, Finding, to_markdown, to_text
+from kit.doctor.checks import examine
+from kit.doctor.diagnosis import Diagnosis, Finding, diagnoses, to_markdown, to_text
 from kit.doctor.link_race import COST

@@ -7,33 +7,19 @@ import threading
 import time
 from collections.abc import Iterable
 
-from kit.base import KitError
+from kit.base import KitError, ProfileMissing, ProfileUnfilled
 from kit.base.settings import Settings, load
-from kit.doctor import diagnosis, hpc, keys, link_race, local, store, vm
+from kit.doctor import hpc, link_race, local, store, vm
 from kit.doctor.context import Check, CheckContext
-from kit.doctor.diagnosis import Diagnosis, DiagnosisError, Finding, finding_of
+from kit.doctor.diagnosis import DiagnosisError, Finding, Known, finding_of
 
 LIMIT_S = 30.0
 RACE_LIMIT_S = 180.0
-
-PROFILE_UNKNOWN = Diagnosis(
-    "profile-unknown", "profile", "no profile has that name", "use one of those it names"
-)
-PROFILE_WRONG = Diagnosis(
-    "profile-wrong",
-    "profile",
-    "the file has a syntax error, an unknown or missing key, or a value of the wrong type",
-    "fix the file at the line or key that it names",
-)
-PROFILE_UNFILLED = Diagnosis(
-    "profile-unfilled",
-    "profile",
-    "the profile is a template with a value to be filled in",
-    "copy it into a folder, name that in KIT_SITES_DIR, fill in the value",
-)
-SITE_CLOSED = Diagnosis(
-    "site-closed", "profile", "the site takes no jobs any more", "use the profile that it names"
-)
+PROFILE: Known = {
+    ProfileMissing: "profile-unknown",
+    ProfileUnfilled: "profile-unfilled",
+    KitError: "profile-wrong",
+}
 
 
 def examine(profile: str | None, race: bool = False) -> list[Finding]:
@@ -44,9 +30,7 @@ def examine(profile: str | None, race: bool = False) -> list[Finding]:
     try:
         settings = load(profile)
     except KitError as err:
-        words = {"does not exist": PROFILE_UNKNOWN, "not filled in": PROFILE_UNFILLED}
-        rows = [row for text, row in words.items() if text in f"{err.tried} {err.got}"]
-        return [finding_of("profile", err, {KitError: (rows or [PROFILE_WRONG])[0]})]
+        return [finding_of("profile", err, PROFILE)]
     return run_checks(CheckContext(settings), RACE_LIMIT_S if race else LIMIT_S, race)
 
 
@@ -65,20 +49,8 @@ def run_checks(
         thread.start()
     for thread in threads:
         thread.join(max(0.0, begin + limit_s - time.monotonic()))
-    late = DiagnosisError(diagnosis.LATE, f"{limit_s:g} s")
+    late = DiagnosisError("late", f"{limit_s:g} s")
     return [results.get(row.name) or finding_of(row.name, late, {}, limit_s) for row in checks]
-
-
-def diagnoses() -> list[Diagnosis]:
-    """List every diagnosis: the Diagnosis constants of the modules with checks."""
-    modules = [vars(module) for module in (diagnosis, local, store, keys, hpc, vm)]
-    first, *rest = modules
-    rows = [
-        *first.values(),
-        *globals().values(),
-        *(row for names in rest for row in names.values()),
-    ]
-    return list(dict.fromkeys(row for row in rows if isinstance(row, Diagnosis)))
 
 
 def _checks(settings: Settings, race: bool) -> Iterable[Check]:
@@ -97,7 +69,7 @@ def _checks(settings: Settings, race: bool) -> Iterable[Check]:
 def _profile(context: CheckContext) -> str:
     site = context.settings.site
     if site.closed:
-        raise DiagnosisError(SITE_CLOSED, site.closed, "choose another profile")
+        raise DiagnosisError("site-closed", site.closed, "choose another profile")
     return f"{context.settings.profile}: {site.title}"
 
 
@@ -109,7 +81,7 @@ def _run(check: Check, context: CheckContext, results: dict[str, Finding]) -> No
     except KitError as err:
         error = err
     except ImportError as err:
-        error = DiagnosisError(diagnosis.PACKAGE_MISSING, str(err))
+        error = DiagnosisError("package-missing", str(err))
     except Exception as err:  # noqa: BLE001 - one check's own fault must not hold up the others
         error = KitError("the check itself failed", f"{type(err).__name__}: {err}")
     seconds = round(time.monotonic() - begin, 3)

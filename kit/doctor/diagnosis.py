@@ -1,12 +1,15 @@
 """Diagnoses and findings of `kit doctor`: the exceptions of a check and how they are shown.
 
-Each diagnosis is a constant beside the check that raises it. `docs/doctor.md` has all of them as
-a table; a test compares it and seeds every fault once.
+Every diagnosis is in `diagnoses.toml`; a check names it. The table in `docs/doctor.md` is made from
+that file, and a test seeds every fault once.
 """
 
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from kit.base import KitError
@@ -23,14 +26,18 @@ class Diagnosis:
     state: str = "failed"
 
 
-Known = Mapping[Any, Diagnosis]  # class of an error -> its diagnosis
+Known = Mapping[Any, str]  # class of an error -> the name of its diagnosis
 
-LATE = Diagnosis(
-    "late", "any", "the check did not end in time", "look at that service, then run it again"
-)
-PACKAGE_MISSING = Diagnosis(
-    "package-missing", "any", "a Python package of the kit is not installed here", "`make setup`"
-)
+
+@cache
+def diagnoses() -> dict[str, Diagnosis]:
+    """Return every diagnosis by its name, in the order of the checks."""
+    table = tomllib.loads((files(__package__) / "diagnoses.toml").read_text(encoding="utf-8"))
+    return {
+        name: Diagnosis(name, check, *row)
+        for check, rows in table.items()
+        for name, row in rows.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,11 @@ class Finding:
 
 
 class DiagnosisError(KitError):
-    """A known fault; `got` is what was seen, `next_step` replaces the diagnosis's own."""
+    """A known fault by its name; `got` is what was seen, `next_step` replaces the usual one."""
 
-    def __init__(self, diagnosis: Diagnosis, got: str = "", next_step: str = "") -> None:
-        super().__init__(diagnosis.cause, got, next_step or diagnosis.next_step)
-        self.diagnosis = diagnosis
+    def __init__(self, name: str, got: str = "", next_step: str = "") -> None:
+        self.diagnosis = diagnoses()[name]
+        super().__init__(self.diagnosis.cause, got, next_step or self.diagnosis.next_step)
 
 
 class CheckSkipped(KitError):
@@ -68,11 +75,11 @@ def finding_of(name: str, err: KitError, known: Known, seconds: float = 0.0) -> 
     answer = " ".join("; ".join(part for part in (err.tried, err.got) if part).split())
     if isinstance(err, DiagnosisError):
         row = err.diagnosis
-        return Finding(name, row.state, answer, err.next_step, seconds, row.name)
-    match = next((known[cls] for cls in type(err).__mro__ if cls in known), None)
-    if match is None:
+    elif match := next((known[cls] for cls in type(err).__mro__ if cls in known), ""):
+        row = diagnoses()[match]
+    else:
         return Finding(name, "failed", answer, err.next_step or "look at that service", seconds)
-    return Finding(name, match.state, answer, err.next_step or match.next_step, seconds, match.name)
+    return Finding(name, row.state, answer, err.next_step or row.next_step, seconds, row.name)
 
 
 def to_text(findings: Iterable[Finding]) -> str:

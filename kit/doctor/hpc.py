@@ -16,128 +16,20 @@ from kit.base import (
 from kit.base.settings import Hpc, Settings
 from kit.doctor import keys, link_race
 from kit.doctor.context import Check, CheckContext, script
-from kit.doctor.diagnosis import CheckSkipped, Diagnosis, DiagnosisError, Known
+from kit.doctor.diagnosis import CheckSkipped, DiagnosisError, Known
 from kit.slurm import SitePaths, Slurm, module_lines
 
 MAX_SKEW_S = 60.0  # beside the time that the answer took
 SHORT_S = 3600.0
 
-CERTIFICATE_MISSING = Diagnosis(
-    "certificate-missing",
-    "ssh certificate",
-    "the site wants a certificate, and there is none",
-    "get one as the profile's renew_hint says",
-)
-CERTIFICATE_EXPIRED = Diagnosis(
-    "certificate-expired",
-    "ssh certificate",
-    "the certificate has expired",
-    "get a new one as the profile's renew_hint says",
-)
-CERTIFICATE_SHORT = Diagnosis(
-    "certificate-short",
-    "ssh certificate",
-    "the certificate expires within the hour",
-    "get a new one before a long run",
-    "warning",
-)
-SSH_AWAY = Diagnosis(
-    "ssh-away",
-    "ssh",
-    "the login node cannot be reached: its name, its port or the network",
-    "check [hpc] ssh_host; try `ssh -v`",
-)
-SSH_REFUSED = Diagnosis(
-    "ssh-refused",
-    "ssh",
-    "the login node refuses key or certificate",
-    "check that the key is registered, the certificate is valid and the user is right",
-)
-HOST_KEY = Diagnosis(
-    "host-key",
-    "ssh",
-    "the machine has another host key than the known one",
-    "compare fingerprints with the centre's, then fix known_hosts",
-)
-CLOCK_OFF = Diagnosis(
-    "clock-off",
-    "clock",
-    "this machine's clock and the site's differ",
-    "set the clock (`timedatectl set-ntp true`): certificates and S3 fail",
-)
-SLURM_MISSING = Diagnosis(
-    "slurm-missing",
-    "Slurm",
-    "the login node has no Slurm: it may be another machine",
-    "set [hpc] ssh_host to the site's login node",
-)
-SLURM_AWAY = Diagnosis(
-    "slurm-away",
-    "Slurm",
-    "Slurm's controller or accounting does not answer",
-    "try again later; the centre reports when it is back",
-)
-PARTITION_UNKNOWN = Diagnosis(
-    "partition-unknown",
-    "Slurm",
-    "the site has no such partition",
-    "set [hpc] partition to one of those it names",
-)
-PARTITION_MISSING = Diagnosis(
-    "partition-missing",
-    "Slurm",
-    "the profile names no partition, and the site has no default partition",
-    "set [hpc] partition to one of those it names",
-)
-ACCOUNT_MISSING = Diagnosis(
-    "account-missing",
-    "Slurm",
-    "you have no such Slurm account",
-    "set [hpc] account to one of those it names; check the project's access",
-)
-MODULE_MISSING = Diagnosis(
-    "module-missing",
-    "modules",
-    "a module cannot be loaded in a job",
-    "look with `module avail` there; fix [hpc] modules or module_init",
-)
-PYTHON_MISSING = Diagnosis(
-    "python-missing",
-    "environment",
-    "[hpc] python does not run there",
-    "name one that does, or the module that brings it",
-)
-ENVIRONMENT_MISSING = Diagnosis(
-    "environment-missing",
-    "environment",
-    "the site has no Python environment for this profile",
-    "the first run creates it: configured = False",
-    "warning",
-)
-SEFF_MISSING = Diagnosis(
-    "seff-missing", "seff", "the site has no seff", "set [hpc] has_seff = false"
-)
-FOLDER_MISSING = Diagnosis(
-    "folder-missing",
-    "project folder",
-    "the project's folder is missing or not writable",
-    "set [hpc] project_dir; check that the file system is mounted",
-)
-FOLDER_FULL = Diagnosis(
-    "folder-full",
-    "project folder",
-    "the project's folder is full: nothing can be written",
-    "remove what is old (`kit tidy`), or ask for quota",
-)
-LINKS_BROKEN, RACE_NOT_HELD = link_race.LINKS_BROKEN, link_race.RACE_NOT_HELD
 SSH: Known = {
-    CredentialExpired: CERTIFICATE_EXPIRED,
-    CredentialRefused: SSH_REFUSED,
-    HostKeyRefused: HOST_KEY,
-    UsageError: keys.SSH_SETTINGS,
-    Unreachable: SSH_AWAY,
+    CredentialExpired: "certificate-expired",
+    CredentialRefused: "ssh-refused",
+    HostKeyRefused: "host-key",
+    UsageError: "ssh-settings",
+    Unreachable: "ssh-away",
 }
-SLURM: Known = {CommandFailed: SLURM_AWAY, Unreachable: SLURM_AWAY}
+SLURM: Known = {CommandFailed: "slurm-away", Unreachable: "slurm-away"}
 
 
 def checks(settings: Settings) -> Iterable[Check]:
@@ -150,8 +42,8 @@ def checks(settings: Settings) -> Iterable[Check]:
     yield Check("ssh", _ssh, SSH)
     yield Check("clock", _clock, {})
     yield Check("Slurm", _slurm, SLURM)
-    yield Check("modules", _modules, {UsageError: MODULE_MISSING})
-    yield Check("environment", _environment, {UsageError: MODULE_MISSING})
+    yield Check("modules", _modules, {UsageError: "module-missing"})
+    yield Check("environment", _environment, {UsageError: "module-missing"})
     yield Check("seff", _seff, {})
     yield Check("project folder", _folder, {})
     yield Check("links", _links, {})
@@ -166,12 +58,12 @@ def _certificate(context: CheckContext) -> str:
     keys.require_ssh()
     hpc, end = context.hpc, context.site_ssh().valid_until()
     if end is None:
-        raise DiagnosisError(CERTIFICATE_MISSING, f"for {hpc.ssh_host}", hpc.renew_hint)
+        raise DiagnosisError("certificate-missing", f"for {hpc.ssh_host}", hpc.renew_hint)
     left = end - context.clock()
     if left <= 0:
-        raise DiagnosisError(CERTIFICATE_EXPIRED, f"{-left:.0f} s ago", hpc.renew_hint)
+        raise DiagnosisError("certificate-expired", f"{-left:.0f} s ago", hpc.renew_hint)
     if left < SHORT_S:
-        raise DiagnosisError(CERTIFICATE_SHORT, f"in {left / 60:.0f} min", hpc.renew_hint)
+        raise DiagnosisError("certificate-short", f"in {left / 60:.0f} min", hpc.renew_hint)
     return f"valid for {left / 3600:.1f} h"
 
 
@@ -188,14 +80,14 @@ def _clock(context: CheckContext) -> str:
     if abs(skew) > MAX_SKEW_S + seconds:
         time = datetime.fromtimestamp(there).astimezone()
         got = f"by {skew:+.0f} s: it is {time:%Y-%m-%d %H:%M:%S %z} there"
-        raise DiagnosisError(CLOCK_OFF, got)
+        raise DiagnosisError("clock-off", got)
     return f"{skew * 1000:+.0f} ms, known to {seconds * 500:.0f} ms"
 
 
 def _slurm(context: CheckContext) -> str:
     host, hpc = context.site.needed(), context.hpc
     if host.run(["bash", "-s"], b"command -v sinfo sacctmgr", timeout=20, check=False).code:
-        raise DiagnosisError(SLURM_MISSING, hpc.ssh_host)
+        raise DiagnosisError("slurm-missing", hpc.ssh_host)
     partition = _partition(host, hpc)
     user = host.run(["id", "-un"], timeout=20).out.strip()
     argv = ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=Account"]
@@ -203,7 +95,7 @@ def _slurm(context: CheckContext) -> str:
     if hpc.account and hpc.account not in accounts:
         got = f"{hpc.account!r} for {user} on {hpc.ssh_host}"
         step = f"set [hpc] account to one of: {', '.join(accounts) or 'none'}"
-        raise DiagnosisError(ACCOUNT_MISSING, got, step)
+        raise DiagnosisError("account-missing", got, step)
     return f"{hpc.account or 'no account'}; {partition}"
 
 
@@ -218,7 +110,7 @@ def _partition(host: Host, hpc: Hpc) -> str:
     elif line := named.get(hpc.partition) or named.get(f"{hpc.partition}*"):
         return " ".join(line.split())
     step = f"set [hpc] partition to one of: {', '.join(sorted(name.rstrip('*') for name in named))}"
-    kind = PARTITION_UNKNOWN if hpc.partition else PARTITION_MISSING
+    kind = "partition-unknown" if hpc.partition else "partition-missing"
     raise DiagnosisError(kind, f"{hpc.partition!r} on {hpc.ssh_host}", step)
 
 
@@ -238,7 +130,7 @@ def _modules(context: CheckContext) -> str:
     code, out, err = _as_in_a_job(context)
     if code:
         got = f"{' '.join(hpc.modules)} on {hpc.ssh_host}: {(err or out)[-300:]}"
-        raise DiagnosisError(MODULE_MISSING, got)
+        raise DiagnosisError("module-missing", got)
     return f"{', '.join(hpc.modules)} can be loaded"
 
 
@@ -249,12 +141,12 @@ def _environment(context: CheckContext) -> str:
     hpc = context.hpc
     code, out, err = _as_in_a_job(context, f"{shlex.quote(hpc.python)} --version")
     if code:
-        raise DiagnosisError(PYTHON_MISSING, f"{hpc.python}: {err[-300:]}")
+        raise DiagnosisError("python-missing", f"{hpc.python}: {err[-300:]}")
     link = f"{SitePaths(hpc).venvs}/{env.environment_key(hpc, env.pins())}"
     argv = ["readlink", "-e", link]
     folder = context.site.needed().run(argv, timeout=20, check=False).out.strip()
     if not folder:
-        raise DiagnosisError(ENVIRONMENT_MISSING, f"{link}; {out} can create it")
+        raise DiagnosisError("environment-missing", f"{link}; {out} can create it")
     return f"{folder} on {out}"
 
 
@@ -262,7 +154,7 @@ def _seff(context: CheckContext) -> str:
     host, hpc = context.site.needed(), context.hpc
     there = host.run(["bash", "-s"], b"command -v seff", timeout=20, check=False).code == 0
     if hpc.has_seff and not there:
-        raise DiagnosisError(SEFF_MISSING, hpc.ssh_host)
+        raise DiagnosisError("seff-missing", hpc.ssh_host)
     return "there" if there else "missing: the kit computes its figures from sacct"
 
 
@@ -279,10 +171,10 @@ def _folder(context: CheckContext) -> str:
     state, rest = _probe_folder(context)
     place = context.hpc.project_dir
     if state == "missing":
-        raise DiagnosisError(FOLDER_MISSING, place)
+        raise DiagnosisError("folder-missing", place)
     if state == "full":
         refused = "Permission denied" in rest or "Read-only" in rest
-        kind = FOLDER_MISSING if refused else FOLDER_FULL
+        kind = "folder-missing" if refused else "folder-full"
         raise DiagnosisError(kind, f"{place}: {rest[-300:]}")
     words = rest.split()
     left = int(words[4]) / 2**20 if len(words) > 5 and words[4].isdigit() else 0
@@ -295,7 +187,7 @@ def _links(context: CheckContext) -> str:
     if state != "ok":
         raise CheckSkipped("not tried: it needs the project folder")
     if not rest.startswith("first "):
-        raise DiagnosisError(LINKS_BROKEN, f"the second symlink won: {rest.split()[:1]}")
+        raise DiagnosisError("links-broken", f"the second symlink won: {rest.split()[:1]}")
     return "the first of two symlinks won"
 
 

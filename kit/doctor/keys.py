@@ -6,41 +6,13 @@ import stat
 from pathlib import Path
 
 from kit.base import Host, LocalHost, SSHHost, run_process
-from kit.doctor.diagnosis import Diagnosis, DiagnosisError
-
-SSH_MISSING = Diagnosis(
-    "ssh-missing",
-    "ssh key",
-    "ssh is not installed on this machine",
-    "install OpenSSH's client (Debian, Ubuntu: openssh-client)",
-)
-KEY_MISSING = Diagnosis(
-    "key-missing",
-    "ssh key",
-    "no ssh key exists to log in with, and the agent has none",
-    "make one with `ssh-keygen`, register it, name it in ~/.ssh/config",
-)
-KEY_MODE = Diagnosis(
-    "key-mode",
-    "ssh key",
-    "others can read the private key, so ssh does not use it",
-    "`chmod 600` it",
-)
-KEY_PASSPHRASE = Diagnosis(
-    "key-passphrase", "ssh key", "the key has a passphrase, and no agent holds it", "`ssh-add` it"
-)
-SSH_SETTINGS = Diagnosis(
-    "ssh-settings",
-    "ssh key",
-    "ssh does not accept its configuration",
-    "fix the file that it names (sandbox: `kit sandbox up`)",
-)
+from kit.doctor.diagnosis import DiagnosisError
 
 
 def require_ssh() -> None:
     """Raise DiagnosisError if ssh is not installed."""
     if not (shutil.which("ssh") and shutil.which("ssh-keygen")):
-        raise DiagnosisError(SSH_MISSING)
+        raise DiagnosisError("ssh-missing")
 
 
 def ssh_settings(host: SSHHost) -> dict[str, list[str]]:
@@ -51,7 +23,7 @@ def ssh_settings(host: SSHHost) -> dict[str, list[str]]:
     require_ssh()
     code, out, err, _ = run_process([*host.argv, "-G", host.name], b"", 20)
     if code:
-        raise DiagnosisError(SSH_SETTINGS, err.decode(errors="replace").strip()[-300:])
+        raise DiagnosisError("ssh-settings", err.decode(errors="replace").strip()[-300:])
     values: dict[str, list[str]] = {}
     for key, value in re.findall(r"^(\S+) (.+)$", out.decode(errors="replace"), re.MULTILINE):
         values.setdefault(key, []).append(value)
@@ -74,20 +46,20 @@ def usable_key(host: SSHHost) -> str:
         if problem is None:
             return str(key)
     folders = ", ".join(sorted({str(path.parent) for path in paths})) or "nowhere"
-    raise problem or DiagnosisError(KEY_MISSING, f"for {host.name}; looked in {folders}")
+    raise problem or DiagnosisError("key-missing", f"for {host.name}; looked in {folders}")
 
 
 def _key_problem(key: Path) -> DiagnosisError | None:
     mode = stat.S_IMODE(key.stat().st_mode)
     if mode & 0o077:
-        return DiagnosisError(KEY_MODE, f"{key} has mode {mode:o}", f"chmod 600 {key}")
+        return DiagnosisError("key-mode", f"{key} has mode {mode:o}", f"chmod 600 {key}")
     argv = ["ssh-keygen", "-y", "-P", "", "-f", str(key)]
     done = LocalHost().run(argv, timeout=10, check=False)
     if done.code == 0:
         return None
     if "passphrase" in done.err:
-        return DiagnosisError(KEY_PASSPHRASE, str(key), f"ssh-add {key}")
-    return DiagnosisError(KEY_MISSING, f"{key}: {done.err.strip()[-200:]}")
+        return DiagnosisError("key-passphrase", str(key), f"ssh-add {key}")
+    return DiagnosisError("key-missing", f"{key}: {done.err.strip()[-200:]}")
 
 
 def _through_master(host: SSHHost, *words: str) -> tuple[int, str, str]:

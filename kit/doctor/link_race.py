@@ -11,31 +11,18 @@ from dataclasses import dataclass, replace
 
 from kit.base import DataError, KitError
 from kit.doctor.context import script
-from kit.doctor.diagnosis import Diagnosis, Known
+from kit.doctor.diagnosis import Known
 from kit.slurm import JobSpec, Slurm
 
 ROUNDS = 200
 COST = "one core for some seconds, at most two minutes"
-
-LINKS_BROKEN = Diagnosis(
-    "links-broken",
-    "links",
-    "the file system does not create symlinks atomically, so a job could run twice",
-    "set [hpc] project_dir to a folder of another file system",
-)
-RACE_NOT_HELD = Diagnosis(
-    "race-not-held",
-    "links against a job",
-    "the race for symlinks with a job could not be held",
-    "look at the job in squeue; run it again when the queue is shorter",
-)
 
 
 class LinksDisputed(DataError):
     """Login node and job both won a symlink: an attempt could run twice there."""
 
 
-KNOWN: Known = {LinksDisputed: LINKS_BROKEN, KitError: RACE_NOT_HELD}
+KNOWN: Known = {LinksDisputed: "links-broken", KitError: "race-not-held"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,7 @@ def race(
     whole = len(login) == len(job) == rounds
     if done.code != 0 or not whole or re.sub(r"(login|job)\s", "", here + there):
         got = (done.err or done.out)[-300:]
-        raise DataError("race for symlinks with a job", got, RACE_NOT_HELD.next_step)
+        raise DataError("race for symlinks with a job", got)
     pairs = enumerate(zip(login, job, strict=True), 1)
     disputed = tuple(number for number, pair in pairs if len({*pair}) > 1)
     return Race(login.count("login"), job.count("job"), disputed)
@@ -93,7 +80,7 @@ def check_race(slurm: Slurm) -> str:
     got = f"login node won {result.login}, job {result.job}"
     if result.disputed:
         got = f"they disagree who won {len(result.disputed)} of them"
-        raise LinksDisputed(tried, got, LINKS_BROKEN.next_step)
+        raise LinksDisputed(tried, got)
     if not (result.login and result.job):
         raise DataError(tried, f"{got}: they never met", "run the race again")
     return f"{got} of {ROUNDS} symlinks, no dispute"

@@ -13,105 +13,24 @@ from kit.base import SecretReadable, SecretTracked, UsageError
 from kit.base.ports import port_holders
 from kit.base.settings import Port, Settings
 from kit.doctor.context import Check, CheckContext
-from kit.doctor.diagnosis import Diagnosis, DiagnosisError, Known
+from kit.doctor.diagnosis import DiagnosisError, Known
 
 CONNECT_S = 5.0
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
-OVER_BUDGET = Diagnosis(
-    "over-budget",
-    "budget",
-    "a run may cost more than the profile's [budget] allows",
-    "ask for less in [hpc], or raise [budget]",
-)
-ENV_MISSING = Diagnosis(
-    "env-missing",
-    ".env",
-    "the login for the object store, or one of its names, is missing",
-    "write the four CSC_ names into ~/.ssh/.env, mode 600",
-)
-ENV_READABLE = Diagnosis(
-    "env-readable",
-    ".env",
-    "other users can read the file with the password",
-    "`chmod 600` it",
-    "warning",
-)
-SECRETS_TRACKED = Diagnosis(
-    "secrets-tracked",
-    ".env",
-    "git tracks a file with secrets",
-    "`git rm --cached` it, add it to .gitignore, and change the secrets in it",
-)
-SECRETS_WRONG = Diagnosis(
-    "secrets-wrong",
-    "compose-secrets",
-    "the submitter's secrets file is missing, open to others or wrong",
-    "fix the key that it names; `kit submitter template` explains each",
-)
-RESULTS_NOT_WRITABLE = Diagnosis(
-    "results-not-writable",
-    "results folder",
-    "runs cannot be written to the results folder",
-    "set KIT_RESULTS_DIR to a folder that you can write to",
-)
-RESULTS_WITHOUT_LOCKS = Diagnosis(
-    "results-without-locks",
-    "results folder",
-    "the results folder is on a file system without file locks",
-    "set KIT_RESULTS_DIR to a folder of another file system",
-)
-DATA_DIR_MISSING = Diagnosis(
-    "data-dir-missing",
-    "data folder",
-    "KIT_DATA_DIR is not a folder",
-    "set it to the folder with the data files, without quotes, or unset it",
-)
-TRACKING_URI_WRONG = Diagnosis(
-    "tracking-uri-wrong",
-    "MLflow setting",
-    "MLFLOW_TRACKING_URI is not an address of a server or of a database",
-    "write it as http://HOST:PORT or sqlite:///FILE",
-)
-SUBMITTER_AWAY = Diagnosis(
-    "submitter-away",
-    "submitter",
-    "no submitter runs here",
-    "nothing: a notebook starts its own; `kit submitter` is one for all",
-    "warning",
-)
-PORT_DEAD = Diagnosis(
-    "port-dead",
-    "ports",
-    "nothing listens where the profile has a service",
-    "start it (sandbox: `kit sandbox status`)",
-)
-PORT_TAKEN = Diagnosis(
-    "port-taken",
-    "ports",
-    "another program has a port that `kit port-forward` needs",
-    "end that program, or `kit port-forward --bind 127.0.0.2`",
-)
-NOT_FORWARDED = Diagnosis(
-    "not-forwarded",
-    "ports",
-    "services of the platform are not forwarded to this machine",
-    "`kit port-forward`",
-    "warning",
-)
 ENV_FILE: Known = {
-    SecretTracked: SECRETS_TRACKED,
-    SecretReadable: ENV_READABLE,
-    UsageError: ENV_MISSING,
+    SecretTracked: "secrets-tracked",
+    SecretReadable: "env-readable",
+    UsageError: "env-missing",
 }
 
 
 def checks(settings: Settings) -> Iterable[Check]:
     """Yield the checks that this profile has something for."""
     if settings.budget:
-        yield Check("budget", _budget, {UsageError: OVER_BUDGET})
+        yield Check("budget", _budget, {UsageError: "over-budget"})
     if os.environ.get("KIT_COMPOSE_SECRETS"):
-        known = {SecretTracked: SECRETS_TRACKED, UsageError: SECRETS_WRONG}
+        known = {SecretTracked: "secrets-tracked", UsageError: "secrets-wrong"}
         yield Check("compose-secrets", _compose_secrets, known)
     if settings.store is not None and settings.store.auth_url:
         yield Check(".env", _env_file, ENV_FILE)
@@ -155,7 +74,7 @@ def _results(context: CheckContext) -> str:
         with tempfile.TemporaryFile(dir=folder, prefix=".kit-doctor.") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as err:
-        kind = RESULTS_WITHOUT_LOCKS if err.errno in NO_LOCKS else RESULTS_NOT_WRITABLE
+        kind = "results-without-locks" if err.errno in NO_LOCKS else "results-not-writable"
         raise DiagnosisError(kind, f"{wanted}: {err}") from err
     return f"{wanted} can be written and locked"
 
@@ -164,14 +83,14 @@ def _data(context: CheckContext) -> str:
     folder = context.settings.data_dir
     if folder is None or not folder.is_dir():
         got = "it is a file" if folder and folder.exists() else "the folder does not exist"
-        raise DiagnosisError(DATA_DIR_MISSING, f"{folder}: {got}")
+        raise DiagnosisError("data-dir-missing", f"{folder}: {got}")
     return f"{folder} has {len(list(folder.iterdir()))} files"
 
 
 def _tracking_uri(context: CheckContext) -> str:
     uri = os.environ["MLFLOW_TRACKING_URI"]
     if not uri.startswith(("http://", "https://", "sqlite:///", "postgresql", "mysql")):
-        raise DiagnosisError(TRACKING_URI_WRONG, repr(uri))
+        raise DiagnosisError("tracking-uri-wrong", repr(uri))
     return f"MLFLOW_TRACKING_URI is {uri.split('@')[-1]}"
 
 
@@ -179,7 +98,7 @@ def _submitter(context: CheckContext) -> str:
     port = context.settings.ports.get("submitter")
     address = (port.address or "127.0.0.1", port.port) if port else ("127.0.0.1", 6600)
     if not _listens(*address):
-        raise DiagnosisError(SUBMITTER_AWAY, f"{address[0]}:{address[1]}")
+        raise DiagnosisError("submitter-away", f"{address[0]}:{address[1]}")
     return f"{address[0]}:{address[1]} answers"
 
 
@@ -201,7 +120,7 @@ def _ports(context: CheckContext) -> str:
         if port.address and name != "ray" and not _listens(port.address, port.port)
     ]
     if dead:
-        raise DiagnosisError(PORT_DEAD, ", ".join(dead))
+        raise DiagnosisError("port-dead", ", ".join(dead))
     _check_forwards(settings)
     return f"{len(settings.ports)} services listen"
 
@@ -220,6 +139,6 @@ def _check_forwards(settings: Settings) -> None:
         elif not holder:
             missing.append(f"{name} {port.port}")
     if taken:
-        raise DiagnosisError(PORT_TAKEN, ", ".join(taken))
+        raise DiagnosisError("port-taken", ", ".join(taken))
     if missing:
-        raise DiagnosisError(NOT_FORWARDED, ", ".join(missing))
+        raise DiagnosisError("not-forwarded", ", ".join(missing))

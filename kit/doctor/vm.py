@@ -12,7 +12,7 @@ from kit.base import CommandFailed, CredentialRefused, Host, Unreachable
 from kit.base.settings import Settings
 from kit.doctor import keys
 from kit.doctor.context import Check, CheckContext, script
-from kit.doctor.diagnosis import Diagnosis, DiagnosisError, Known
+from kit.doctor.diagnosis import DiagnosisError, Known, diagnoses
 from kit.doctor.hpc import SSH
 
 REGISTRY = "kind-registry"
@@ -25,79 +25,7 @@ PODS = ["kubectl", "get", "pods", "--all-namespaces", "--output", "json", "--req
 NOT_PULLED = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName")
 SSHD_LOG = "look on the VM: `grep sshd /var/log/auth.log`"
 
-VM_AWAY = Diagnosis(
-    "vm-away",
-    "VM",
-    "the cloud VM cannot be reached",
-    "check that the VM is running, that its security group allows your address, and that "
-    "~/.ssh/config has a Host entry for it",
-)
-VM_REFUSED = Diagnosis("vm-refused", "VM", "the cloud VM refuses the key", SSHD_LOG)
-VM_PORT_CLOSED = Diagnosis(
-    "vm-port-closed",
-    "VM from the site",
-    "the site does not reach port 22 of the VM",
-    "add the centre's egress addresses to the security group: `kit vm plan`",
-)
-TUNNEL_BARRED = Diagnosis(
-    "tunnel-barred",
-    "GatewayPorts",
-    "the VM does not allow tunnels",
-    f"AllowTcpForwarding yes in its sshd_config; {SSHD_LOG}",
-)
-GATEWAY_PORTS = Diagnosis(
-    "gateway-ports",
-    "GatewayPorts",
-    "the VM opens the tunnel on its loopback address, where pods do not reach it",
-    "GatewayPorts clientspecified for its tunnel user, `sudo systemctl restart ssh`",
-)
-DOCKER_MISSING = Diagnosis("docker-missing", "Docker", "the VM has no Docker", "`kit vm bootstrap`")
-DOCKER_AWAY = Diagnosis(
-    "docker-away",
-    "Docker",
-    "Docker does not answer on the VM",
-    "`sudo systemctl start docker`; check that the user is in the group docker",
-)
-DOCKER_DATA_GONE = Diagnosis(
-    "docker-data-gone",
-    "Docker",
-    "Docker has no container at all: its data folder may not be mounted",
-    "a VM that was shelved comes back without its volume: mount it, restart Docker",
-)
-DOCKER_PROXY_LEFT = Diagnosis(
-    "docker-proxy-left",
-    "Docker",
-    "docker-proxy holds a port, and no container is behind it",
-    "restart Docker on the VM without its network files: `sudo systemctl stop docker.socket "
-    "docker`, `sudo rm -rf /var/lib/docker/network/files`, `sudo systemctl start docker`",
-)
-REGISTRY_STUCK = Diagnosis(
-    "registry-stuck",
-    "Docker",
-    "the kind registry cannot be stopped or removed",
-    f"end its shim on the VM and remove it: `sudo pkill -KILL -f '[c]ontainerd-shim.*ID'` with "
-    f"its ID, `docker rm --force {REGISTRY}`, then `kit vm bootstrap`",
-)
-KIND_MISSING = Diagnosis("kind-missing", "kind", "the VM has no kind cluster", "`kit vm bootstrap`")
-KUBECONFIG_NOWHERE = Diagnosis(
-    "kubeconfig-nowhere",
-    "pods",
-    "no cluster answers where the kubeconfig points",
-    "`kind export kubeconfig` on the VM; check the control plane's container",
-)
-IMAGE_NOT_PULLED = Diagnosis(
-    "image-not-pulled",
-    "pods",
-    "an image cannot be pulled",
-    "`kubectl describe pod`; check the registry and the image's name",
-)
-POD_NOT_READY = Diagnosis(
-    "pod-not-ready",
-    "pods",
-    "a pod is not ready",
-    "`kubectl describe pod`, `kubectl logs`; after a start wait some minutes",
-)
-VM: Known = {**SSH, CredentialRefused: VM_REFUSED, Unreachable: VM_AWAY}
+VM: Known = {**SSH, CredentialRefused: "vm-refused", Unreachable: "vm-away"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +49,7 @@ def checks(settings: Settings) -> Iterable[Check]:
     if settings.cloud.runner == "cluster":
         yield Check("Docker", _docker, {})
         yield Check("kind", _kind, {})
-        yield Check("pods", _pods, {CommandFailed: KUBECONFIG_NOWHERE})
+        yield Check("pods", _pods, {CommandFailed: "kubeconfig-nowhere"})
 
 
 def _vm(context: CheckContext) -> str:
@@ -138,7 +66,7 @@ def _from_site(context: CheckContext) -> str:
     if done.code or not done.out.startswith("SSH-"):
         reason = done.err.strip().splitlines()[-1:] or ["no answer in 5 s"]
         got = f"{address}:{port} from {context.hpc.ssh_host}: {reason[0]}"
-        raise DiagnosisError(VM_PORT_CLOSED, got)
+        raise DiagnosisError("vm-port-closed", got)
     return f"an sshd answers {context.hpc.ssh_host} at {address}:{port}"
 
 
@@ -150,9 +78,9 @@ def _gateway_ports(context: CheckContext) -> str:
         wanted = (addresses or ["0.0.0.0"])[0]  # noqa: S104 - on the VM, for a moment, nothing behind it
     address, reason = keys.tunnel_address(context.vm_ssh(), wanted, host)
     if not address:
-        raise DiagnosisError(TUNNEL_BARRED, f"{context.cloud.ssh_host}: {reason}")
+        raise DiagnosisError("tunnel-barred", f"{context.cloud.ssh_host}: {reason}")
     if address != wanted and not _allowed_for_tunnels(host):
-        raise DiagnosisError(GATEWAY_PORTS, f"asked for {wanted}, got {address}")
+        raise DiagnosisError("gateway-ports", f"asked for {wanted}, got {address}")
     return f"a tunnel was opened on {address} and closed; kit-tunnel may choose the address"
 
 
@@ -170,20 +98,21 @@ def _docker(context: CheckContext) -> str:
     host = context.vm.needed()
     done = host.run(LIST, timeout=20, check=False)
     if done.code == 127 or "not found" in done.err:
-        raise DiagnosisError(DOCKER_MISSING, done.err.strip()[-300:])
+        raise DiagnosisError("docker-missing", done.err.strip()[-300:])
     if done.code:
-        raise DiagnosisError(DOCKER_AWAY, done.err.strip()[-300:])
+        raise DiagnosisError("docker-away", done.err.strip()[-300:])
     rows = containers(done.out)
     left = orphaned_ports(host.run(LISTENERS, timeout=20, check=False).out, rows)
     if left:
-        raise DiagnosisError(DOCKER_PROXY_LEFT, f"port {', '.join(map(str, left))}")
+        raise DiagnosisError("docker-proxy-left", f"port {', '.join(map(str, left))}")
     if not rows:
-        raise DiagnosisError(DOCKER_DATA_GONE)
+        raise DiagnosisError("docker-data-gone")
     stuck = registry_problem(host.run(LOG, timeout=20, check=False).out, rows)
     if stuck:
         identity = next(row.id for row in rows if row.name == REGISTRY)
-        step = REGISTRY_STUCK.next_step.replace("ID'` with its ID", f"{identity[:12]}'`")
-        raise DiagnosisError(REGISTRY_STUCK, stuck, step)
+        usual = diagnoses()["registry-stuck"].next_step
+        step = usual.replace("ID'` with its ID", f"{identity[:12]}'`")
+        raise DiagnosisError("registry-stuck", stuck, step)
     return f"{len(rows)} containers"
 
 
@@ -191,7 +120,7 @@ def _kind(context: CheckContext) -> str:
     done = context.vm.needed().run(["kind", "get", "clusters"], timeout=20, check=False)
     names = done.out.split()
     if done.code or not names:
-        raise DiagnosisError(KIND_MISSING, (done.err or done.out).strip()[-300:])
+        raise DiagnosisError("kind-missing", (done.err or done.out).strip()[-300:])
     return f"cluster {', '.join(names)}"
 
 
@@ -199,12 +128,12 @@ def _pods(context: CheckContext) -> str:
     done = context.vm.needed().run(PODS, timeout=30, check=False)
     if done.code:
         reason = done.err.strip().splitlines()[-1:] or [f"kubectl ended with {done.code}"]
-        raise DiagnosisError(KUBECONFIG_NOWHERE, reason[0][-300:])
+        raise DiagnosisError("kubeconfig-nowhere", reason[0][-300:])
     ready, not_pulled, waiting = pods(done.out)
     if not_pulled:
-        raise DiagnosisError(IMAGE_NOT_PULLED, "; ".join(not_pulled))
+        raise DiagnosisError("image-not-pulled", "; ".join(not_pulled))
     if waiting or not ready:
-        raise DiagnosisError(POD_NOT_READY, "; ".join(waiting) or "the cluster has no pods")
+        raise DiagnosisError("pod-not-ready", "; ".join(waiting) or "the cluster has no pods")
     return f"{ready} pods are ready, every image is there"
 
 

@@ -6,6 +6,7 @@ from email.utils import parsedate_to_datetime
 
 from kit.base import (
     BucketTaken,
+    ClockSkewed,
     CredentialRefused,
     KitError,
     NoSuchBucket,
@@ -63,7 +64,7 @@ def answer_error(tried: str, bucket: str, status: int, text: str, date: str = ""
     if "BucketAlreadyExists" in text:
         return bucket_taken(tried, bucket, got)
     if "RequestTimeTooSkewed" in text:
-        return KitError(
+        return ClockSkewed(
             f"{tried}: this machine's clock is off{_skew(date)}",
             got,
             "set the clock (timedatectl set-ntp true), then repeat the command",

@@ -626,7 +626,7 @@ def faults_of(module):
 
 def assert_diagnosed(fault, bench):
     """Seed a fault: its diagnosis is there, from the check of its row, and says what to do."""
-    known = {row.name: row for row in diagnoses()}[fault.diagnosis]
+    known = diagnoses()[fault.diagnosis]
     found = fault.seed(bench)
     named = [each for each in found if each.diagnosis == fault.diagnosis]
     assert named, found

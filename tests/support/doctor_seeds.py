@@ -19,8 +19,7 @@ from memory_store import MemoryStore
 from private_sshd import keygen
 
 from kit import store
-from kit.base import Secret
-from kit.base.errors import CredentialRefused
+from kit.base import ClockSkewed, Secret
 from kit.base.settings import SITES, Cloud, Port, Store
 from kit.doctor import checks as doctor
 from kit.doctor import context, link_race, local
@@ -95,7 +94,7 @@ def mlflow_answers(bench, status, text, artifacts=200):
 def skewed_store(bench):
     class Skewed(MemoryStore):
         def ensure_bucket(self):
-            raise CredentialRefused("list pipeline: not allowed", "HTTP 403 RequestTimeTooSkewed")
+            raise ClockSkewed("list pipeline: the clock is off", "HTTP 403 RequestTimeTooSkewed")
 
     bench.monkeypatch.setattr(store, "open_store", lambda *_, **__: Skewed())
     return bench.look(store=Store("directory", str(bench.folder)))
