@@ -27,6 +27,7 @@ from kit.base import (
     Timeline,
     UsageError,
     append_history,
+    file_lock,
     git_state,
     host_facts,
     read_history,
@@ -260,37 +261,16 @@ def _last_active(folder: Path) -> float:
 
 
 def results_lock(settings: Settings) -> contextlib.AbstractContextManager[object]:
-    """Return the lock under which published files and the history change."""
+    """Hold the lock under which published files and the history change. Raises Busy, KitError."""
     folder = settings.profile_dir
     _make_folder(folder)
-    return _locked(FileLock(folder / ".lock", timeout=LOCK_WAIT_S, is_singleton=True))
-
-
-@contextlib.contextmanager
-def _locked(lock: FileLock) -> Iterator[FileLock]:
-    """Hold a lock for the block. Raises Busy, or KitError on a file system without locks."""
-    with _explained(lock):
-        lock.acquire()
-    try:
-        yield lock
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _explained(lock: FileLock) -> Iterator[None]:
-    """Turn the exceptions of taking a lock into errors of the kit."""
-    path = Path(lock.lock_file)
-    try:
-        yield
-    except Timeout as err:
-        raise Busy(
-            f"lock {path.parent}",
-            f"another process has held {path.name} for {lock.timeout:.0f} s",
-            f"wait for it; if no other run is active, remove {path}",
-        ) from err
-    except (OSError, NotImplementedError) as err:
-        raise KitError(f"lock {path}", str(err), _NO_LOCKS) from err
+    path = folder / ".lock"
+    busy = Busy(
+        f"lock {folder}",
+        f"another process has held {path.name} for {LOCK_WAIT_S:.0f} s",
+        f"wait for it; if no other run is active, remove {path}",
+    )
+    return file_lock(path, LOCK_WAIT_S, busy, _NO_LOCKS)
 
 
 def _make_folder(folder: Path) -> None:
@@ -329,14 +309,15 @@ def _newest(settings: Settings, stem: str) -> int:
 
 
 def _hold(folder: Path) -> FileLock:
-    """Take the run for this process; a killed process releases it."""
+    """Take the run for this process, which may start it again; a killed process releases it."""
     lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
     try:
-        with _explained(lock):
-            lock.acquire()
-    except Busy as err:
+        lock.acquire()
+    except Timeout as err:
         next_step = "wait for it, stop it, or start another run with --fresh"
         raise Busy(f"{folder.name} is being executed by another process", "", next_step) from err
+    except (OSError, NotImplementedError) as err:
+        raise KitError(f"lock {lock.lock_file}", str(err), _NO_LOCKS) from err
     return lock
 
 

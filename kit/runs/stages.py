@@ -20,11 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from kit.base import DataError, Json, KitError, Timeline, dumps, host_facts, time_record
+from kit.base import Busy, DataError, Json, Timeline, dumps, file_lock, host_facts, time_record
 from kit.base.settings import Cloud, Settings, load
 from kit.experiments import GatesNotPassed, Thresholds
+from kit.experiments.fashion_mnist import METRICS
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.client import ForwarderClient, forwarder_client
 from kit.runs.follow import follow
@@ -36,7 +35,6 @@ from kit.tracking import log_run, run_log
 PREPROCESS_TRAIN, EVALUATE = "preprocess-train", "evaluate"
 HPC_PREPROCESS, HPC_TRAIN = "cloud-hpc-preprocess", "cloud-hpc-train"
 HPC_EVALUATE = "cloud-hpc-evaluate"
-METRICS = ("accuracy", "precision", "recall")
 
 log = logging.getLogger(__name__)
 
@@ -106,14 +104,14 @@ def evaluate(
     strict: bool = False,
     commit: str = "",
     mlflow_url: str = "",
-    stage: str = EVALUATE,
 ) -> tuple[str, dict[str, float]]:
     """Judge the model of the record with hash `trained`; return this record's hash and metrics.
 
-    `stage` is EVALUATE, or HPC_EVALUATE where the site has measured the model. `gates` are the
-    least values by metric; other gates judge again without another training. Raises GatesNotPassed
-    with `strict`, after everything is recorded.
+    The model of a cloud-hpc run was measured on the site, another one is measured here. `gates`
+    are the least values by metric; other gates judge again without another training. Raises
+    GatesNotPassed with `strict`, after everything is recorded.
     """
+    stage = HPC_EVALUATE if run_id.startswith("cloud-hpc-") else EVALUATE
     thresholds = Thresholds(gates)
     tags = {"kit.profile": profile, "mlflow.source.git.commit": commit or "unknown"}
     do = partial(_judge, trained=trained, thresholds=thresholds, tags=tags, mlflow_url=mlflow_url)
@@ -130,9 +128,6 @@ def evaluate(
             "train longer, or lower min_accuracy, min_precision, min_recall",
         )
     return record_hash, {metric: record["performance"][metric] for metric in METRICS}
-
-
-cloud_hpc_evaluate = partial(evaluate, stage=HPC_EVALUATE)
 
 
 def _record_of(
@@ -194,20 +189,15 @@ def _log_plainly() -> None:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold the lock of a stage; log that it is waited for."""
-    lock = filelock.FileLock(path)
-    try:
+    busy = Busy("an earlier start of this stage is still at work")
+    next_step = "set KIT_CACHE_DIR to a folder on a file system with locks"
+    with contextlib.ExitStack() as stack:
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            log.info("waiting: an earlier start of this stage is still at work")
-            lock.acquire()
-    except (OSError, NotImplementedError) as err:
-        next_step = "set KIT_CACHE_DIR to a folder on a file system with locks"
-        raise KitError(f"lock {path}", str(err), next_step) from err
-    try:
+            stack.enter_context(file_lock(path, 0, busy, next_step))
+        except Busy:
+            log.info("waiting: %s", busy)
+            stack.enter_context(file_lock(path, -1, busy, next_step))
         yield
-    finally:
-        lock.release()
 
 
 def _train_here(stage: Stage, data_hash: str, parameters: Parameters) -> Json:
@@ -320,22 +310,6 @@ def _judge(stage: Stage, trained: str, thresholds: Thresholds, tags: Json, mlflo
     trains, measure = (
         (HPC_TRAIN, _read_measured) if stage.name == HPC_EVALUATE else (PREPROCESS_TRAIN, _measure)
     )
-    before = trained_record(objects, trains, trained)
-    record = {**measure(stage, before, timeline), "trained": trained}
-    record |= {"gates": thresholds.judge(record["performance"]), "tags": tags}
-    log.info("gates: %s", "; ".join(record["gates"]["missed"]) or "passed")
-    losses = json.loads(objects.get(before["objects"]["losses.json"]))
-    settings = _with_mlflow(stage.settings, mlflow_url)
-    with timeline.span("mlflow"):
-        run = run_log(objects.run_id, before, record, losses, stage.work)
-        record["mlflow"] = dataclasses.asdict(log_run(settings, run))
-    log.info("mlflow: %s %s", record["mlflow"]["state"], record["mlflow"]["reason"])
-    times = time_record(stage.name, stage.start, time.time())
-    return {**record, "time": times, "spans": timeline.seconds()}
-
-
-def trained_record(objects: StageStore, trains: str, trained: str) -> Json:
-    """Return the record of the training stage. Raises DataError if its hash is another."""
     stored = objects.record(trains)
     if stored is None or stored[1] != trained:
         raise DataError(
@@ -343,7 +317,21 @@ def trained_record(objects: StageStore, trains: str, trained: str) -> Json:
             "its record or its model was removed or changed",
             "run again: what is missing is recreated",
         )
-    return stored[0]
+    before = stored[0]
+    record = {**measure(stage, before, timeline), "trained": trained}
+    record |= {"gates": thresholds.judge(record["performance"]), "tags": tags}
+    log.info("gates: %s", "; ".join(record["gates"]["missed"]) or "passed")
+    losses = json.loads(objects.get(before["objects"]["losses.json"]))
+    settings = stage.settings
+    if mlflow_url:  # inside a cluster MLflow has another name
+        cloud = dataclasses.replace(settings.cloud or Cloud(), mlflow_url=mlflow_url)
+        settings = dataclasses.replace(settings, cloud=cloud)
+    with timeline.span("mlflow"):
+        run = run_log(objects.run_id, before, record, losses, stage.work)
+        record["mlflow"] = dataclasses.asdict(log_run(settings, run))
+    log.info("mlflow: %s %s", record["mlflow"]["state"], record["mlflow"]["reason"])
+    times = time_record(stage.name, stage.start, time.time())
+    return {**record, "time": times, "spans": timeline.seconds()}
 
 
 def _measure(stage: Stage, before: Json, timeline: Timeline) -> Json:
@@ -377,11 +365,3 @@ def _read_measured(stage: Stage, before: Json, timeline: Timeline) -> Json:
             (stage.work / name).write_bytes(stage.objects.get(before["objects"][name]))
         metrics = json.loads(stage.objects.get(before["objects"]["metrics.json"]))
     return {**metrics, "objects": {}}
-
-
-def _with_mlflow(settings: Settings, url: str) -> Settings:
-    """Return settings with another MLflow address: inside a cluster it has another name."""
-    if not url:
-        return settings
-    cloud = dataclasses.replace(settings.cloud or Cloud(), mlflow_url=url)
-    return dataclasses.replace(settings, cloud=cloud)
