@@ -86,4 +86,6 @@ def _usage_error(cls: type[Parameters], err: ValidationError) -> UsageError:
         else:
             tried.append(f"unknown parameter {name[:80]!r}")
             next_step.append(f"use one of: {', '.join(fields)}")
-    return UsageError(*("; ".join(dict.fromkeys(part)) for part in (tried, got, next_step)))
+    # A hostile request may have thousands of wrong names.
+    parts = ("; ".join(dict.fromkeys(part))[:1000] for part in (tried, got, next_step))
+    return UsageError(*parts)

@@ -22,9 +22,9 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from kit.base import (
     SCHEMA,
@@ -38,6 +38,7 @@ from kit.base import (
     sha256_of,
 )
 from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments.parameters import Parameters as Checked
 
 if TYPE_CHECKING:
     from kit.base.settings import Settings
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 MAX_REQUEST_BYTES = 64 * 1024
 MAX_WORKERS = 64
-REVERSE, NO_TUNNEL = "reverse", "none"
+_ADDRESSEE = ("profile", "site")
 RUN_ID = r"cloud-hpc-[0-9a-f]{12}-[1-9]\d{0,5}"
 _KEY = re.compile(
     rf"runs/(?P<run>{RUN_ID})/(?:(?P<name>request|cancel|refused|result|progress)"
@@ -95,83 +96,52 @@ def attempt_id(run: str, number: int) -> str:
     return sha256_of(f"{run} {number}".encode())[:12]
 
 
-def as_whole(value: object) -> object:
-    """Return 5 for 5.0, which JSON Schema and KFP take for the same number."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-class RunRequest(BaseModel):
+class RunRequest(Checked):
     """The request of a run: data only, never a command, path, partition or account.
 
     The same model is the object in the store, the body of the HTTP API and the argument of the
     submitter. Raises UsageError for a value that is not valid.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    run: Annotated[str, Field(pattern=f"^{RUN_ID}$", description="Id of the run.")]
-    data_hash: Annotated[
-        str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the data set.")
-    ]
-    configured: Annotated[
-        bool, Field(description="Whether an environment that exists on the site is used.")
-    ] = True
-    hyperparameters: Annotated[
-        Parameters,
-        Field(description="Parameters of the training; those left out have their defaults."),
-    ] = Parameters()
-    workers: Annotated[
-        int,
-        Field(ge=1, le=MAX_WORKERS, description="Workers that share each epoch."),
-        BeforeValidator(as_whole),
-    ] = 1
-    tunnel: Annotated[
-        Literal["", "reverse", "none"],
-        Field(description="Whether the cloud VM shows Ray's dashboard; empty: as the profile says"),
-    ] = ""
-    profile: Annotated[
-        str,
-        Field(
-            pattern="^[A-Za-z0-9._-]{0,80}$",
-            description="Profile that the run is for; empty: any profile of the bucket.",
-        ),
-    ] = ""
-    site: Annotated[
-        str,
-        Field(
-            pattern="^([0-9a-f]{12})?$",
-            description="Id of the site that the run is for (`site_id`); empty: any.",
-        ),
-    ] = ""
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as err:
-            tried = f"request the run {str(values.get('run'))[:80]!r}"
-            raise UsageError(tried, explain_validation(err), "correct these values") from None
+    run: str = Field(pattern=f"^{RUN_ID}$", description="Id of the run.")
+    data_hash: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the data set.")
+    configured: bool = Field(
+        default=True, description="Whether an environment that exists on the site is used."
+    )
+    hyperparameters: Parameters = Field(
+        default=Parameters(),
+        description="Parameters of the training; those left out have their defaults.",
+    )
+    workers: int = Field(
+        default=1, ge=1, le=MAX_WORKERS, description="Workers that share each epoch."
+    )
+    tunnel: Literal["", "reverse", "none"] = Field(
+        default="",
+        description="Whether the cloud VM shows Ray's dashboard; empty: as the profile says",
+    )
+    profile: str = Field(
+        default="",
+        pattern="^[A-Za-z0-9._-]{0,80}$",
+        description="Profile that the run is for; empty: any profile of the bucket.",
+    )
+    site: str = Field(
+        default="",
+        pattern="^([0-9a-f]{12})?$",
+        description="Id of the site that the run is for (`site_id`); empty: any.",
+    )
 
     def wants_tunnel(self, default: str) -> bool:
         """Return whether a reverse tunnel is wanted; `default` is the profile's answer."""
-        return (self.tunnel or default) == REVERSE
+        return (self.tunnel or default) == "reverse"
 
     def same_training(self, other: "RunRequest") -> bool:
         """Return whether another request trains the same; tunnel and addressee may differ."""
-        rest = {"tunnel": self.tunnel, "profile": self.profile, "site": self.site}
-        return other.model_copy(update=rest) == self
+        rest = ("tunnel", *_ADDRESSEE)
+        return other.model_copy(update={name: getattr(self, name) for name in rest}) == self
 
     def is_for(self, settings: "Settings") -> bool:
         """Return whether this profile and its site may run the request."""
         return self.profile in ("", settings.profile) and self.site in ("", site_id(settings))
-
-
-def explain_validation(err: ValidationError) -> str:
-    """Return one line that names each wrong field, what came and what is allowed."""
-    lines = []
-    for row in err.errors(include_url=False):
-        field = ".".join(map(str, row["loc"])) or "request"
-        lines.append(f"{field} = {str(row['input'])[:80]!r}: {row['msg']}")
-    return "; ".join(lines)[:500]
 
 
 def site_id(settings: "Settings") -> str:
@@ -183,43 +153,40 @@ def site_id(settings: "Settings") -> str:
 
 def read_request(run: str, content: bytes) -> RunRequest:
     """Parse the request of a run. Raises DataError for anything `write_request` cannot write."""
-    tried = f"read the request of {run}"
-    next_step = "it is refused; start the run again with --fresh"
     if len(content) > MAX_REQUEST_BYTES:
-        raise _too_large(run, len(content))
+        raise _unusable(run, _too_large(len(content)))
     try:
         values = json.loads(content)
         if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
-            raise DataError(tried, "not a JSON object of schema 1", next_step)
+            raise _unusable(run, "not a JSON object of schema 1")
         request = RunRequest(**values)
     except UsageError as err:
-        raise DataError(tried, (err.got or err.tried)[:500], next_step) from err
+        raise _unusable(run, f"{err.tried}: {err.got}"[:500]) from err
     except (ValueError, RecursionError) as err:
-        raise DataError(tried, f"not a JSON document: {str(err)[:200]}", next_step) from err
+        raise _unusable(run, f"not a JSON document: {str(err)[:200]}") from err
     if request.run != run:
-        raise DataError(tried, "the id of another run", next_step)
+        raise _unusable(run, "the id of another run")
     return request
+
+
+def _unusable(run: str, got: str) -> DataError:
+    next_step = "it is refused; start the run again with --fresh"
+    return DataError(f"read the request of {run}", got, next_step)
+
+
+def _too_large(size: int) -> str:
+    return f"{size} bytes, at most {MAX_REQUEST_BYTES} are allowed"
 
 
 def as_json(request: RunRequest) -> Json:
     """Return the fields of a request for JSON; profile and site are left out where empty."""
-    values = {name: getattr(request, name) for name in RunRequest.model_fields}
-    values["hyperparameters"] = request.hyperparameters.model_dump()
-    for name in ("profile", "site"):
-        if not values[name]:
-            del values[name]
-    return values
+    values = request.model_dump()
+    return {name: values[name] for name in values if values[name] or name not in _ADDRESSEE}
 
 
 def write_request(request: RunRequest) -> bytes:
     """Return a request as the JSON document of the store."""
     return dumps({"schema": SCHEMA, **as_json(request)}).encode()
-
-
-def _too_large(run: str, size: int) -> DataError:
-    got = f"{size} bytes, at most {MAX_REQUEST_BYTES} are allowed"
-    next_step = "it is refused; start the run again with --fresh"
-    return DataError(f"read the request of {run}", got, next_step)
 
 
 def parse_key(key: str) -> tuple[str, str, int] | None:
@@ -319,7 +286,7 @@ class RunRequests:
         try:
             size = self.store.stat(key).size
             if size > MAX_REQUEST_BYTES:
-                raise _too_large(run, size)
+                raise _unusable(run, _too_large(size))
             return read_request(run, self.store.get(key))
         except NoSuchBucket as err:
             raise NoSuchObject(err.tried, err.got, "request the run first") from err
