@@ -127,7 +127,9 @@ def _pipelines(context: CheckContext) -> str:
         from kit.runs import kfp_cluster
 
         try:
-            kfp_cluster.check_access(cloud.kfp_url, context.settings.env_file)
+            kfp_cluster.check_access(
+                kfp_cluster.access_of(cloud.kfp_url, context.settings.env_file)
+            )
         except Unreachable as err:
             raise DiagnosisError("kfp-away", f"{cloud.kfp_url}: {_short(err)}") from err
         return f"the pipeline service at {cloud.kfp_url} answers"

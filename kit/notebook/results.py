@@ -113,8 +113,10 @@ def _finish_pipeline(
     facts |= {"performance": outcome.performance, "tracking": outcome.mlflow}
     facts |= {"gates": outcome.evaluated["gates"], "pipeline": outcome.seconds(), **more}
     facts |= {"resumed": run.resumed or outcome.resumed}
-    facts = _with_bill(run, facts, objects)
-    facts["tracking"] = _log_units(run, outcome, facts)
+    facts, units = _with_bill(run, facts, objects)
+    if units:
+        logged = tracking.log_run(run.settings, units_log(run.id, outcome.trained, units))
+        facts["tracking"] = outcome.mlflow if logged.state == "logged" else asdict(logged)
     return run.finish(names, facts)
 
 
@@ -127,8 +129,8 @@ def _save_objects(run: Run, objects: StageStore, outcome: Outcome) -> None:
             run.save(name, objects.get(stored[name]))
 
 
-def _with_bill(run: Run, facts: Json, objects: StageStore) -> Json:
-    """Write the bill into the run's folder; return the facts with its figures and totals.
+def _with_bill(run: Run, facts: Json, objects: StageStore) -> tuple[Json, dict[str, Decimal]]:
+    """Write the bill into the run's folder; return the facts with its figures, and its totals.
 
     Includes the cost of the objects that the run stores. A missing rate does not fail the run;
     `bill` then holds the reason.
@@ -139,19 +141,8 @@ def _with_bill(run: Run, facts: Json, objects: StageStore) -> Json:
     try:
         bill = bill_of_run(run.settings, {"run": run.id, "target": run.target, **facts})
     except KitError as err:
-        return {**facts, "bill": {"problem": str(err)}}
+        return {**facts, "bill": {"problem": str(err)}}, {}
     run.save("bill.json", bill.as_json())
     merged = facts["figures"] | (bill_figures(bill) if bill.lines else {})
-    return {**facts, "figures": merged, "bill": bill.as_json()["totals"]}
-
-
-def _log_units(run: Run, outcome: Outcome, facts: Json) -> Json:
-    """Add the bill to the run in MLflow; return what became of all that was logged."""
-    units: dict[str, Decimal] = {}
-    if "problem" not in facts["bill"]:
-        line = {"run": run.id, "target": run.target, **facts}
-        units = totals(bill_of_run(run.settings, line).lines)
-    if not units:
-        return outcome.mlflow
-    logged = tracking.log_run(run.settings, units_log(run.id, outcome.trained, units))
-    return outcome.mlflow if logged.state == "logged" else asdict(logged)
+    facts |= {"figures": merged, "bill": bill.as_json()["totals"]}
+    return facts, totals(bill.lines)

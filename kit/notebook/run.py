@@ -181,7 +181,7 @@ class Run:
     @property
     def requests(self) -> RunRequests:
         """The requests of all runs on the profile's site."""
-        return pipelines.requests_of(self.settings)
+        return RunRequests(open_store(self.settings, bucket_name(self.settings, "submitter")))
 
     @property
     def request(self) -> RunRequest:
@@ -276,10 +276,11 @@ class Run:
         For a site a submitter is started beside it, which waits while another one works.
         Interrupting it leaves the job on the site running; the same cell resumes.
         """
+        judging: Json = {"gates": self.options.gates, "strict": self.options.strict}
+        judging["commit"] = self.run.commit
         if self.run.target != "cloud-hpc":
-            where = self.settings, self.run.id, self.bucket, self.data.hash
-            how = self.parameters, self.options.gates, self.options.strict
-            arguments = pipelines.arguments_of(*where, *how, commit=self.run.commit)
+            of_the_run = self.run.id, self.bucket, self.data.hash, self.parameters
+            arguments = pipelines.arguments_of(self.settings, *of_the_run, **judging)
             return self._execute(arguments, lambda _: "")
         for store in (self.requests.store, self.objects.store):
             store.ensure_bucket()
@@ -287,10 +288,7 @@ class Run:
             self.requests.ask_again(self.run.id)
         if self.settings.cloud is not None and self.settings.cloud.runner == "cluster":
             self.objects.put_data(self.data)  # a component there cannot read files of this machine
-        options = self.options
-        arguments = pipelines.hpc_arguments_of(
-            self.settings, self.request, options.gates, options.strict, commit=self.run.commit
-        )
+        arguments = pipelines.hpc_arguments_of(self.settings, self.request, **judging)
         with cloud_hpc.submitter(self.settings, self.run.folder) as child:
             return self._execute(
                 arguments, lambda states: cloud_hpc.note(child, self.requests, self.run.id, states)

@@ -44,10 +44,6 @@ class TrainingFailed(KitError):
         more = self.traceback or (f"the job's log ended with:\n{end}" if end else "")
         return f"{super().__str__()}\n\n{more}".rstrip()
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Rebuild from the fields."""
-        return type(self), (self.tried, self.got, self.next_step, self.traceback, self.log)
-
 
 def poll(
     look: Callable[[], tuple[T | None, str]],

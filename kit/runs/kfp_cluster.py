@@ -23,7 +23,6 @@ from kit.runs.kfp_here import (
     OnChange,
     PipelineFailed,
     States,
-    ignore,
 )
 
 _LOG_IN = "log in with the browser and put KUBEFLOW_COOKIES (authservice_session=...) into .env"
@@ -58,11 +57,8 @@ def access_of(url: str, env_file: Path | None) -> Access:
     if env_file is not None and env_file.is_file():
         next_step = "write KUBEFLOW_COOKIES and KUBEFLOW_NAMESPACE into it, mode 600"
         values = read_env(env_file, f"cannot read the login of KFP in {env_file}", next_step)
-    return Access(
-        url.rstrip("/"),
-        values.get("KUBEFLOW_COOKIES") or "",
-        values.get("KUBEFLOW_NAMESPACE") or "",
-    )
+    cookies, namespace = (values.get(f"KUBEFLOW_{name}") or "" for name in ("COOKIES", "NAMESPACE"))
+    return Access(url.rstrip("/"), cookies, namespace)
 
 
 def run_on_cluster(
@@ -71,7 +67,7 @@ def run_on_cluster(
     names: Sequence[str],
     arguments: Mapping[str, Any],
     run_name: str,
-    on_change: OnChange = ignore,
+    on_change: OnChange = lambda states: None,
     poll_s: float = 5.0,
     patience_s: float = 600.0,
     sleep: Callable[[float], None] = time.sleep,
@@ -83,7 +79,7 @@ def run_on_cluster(
     (once at the start, for `patience_s` later); the run continues there and can be followed again.
     """
     url = access.url
-    _check_access(access)
+    check_access(access)
     client = _ask(url, lambda: _client(access))
     run_id = _ask(url, lambda: _active_run(client, access, run_name)) or _ask(
         url, lambda: _submit(client, access, pipeline, arguments, run_name)
@@ -112,10 +108,8 @@ def run_on_cluster(
 def states_of(names: Sequence[str], run: Any) -> States:
     """Return the components' states of a KFP run; a component without an entry is pending."""
     details = (run.run_details and run.run_details.task_details) or []
-    tasks = {task.display_name: task for task in details}
-    return tuple(
-        _state(name, tasks[name]) if name in tasks else ComponentState(name) for name in names
-    )
+    tasks = {task.display_name: _state(task.display_name, task) for task in details}
+    return tuple(tasks.get(name, ComponentState(name)) for name in names)
 
 
 def _state(name: str, task: Any) -> ComponentState:
@@ -130,19 +124,17 @@ def _state(name: str, task: Any) -> ComponentState:
 def _result(run: Any, states: States, where: str) -> States:
     if run.state == "SUCCEEDED":
         return states
-    failed = next((state for state in states if state.state == FAILED), None)
-    said = failed.message if failed else ""
-    text = said or (run.error.message if run.error else "") or f"the run ended as {run.state}"
-    raise PipelineFailed(failed.name if failed else "", "", text, states, where)
+    failed = next((state for state in states if state.state == FAILED), ComponentState(""))
+    text = failed.message or (run.error.message if run.error else "")
+    text = text or f"the run ended as {run.state}"
+    raise PipelineFailed(failed.name, "", text, states, where)
 
 
-def check_access(url: str, env_file: Path | None) -> None:
-    """Check that the pipeline service answers and accepts the login. Raises KitError."""
-    _check_access(access_of(url, env_file))
+def check_access(access: Access) -> None:
+    """Check that Kubeflow answers and accepts the login. Raises KitError.
 
-
-def _check_access(access: Access) -> None:
-    """Check that Kubeflow answers; its client would try for half a minute and give no reason."""
+    Its client would try for half a minute and give no reason.
+    """
     import requests
 
     headers = {"Cookie": access.cookies} if access.cookies else {}

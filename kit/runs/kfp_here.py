@@ -135,16 +135,12 @@ def _last_error(traceback: str) -> str:
     return "\n".join(itertools.dropwhile(lambda line: line.startswith(" "), lines))
 
 
-def ignore(states: States) -> None:
-    """Do nothing with the states."""
-
-
 def run_local(
     pipeline: str,
     names: Sequence[str],
     arguments: Mapping[str, Any],
     folder: Path,
-    on_change: OnChange = ignore,
+    on_change: OnChange = lambda states: None,
     tick_s: float = 1.0,
     clock: Callable[[], float] = time.time,
 ) -> States:

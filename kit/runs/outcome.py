@@ -19,9 +19,9 @@ from kit.billing import job_units
 from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.kfp_cluster import access_of, run_on_cluster
-from kit.runs.kfp_here import OnChange, PipelineFailed, States, ignore, run_local
+from kit.runs.kfp_here import OnChange, PipelineFailed, States, run_local
 from kit.runs.objects import StageStore
-from kit.runs.requests import RunRequest, RunRequests
+from kit.runs.requests import RunRequest
 from kit.runs.stages import (
     EVALUATE,
     HPC_EVALUATE,
@@ -29,7 +29,7 @@ from kit.runs.stages import (
     HPC_TRAIN,
     PREPROCESS_TRAIN,
 )
-from kit.store import bucket_name, open_store
+from kit.store import bucket_name
 from kit.tracking import log_run, run_log
 
 CLOCK_SKEW_S = 10.0  # between this machine and the pods of a cluster
@@ -177,38 +177,23 @@ def arguments_of(
 
 
 def hpc_arguments_of(
-    settings: Settings,
-    request: RunRequest,
-    gates: Thresholds,
-    strict: bool = False,
-    follow_timeout_s: float = 86400.0,
-    commit: str = "",
+    settings: Settings, request: RunRequest, follow_timeout_s: float = 86400.0, **judging: Any
 ) -> dict[str, Any]:
-    """Return the arguments of the cloud-hpc pipeline. Raises UsageError without a site."""
+    """Return the arguments of the cloud-hpc pipeline; `judging` is as for the cloud pipeline.
+
+    Raises UsageError without a site.
+    """
     settings.hpc_section()
-    common = arguments_of(
-        settings,
-        request.run,
-        bucket_name(settings, "pipeline"),
-        request.data_hash,
-        request.hyperparameters,
-        gates,
-        strict,
-        commit,
-    )
+    run, bucket = request.run, bucket_name(settings, "pipeline")
+    of_the_run = run, bucket, request.data_hash, request.hyperparameters
     return {
-        **common,
+        **arguments_of(settings, *of_the_run, **judging),
         "jobs_bucket": bucket_name(settings, "submitter"),
         "configured": request.configured,
         "workers": request.workers,
         "tunnel": request.tunnel,
         "follow_timeout_s": float(follow_timeout_s),
     }
-
-
-def requests_of(settings: Settings) -> RunRequests:
-    """Open the run requests of a profile."""
-    return RunRequests(open_store(settings, bucket_name(settings, "submitter")))
 
 
 def hpc_files(outcome: Outcome, configured: bool) -> dict[str, Json]:
@@ -233,7 +218,7 @@ def run_pipeline(
     objects: StageStore,
     arguments: dict[str, Any],
     folder: Path,
-    on_change: OnChange = ignore,
+    on_change: OnChange = lambda states: None,
     clock: Callable[[], float] = time.time,
     target: PipelineSpec = CLOUD,
 ) -> Outcome:

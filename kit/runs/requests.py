@@ -22,7 +22,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -115,8 +115,9 @@ class RunRequest(Checked):
     workers: int = Field(
         default=1, ge=1, le=MAX_WORKERS, description="Workers that share each epoch."
     )
-    tunnel: Literal["", "reverse", "none"] = Field(
+    tunnel: str = Field(
         default="",
+        pattern="^(reverse|none)?$",
         description="Whether the cloud VM shows Ray's dashboard; empty: as the profile says",
     )
     profile: str = Field(

@@ -80,7 +80,7 @@ class Bench:
         """Run the pipeline as the notebook does."""
         request = self.request(data, configured, epochs)
         given = hpc_arguments_of(
-            self.settings, request, Thresholds({"accuracy": 0, "precision": 0, "recall": 0})
+            self.settings, request, gates=Thresholds({"accuracy": 0, "precision": 0, "recall": 0})
         )
         with tempfile.TemporaryDirectory() as folder:
             objects = StageStore(self.stores[1], request.run)

@@ -28,7 +28,7 @@ def test_a_finished_run_keeps_its_bill_and_its_figures(loaded):
     store = MemoryStore()
     store.put("data/d-train", b"12345")
     facts = {"figures": {"pipeline_s": 3600.0}, "data": {"hash": "d"}}
-    facts = results._with_bill(run, facts, SimpleNamespace(store=store))
+    facts, _ = results._with_bill(run, facts, SimpleNamespace(store=store))
     assert facts["stored_bytes"] == 5
     assert facts["figures"] == {"pipeline_s": 3600.0, "cloud_bu": 8.6, "total_bu": 8.6}
     assert facts["bill"] == {"Cloud BU": "8.60", "Storage BU": "0.00"}
@@ -39,7 +39,7 @@ def test_a_run_that_cannot_be_priced_is_kept_with_the_reason(loaded):
     run = history.start_run(loaded, "cloud-hpc", {}, "d")
     run.save("sacct.txt", JOB)
     facts = {"figures": {"pipeline_s": 1.0}, "data": {"hash": "d"}}
-    facts = results._with_bill(run, facts, SimpleNamespace(store=MemoryStore()))
+    facts, _ = results._with_bill(run, facts, SimpleNamespace(store=MemoryStore()))
     assert "[rates.mars] is missing" in facts["bill"]["problem"]
 
 

@@ -99,7 +99,7 @@ def test_the_arguments_are_those_of_the_pipeline_and_plain_data(site):
         workers=2,
     )
     given = hpc_arguments_of(
-        site, request, Thresholds({"accuracy": 0.5, "precision": 0.5, "recall": 0.5})
+        site, request, gates=Thresholds({"accuracy": 0.5, "precision": 0.5, "recall": 0.5})
     )
     assert json.loads(json.dumps(given)) == given
     assert (given["workers"], given["configured"], given["hyperparameters"]["epochs"]) == (
@@ -117,7 +117,7 @@ def test_a_profile_without_a_site_is_refused():
     none = dataclasses.replace(load("sandbox"), hpc=None)
     with pytest.raises(UsageError, match=r"\[hpc\]"):
         hpc_arguments_of(
-            none, request, Thresholds({"accuracy": 0.5, "precision": 0.5, "recall": 0.5})
+            none, request, gates=Thresholds({"accuracy": 0.5, "precision": 0.5, "recall": 0.5})
         )
 
 
