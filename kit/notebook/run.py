@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import kit
-from kit import tracking
 from kit.base import Json, Timeline, UsageError
 from kit.base.settings import Settings, load
 from kit.billing import (
@@ -91,7 +90,6 @@ def start(
     if target == "cloud-hpc":
         settings.hpc_section(accepts_jobs=True)
     settings = pipelines.with_runner(settings, runner)
-    tracking.destination_of(settings, target)  # a wrong address is refused before the training
     if target != "local":
         refuse_over(settings, target)
     chosen = Parameters(**parameters)

@@ -74,12 +74,16 @@ def test_data_with_absent_classes_is_marked_wherever_the_run_is_shown(environ):
     assert "no test image of 9 classes" in run._repr_html_()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:5000", "./mlruns"])
-def test_wrong_address_of_mlflow_is_refused_before_the_training(environ, monkeypatch, address):
+@pytest.mark.parametrize("address", ["127.0.0.1:5000", "databricks"])
+def test_run_with_a_wrong_address_of_mlflow_is_published_and_waits(environ, monkeypatch, address):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    with pytest.raises(UsageError, match="MLFLOW_TRACKING_URI is not an address"):
-        kit.start("sandbox", "local", {"epochs": 1})
-    assert not (environ / "results").exists()
+    run = kit.start("sandbox", "local", {"epochs": 1})
+    run.train()
+    run.evaluate()
+    record = run.finish()
+    assert record["tracking"]["state"] == "waiting"
+    assert "MLFLOW_TRACKING_URI is not an address" in record["tracking"]["reason"]
+    assert (environ / "results/sandbox/local/artifacts/local_metrics.json").exists()
 
 
 def test_an_interrupted_run_resumes_and_keeps_its_earlier_seconds(environ, monkeypatch):
