@@ -325,7 +325,10 @@ def _publish(run: Run, publish: Mapping[str, str]) -> None:
     """Replace the published files by this run's, then the manifest that names their run."""
     base = run.settings.profile_dir
     manifest_file = base / "manifest.json"
-    manifest = read_json(manifest_file) if manifest_file.exists() else {}
+    manifest: Json = {}
+    with contextlib.suppress(DataError):  # without it, or damaged: it is written again
+        manifest = read_json(manifest_file)
+    manifest = manifest if isinstance(manifest, dict) else {}
     for published, name in publish.items():
         content = (run.folder / name).read_bytes()
         write_bytes(base / published, content)

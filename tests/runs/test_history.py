@@ -195,6 +195,14 @@ def test_a_finished_run_is_published_with_a_manifest_and_one_line_of_history(loa
     assert history[0]["schema"] == 1
 
 
+@pytest.mark.parametrize("damaged", ["[]", "{", "null"])
+def test_a_damaged_manifest_does_not_keep_a_finished_run_from_its_result(loaded, damaged):
+    run = start(loaded)
+    (loaded.profile_dir / "manifest.json").write_text(damaged)
+    finish(run)
+    assert read_json(loaded.profile_dir / "manifest.json")["local/result.json"]["run"] == run.id
+
+
 def test_a_run_killed_while_it_finishes_ends_the_same_when_started_again(loaded, monkeypatch):
     run = start(loaded)
     real = run.save
