@@ -266,3 +266,21 @@ def _trains(jobs: RunRequests, results: Path) -> bool:
     runs = list(results.glob("sandbox/runs/cloud-hpc-*"))
     progress = jobs.read(runs[0].name, "progress") if runs else None
     return bool(progress and progress.get("training"))
+
+
+def test_finished_runs_can_be_tidied_away_and_nothing_else_is(done, environ):
+    site, run = loaded(environ), done[1][2]["run"]
+    left = Path(site.hpc.project_dir) / "kit"
+    attempt = left / "tries" / attempt_id(run, 1)
+    environments = set((left / "venvs").iterdir())
+    assert attempt.is_dir()
+    ended = kit(environ, "tidy", "--older-than", "0", "--remove")
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    removed = ended.stdout.splitlines()
+    assert f"removed site tries/{attempt.name}" in removed
+    assert f"removed store runs/{run}/" in removed
+    assert not attempt.exists()
+    assert {path for path in environments if path.is_symlink()} <= set((left / "venvs").iterdir())
+    for which in ("submitter", "pipeline"):
+        bucket = store.open_store(site, store.bucket_name(site, which))
+        assert list(bucket.list(f"runs/{run}/")) == []
