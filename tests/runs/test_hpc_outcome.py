@@ -13,10 +13,12 @@ from kit.base import DataError, UsageError, time_record
 from kit.base.settings import load
 from kit.experiments import Thresholds
 from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.runs.kfp_here import DONE, run_local
 from kit.runs.objects import StageStore
 from kit.runs.outcome import CLOUD_HPC, Outcome, hpc_arguments_of, hpc_files, read_outcome
 from kit.runs.requests import RunRequest
 from kit.runs.stages import HPC_EVALUATE, HPC_PREPROCESS, HPC_TRAIN, cloud_hpc_train
+from kit.store import open_store
 
 RUN = "cloud-hpc-0123456789ab-1"
 HPC = '[hpc]\nssh_host = "x"\nproject_dir = "/proj"\n'
@@ -134,3 +136,23 @@ def test_an_outcome_is_read_from_the_records_and_a_missing_one_is_named():
     outcome = read_outcome(objects, 99.0, 131.0, CLOUD_HPC)
     assert outcome.losses == [[1, 2.5]]
     assert hpc_files(outcome, True)["cloud-hpc/artifacts/sacct-2.json"] == SACCT
+
+
+def test_both_names_of_the_evaluation_reach_the_stage_of_their_target(site, tmp_path):
+    """The two pipelines share the component; here every stage was finished by an earlier start."""
+    arguments = hpc_arguments_of(
+        site, RunRequest(run=RUN, data_hash="a" * 64), gates=Thresholds({"accuracy": 0.5})
+    )
+    bucket = open_store(site, arguments["bucket"])
+    bucket.ensure_bucket()
+    objects, records = StageStore(bucket, RUN), stages()
+    objects.commit(HPC_PREPROCESS, records[HPC_PREPROCESS])
+    trained = objects.commit(HPC_TRAIN, records[HPC_TRAIN])
+    judged = {"passed": True, "missed": [], "thresholds": {"accuracy": 0.5}}
+    figures = {"accuracy": 0.5, "precision": 0.5, "recall": 0.5}
+    more = {"trained": trained, "gates": judged, "performance": figures}
+    objects.commit(HPC_EVALUATE, records[HPC_EVALUATE] | more)
+    states = run_local(CLOUD_HPC.pipeline, CLOUD_HPC.components, arguments, tmp_path / "run")
+    assert [(state.name, state.state) for state in states] == [
+        (name, DONE) for name in CLOUD_HPC.components
+    ]
