@@ -8,7 +8,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -76,24 +76,9 @@ LOG_NAME = "job-{}.log"  # the log of a job, in its folder
 
 def job_for(hpc: "Hpc", name: str, commands: Sequence[str], **more: Any) -> JobSpec:
     """Return a job on a profile's site, with everything that its section [hpc] requests."""
-    fields = {
-        "account": hpc.account,
-        "partition": hpc.partition,
-        "qos": hpc.qos,
-        "clusters": hpc.clusters,
-        "constraint": hpc.constraint,
-        "licenses": hpc.licenses,
-        "nodes": hpc.nodes,
-        "tasks_per_node": 1,
-        "cpus": hpc.cpus,
-        "memory": hpc.mem,
-        "gres": hpc.gres,
-        "time": hpc.time,
-        "module_init": hpc.module_init,
-        "module_path": hpc.module_path,
-        "modules": tuple(hpc.modules),
-    }
-    return JobSpec(name, tuple(commands), **{**fields, **more})
+    same = {f.name: getattr(hpc, f.name) for f in fields(JobSpec) if hasattr(hpc, f.name)}
+    requested = {**same, "memory": hpc.mem, "tasks_per_node": 1}
+    return JobSpec(name, tuple(commands), **{**requested, **more})
 
 
 def build_script(job: JobSpec, folder: str, fenced: bool = True) -> str:

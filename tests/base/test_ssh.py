@@ -261,8 +261,9 @@ def test_options_of_the_persons_config_do_not_change_what_the_kit_does(own, line
         host.close()
 
 
-def test_the_persons_own_connection_is_used_where_it_is_open(own):
-    sshd = own("  ControlPath {control}/person\n")
+@pytest.mark.parametrize("name", ["person", "%C"])
+def test_the_persons_own_connection_is_used_where_it_is_open(own, name):
+    sshd = own(f"  ControlPath {{control}}/{name}\n")
     config = sshd.folder / "config"
     config.write_text(config.read_text().replace("{control}", str(sshd.control)))
     master = ["ssh", "-F", config, "-o", "BatchMode=yes", "-M", "-N", "-f", "site"]
@@ -308,7 +309,14 @@ def test_jump_host_that_refuses_the_key_is_named(own):
     ("program", "kind", "got", "step"),
     [
         ("echo 'Maintenance until Friday'; exit 1", Unreachable, "until Friday", "start file"),
+        (
+            "echo 'This account is currently not available.'; exit 1",
+            Unreachable,
+            "not available",
+            "start file",
+        ),
         ("exit 0", Unreachable, "printed nothing", "start file"),
+        ("exec dash", Unreachable, "printed nothing", "start file"),
         (
             "echo 'Your password has expired.' >&2; exit 1",
             CredentialRefused,

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
+import captured
 import pytest
 
 from kit.base import CommandFailed, LocalHost
@@ -134,6 +135,18 @@ def test_cluster_of_a_federation_is_named_in_every_question(ask, project):
     asked = lines(project.parent / "asked")
     assert [line.split()[0] for line in asked] == ["squeue", "sacct", "sacct", "scancel"]
     assert all("--clusters=c1" in line for line in asked)
+
+
+def test_sacct_of_a_site_without_accounting_is_recognised(project):
+    (project.parent / "text").write_text(captured.read("made/sacct-disabled.txt"))
+    sacct = project.parent / "bin" / "sacct"
+    sacct.write_text(f"#!/bin/bash\ncat {project.parent}/text >&2; exit 1\n")
+    sacct.chmod(0o755)
+    host = LocalHost(prefix=("env", f"PATH={project.parent}/bin:{os.environ['PATH']}"))
+    slurm = Slurm(host, Hpc(ssh_host="", project_dir=str(project)))
+    found = slurm.usage(A, "7")
+    assert (found.usage, found.available) == (None, False)
+    assert "accounting storage is disabled" in found.missing[0]
 
 
 def test_committed_attempt_is_neither_closed_nor_cancelled(ask, project):
