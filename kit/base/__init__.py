@@ -40,6 +40,7 @@ from kit.base.files import (
     parse,
     read_json,
     sha256_of,
+    temporary_folder,
     time_file,
     time_record,
     versions,

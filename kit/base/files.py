@@ -9,11 +9,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import secrets
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ ROOT = _INSTALLED if _INSTALLED.is_dir() else PACKAGE.parent  # env/, notebooks/
 SCHEMA = 1
 # Another repository than a folder's own, as git tells its hooks.
 GIT_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
+MAX_TEMPDIR_CHARACTERS = 60  # a socket's path may have 107 bytes
 PACKAGES = ("kit", "torch", "torchmetrics", "numpy", "mlflow", "ray", "kfp")
 
 Json = dict[str, Any]
@@ -139,6 +143,37 @@ def file_lock(path: Path, timeout_s: float, busy: Busy, setting: str) -> Iterato
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a new folder of this process with a short path, for sockets; remove it afterwards.
+
+    A process that was killed leaves its folder behind: the next one removes it.
+    """
+    parent = Path(tempfile.gettempdir())
+    if len(str(parent)) > MAX_TEMPDIR_CHARACTERS:
+        parent = Path("/tmp")  # noqa: S108 - a new folder of mode 700 with a random name
+    for path in parent.glob("kit-run-*"):
+        match = re.fullmatch(r"kit-run-(\d+)-\w+", path.name)
+        with suppress(OSError):
+            if match and path.lstat().st_uid == os.getuid() and not _process_exists(int(match[1])):
+                shutil.rmtree(path)  # does not follow symbolic links
+    folder = Path(tempfile.mkdtemp(prefix=f"kit-run-{os.getpid()}-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _process_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,14 +1,10 @@
 """Run the notebooks by papermill: parameters checked first, the executed copy kept with its run."""
 
 import ast
-import contextlib
-import os
 import re
-import shutil
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from kit.base import (
     errors,
     read_json,
     refuse_secrets,
+    temporary_folder,
     write_bytes,
 )
 from kit.base.settings import Settings
@@ -28,7 +25,6 @@ from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.history import TARGETS
 
 NOTEBOOKS = ROOT / "notebooks"
-MAX_TEMPDIR_CHARACTERS = 60  # a socket's path may have 107 bytes
 _RUN_ID = re.compile(rf"\brun ((?:{'|'.join(TARGETS)})-[0-9a-f]{{12}}-\d+)\b")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -127,7 +123,7 @@ def run(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None
     if "profile" in _defaults(notebook):
         values = {"profile": settings.profile, **values}
     values = fill(notebook, values)
-    with private_folder() as folder:
+    with temporary_folder() as folder:
         executed = folder / notebook.name
         failure = _execute(notebook, executed, values)
         refuse_secrets(settings, [executed])
@@ -139,37 +135,6 @@ def run(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None
         return None
     record: Json = read_json(kept.parent / "record.json")
     return record
-
-
-@contextlib.contextmanager
-def private_folder() -> Iterator[Path]:
-    """Yield a new folder of this process with a short path, for sockets; remove it afterwards.
-
-    A process that was killed leaves its folder behind: the next one removes it.
-    """
-    parent = Path(tempfile.gettempdir())
-    if len(str(parent)) > MAX_TEMPDIR_CHARACTERS:
-        parent = Path("/tmp")  # noqa: S108 - a new folder of mode 700 with a random name
-    for path in parent.glob("kit-run-*"):
-        match = re.fullmatch(r"kit-run-(\d+)-\w+", path.name)
-        with contextlib.suppress(OSError):
-            if match and path.lstat().st_uid == os.getuid() and not _process_exists(int(match[1])):
-                shutil.rmtree(path)  # does not follow symbolic links
-    folder = Path(tempfile.mkdtemp(prefix=f"kit-run-{os.getpid()}-", dir=parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _process_exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _execute(notebook: Path, executed: Path, values: Mapping[str, Any]) -> Any:

@@ -7,13 +7,11 @@ two submitters, gives the same objects.
 import base64
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from kit.base import CommandFailed, DataError, Host, Json, dumps, sha256_of
+from kit.base import CommandFailed, DataError, Host, Json, dumps, sha256_of, temporary_folder
 from kit.onsite import FAILURE, PROGRESS, TUNNEL_STATE
 from kit.runs.objects import StageStore
 from kit.runs.requests import attempt_id
@@ -129,8 +127,8 @@ class Collector:
                 "start the run again",
             )
         source = f"{self.slurm.folder(self.attempt_id)}/{name}"
-        with tempfile.TemporaryDirectory(prefix="kit-") as folder:
-            path = Path(folder) / "file"
+        with temporary_folder() as folder:
+            path = folder / "file"
             self.slurm.host.get(source, path)
             if wanted and sha256_of(path) != wanted:
                 raise DataError(f"fetch {source}", f"SHA-256 {sha256_of(path)}", "it was changed")

@@ -5,13 +5,12 @@ import dataclasses
 import logging
 import os
 import random
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kit.base import KitError, NoSuchObject, site_host, write_text
+from kit.base import KitError, NoSuchObject, site_host, temporary_folder, write_text
 from kit.base.settings import Settings, load
 from kit.onsite import EXIT_MEANINGS, LEFTOVERS
 from kit.runs.requests import RunRequests
@@ -134,9 +133,9 @@ def open_submitter(profile: str | None) -> Iterator[tuple[Settings, Submitter]]:
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("kit").setLevel(logging.INFO)
     settings = load(profile)
-    with tempfile.TemporaryDirectory(prefix="kit-") as name:
+    with temporary_folder() as folder:
         if path := os.environ.get("KIT_COMPOSE_SECRETS"):
-            settings = _with_secrets(settings, Path(path), Path(name))
+            settings = _with_secrets(settings, Path(path), folder)
         yield settings, submitter_for(settings)
 
 

@@ -7,7 +7,6 @@ removed when its attempt ends.
 """
 
 import re
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from kit.base import (
     UsageError,
     run_process,
     sha256_of,
+    temporary_folder,
     vm_host,
     write_bytes,
 )
@@ -112,8 +112,8 @@ def tunnel_keys(loaded: Settings, owner: str) -> TunnelKeys | None:
 
 
 def _new_key() -> bytes:
-    with tempfile.TemporaryDirectory(prefix="kit-") as folder:
-        file = Path(folder) / "key"
+    with temporary_folder() as folder:
+        file = folder / "key"
         argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(file)]
         run_process(argv, b"", ANSWER_S)
         return file.read_bytes()
@@ -121,8 +121,8 @@ def _new_key() -> bytes:
 
 def _public(private: bytes) -> str:
     """Return the public half of a key. Raises DataError for text that is not an ssh key."""
-    with tempfile.TemporaryDirectory(prefix="kit-") as folder:
-        file = Path(folder) / "key"
+    with temporary_folder() as folder:
+        file = folder / "key"
         write_bytes(file, private, 0o600)
         code, output, _, _ = run_process(["ssh-keygen", "-y", "-f", str(file)], b"", ANSWER_S)
     words = output.decode(errors="replace").split()[:2]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -14,6 +15,7 @@ from kit.base import (
     git_state,
     host_facts,
     read_json,
+    temporary_folder,
     time_file,
     time_record,
     versions,
@@ -142,3 +144,28 @@ def test_host_facts_and_versions_can_be_written_as_json():
     assert facts["cores"] >= 1
     assert versions(["kit", "no-such-package"]) == {"kit": "0.1.0"}
     json.dumps(facts)
+
+
+def test_the_folder_of_a_killed_run_is_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("kit.base.files.MAX_TEMPDIR_CHARACTERS", 1000)
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
+    )
+    left = tmp_path / f"kit-run-{int(gone.stdout)}-abcdefgh"
+    live, foreign = tmp_path / f"kit-run-{os.getpid()}-abcdefgh", tmp_path / "kit-run-things"
+    for folder in (left, live, foreign):
+        folder.mkdir()
+        (folder / "kernel-1").write_text("")
+    with temporary_folder() as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert sorted(tmp_path.iterdir()) == sorted([folder, live, foreign])
+    assert sorted(tmp_path.iterdir()) == sorted([live, foreign])
+
+
+def test_sockets_have_a_short_path_whatever_the_temporary_folder_is(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with temporary_folder() as folder:
+        assert len(str(folder / "kernel-5")) < 107

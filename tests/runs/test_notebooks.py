@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import types
 from pathlib import Path
@@ -214,31 +213,6 @@ def test_a_killed_run_goes_on_under_its_id_and_ends_as_an_unbroken_one(environ, 
 def test_one_profile_serves_budget_run_and_results():
     with pytest.raises(UsageError, match="--profile dear"):
         notebooks.run(load("sandbox"), "local", {"profile": "dear"})
-
-
-def test_the_folder_of_a_killed_run_is_removed_by_the_next(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(notebooks, "MAX_TEMPDIR_CHARACTERS", 1000)
-    gone = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
-    )
-    left = tmp_path / f"kit-run-{int(gone.stdout)}-abcdefgh"
-    live, foreign = tmp_path / f"kit-run-{os.getpid()}-abcdefgh", tmp_path / "kit-run-things"
-    for folder in (left, live, foreign):
-        folder.mkdir()
-        (folder / "kernel-1").write_text("")
-    with notebooks.private_folder() as folder:
-        assert folder.stat().st_mode & 0o777 == 0o700
-        assert sorted(tmp_path.iterdir()) == sorted([folder, live, foreign])
-    assert sorted(tmp_path.iterdir()) == sorted([live, foreign])
-
-
-def test_sockets_have_a_short_path_whatever_the_temporary_folder_is(tmp_path, monkeypatch):
-    long = tmp_path / ("x" * 100)
-    long.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(long))
-    with notebooks.private_folder() as folder:
-        assert len(str(folder / "kernel-5")) < 107
 
 
 def test_a_full_disk_does_not_hide_what_the_notebook_itself_reported(tmp_path, monkeypatch):
