@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from kit.base.settings import reference
-from kit.doctor import diagnoses, to_markdown
+from kit.doctor import diagnoses, diagnosis_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PART = re.compile(r"(?<=<!-- begin: make docs-reference -->\n).*(?=\n<!-- end -->)", re.DOTALL)
@@ -16,7 +16,10 @@ PART = re.compile(r"(?<=<!-- begin: make docs-reference -->\n).*(?=\n<!-- end --
 
 def main() -> None:
     """Write the pages, or compare them."""
-    parts = {"reference/settings.md": reference(), "doctor.md": to_markdown(diagnoses().values())}
+    parts = {
+        "reference/settings.md": reference(),
+        "doctor.md": diagnosis_table(diagnoses().values()),
+    }
     for name, part in parts.items():
         text = (DOCS / name).read_text()
         page, count = PART.subn(lambda _, part=part: part.rstrip("\n"), text)

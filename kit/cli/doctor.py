@@ -38,5 +38,5 @@ def doctor_command(
     if as_json:
         echo_json([vars(row) for row in rows])
     else:
-        click.echo(doctor.to_text(rows))
+        click.echo(doctor.findings_to_text(rows))
     ctx.exit(1 if any(row.state == "failed" for row in rows) else 0)

@@ -102,7 +102,7 @@ def run_command(
         check_affordable(settings, None, target, limit)
     except (Unreachable, CredentialRefused) as err:
         click.echo(f"note: the units left in the project are not known: {err}", err=True)
-    values = notebooks.parse(pairs) | ({"fresh": True} if fresh else {})
+    values = notebooks.parse_values(pairs) | ({"fresh": True} if fresh else {})
     record = None
     for number in range(1, repeat + 1):
         text = f"kit run {target}: run {number} of {repeat}, profile {settings.profile}"
@@ -157,6 +157,7 @@ def reproduce_command(ctx: click.Context, profile: str | None) -> None:
     from kit.report.article import reproduce
 
     def start_sandbox() -> None:
+        """Call `kit sandbox up`, which another package brings."""
         command = cli.get_command(ctx, "sandbox")
         if command is None:
             raise UsageError("the sandbox is not installed", next_step="make setup")

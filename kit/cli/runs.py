@@ -193,6 +193,7 @@ def follow_log(
     slurm, seen, offset, number = submitter.slurm, 0.0, 0, 0
 
     def look() -> tuple[bool | None, str]:
+        """Write what is new; return the outcome, None while there is none, and a sentence."""
         nonlocal seen, offset, number
         result, text = None, ""
         try:

@@ -6,5 +6,11 @@ side and also on a machine with nothing set up. Begin with `checks.examine`; the
 """
 
 from kit.doctor.checks import examine
-from kit.doctor.diagnosis import Diagnosis, Finding, diagnoses, to_markdown, to_text
+from kit.doctor.diagnosis import (
+    Diagnosis,
+    Finding,
+    diagnoses,
+    diagnosis_table,
+    findings_to_text,
+)
 from kit.doctor.link_race import COST

@@ -63,7 +63,7 @@ def _checks(settings: Settings, race: bool) -> Iterable[Check]:
     yield from hpc.checks(settings)
     yield from vm.checks(settings)
     if race and settings.hpc is not None:
-        yield Check("links against a job", hpc.race, link_race.KNOWN)
+        yield Check("links against a job", hpc.check_links_against_a_job, link_race.KNOWN)
 
 
 def _profile(context: CheckContext) -> str:

@@ -105,6 +105,6 @@ def _connected(host: SSHHost) -> Host:
     return host
 
 
-def script(name: str) -> bytes:
+def shell_file(name: str) -> bytes:
     """Return one of the room's shell files, `scripts/<name>.sh`, for `bash -s`."""
     return (files(__package__) / "scripts" / f"{name}.sh").read_bytes()

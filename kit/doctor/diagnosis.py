@@ -82,7 +82,7 @@ def finding_of(name: str, err: KitError, known: Known, seconds: float = 0.0) -> 
     return Finding(name, row.state, answer, err.next_step or row.next_step, seconds, row.name)
 
 
-def to_text(findings: Iterable[Finding]) -> str:
+def findings_to_text(findings: Iterable[Finding]) -> str:
     """Return findings as lines; skipped checks are listed by their reason, and all are counted."""
     lines, states, skipped = [], Counter[str](), defaultdict[str, list[str]](list)
     for row in findings:
@@ -98,7 +98,7 @@ def to_text(findings: Iterable[Finding]) -> str:
     return "\n".join([*lines, ", ".join(f"{count} {state}" for state, count in states.items())])
 
 
-def to_markdown(diagnoses: Iterable[Diagnosis]) -> str:
+def diagnosis_table(diagnoses: Iterable[Diagnosis]) -> str:
     """Return diagnoses as a Markdown table."""
     lines = ["| diagnosis | check | cause | what to do |", "|---|---|---|---|"]
     for row in diagnoses:

@@ -15,7 +15,7 @@ from kit.base import (
 )
 from kit.base.settings import Hpc, Settings
 from kit.doctor import keys, link_race
-from kit.doctor.context import Check, CheckContext, script
+from kit.doctor.context import Check, CheckContext, shell_file
 from kit.doctor.diagnosis import CheckSkipped, DiagnosisError, Known
 from kit.slurm import SitePaths, Slurm, module_lines
 
@@ -161,7 +161,7 @@ def _seff(context: CheckContext) -> str:
 def _probe_folder(context: CheckContext) -> tuple[str, str]:
     """Try the project's folder; return the state and the rest of the script's line."""
     argv = ["bash", "-s", "--", context.hpc.project_dir]
-    out = context.site.needed().run(argv, script("project_folder")).out
+    out = context.site.needed().run(argv, shell_file("project_folder")).out
     line = next((line for line in out.splitlines() if line.startswith("@")), "@full no answer")
     state, _, rest = line[1:].partition(" ")
     return state, rest
@@ -197,6 +197,6 @@ def _tunnels(context: CheckContext) -> str:
     return "allowed" if keys.allows_forwarding(context.site_ssh()) else "barred"
 
 
-def race(context: CheckContext) -> str:
+def check_links_against_a_job(context: CheckContext) -> str:
     """Run the race for symlinks between the login node and a job."""
     return link_race.check_race(Slurm(context.site.needed(), context.hpc))

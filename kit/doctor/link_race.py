@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass, replace
 
 from kit.base import DataError, KitError
-from kit.doctor.context import script
+from kit.doctor.context import shell_file
 from kit.doctor.diagnosis import Known
 from kit.slurm import JobSpec, Slurm
 
@@ -43,13 +43,13 @@ def race(
     `Slurm.submit` raises.
     """
     commands = (
-        script("race").decode(),
+        shell_file("race").decode(),
         "touch ready; for n in $(seq 1200); do [ -e go ] && break; sleep 0.05; done",
         f"race job {rounds} >seen.part; mv -T seen.part seen",
     )
     slurm.submit(replace(spec, commands=commands), attempt_id)
     argv = ["bash", "-s", "--", slurm.folder(attempt_id), str(rounds), str(limit_s * 20)]
-    text = script("race") + script("race_login")
+    text = shell_file("race") + shell_file("race_login")
     done = slurm.host.run(argv, text, timeout=120, check=False)
     here, _, there = done.out.partition("@job\n")
     login, job = here.split(), there.split()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from kit.base import CommandFailed, CredentialRefused, Host, Unreachable
 from kit.base.settings import Settings
 from kit.doctor import keys
-from kit.doctor.context import Check, CheckContext, script
+from kit.doctor.context import Check, CheckContext, shell_file
 from kit.doctor.diagnosis import DiagnosisError, Known, diagnoses
 from kit.doctor.hpc import SSH
 
@@ -62,7 +62,7 @@ def _from_site(context: CheckContext) -> str:
     host, options = context.site.needed(), keys.ssh_settings(context.vm_ssh())
     address, port = options["hostname"][0], options["port"][0]
     argv = ["timeout", "5", "bash", "-s", "--", address, port]
-    done = host.run(argv, script("ssh_banner"), timeout=15, check=False)
+    done = host.run(argv, shell_file("ssh_banner"), timeout=15, check=False)
     if done.code or not done.out.startswith("SSH-"):
         reason = done.err.strip().splitlines()[-1:] or ["no answer in 5 s"]
         got = f"{address}:{port} from {context.hpc.ssh_host}: {reason[0]}"

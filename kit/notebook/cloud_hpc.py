@@ -48,7 +48,7 @@ def tunnel_text(settings: Settings, request: RunRequest, requests: RunRequests) 
     return "\n".join([*lines, f"it asks for the job's token, which this prints: {secret}"])
 
 
-class Submitter:
+class SubmitterProcess:
     """The submitter that a notebook started, and its log."""
 
     def __init__(self, child: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -69,7 +69,7 @@ class Submitter:
 
 
 @contextlib.contextmanager
-def submitter(settings: Settings, folder: Path) -> Iterator[Submitter]:
+def submitter(settings: Settings, folder: Path) -> Iterator[SubmitterProcess]:
     """Run a submitter for the block; it waits while another one is at work."""
     argv, log = [sys.executable, "-m", "kit.submitter", settings.profile], folder / "submitter.log"
     with (
@@ -77,12 +77,12 @@ def submitter(settings: Settings, folder: Path) -> Iterator[Submitter]:
         subprocess.Popen(argv, stdout=file, stderr=file, stdin=subprocess.DEVNULL) as child,
     ):
         try:
-            yield Submitter(child, log)
+            yield SubmitterProcess(child, log)
         finally:
             child.terminate()
 
 
-def note(child: Submitter, requests: RunRequests, run: str, states: States) -> str:
+def note(child: SubmitterProcess, requests: RunRequests, run: str, states: States) -> str:
     """Return the status of the run on the site while its training component runs.
 
     Raises KitError when the submitter has ended: nobody would take the run further.

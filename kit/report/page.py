@@ -13,7 +13,7 @@ from kit.billing import bill_advice, bill_of_run, bill_rows, bill_summary
 from kit.report import plots
 from kit.report.article.figures import ODDITIES, SOURCES, by_kind, published_seconds
 from kit.report.noise import INTERVAL, compare, seconds_by_kind
-from kit.report.table import Column, build, columns, table, table_rows, to_form
+from kit.report.table import Column, build_table, columns, read_table, table_rows, to_form
 
 if TYPE_CHECKING:
     import pandas
@@ -92,7 +92,7 @@ def frame(settings: Settings) -> "pandas.DataFrame":
     """Return the table for a notebook."""
     import pandas
 
-    return pandas.DataFrame(table_rows(table(settings)[0])).set_index("").rename_axis(None)
+    return pandas.DataFrame(table_rows(read_table(settings)[0])).set_index("").rename_axis(None)
 
 
 def beside_article(settings: Settings, column: str) -> "pandas.DataFrame":
@@ -102,7 +102,7 @@ def beside_article(settings: Settings, column: str) -> "pandas.DataFrame":
     """
     import pandas
 
-    cells = table(settings)[0]
+    cells = read_table(settings)[0]
     if f"{column} (new)" not in cells:
         step = "finish a run first: the notebook's cells up to here, or kit run"
         raise UsageError(f"compare {column} with the article", "no run is finished yet", step)
@@ -150,7 +150,7 @@ def page(settings: Settings) -> str:
         for name, figure in _pictures(shown).items()
     ]
     sections = [
-        Section("The table", [Part(ABOUT, table_rows(build(shown)))]),
+        Section("The table", [Part(ABOUT, table_rows(build_table(shown)))]),
         Section("Is a difference more than noise?", [Part(noise)] if noise else []),
         *drawn,
         Section("Bills of the newest runs", bills),
@@ -187,7 +187,7 @@ def text(settings: Settings, form: str) -> tuple[str, list[str]]:
     if form == "html":
         return page(settings), []
     shown, problems = columns(settings)
-    result = to_form(build(shown), form)
+    result = to_form(build_table(shown), form)
     if form in ("csv", "tex"):
         return result, problems
     mark, heads = ("- ", "## ") if form == "md" else ("", "")

@@ -149,16 +149,16 @@ def differences(runs: Sequence[Json]) -> str:
     return f" on {', '.join(parts)}" if parts else ""
 
 
-def build(shown: Sequence[Column]) -> Table:
+def build_table(shown: Sequence[Column]) -> Table:
     """Build the table of these columns."""
     local = {column.new: column.median("training_s") for column in shown if column.name == "local"}
     return {column.title: _cells(column, local.get(column.new)) for column in shown}
 
 
-def table(settings: Settings) -> tuple[Table, list[str]]:
+def read_table(settings: Settings) -> tuple[Table, list[str]]:
     """Build the table of a profile; also return what could not be read."""
     shown, problems = columns(settings)
-    return build(shown), problems
+    return build_table(shown), problems
 
 
 def _cells(column: Column, local: float | None) -> dict[str, str]:

@@ -80,6 +80,7 @@ def follow(
     end, pending = clock() + timeout_s, [ask] if ask else []
 
     def look() -> tuple[Json | None, str]:
+        """Return the result, None while there is none, and a sentence about the run."""
         try:
             for request in pending:
                 request()

@@ -29,7 +29,7 @@ _RUN_ID = re.compile(rf"\brun ((?:{'|'.join(TARGETS)})-[0-9a-f]{{12}}-\d+)\b")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def parse(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def parse_values(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Read `-p NAME VALUE` pairs: Python literals where they are some, else text."""
     values = {}
     for name, text in pairs:

@@ -117,6 +117,7 @@ def evaluate(
     do = partial(_judge, trained=trained, thresholds=thresholds, tags=tags, mlflow_url=mlflow_url)
 
     def is_current(record: Json) -> bool:
+        """Return whether a record is about this model and these gates."""
         judged = record.get("gates", {}).get("thresholds")
         return record.get("trained") == trained and judged == dict(thresholds)
 

@@ -21,7 +21,7 @@ def test_the_notebook_shows_why_its_own_submitter_ended(tmp_path):
     log.write_text("one line\nKIT_COMPOSE_SECRETS names a file that does not exist\n")
     requests = SimpleNamespace(read=lambda run, name: None)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        submitter = cloud_hpc.Submitter(child, log)
+        submitter = cloud_hpc.SubmitterProcess(child, log)
         assert cloud_hpc.note(submitter, requests, "run", ()) == ""
         child.kill()
         child.wait()

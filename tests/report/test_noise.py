@@ -20,7 +20,7 @@ def test_interval_is_that_of_wilson():
 def test_speed_ups_are_over_the_local_column_of_the_same_kind(loaded):
     add_run(loaded, "local", 60.0)
     add_run(loaded, "cloud", 20.0)
-    table, _ = report.table(loaded)
+    table, _ = report.read_table(loaded)
     # 1555.06633 / 271.85157 = 5.7203; 1555.06633 / 1349.36426 = 1.1524
     label = "training, times faster than local"
     assert table["article cloud-hpc-1"][label] == "5.72"
@@ -31,7 +31,7 @@ def test_speed_ups_are_over_the_local_column_of_the_same_kind(loaded):
 
 def test_without_a_local_run_there_is_no_speed_up(loaded):
     add_run(loaded, "cloud", 20.0)
-    assert report.table(loaded)[0]["cloud (new)"]["training, times faster than local"] == "-"
+    assert report.read_table(loaded)[0]["cloud (new)"]["training, times faster than local"] == "-"
 
 
 def noise(loaded):

@@ -103,7 +103,7 @@ def test_a_history_line_without_target_or_parameters_is_left_out(loaded):
     add_run(loaded, "local", 60.0)
     add_run(loaded, "moon", 10.0, number=2)
     add_run(loaded, "local", 10.0, number=3, parameters=None)
-    table, problems = report.table(loaded)
+    table, problems = report.read_table(loaded)
     assert table["local (new)"]["runs"] == "1"
     assert len(problems) == 2
 

@@ -25,10 +25,10 @@ def add(loaded, run, training_s, epochs=5, data="d1", **more):
 
 def test_several_runs_are_shown_as_median_and_range(loaded):
     add(loaded, "local-a-1", 50.0)
-    assert report.table(loaded)[0]["local (new)"]["training s"] == "50.00"
+    assert report.read_table(loaded)[0]["local (new)"]["training s"] == "50.00"
     add(loaded, "local-a-2", 60.0)
     add(loaded, "local-a-3", 40.0)
-    column = report.table(loaded)[0]["local (new)"]
+    column = report.read_table(loaded)[0]["local (new)"]
     assert column["training s"] == "50.00 [40.00 to 60.00]"
     assert (column["runs"], column["hardware"]) == ("3", "A CPU, 1 thread(s)")
 
@@ -37,17 +37,17 @@ def test_runs_with_other_parameters_or_data_are_not_mixed(loaded):
     add(loaded, "local-a-1", 50.0)
     add(loaded, "local-b-1", 10.0, epochs=1)
     add(loaded, "local-c-1", 20.0, data="d2")
-    column = report.table(loaded)[0]["local (new)"]
+    column = report.read_table(loaded)[0]["local (new)"]
     assert (column["runs"], column["data"], column["training s"]) == ("1", "title d2", "20.00")
     add(loaded, "local-a-2", 70.0)
-    assert report.table(loaded)[0]["local (new)"]["training s"] == "60.00 [50.00 to 70.00]"
+    assert report.read_table(loaded)[0]["local (new)"]["training s"] == "60.00 [50.00 to 70.00]"
 
 
 def test_unconfigured_and_configured_runs_have_a_column_each_beside_the_articles(loaded):
     add(loaded, "cloud-hpc-b-1", 30.0, configured=True)
     add(loaded, "cloud-hpc-a-1", 20.0, configured=False)
     add(loaded, "local-a-1", 50.0)
-    table, _ = report.table(loaded)
+    table, _ = report.read_table(loaded)
     new = {title: column["training s"] for title, column in table.items() if "(new)" in title}
     assert new == {
         "local (new)": "50.00",
@@ -61,13 +61,13 @@ def test_a_damaged_history_line_is_reported_and_left_out(loaded):
     add(loaded, "local-a-1", 50.0)
     with (loaded.profile_dir / "history.jsonl").open("a") as file:
         file.write("{broken\n")
-    table, problems = report.table(loaded)
+    table, problems = report.read_table(loaded)
     assert table["local (new)"]["runs"] == "1"
     assert len(problems) == 1
 
 
 def test_markdown_table_has_every_row_and_column(loaded):
-    table, _ = report.table(loaded)
+    table, _ = report.read_table(loaded)
     markdown = report.to_form(table, "md").splitlines()
     assert len(markdown) == len(ROWS) + 6 + 2
     assert {line.count("|") for line in markdown} == {len(table) + 2}
@@ -78,7 +78,7 @@ def test_terminal_table_fits_100_columns_with_every_row_and_column(loaded):
     for target in ("local", "cloud", "cloud-hpc"):
         for number, seconds in enumerate((1051.25, 1060.0, 1040.0), 1):
             add(loaded, f"{target}-a-{number}", seconds, host={"cpu": cpu}, configured=False)
-    table, problems = report.table(loaded)
+    table, problems = report.read_table(loaded)
     assert problems == []
     text = report.to_form(table, "table")
     assert max(map(len, text.splitlines())) <= 100
@@ -114,7 +114,7 @@ def test_one_odd_field_of_the_history_costs_only_its_line(loaded, change, words)
     add(loaded, "local-a-1", 50.0)
     line = {"run": "local-b-1", "target": "local", "parameters": {"threads": 1}, **change}
     append_history(loaded.profile_dir / "history.jsonl", line)
-    table, problems = report.table(loaded)
+    table, problems = report.read_table(loaded)
     assert table["local (new)"]["training s"] == "50.00"
     (problem,) = problems
     assert words in problem
@@ -123,7 +123,7 @@ def test_one_odd_field_of_the_history_costs_only_its_line(loaded, change, words)
 def test_a_median_over_several_machines_or_code_versions_says_so(loaded):
     add(loaded, "local-a-1", 50.0)
     add(loaded, "local-a-2", 10.0, host={"cpu": "Another CPU"}, git={"commit": "b"})
-    column = report.table(loaded)[0]["local (new)"]
+    column = report.read_table(loaded)[0]["local (new)"]
     assert column["runs"] == "2 on 2 machines, 2 code versions"
     assert "mixes runs on 2 machines" in compare(report.columns(loaded)[0])[0]
 
@@ -134,6 +134,6 @@ def test_a_median_over_several_machines_or_code_versions_says_so(loaded):
 def test_no_interval_where_wilsons_condition_is_not_known_to_hold(loaded, data):
     """Macro accuracy is a share of the items only where all classes have the same size."""
     add(loaded, "local-a-1", 50.0, data_facts={"hash": "d", "title": "own 720 + 180", **data})
-    column = report.table(loaded)[0]["local (new)"]
+    column = report.read_table(loaded)[0]["local (new)"]
     assert column["accuracy"] == "0.5000"
     assert column["accuracy, 95 % interval (Wilson)"] == "-"

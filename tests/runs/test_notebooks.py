@@ -104,9 +104,9 @@ def test_a_notebook_without_a_parameters_cell_is_refused(tmp_path, tags):
 
 def test_values_of_the_command_line_are_python_literals_or_text():
     pairs = [("a", "1"), ("b", "0.5"), ("c", "True"), ("d", "false"), ("e", "cpu"), ("f", "'x'")]
-    values = notebooks.parse(pairs)
+    values = notebooks.parse_values(pairs)
     assert values == {"a": 1, "b": 0.5, "c": True, "d": False, "e": "cpu", "f": "x"}
-    assert str(notebooks.parse([("lr", "nan")])["lr"]) == "nan"
+    assert str(notebooks.parse_values([("lr", "nan")])["lr"]) == "nan"
 
 
 def test_an_unknown_notebook_names_those_that_exist():

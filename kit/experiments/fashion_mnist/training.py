@@ -34,7 +34,7 @@ ONEDNN_FROM_BATCH = 32  # below, setting up oneDNN's kernels costs more than the
 Report = Callable[[int, int, float], None]  # step, steps in all, mean loss since the last call
 
 
-def ignore(step: int, steps: int, loss: float) -> None:
+def ignore_progress(step: int, steps: int, loss: float) -> None:
     """Report nothing."""
 
 
@@ -179,7 +179,7 @@ def train(
     data: Dataset,
     parameters: Parameters,
     checkpoint_dir: Path | None = None,
-    report: Report = ignore,
+    report: Report = ignore_progress,
     workers: int = 1,
     run_shard: ShardRunner | None = None,
 ) -> Trained:

@@ -12,7 +12,7 @@ from kit.base.settings import Settings, load
 from kit.report.article import reproduction
 from kit.report.article.figures import column_of
 from kit.report.noise import compare
-from kit.report.table import build, columns, table, to_form
+from kit.report.table import build_table, columns, read_table, to_form
 from kit.runs import notebooks
 
 Report = Callable[[str], None]
@@ -41,7 +41,7 @@ def reproduce(settings: Settings, report: Report, start_sandbox: Callable[[], ob
             continue
         report(f"running the notebook {title} …")
         report(summary(notebooks.run(settings, name, values)))
-    shown, problems = table(settings)
+    shown, problems = read_table(settings)
     text, path = reproduction.write(settings)
     for line in [to_form(shown, "table"), *problems, f"\n{text}", f"as a page: {path}"]:
         report(line)
@@ -64,7 +64,7 @@ def repeated(settings: Settings, record: Json) -> str:
     """Return the median and spread of several runs of one kind, and which differences count."""
     shown = columns(settings)[0]
     title = f"{column_of(record['target'], record['parameters'])} (new)"
-    text = to_form({title: build(shown)[title]}, "table")
+    text = to_form({title: build_table(shown)[title]}, "table")
     return "\n".join([text, *compare(shown)])
 
 

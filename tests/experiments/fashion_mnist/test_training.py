@@ -171,7 +171,9 @@ def test_workers_share_each_epoch_and_continue_from_their_mean(monkeypatch):
 
 def test_one_worker_gives_the_usual_training():
     hp = Parameters(epochs=2)
-    usual, one = (training.train(TINY, hp, *more) for more in ((), (None, training.ignore, 1)))
+    usual, one = (
+        training.train(TINY, hp, *more) for more in ((), (None, training.ignore_progress, 1))
+    )
     assert bits(usual.model) == bits(one.model)
     assert usual.losses == one.losses
 

@@ -47,7 +47,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("target", list(PUBLISHED))
 def test_the_article_column_is_the_published_one(loaded, target):
-    table, _ = report.table(loaded)
+    table, _ = report.read_table(loaded)
     column = table[f"article {target}"]
     assert tuple(column[label] for label in ROWS) == PUBLISHED[target]
 
