@@ -106,7 +106,7 @@ class SSHHost(Host):
 
     def valid_until(self) -> float | None:
         """See `Host.valid_until`: the latest end of the certificates that ssh would offer."""
-        values = self._values()
+        values = self.settings()
         files = [*values.get("identityfile", []), *values.get("certificatefile", [])]
         paths = [Path(file).expanduser() for file in dict.fromkeys(files)]
         paths += [Path(f"{path}-cert.pub") for path in paths]
@@ -114,9 +114,20 @@ class SSHHost(Host):
         ends = [end for path in certificates if (end := self._end(path)) is not None]
         return max(ends, default=None)
 
-    def settings(self) -> str:
-        """Return the person's settings for this host, as `ssh -G` prints them."""
-        return run_process([*self.argv, "-G", self.name], b"", 20).out.decode()
+    def settings(self) -> dict[str, list[str]]:
+        """Return the person's settings for this host (`ssh -G`): lower-case name -> values.
+
+        Raises UsageError if ssh cannot read them.
+        """
+        if self._settings is None:
+            done = run_process([*self.argv, "-G", self.name], b"", 20)
+            if done.code:
+                raise self.failure(done.code, done.err.decode(errors="replace").strip())
+            self._settings = {}
+            for line in done.out.decode(errors="replace").splitlines():
+                key, _, value = line.partition(" ")
+                self._settings.setdefault(key, []).append(value)
+        return self._settings
 
     def close(self) -> None:
         """End the kit's connection; the next command opens a new one."""
@@ -151,15 +162,6 @@ class SSHHost(Host):
             return self.call(argv, stdin, timeout_s, repeat=False)
         raise self.failure(code, message, before.decode(errors="replace").strip())
 
-    def _values(self) -> dict[str, list[str]]:
-        """Return the person's settings: lower-case name -> values."""
-        if self._settings is None:
-            self._settings = {}
-            for line in self.settings().splitlines():
-                key, _, value = line.partition(" ")
-                self._settings.setdefault(key, []).append(value)
-        return self._settings
-
     def _end(self, path: Path) -> float | None:
         """Return when one certificate ends; read again only when the file is another one."""
         try:
@@ -179,7 +181,7 @@ class SSHHost(Host):
             "ControlPath": self.socket,
             "ControlPersist": 300,
         }
-        if self._values().get("stdinnull") == ["yes"]:  # an ssh before 8.7 refuses the option
+        if self.settings().get("stdinnull") == ["yes"]:  # an ssh before 8.7 refuses the option
             values["StdinNull"] = "no"
         return [*self.argv, *ssh_options(**{**values, **more}), "-T", *words, self.name]
 
@@ -203,7 +205,7 @@ class SSHHost(Host):
             self._person_socket = None
         if self.socket.exists():
             return True
-        path = Path(self._values().get("controlpath", ["none"])[0]).expanduser()
+        path = Path(self.settings().get("controlpath", ["none"])[0]).expanduser()
         if path.is_absolute() and path.is_socket() and self._answers(path):
             self._person_socket = path
         return self._person_socket is not None
@@ -221,7 +223,7 @@ class SSHHost(Host):
         if done.code == 0:
             return
         failure = self.failure(done.code, done.err.decode(errors="replace").strip())
-        if type(failure) is Unreachable and "proxyjump" in self._values():
+        if type(failure) is Unreachable and "proxyjump" in self.settings():
             # With ControlPersist ssh drops what the jump host reports: once more without.
             alone = {"ControlMaster": "no", "ControlPath": "none", "ControlPersist": "no"}
             retry = run_process([*self._command(**alone), "true"], b"", timeout_s)
@@ -233,7 +235,7 @@ class SSHHost(Host):
         """Return the error of an ssh call that ran no command, from its exit code and streams."""
         tried, text = f"reach {self.name} by ssh", (err or out)[-2000:]
         if match := REFUSED.search(err):  # it has the host name: a jump host's is another one
-            own = [None, self.name, *self._values().get("hostname", [])]
+            own = [None, self.name, *self.settings().get("hostname", [])]
             return self._refused(text, self.name if match["host"] in own else match["host"])
         if ACCOUNT.search(f"{err}\n{out}"):
             step = f"log in with `ssh {self.name}` in a terminal and follow its message"

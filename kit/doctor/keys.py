@@ -1,11 +1,10 @@
 """The ssh key and the tunnels of a host, as ssh itself reports them."""
 
-import re
 import shutil
 import stat
 from pathlib import Path
 
-from kit.base import Host, LocalHost, SSHHost, run_process
+from kit.base import Host, KitError, LocalHost, SSHHost, run_process
 from kit.doctor.diagnosis import DiagnosisError
 
 
@@ -21,13 +20,10 @@ def ssh_settings(host: SSHHost) -> dict[str, list[str]]:
     Raises DiagnosisError if ssh is missing or cannot read its configuration.
     """
     require_ssh()
-    code, out, err, _ = run_process([*host.argv, "-G", host.name], b"", 20)
-    if code:
-        raise DiagnosisError("ssh-settings", err.decode(errors="replace").strip()[-300:])
-    values: dict[str, list[str]] = {}
-    for key, value in re.findall(r"^(\S+) (.+)$", out.decode(errors="replace"), re.MULTILINE):
-        values.setdefault(key, []).append(value)
-    return values
+    try:
+        return host.settings()
+    except KitError as err:
+        raise DiagnosisError("ssh-settings", err.got[-300:]) from err
 
 
 def usable_key(host: SSHHost) -> str:

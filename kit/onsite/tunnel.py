@@ -10,13 +10,12 @@ import subprocess
 import threading
 from collections.abc import Iterator
 
-from kit.base import Json, KitError, write_json
+from kit.base import Json, KitError, ssh_options, write_json
 from kit.onsite.names import TUNNEL_HOSTS, TUNNEL_KEY, TUNNEL_STATE
 from kit.onsite.ray_cluster import Cluster, listens, say
 
 PAUSE_S = 1.0
 MAX_PAUSE_S = 30.0
-# ssh reports a forwarding only with -v (`ssh -f` would hide its process from us).
 _UP = "remote forward success"
 _TAKEN = "remote port forwarding failed"
 # `connect_to`: a connection through the tunnel to a Ray that has ended.
@@ -72,20 +71,24 @@ class _Tunnel:
     @contextlib.contextmanager
     def _connection(self, port: int) -> Iterator[subprocess.Popen[str]]:
         target = f"{self.cluster.address}:{self.cluster.ports[1]}"
-        options = ["BatchMode=yes", "IdentitiesOnly=yes", "IdentityAgent=none", "ConnectTimeout=10"]
-        options += ["StrictHostKeyChecking=yes", "GlobalKnownHostsFile=/dev/null"]
-        options += [f"UserKnownHostsFile={self.folder / TUNNEL_HOSTS}", "ExitOnForwardFailure=yes"]
-        options += ["ServerAliveInterval=5", "ServerAliveCountMax=2", "ControlPath=none"]
-        options += [f"HostKeyAlias={self.settings['alias']}"]
-        argv = ["ssh", "-v", "-N", "-T", "-F", "/dev/null", "-i", str(self.folder / TUNNEL_KEY)]
-        argv += [word for option in options for word in ("-o", option)]
-        argv += [
-            "-R",
-            f"{self.settings['address']}:{port}:{target}",
-            "-p",
-            str(self.settings["port"]),
-        ]
-        argv += ["-l", self.settings["user"], "--", self.settings["host"]]
+        vm = self.settings
+        argv = ["ssh", "-N", "-T", "-F", "/dev/null", "-i", str(self.folder / TUNNEL_KEY)]
+        argv += ssh_options(
+            LogLevel="DEBUG1",  # else ssh does not report that a forwarding is open
+            ClearAllForwardings="no",
+            ExitOnForwardFailure="yes",
+            IdentitiesOnly="yes",
+            IdentityAgent="none",
+            UserKnownHostsFile=self.folder / TUNNEL_HOSTS,
+            GlobalKnownHostsFile="/dev/null",
+            HostKeyAlias=vm["alias"],
+            ConnectTimeout=10,
+            ServerAliveInterval=5,
+            ServerAliveCountMax=2,
+            ControlPath="none",
+        )
+        argv += ["-R", f"{vm['address']}:{port}:{target}", "-p", str(vm["port"])]
+        argv += ["-l", vm["user"], "--", vm["host"]]
         with subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,

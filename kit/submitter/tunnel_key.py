@@ -81,8 +81,7 @@ class TunnelKeys:
 
         The lines of known_hosts get the name `vm`, so that addresses do not matter.
         """
-        lines_of_config = self.host.settings().splitlines()
-        config = dict(line.split(" ", 1) for line in lines_of_config if " " in line)
+        config = {key: values[0] for key, values in self.host.settings().items()}
         name = config.get("hostkeyalias", config["hostname"])
         if config["port"] != "22" and "hostkeyalias" not in config:
             name = f"[{name}]:{config['port']}"

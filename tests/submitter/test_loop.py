@@ -217,8 +217,8 @@ def test_all_platforms_of_the_secrets_file_are_used(stack, tmp_path, monkeypatch
         INTEGRATION_PASSWORD="token of the api",
     )
     with submitter_loop.open_submitter("slurm") as (loaded, submitter):
-        options = submitter.tunnel_keys.host.settings().splitlines()
-        assert {"hostname 1.2.3.4", "user ubuntu"} <= set(options)
+        options = submitter.tunnel_keys.host.settings()
+        assert (options["hostname"], options["user"]) == (["1.2.3.4"], ["ubuntu"])
         login = read_login(loaded, {})
         assert (login.username, login.password.reveal()) == ("anna", "it's a \\ $word")
         assert Path(os.environ["KIT_FACE_TOKEN"]).read_text() == "token of the api"

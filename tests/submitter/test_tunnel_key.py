@@ -48,7 +48,7 @@ class HereAsVm(LocalHost):
         }
 
     def settings(self):
-        return "".join(f"{key} {value}\n" for key, value in self.given.items())
+        return {key: [value] for key, value in self.given.items()}
 
 
 @pytest.fixture
