@@ -23,9 +23,11 @@ from kit.onsite.names import END_REQUESTED, KILLED, NODE_LOST, RAY_NOT_STARTED
 
 READY_S = 120.0
 STEP_END_S = 20
+START_ATTEMPTS = 3
 LOG_END_BYTES = 3000
 # How Slurm's and Ray's logs name a step that was killed for its memory, with and without cgroups.
 _OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|out[ -]of[ -]memory|exceeded .*memory limit", re.I)
+_PORT_TAKEN = re.compile(r"address already in use|already occupied", re.I)
 _RAY_OPTIONS = (
     "--block",
     "--dashboard-agent-listen-port=0",
@@ -75,6 +77,17 @@ class Cluster:
     def start(self) -> None:
         """Start the head, then the others, and wait until all are there. Raises RayFailed."""
         self.address = node_address(self.nodes[0])
+        for attempts_left in range(START_ATTEMPTS - 1, -1, -1):
+            try:
+                return self._start_once()
+            except RayFailed as err:  # Ray binds its ports seconds after they were chosen
+                if not attempts_left or not _PORT_TAKEN.search(err.got):
+                    raise
+                say("another program took a port of Ray's head: Ray is started with other ports")
+                self._end_steps()
+                self.steps.clear()
+
+    def _start_once(self) -> None:
         self.ports = free_ports(self.address, 3)
         gcs, dashboard, client = map(str, self.ports)
         head = ["--head", f"--port={gcs}", f"--dashboard-host={self.address}"]
@@ -120,6 +133,12 @@ class Cluster:
         say(f"{name}: ready")
 
     def stop(self) -> None:
+        """End Ray on every node and remove its folder."""
+        self._end_steps()
+        shutil.rmtree(self.private, ignore_errors=True)
+        say("Ray has ended")
+
+    def _end_steps(self) -> None:
         """End every step by closing its stdin; Slurm reports a step that does not end."""
         for step in self.steps.values():
             if step.stdin:
@@ -129,8 +148,6 @@ class Cluster:
                 step.wait(STEP_END_S)
             except subprocess.TimeoutExpired:
                 step.kill()
-        shutil.rmtree(self.private, ignore_errors=True)
-        say("Ray has ended")
 
     def _step(self, node: str, *options: str) -> None:
         script = (files(__package__) / "step.sh").read_text(encoding="utf-8")

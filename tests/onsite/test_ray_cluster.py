@@ -45,6 +45,37 @@ def test_no_node_starts_ray_at_a_fixed_port():
     assert not ray_cluster.listens("127.0.0.88", ports[0])
 
 
+@pytest.mark.parametrize(("taken", "starts"), [(2, 3), (9, 3)])
+def test_head_whose_port_was_taken_is_started_with_other_ports(
+    tmp_path, monkeypatch, taken, starts
+):
+    """Ray binds the ports that were chosen for it seconds later, when somebody may have them."""
+    made = Cluster(["c1"], Path("ray"), tmp_path, "1")
+    used = []
+
+    def step(node, *options):
+        port = int(next(word for word in options if word.startswith("--port=")).split("=")[1])
+        used.append(port)
+        (tmp_path / f"ray-{node}.log").write_text("bind: Address already in use\n")
+        code = "exit 1"
+        if len(used) > taken:
+            server = "import socket, sys; s = [socket.create_server((sys.argv[1], int(p))) for p in"
+            code = f"exec {sys.executable} -c '{server} sys.argv[2:]]; sys.stdin.read()'"
+            code += f" {made.address} {made.ports[0]} {made.ports[1]}"
+        made.steps[node] = subprocess.Popen(["bash", "-c", code], stdin=subprocess.PIPE)
+
+    monkeypatch.setattr(ray_cluster, "node_address", lambda node: "127.0.0.89")
+    monkeypatch.setattr(made, "_step", step)
+    monkeypatch.setattr(made, "_all_nodes_alive", lambda: True)
+    if taken < starts:
+        made.start()
+    else:
+        with pytest.raises(RayFailed, match="Ray on node c1 has ended"):
+            made.start()
+    assert len(set(used)) == starts
+    made.stop()
+
+
 def ray_step(tmp_path, command):
     """One node's step with a stand-in for `ray start`; the session is a step's own."""
     private = tmp_path / "private"
