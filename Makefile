@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KIT := $(BIN)/kit
-REGISTRY := localhost:5001
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 # Only PyTorch comes from TORCH_INDEX: beside pip's own index it could replace any other package.
 TORCH_INDEX ?=
@@ -86,9 +85,5 @@ docs-reference: setup ## write the pages of docs/ that are made from the code
 platform-source: setup ## fetch the upstream platform at its pinned commit into env/platform/upstream
 	@$(KIT) platform source
 
-images: ## build the four images of the platform and push them to the kind cluster's registry
-	docker build -f env/images/pipeline/Dockerfile -t $(REGISTRY)/kit-python-pipeline:1 .
-	docker build -f env/images/services/Dockerfile --target forwarder -t $(REGISTRY)/kit-python-forwarder:1 .
-	docker build -f env/images/services/Dockerfile --target submitter -t $(REGISTRY)/kit-python-submitter:1 .
-	docker build -f env/images/mlflow/Dockerfile -t $(REGISTRY)/kit-python-mlflow:3.17.2 .
-	for name in pipeline:1 forwarder:1 submitter:1 mlflow:3.17.2; do docker push $(REGISTRY)/kit-python-$$name || exit 1; done
+images: setup ## build the four images of the platform on the profile's VM and push them to its registry
+	@$(KIT) platform images

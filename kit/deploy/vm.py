@@ -118,7 +118,7 @@ def bootstrap(host: Host, report: Callable[[str], None], dry: bool = False) -> l
     step fails.
     """
     host.put((FOLDER / "setup.sh").read_bytes(), REMOTE, 0o700)
-    prefix = _sudo(host)
+    prefix = root_prefix(host)
     if prefix is None and not dry:
         step = "log in as a user with sudo (Ubuntu's own is `ubuntu`), or look with --dry-run"
         raise UsageError("set up the VM", "the user there is not root and may not use sudo", step)
@@ -141,7 +141,7 @@ def bootstrap(host: Host, report: Callable[[str], None], dry: bool = False) -> l
     return missing
 
 
-def _sudo(host: Host) -> list[str] | None:
+def root_prefix(host: Host) -> list[str] | None:
     """Return what goes before a command so that root runs it; None if that is not possible."""
     if host.run(["id", "-u"]).out.strip() == "0":
         return []
