@@ -2,11 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from kit.base import KitError, UsageError
+from kit.base import Host, KitError, UsageError
 from kit.cli.options import profile_option
+
+if TYPE_CHECKING:
+    from kit.base.settings import Settings
 
 
 @click.command("port-forward")
@@ -119,30 +123,99 @@ def secrets_command(profile: str | None, user: str) -> None:
         click.echo(f"{path}: in order")
 
 
+def _settings(profile: str | None) -> "Settings":
+    """Load the profile of a platform: the sandbox has none, so it is not the default here."""
+    from kit.base.settings import load
+    from kit.deploy import manifests
+
+    return load(profile or os.environ.get("KIT_PROFILE") or manifests.DEFAULT_PROFILE)
+
+
+def _built(name: str, profile: str | None, placeholders: bool = False) -> str:
+    """Return the manifests of an environment for a profile, the kit's or the person's own."""
+    from kit.base.settings import SITES
+    from kit.deploy import manifests
+
+    settings = _settings(profile)
+    own = settings.file if settings.file.parent != SITES else None
+    return manifests.build(name, profile=settings.profile, site=own, placeholders=placeholders)
+
+
+def _cluster_host(profile: str | None, here: bool) -> Host:
+    """Return the machine whose kubectl and Docker are used: the profile's VM, or this one."""
+    from kit.base import LocalHost, vm_host
+
+    return LocalHost() if here else vm_host(_settings(profile))
+
+
+here_option = click.option(
+    "--here", is_flag=True, help="Use this machine instead of the profile's VM.  [default: no]"
+)
+
+
 @platform_group.command("build")
 @click.argument("name", metavar="ENVIRONMENT")
+@profile_option
 @click.option(
-    "--profile",
-    default="roihu",
-    show_default=True,
-    metavar="NAME",
-    help="Site profile of the forwarder.",
+    "--placeholders",
+    is_flag=True,
+    help="Build without passwords, only to look at the result.  [default: no]",
 )
-def build_command(name: str, profile: str) -> None:
+def build_command(name: str, profile: str | None, placeholders: bool) -> None:
     """Print the manifests of an environment.
 
-    The output is meant for `kubectl apply --server-side -f -`.
+    The profile is the one whose runs the forwarder shows. `kit platform apply` sends the same
+    manifests to the cluster.
 
     \b
     Example:
-      kit platform build kubeflow-monitoring
+      kit platform build kubeflow-monitoring --placeholders
     """
-    from kit.deploy import manifests
+    click.echo(_built(name, profile, placeholders))
 
-    if name not in manifests.ENVIRONMENTS:
-        step = f"use one of: {', '.join(manifests.ENVIRONMENTS)}"
-        raise UsageError(f"build the manifests of {name!r}", "no such environment", step)
-    click.echo(manifests.build(name, profile=profile))
+
+@platform_group.command("images")
+@profile_option
+@here_option
+def images_command(profile: str | None, here: bool) -> None:
+    """Build the images of the platform.
+
+    Sends the files of this checkout to the profile's VM, where Docker builds the four images and
+    pushes them to the cluster's registry.
+
+    \b
+    Example:
+      kit platform images --profile roihu
+    """
+    from kit.deploy import images, vm
+
+    host = _cluster_host(profile, here)
+    tag = images.build_images(host, vm.root_prefix(host) or [], lambda line: click.echo(line))
+    click.echo(f"pushed with the tag {tag}")
+
+
+@platform_group.command("apply")
+@click.argument("name", metavar="ENVIRONMENT")
+@profile_option
+@here_option
+def apply_command(name: str, profile: str | None, here: bool) -> None:
+    """Send an environment to the cluster.
+
+    Sends the manifests in stages to kubectl on the profile's VM and waits for each stage. It may be
+    stopped and repeated at any time.
+
+    \b
+    Example:
+      kit platform apply kubeflow-monitoring --profile roihu
+    """
+    from kit.deploy import apply
+
+    text, host = _built(name, profile), _cluster_host(profile, here)
+    apply.apply(host, text, lambda line: click.echo(line))
+    if bare := apply.without_sidecar(host):
+        click.echo(f"started before Istio, without a sidecar: {', '.join(bare)}", err=True)
+        click.echo("delete these pods: they come back with one", err=True)
+    click.echo("applied; `kit doctor` shows which pods are ready")
 
 
 @click.group("vm")

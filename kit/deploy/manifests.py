@@ -3,15 +3,29 @@
 The passwords are in three files of `env/platform/secrets`, mode 600, which git ignores.
 """
 
+import base64
+import contextlib
 import json
+import os
 import re
 import secrets as random
+import shutil
 import subprocess
-from collections.abc import Mapping
-from hashlib import sha256
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from kit.base import ROOT, CommandFailed, DataError, UsageError, read_private, write_text
+from kit.base import (
+    ROOT,
+    CommandFailed,
+    DataError,
+    Json,
+    UsageError,
+    read_private,
+    sha256_of,
+    write_text,
+)
+from kit.deploy import images
 
 FOLDER = ROOT / "env" / "platform"
 SOURCE = "https://github.com/OSS-MLOPS-PLATFORM/oss-mlops-platform"
@@ -26,7 +40,10 @@ PASSWORDS = (
 )
 USERS = {"MLFLOW_MINIO_USER": "mlflow", "KFP_MINIO_USER": "kubeflow", "KFP_DB_USER": "root"}
 MIN_PASSWORD_LENGTH = 24
-DEFAULT_PROFILE = "roihu"  # the forwarder's, in env/platform/forwarder/kustomization.yaml
+DEFAULT_PROFILE = "roihu"  # the forwarder's
+SITES_FOLDER = "/etc/kit-sites"  # where a profile of one's own is in the forwarder's pods
+PLACEHOLDER = "placeholder-of-a-password"
+PLACEHOLDER_BASE64 = base64.b64encode(PLACEHOLDER.encode()).decode()  # as it is in a Secret
 # Passwords that upstream and its parts have committed, so that everybody can read them.
 PUBLISHED = (
     "KFSg-AYoiPdfRun64z2-w89Kk7z5cJL2IbVvSd3l8Og",
@@ -101,27 +118,28 @@ def check_kubectl() -> None:
         raise UsageError(f"kubectl is older than {need}", f"it is {version}", step)
 
 
-def write_secrets(folder: Path, login: str, user: str) -> list[Path]:
+def write_secrets(
+    folder: Path, login: str, user: str, password: Callable[[], str] = lambda: random.token_hex(24)
+) -> list[Path]:
     """Write the missing passwords (mode 600), keep existing ones, check all."""
     folder.mkdir(exist_ok=True)
     path = folder / "platform.env"
     found = _read(path) if path.exists() else {}
     for key in PASSWORDS:
-        found.setdefault(key, random.token_hex(24))
+        found.setdefault(key, password())
     for key, name in USERS.items():
         found.setdefault(key, name)
     if "DEX_USER_HASH" not in found:
         found["DEX_USER_HASH"] = _bcrypt(found["DEX_PASSWORD"])
     found |= _derived(found)
-    token = sha256(found["FORWARDER_TOKEN"].encode()).hexdigest()
-    texts = {
-        "platform.env": "".join(f"{key}={value}\n" for key, value in sorted(found.items())),
-        "people": f"{user} {token}\n",
-        "store.env": login,
-    }
-    for name, text in texts.items():
-        if name == "platform.env" or not (folder / name).exists():
-            write_text(folder / name, text, 0o600)
+    rows = "".join(f"{key}={value}\n" for key, value in sorted(found.items()))
+    write_text(path, rows, 0o600)
+    people, token = folder / "people", _token_hash(found)
+    known = read_private(people, f"read {people}", "remove it") if people.exists() else ""
+    if token not in known:  # the token of pipelines, whose owner's runs they are
+        write_text(people, f"{known}{user} {token}\n", 0o600)
+    if not (folder / "store.env").exists():
+        write_text(folder / "store.env", login, 0o600)
     check_secrets(folder)
     return [folder / name for name in FILES]
 
@@ -134,7 +152,11 @@ def check_secrets(folder: Path) -> None:
             raise UsageError(f"{folder / name} is missing", next_step=step)
         if not read_private(folder / name, f"read {folder / name}", step).strip():
             raise UsageError(f"{folder / name} is empty", next_step=f"remove it, then {step}")
-    _check_passwords(_read(folder / "platform.env"), step)
+    found = _read(folder / "platform.env")
+    _check_passwords(found, step)
+    if _token_hash(found) not in (folder / "people").read_text():
+        got = "the forwarder would refuse the pipelines"
+        raise UsageError(f"{folder / 'people'} has no hash of FORWARDER_TOKEN", got, step)
 
 
 def _check_passwords(found: Mapping[str, str], step: str) -> None:
@@ -158,25 +180,81 @@ def _check_passwords(found: Mapping[str, str], step: str) -> None:
 
 
 def build(
-    name: str, folder: Path = FOLDER, commit: str = COMMIT, profile: str = DEFAULT_PROFILE
+    name: str,
+    folder: Path = FOLDER,
+    commit: str = COMMIT,
+    profile: str = DEFAULT_PROFILE,
+    site: Path | None = None,
+    placeholders: bool = False,
 ) -> str:
-    """Return the manifests of an environment, after every check; `profile` is the forwarder's.
+    """Return the manifests of an environment, after every check.
 
-    Raises UsageError for an unknown name or profile, a wrong source or weak secrets, and
-    CommandFailed from kubectl.
+    `profile` is the forwarder's, `site` its file if it is none of the kit's. With `placeholders`
+    no password is needed; such manifests cannot be applied. Raises UsageError for an unknown name,
+    a wrong source or weak secrets, and CommandFailed from kubectl.
     """
     if name not in ENVIRONMENTS:
         step = f"use one of: {', '.join(ENVIRONMENTS)}"
         raise UsageError(f"{name!r:.60} is not an environment of the platform", next_step=step)
     check_kubectl()
     check_source(folder / "upstream", commit, folder)
-    check_secrets(folder / "secrets")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", profile):
-        raise UsageError(
-            f"build for the profile {profile!r:.60}", "not a valid name", "use another"
-        )
-    text = _run(["kubectl", "kustomize", str(folder / "envs" / name)])
-    return text.replace(f"KIT_PROFILE: {DEFAULT_PROFILE}\n", f"KIT_PROFILE: {profile}\n")
+    with contextlib.ExitStack() as stack:
+        if placeholders:
+            folder = stack.enter_context(_with_placeholders(folder))
+        check_secrets(folder / "secrets")
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kit-"))).resolve()
+        overlay = _overlay(folder / "secrets", name, profile, site)
+        overlay["resources"] = [os.path.relpath((folder / "envs" / name).resolve(), place)]
+        if site is not None:
+            shutil.copy(site, place / f"{profile}.toml")
+        write_text(place / "kustomization.yaml", json.dumps(overlay))  # JSON is YAML, too
+        return _run(["kubectl", "kustomize", str(place)])
+
+
+def _overlay(secrets: Path, name: str, profile: str, site: Path | None) -> Json:
+    """Return what differs between installations: tags of our images, the forwarder's profile."""
+    tag = images.tag_of(images.context())
+    ours = [f"{images.REGISTRY}/kit-python-{image}" for image in ("forwarder", "mlflow")]
+    overlay: Json = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "sortOptions": {"order": "legacy"},
+        "images": [{"name": image, "newTag": tag} for image in ours],
+    }
+    if not name.endswith("-monitoring"):
+        return overlay
+    own = [f"KIT_SITES_DIR={SITES_FOLDER}"] if site is not None else []
+    rows: list[Json] = [
+        {
+            "name": "forwarder-settings",
+            "behavior": "merge",
+            "literals": [f"KIT_PROFILE={profile}", *own],
+        },
+        *({"name": "forwarder-sites", "files": [f"{profile}.toml"]} for _ in own),
+    ]
+    overlay["configMapGenerator"] = [{"namespace": "forwarder", **row} for row in rows]
+    # The forwarder reads its secrets when it starts: changed ones start it again.
+    digest = sha256_of(b"".join((secrets / file).read_bytes() for file in FILES))
+    value = {"kit/secrets": digest[:16]}
+    mark = {"op": "add", "path": "/spec/template/metadata/annotations", "value": value}
+    target = {"kind": "Deployment", "namespace": "forwarder"}
+    overlay["patches"] = [{"target": target, "patch": json.dumps([mark])}]
+    return overlay
+
+
+@contextlib.contextmanager
+def _with_placeholders(folder: Path) -> Iterator[Path]:
+    """Yield a copy of the overlays whose secrets are placeholders."""
+    with tempfile.TemporaryDirectory(prefix="kit-") as place:
+        copy, left_out = Path(place) / "platform", shutil.ignore_patterns("upstream", *FILES)
+        shutil.copytree(folder, copy, ignore=left_out)
+        (copy / "upstream").symlink_to((folder / "upstream").resolve())
+        write_secrets(copy / "secrets", PLACEHOLDER, "me", lambda: PLACEHOLDER)
+        yield copy
+
+
+def _token_hash(found: Mapping[str, str]) -> str:
+    return sha256_of(found["FORWARDER_TOKEN"].encode())
 
 
 def _derived(found: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from click.testing import CliRunner
 
+from kit.base import UsageError
 from kit.cli.deploy import platform_group
 from kit.deploy import manifests
 
@@ -18,3 +19,10 @@ def test_the_command_shows_no_secret(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert "planted" not in done.output
     assert "planted-store-password" in (tmp_path / "secrets" / "store.env").read_text()
+
+
+def test_profile_that_does_not_exist_is_refused_before_anything_is_built():
+    for command in ("build", "apply"):
+        done = CliRunner().invoke(platform_group, [command, "kubeflow", "--profile", "nowhere"])
+        assert isinstance(done.exception, UsageError)
+        assert "'nowhere' does not exist" in str(done.exception)

@@ -16,12 +16,12 @@ import pytest
 import upstream_skeleton
 import yaml
 from tools_venv import tools
+from upstream_skeleton import LOGIN
 
 from kit.base import ROOT, CommandFailed, DataError, UsageError
-from kit.deploy import manifests
+from kit.deploy import images, manifests
+from kit.forwarder.people import new_token
 
-LOGIN = "CSC_USERNAME='anna'\nCSC_PASSWORD='planted-store-password'\n"
-SOURCE = manifests.FOLDER / "upstream"
 DEFAULTS = ("minio123", "minioadmin", "KFSg", "pUBnB", "4K/Vkm")
 REMOVED = (
     *("apps/katib", "jupyter-web-app", "notebook-controller", "pvcviewer", "volumes-web-app"),
@@ -32,34 +32,6 @@ OURS = ("mlflow", "monitoring", "forwarder")
 ARTICLE = ("RELEASE.2024-05-10T01-41-38Z", "2.12.2", "16.3", "v2.52.0", "10.4.2")
 
 
-@pytest.fixture(scope="session")
-def made(tmp_path_factory):
-    """A copy of our overlays beside the skeleton, with secrets: folder and commit."""
-    folder = tmp_path_factory.mktemp("platform") / "platform"
-    kept = shutil.ignore_patterns("upstream", "*.env", "people")
-    shutil.copytree(manifests.FOLDER, folder, ignore=kept)
-    commit = upstream_skeleton.make(folder / "upstream")
-    manifests.write_secrets(folder / "secrets", LOGIN, "anna")
-    return folder, commit
-
-
-@pytest.fixture(scope="session", params=["skeleton", *(["upstream"] if SOURCE.exists() else [])])
-def built(request, made, tmp_path_factory):
-    """All six environments: name -> objects. The pinned source takes part where it is."""
-    folder, commit = made
-    if request.param == "upstream":
-        place = tmp_path_factory.mktemp("pinned") / "platform"
-        shutil.copytree(folder, place, ignore=shutil.ignore_patterns("upstream"))
-        (place / "upstream").symlink_to(SOURCE.resolve())
-        folder, commit = place, manifests.COMMIT
-    texts = {name: manifests.build(name, folder, commit) for name in manifests.ENVIRONMENTS}
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return {
-        name: (text, [each for each in yaml.load_all(text, loader) if each])
-        for name, text in texts.items()
-    }
-
-
 def named(objects, kind, name):
     form = re.compile(rf"{name}(-[a-z0-9]{{10}})?")
     same = [each for each in objects if each["kind"] == kind]
@@ -67,7 +39,7 @@ def named(objects, kind, name):
     return found
 
 
-def images(objects):
+def main_images(objects):
     pods = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "Deployment"]
     return {pod["containers"][0]["name"]: pod["containers"][0]["image"] for pod in pods}
 
@@ -121,12 +93,17 @@ def test_every_image_is_in_the_list_of_checked_images(built):
     found = set()
     for _, objects in built.values():
         found |= images_in([o for o in objects if o["kind"] != "CustomResourceDefinition"])
+    own = {name for name in found if name.startswith("localhost:")}
+    assert {name.rpartition(":")[2] for name in own} == {images.tag_of(images.context())}
     ours = {name for name in found if name.split("@")[0] in table["ours"]}
-    assert {name.split("@")[0] for name in ours} | {KSERVE_PROXY} == set(table["ours"])
-    unpinned = {name for name in ours if "@sha256:" not in name and "localhost:" not in name}
+    names = {name.split("@")[0] for name in ours} | {name.rpartition(":")[0] for name in own}
+    assert names | {KSERVE_PROXY} == set(table["ours"])
+    unpinned = {name for name in ours if "@sha256:" not in name}
     assert unpinned <= {KSERVE_PROXY}
     if "docker.io/istio/pilot:1.17.5" in found:  # the real source
-        assert {name.split("@")[0] for name in found - ours} == set(table["upstream"]["images"])
+        assert {name.split("@")[0] for name in found - ours - own} == set(
+            table["upstream"]["images"]
+        )
 
 
 def test_list_of_images_was_checked_in_the_last_90_days():
@@ -146,7 +123,7 @@ def test_the_forwarder_is_in_the_monitoring_environments_and_in_no_other(built):
     for name, (_, objects) in built.items():
         ours = [o for o in objects if o["metadata"].get("namespace") == "forwarder"]
         assert bool(ours) == name.endswith("-monitoring"), name
-        assert any("prometheus" in image for image in images(objects).values()) == bool(ours)
+        assert any("prometheus" in image for image in main_images(objects).values()) == bool(ours)
         if ours:
             ports = {
                 o["metadata"]["name"]: o["spec"]["ports"][0]["port"]
@@ -418,15 +395,80 @@ def test_no_image_is_used_that_its_registry_deleted(built):
             assert not any("logtostderr" in word for word in proxy["args"])
 
 
-def test_the_forwarders_profile_is_chosen_at_build_time(made):
+def settings_of(text):
+    """The forwarder's settings and its pods' volume of profiles, in a built environment."""
+    objects = [each for each in yaml.safe_load_all(text) if each]
+    pod = named(objects, "Deployment", "forwarder-worker")["spec"]["template"]["spec"]
+    (name,) = [v["configMap"]["name"] for v in pod["volumes"] if v["name"] == "sites"]
+    maps = {o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"}
+    return named(objects, "ConfigMap", "forwarder-settings"), maps.get(name)
+
+
+def test_the_forwarders_profile_is_chosen_at_build_time(made, tmp_path):
     folder, commit = made
     name = "standalone-kfp-monitoring"
-    one = manifests.build(name, folder, commit).splitlines()
-    two = manifests.build(name, folder, commit, profile="lumi").splitlines()
-    changed = [pair for pair in zip(one, two, strict=True) if pair[0] != pair[1]]
-    assert changed == [("  KIT_PROFILE: roihu", "  KIT_PROFILE: lumi")]
-    with pytest.raises(UsageError, match="not a valid name"):
-        manifests.build(name, folder, commit, profile="a: b")
+    one = manifests.build(name, folder, commit)
+    two = manifests.build(name, folder, commit, profile="lumi")
+    first, second = settings_of(one)[0], settings_of(two)[0]
+    assert (first["data"], second["data"]) == ({"KIT_PROFILE": "roihu"}, {"KIT_PROFILE": "lumi"})
+    assert first["metadata"]["name"] != second["metadata"]["name"], "else no pod starts again"
+    names = (first["metadata"]["name"], second["metadata"]["name"])
+    pairs = zip(one.splitlines(), two.splitlines(), strict=True)
+    changed = {pair for pair in pairs if pair[0] != pair[1]}
+    assert {one.replace(names[0], names[1]).replace("roihu", "lumi") for one, _ in changed} == {
+        two for _, two in changed
+    }
+
+
+def test_profile_of_ones_own_travels_with_the_manifests(made, tmp_path):
+    """The images have the kit's profiles only."""
+    folder, commit = made
+    site = tmp_path / "ours.toml"
+    site.write_text('[site]\nname = "ours"\n')
+    text = manifests.build("kubeflow-monitoring", folder, commit, profile="ours", site=site)
+    settings, sites = settings_of(text)
+    assert settings["data"] == {"KIT_PROFILE": "ours", "KIT_SITES_DIR": manifests.SITES_FOLDER}
+    assert sites == {"ours.toml": site.read_text()}
+    _, sites = settings_of(manifests.build("kubeflow-monitoring", folder, commit))
+    assert sites is None
+
+
+def test_changed_secrets_start_the_forwarder_again(made, tmp_path):
+    """Its pods read them once; the Secret's name does not change."""
+    folder, commit = made
+    place = tmp_path / "platform"
+    shutil.copytree(folder, place, symlinks=True)
+    before = manifests.build("standalone-kfp-monitoring", place, commit)
+    new_token(place / "secrets" / "people", "bea")
+    after = manifests.build("standalone-kfp-monitoring", place, commit)
+
+    def marks(text):
+        return set(re.findall(r"kit/secrets: (\w+)", text))
+
+    assert len(marks(before) | marks(after)) == 2
+
+
+def test_bare_clone_builds_with_placeholders_and_else_names_the_step(made, tmp_path):
+    folder, commit = made
+    place = tmp_path / "platform"
+    shutil.copytree(folder, place, ignore=shutil.ignore_patterns(*manifests.FILES), symlinks=True)
+    for name in manifests.ENVIRONMENTS:
+        with pytest.raises(UsageError) as caught:
+            manifests.build(name, place, commit)
+        assert caught.value.next_step == "run `kit platform secrets`"
+        text = manifests.build(name, place, commit, placeholders=True)
+        assert manifests.PLACEHOLDER_BASE64 in text
+    assert not [name for name in manifests.FILES if (place / "secrets" / name).exists()]
+
+
+def test_lost_password_file_gives_pipelines_a_token_that_is_known(tmp_path):
+    manifests.write_secrets(tmp_path, LOGIN, "anna")
+    (tmp_path / "platform.env").unlink()
+    manifests.write_secrets(tmp_path, LOGIN, "anna")
+    assert len((tmp_path / "people").read_text().splitlines()) == 2
+    (tmp_path / "people").write_text(f"bea {'0' * 64}\n")
+    with pytest.raises(UsageError, match="no hash of FORWARDER_TOKEN"):
+        manifests.check_secrets(tmp_path)
 
 
 def test_mlflow_sees_its_database_before_it_is_named(built):

@@ -7,6 +7,7 @@ import yaml
 
 from kit.deploy import manifests
 
+LOGIN = "CSC_USERNAME='anna'\nCSC_PASSWORD='planted-store-password'\n"  # at the object store
 KFP = "deployment/kubeflow/manifests/apps/pipeline/upstream/env"
 APPS = "deployment/kubeflow/manifests/apps"
 COMMON = "deployment/kubeflow/manifests/common"
