@@ -228,7 +228,7 @@ def test_a_vm_that_bars_tunnels_costs_the_window_only(bench, running, vm, seen):
         os.kill(vm.pid("sshd-vm"), signal.SIGHUP)
         vm.wait("sshd-vm")
         with bench.frozen(running):
-            run = bench.ask(epochs=60)
+            run = bench.ask(epochs=10)
             why = window(bench, run, barred=1)["barred"]
             status = bench.finish(run)
     finally:
