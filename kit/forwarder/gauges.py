@@ -47,7 +47,7 @@ class RunSnapshot:
     """The objects of one run of `user` in the buckets; `collector` is the bucket of its request.
 
     `moments` (seconds since 1970, the store's clock) say when its objects were written, of the
-    last try where they belong to one; `zone` is that of the times in sacct's rows; `units` are
+    last attempt where they belong to one; `zone` is that of the times in sacct's rows; `units` are
     what its job cost, for a site whose seff does not say it.
     """
 

@@ -32,7 +32,7 @@ from kit.slurm import JobSpec, Slurm
 ROUNDS = 30
 OPTIONS = ["--partition=gputest", "--mem=1M", "--time=1", "--output=/dev/null"]
 SMALL = {"partition": "gputest", "memory": "20M", "time": "00:05:00"}
-TOKENS = []
+ATTEMPT_IDS = []
 SUBMITIT = """
 import submitit, sys, time
 executor = submitit.SlurmExecutor(folder=sys.argv[2])
@@ -63,10 +63,10 @@ class Counted(SSHHost):
         return super().run(*args, **kwargs)
 
 
-def new_token():
-    """A token of this benchmark; its folder is taken away at the end."""
-    TOKENS.append(secrets.token_hex(6))
-    return TOKENS[-1]
+def new_attempt_id():
+    """Return an attempt id of this benchmark; its folder is taken away at the end."""
+    ATTEMPT_IDS.append(secrets.token_hex(6))
+    return ATTEMPT_IDS[-1]
 
 
 def timed(call, rounds=ROUNDS):
@@ -88,9 +88,11 @@ def figures(times):
 def submissions(slurm, host, account, folder):
     """The ways to submit, side by side."""
     spec = JobSpec("bench", ("true",), account=account, **SMALL)
-    rows = {"kit, fenced, over an open connection": timed(lambda: slurm.submit(spec, new_token()))}
-    known = new_token()
-    rows["kit, asked again for a known try"] = timed(lambda: slurm.submit(spec, known))
+    rows = {
+        "kit, fenced, over an open connection": timed(lambda: slurm.submit(spec, new_attempt_id()))
+    }
+    known = new_attempt_id()
+    rows["kit, asked again for a known attempt"] = timed(lambda: slurm.submit(spec, known))
     plain = ["sbatch", "--parsable", f"--account={account}", *OPTIONS, "--wrap", "true"]
     ssh = ["ssh", "-F", host.config, "-o", f"ControlPath={host.socket}", host.name]
     rows["ssh hpc sbatch, over an open connection"] = timed(
@@ -125,19 +127,20 @@ def submitit(host, account, folder):
 
 
 def status_of_many(slurm, host, hpc, count=500):
-    """One status pass over many tries: waiting ones (squeue), then ended ones (sacct)."""
-    tokens = [new_token() for _ in range(count)]
+    """One status pass over many attempts: waiting ones (squeue), then ended ones (sacct)."""
+    attempt_ids = [new_attempt_id() for _ in range(count)]
     fill = ["env", f"ACCOUNT={hpc.account}", "bash", "-c", MANY, "-", hpc.project_dir]
     with ThreadPoolExecutor(2) as pool:
         list(
             pool.map(
-                lambda part: host.run([*fill, *part], timeout=300), (tokens[::2], tokens[1::2])
+                lambda part: host.run([*fill, *part], timeout=300),
+                (attempt_ids[::2], attempt_ids[1::2]),
             )
         )
     rows = {}
-    for name in (f"{count} waiting tries", f"{count} ended tries"):
+    for name in (f"{count} waiting attempts", f"{count} ended attempts"):
         begun, calls = time.perf_counter(), host.calls
-        statuses = slurm.status(tokens)
+        statuses = slurm.status(attempt_ids)
         seconds = round(time.perf_counter() - begun, 3)
         states = sorted({s.state.name for s in statuses.values()})
         rows[name] = {"seconds": seconds, "remote commands": host.calls - calls, "states": states}
@@ -151,10 +154,10 @@ def wait_for_60_seconds(hpc, host):
     """Follow a job of 60 s as on a real site: at most six commands, floor 15 s."""
     slurm = Slurm(host, replace(hpc, poll_floor_s=15.0))
     commands = ("sleep 60", "echo {} >m", "commit m")
-    spec, token = JobSpec("bench", commands, account=hpc.account, **SMALL), new_token()
-    slurm.submit(spec, token)
+    spec, attempt_id = JobSpec("bench", commands, account=hpc.account, **SMALL), new_attempt_id()
+    slurm.submit(spec, attempt_id)
     begun, calls = time.perf_counter(), host.calls
-    status = follow(slurm, token)
+    status = follow(slurm, attempt_id)
     return {
         "state": status.state.name,
         "seconds": round(time.perf_counter() - begun, 1),
@@ -179,7 +182,7 @@ def main():
         }
         if not options.without_wait:
             result["waiting for a job of 60 s"] = wait_for_60_seconds(hpc, host)
-        folders = [f"{hpc.project_dir}/kit/tries/{token}" for token in TOKENS]
+        folders = [f"{hpc.project_dir}/kit/tries/{attempt_id}" for attempt_id in ATTEMPT_IDS]
         host.run(["xargs", "rm", "-rf"], input="\n".join(folders).encode())
         host.close()
     text = json.dumps(result, indent=4)

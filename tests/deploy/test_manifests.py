@@ -606,7 +606,7 @@ def test_kit_platform_source_is_linked_and_not_over_something_else(tmp_path, mon
         (None, "kubectl is not installed"),
     ],
 )
-def test_an_old_or_missing_kubectl_is_told(tmp_path, monkeypatch, said, words):
+def test_an_old_or_missing_kubectl_is_reported(tmp_path, monkeypatch, said, words):
     if said is not None:
         path = tmp_path / "kubectl"
         path.write_text(f"#!/bin/sh\ncat <<'E'\n{said}\nE\n")

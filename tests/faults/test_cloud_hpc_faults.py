@@ -132,7 +132,7 @@ print(json.dumps(run.finish()))
 """
 
 
-def test_a_pipeline_killed_mid_training_is_gone_on_with(bench, seen, tmp_path):
+def test_a_pipeline_killed_mid_training_is_resumed(bench, seen, tmp_path):
     text = (SITES / "sandbox.toml").read_text().replace('name = "sandbox"', 'name = "f"')
     prefix = f'[store]\nbucket_prefix = "{bench.profile.store.bucket_prefix}"'
     text = re.sub(r"^forwarder_.*\n", "", text, flags=re.MULTILINE)  # it serves other buckets
@@ -287,7 +287,7 @@ cd {hpc.project_dir}/kit/venvs; readlink {key}; ln -sfT {made} {key}
     seen("wrong Ray version on the site", error.got[:60])
 
 
-def test_the_time_limit_keeps_the_last_epoch_for_the_next_try(bench, seen):
+def test_the_time_limit_keeps_the_last_epoch_for_the_next_attempt(bench, seen):
     run = bench.ask(epochs=60)
     bench.passes_until(run, lambda: (bench.training(run) or {}).get("epoch", 0) > 2)
     job = bench.sacct(run)[0][0]
@@ -313,7 +313,7 @@ def test_the_time_limit_keeps_the_last_epoch_for_the_next_try(bench, seen):
     )
 
 
-def test_a_folder_that_is_not_writable_or_full_is_said_and_mended(bench, seen):
+def test_a_folder_that_is_not_writable_or_full_is_reported_and_waited_for(bench, seen):
     run, host = bench.ask(epochs=LONG), bench.submitter.slurm.host
     tries = bench.folder(run).parent
     host.run(["chmod", "500", str(tries)])
@@ -499,7 +499,7 @@ def closed_to_others(bench, run):
 
 
 def refused_without_token(bench, run):
-    """Ray's face answers nobody who has not the token of the try."""
+    """Ray's face answers nobody who has not the token of the attempt."""
     job = bench.sacct(run)[0][0]
     table = [line for line in ps("args=") if f"kr-{job}-" in line]
     line = next(line for line in table if "dashboard/dashboard" in line)

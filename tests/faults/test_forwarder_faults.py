@@ -63,7 +63,7 @@ def test_the_scrape_is_refused_without_the_token(sandbox):
         urllib.request.urlopen("http://127.0.0.1:6502/metrics")
 
 
-def test_the_face_takes_a_request_and_its_cancel_from_the_person_with_the_token(sandbox):
+def test_the_api_takes_a_request_and_its_cancel_from_the_person_with_the_token(sandbox):
     folder = Path(sandbox["files"]["slurm_conf"]).parent
     token = (folder / "secrets" / "face").read_text()
 

@@ -1,4 +1,4 @@
-"""At most one execution and one commit a try, and no state lost: against a real Slurm.
+"""At most one execution and one commit an attempt, and no state lost: against a real Slurm.
 
 Every test makes a real fault happen on the sandbox and looks at the bodies, links and jobs
 themselves. What was seen is printed as a table at the end.
@@ -125,7 +125,7 @@ def test_reply_lost_with_the_connection_costs_nothing(site, seen):
     seen(f"ssh connection killed {moments} s into sbatch", "1 body, 1 commit each")
 
 
-def test_many_clients_with_one_token_run_one_body(site, seen):
+def test_many_clients_with_one_attempt_id_run_one_body(site, seen):
     rounds = 20
     slurms = [site.slurm() for _ in range(8)]
     crowds = [(count, site.attempt_id()) for _ in range(rounds) for count in (2, 8)]
@@ -464,7 +464,7 @@ def test_orphan_on_a_lost_node_cannot_publish_and_its_requeue_cannot_work(site, 
     seen("the same job requeued by Slurm", "ended 99, 1 body, state stays NODE_FAIL")
 
 
-def test_job_put_back_to_the_queue_ends_its_try(site, seen):
+def test_job_put_back_to_the_queue_ends_its_attempt(site, seen):
     attempt_id, slurm = site.attempt_id(), site.slurm()
     job = slurm.submit(site.spec(seconds=60), attempt_id).job_id
     site.allow_requeue(attempt_id)

@@ -73,7 +73,7 @@ def test_a_change_ends_the_wait_at_once(world, port):
     assert time.monotonic() - begin < 25
 
 
-def test_a_failed_try_is_told_as_by_the_store(world, port):
+def test_a_failed_attempt_is_reported_as_by_the_store(world, port):
     ours = client(port)
     ours.ask(REQUEST)
     requests = RunRequests(world.request_store)
@@ -114,7 +114,7 @@ def test_a_forwarder_that_goes_away_and_comes_back_is_waited_for(known, world):
     assert len([text for text in said if "no answer, asked again: ask the forwarder" in text]) == 2
 
 
-def test_what_the_face_refuses_is_told_apart(world, port, monkeypatch):
+def test_what_the_api_refuses_has_an_error_of_its_own(world, port, monkeypatch):
     ours = client(port)
     ours.ask(REQUEST)
     for token in ("guess", ""):
@@ -169,7 +169,7 @@ def profile(**cloud):
     return dataclasses.replace(loaded, cloud=dataclasses.replace(loaded.cloud, **cloud))
 
 
-def test_the_face_is_used_where_the_profile_has_one_for_its_own_bucket(tmp_path, monkeypatch):
+def test_the_api_is_used_where_the_profile_has_one_for_its_own_bucket(tmp_path, monkeypatch):
     token = tmp_path / "token"
     token.write_text(ANNA + "\n")
     token.chmod(0o600)
@@ -200,7 +200,7 @@ def test_unusable_token_is_refused_before_any_request(tmp_path, monkeypatch, tex
     assert "forwarder_url" in error.value.next_step
 
 
-def test_inside_a_cluster_the_face_has_another_name(tmp_path, monkeypatch):
+def test_inside_a_cluster_the_api_has_another_name(tmp_path, monkeypatch):
     token = tmp_path / "token"
     token.write_text(ANNA)
     token.chmod(0o600)

@@ -40,7 +40,7 @@ def test_a_run_id_is_target_hash_and_number(loaded):
     assert run.folder == loaded.profile_dir / "runs" / run.id
 
 
-def test_an_unfinished_run_goes_on_and_a_finished_one_is_followed_by_a_new_one(loaded):
+def test_an_unfinished_run_resumes_and_a_finished_one_is_followed_by_a_new_one(loaded):
     first = start(loaded)
     first.lock.release(force=True)
     again = start(loaded)

@@ -38,7 +38,7 @@ def follow(
     return result, seen
 
 
-def test_a_run_is_submitted_followed_and_its_states_are_told() -> None:
+def test_a_run_is_submitted_followed_and_its_states_are_reported() -> None:
     fake = FakeKfp(
         [
             run("PENDING"),
@@ -69,7 +69,7 @@ def test_an_active_run_is_followed_and_not_submitted_again() -> None:
     assert fake.submitted == []
 
 
-def test_an_ended_run_of_that_name_does_not_stand_in_the_way() -> None:
+def test_an_ended_run_of_that_name_does_no_harm() -> None:
     fake = FakeKfp([run("SUCCEEDED")], going_on=True)
     fake.runs[0]["state"] = "FAILED"
     follow(fake)
@@ -128,7 +128,7 @@ def test_a_refusal_is_not_taken_for_an_outage(
         follow(FakeKfp([status]))
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
+def test_a_cluster_that_is_not_there_is_reported_at_once() -> None:
     with pytest.raises(Unreachable, match="does not answer"):
         run_on_cluster(
             Access("http://127.0.0.1:1"), CLOUD.pipeline, CLOUD.components, ARGUMENTS, "cloud-0-1"
@@ -156,7 +156,7 @@ def test_a_platform_behind_a_log_in_gets_the_browser_s_session(tmp_path: Path) -
         (503, Unreachable, "HTTP 503"),
     ],
 )
-def test_what_is_wrong_at_the_door_is_told_at_once(
+def test_what_is_wrong_at_the_door_is_reported_at_once(
     health: int, kind: type[KitError], words: str
 ) -> None:
     fake = FakeKfp([run("SUCCEEDED")])

@@ -103,7 +103,7 @@ def test_a_failed_component_shows_its_own_error_or_the_end_of_its_log(
 # -- running -----------------------------------------------------------------------------------
 
 
-def test_a_pipeline_runs_and_says_how_it_stands(tmp_path: Path) -> None:
+def test_a_pipeline_runs_and_reports_its_state(tmp_path: Path) -> None:
     seen: list[States] = []
     mark = tmp_path / "mark"
     states = run_local(

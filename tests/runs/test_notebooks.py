@@ -185,7 +185,7 @@ def test_a_damaged_data_file_ends_the_run_with_its_name(environ):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_under_its_id_and_ends_as_an_unbroken_one(environ, tmp_path):
+def test_a_killed_run_resumes_under_its_id_and_ends_as_an_uninterrupted_one(environ, tmp_path):
     arguments = [sys.executable, "-m", "kit", "run", "local", "-p", "epochs", "20"]
     base = tmp_path / "results" / "sandbox"
     first = subprocess.Popen(arguments, env=environ, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -205,7 +205,7 @@ def kill_a_run_when(condition: str, given: dict[str, Any], folder: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_run_whose_pipeline_is_killed_goes_on_with_the_first_times(
+def test_a_run_whose_pipeline_is_killed_resumes_with_the_first_times(
     site: Settings, objects: StageStore, tmp_path: Path
 ) -> None:
     """Killed when the evaluation begins: the training is kept, and counted once."""

@@ -56,7 +56,7 @@ STANDINGS = [
 
 
 @pytest.mark.parametrize(("names", "expected"), STANDINGS)
-def test_how_a_run_stands_follows_from_its_objects(names, expected):
+def test_the_status_of_a_run_follows_from_its_objects(names, expected):
     found = statuses_from_keys(keys(*names)).get(RUN)
     assert (found and (found.state, found.number)) == expected
 

@@ -115,7 +115,7 @@ def test_data_changed_behind_the_kit_s_back_is_not_used(
         uploaded.get_data(data.hash)
 
 
-def test_an_object_that_is_no_data_set_is_refused(uploaded: StageStore, data: Dataset) -> None:
+def test_an_object_that_is_not_a_data_set_is_refused(uploaded: StageStore, data: Dataset) -> None:
     about = json.loads(uploaded.store.get(f"data/{data.hash}.json"))
     about["objects"]["test"] = uploaded.keep("garbage", b"\x00" * 100)
     uploaded.store.put(f"data/{data.hash}.json", json.dumps(about).encode())
@@ -156,7 +156,7 @@ def test_a_finished_training_is_not_done_again(
 
 
 @pytest.mark.parametrize("lost", ["model.safetensors", "losses.json", "preprocess-train.json"])
-def test_what_is_missing_of_a_training_is_made_anew(
+def test_what_is_missing_of_a_training_is_made_again(
     uploaded: StageStore, data: Dataset, lost: str
 ) -> None:
     train(data)
@@ -175,7 +175,7 @@ def test_a_damaged_record_counts_as_none(uploaded: StageStore, text: bytes) -> N
         uploaded.finished(PREPROCESS_TRAIN)
 
 
-def test_a_training_killed_in_its_second_epoch_goes_on_there_with_the_same_result(
+def test_a_training_killed_in_its_second_epoch_resumes_there_with_the_same_result(
     uploaded: StageStore, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dies(step: int, steps: int, loss: float) -> None:

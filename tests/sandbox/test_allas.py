@@ -207,7 +207,7 @@ def test_the_platforms_key_sees_its_own_buckets_only(sandbox, person, bucket):
         s3.list_objects_v2(Bucket=bucket)
 
 
-def test_no_password_stands_in_the_arguments_of_any_process(sandbox):
+def test_no_password_is_in_the_arguments_of_any_process(sandbox):
     folder = Path(sandbox["files"]["env_file"]).parent
     planted = [path.read_text().strip() for path in (folder / "secrets").iterdir()]
     planted += [read(folder / "mlflow-s3.env")["AWS_SECRET_ACCESS_KEY"]]

@@ -98,7 +98,7 @@ def test_the_cloud_would_have_been_seen_in_that_log(sandbox):
     assert asked_of_the_cloud() != before
 
 
-def test_the_submitter_as_a_process_sees_a_request_at_once_and_its_face_tells_to_the_end(own):
+def test_submitter_process_sees_a_request_at_once_and_its_api_reports_to_the_end(own):
     loaded = load("slurm")
     jobs, data = (
         open_store(loaded, bucket_name(loaded, role)) for role in ("submitter", "pipeline")

@@ -105,7 +105,7 @@ def test_a_login_is_read_in_every_usual_form(form, loaded, tmp_path):
 
 
 @pytest.mark.parametrize("password", ["a$HOME", "${HOME}", "a b", "ä€", "a#b", 'a"b', "=a="])
-def test_a_password_is_taken_as_it_stands(password, loaded, tmp_path):
+def test_a_password_is_taken_unchanged(password, loaded, tmp_path):
     env_file(tmp_path / ".env", CSC_PASSWORD=password)
     assert read_login(loaded, {}).password.reveal() == password
 

@@ -84,14 +84,14 @@ class Bench:
         return [line.split("|") for line in out.splitlines()]
 
     def states(self, run, number=1):
-        """The states of a try's jobs by the accounting, without who cancelled them."""
+        """The states of an attempt's jobs by the accounting, without who cancelled them."""
         return [state.split()[0] for _, state in self.sacct(run, number)]
 
     def folder(self, run, number=1):
         return Path(self.submitter.slurm.folder(attempt_id(run, number)))
 
     def workers(self, run, number=1):
-        """The processes that train: children of the raylets of this try's job."""
+        """The processes that train: children of the raylets of this attempt's job."""
         job = os.readlink(self.folder(run, number) / "owner").partition(".")[0]
         table = [line.split(None, 2) for line in ps("pid=,ppid=,args=")]
         raylets = {row[0] for row in table if "raylet/raylet" in row[2] and f"kr-{job}-" in row[2]}
@@ -163,7 +163,7 @@ class Place:
         keys = [*box.glob("etc/ssh/*_keys/*"), *box.glob("home/*/.ssh/*")]
         found |= {f"{path} {path.read_bytes()!r}" for path in keys if path.is_file()}
         tries = Path(hpc.project_dir) / "kit" / "tries"
-        found |= {f"open try {p}" for p in tries.glob("*") if not (p / "commit").is_symlink()}
+        found |= {f"open attempt {p}" for p in tries.glob("*") if not (p / "commit").is_symlink()}
         return found | {f"process {line}" for line in processes(OURS)}
 
     def jobs(self):

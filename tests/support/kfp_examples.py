@@ -42,8 +42,8 @@ def second_time_lucky(mark: str) -> None:
     path = Path(mark)
     if not path.exists():
         path.touch()
-        raise RuntimeError("the first try fails")
-    print("the second try does not")
+        raise RuntimeError("the first attempt fails")
+    print("the second attempt does not")
 
 
 @component
