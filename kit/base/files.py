@@ -4,19 +4,19 @@ Shapes are those of the published files of DOI 10.1145/3672608.3707866. Every wr
 temporary file beside the target and arrives by rename, so a reader sees a file whole or not at all.
 """
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import re
 import secrets
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ SCHEMA = 1
 # Another repository than a folder's own, as git tells its hooks.
 GIT_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 MAX_TEMPDIR_CHARACTERS = 60  # a socket's path may have 107 bytes
+NEW_FOLDER_S = 60.0  # younger than that, a folder may not be locked yet
 PACKAGES = ("kit", "torch", "torchmetrics", "numpy", "mlflow", "ray", "kfp")
 
 Json = dict[str, Any]
@@ -154,26 +155,31 @@ def temporary_folder() -> Iterator[Path]:
     parent = Path(tempfile.gettempdir())
     if len(str(parent)) > MAX_TEMPDIR_CHARACTERS:
         parent = Path("/tmp")  # noqa: S108 - a new folder of mode 700 with a random name
-    for path in parent.glob("kit-run-*"):
-        match = re.fullmatch(r"kit-run-(\d+)-\w+", path.name)
-        with suppress(OSError):
-            if match and path.lstat().st_uid == os.getuid() and not _process_exists(int(match[1])):
+    for path in parent.glob("kit-tmp-*"):
+        with suppress(OSError), _locked_folder(path) as status:
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > NEW_FOLDER_S:
                 shutil.rmtree(path)  # does not follow symbolic links
-    folder = Path(tempfile.mkdtemp(prefix=f"kit-run-{os.getpid()}-", dir=parent))
-    try:
+    folder = Path(tempfile.mkdtemp(prefix="kit-tmp-", dir=parent))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        with suppress(OSError):  # a file system without locks: then nobody else can lock it either
+            stack.enter_context(_locked_folder(folder))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _process_exists(pid: int) -> bool:
+@contextmanager
+def _locked_folder(folder: Path) -> Iterator[os.stat_result]:
+    """Lock a folder itself for the block. Raises OSError while another process has the lock.
+
+    The lock ends with its process. A process id would not do: a container that shares the
+    folder, or a sandbox, has process ids of its own.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield os.fstat(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

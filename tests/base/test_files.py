@@ -146,21 +146,44 @@ def test_host_facts_and_versions_can_be_written_as_json():
     json.dumps(facts)
 
 
+HOLD = """
+import kit.base.files as files
+files.MAX_TEMPDIR_CHARACTERS = 1000
+with files.temporary_folder() as folder:
+    print(folder, flush=True)
+    input()
+"""
+
+
 def test_the_folder_of_a_killed_run_is_removed_by_the_next(tmp_path, monkeypatch):
+    """A live one is kept, also by a process that sees other process ids, as in a container."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("kit.base.files.MAX_TEMPDIR_CHARACTERS", 1000)
-    gone = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
-    )
-    left = tmp_path / f"kit-run-{int(gone.stdout)}-abcdefgh"
-    live, foreign = tmp_path / f"kit-run-{os.getpid()}-abcdefgh", tmp_path / "kit-run-things"
-    for folder in (left, live, foreign):
-        folder.mkdir()
-        (folder / "kernel-1").write_text("")
+    foreign = tmp_path / "kit-things"
+    foreign.mkdir()
+    argv = [sys.executable, "-c", HOLD]
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
+    ) as child:
+        live = tmp_path / child.stdout.readline().strip()
+        os.utime(live, (1, 1))
+        with temporary_folder() as folder:
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert sorted(tmp_path.iterdir()) == sorted([folder, live, foreign])
+        child.kill()
     with temporary_folder() as folder:
-        assert folder.stat().st_mode & 0o777 == 0o700
-        assert sorted(tmp_path.iterdir()) == sorted([folder, live, foreign])
-    assert sorted(tmp_path.iterdir()) == sorted([live, foreign])
+        assert sorted(tmp_path.iterdir()) == sorted([folder, foreign])
+    assert sorted(tmp_path.iterdir()) == [foreign]
+
+
+def test_new_folder_that_its_process_has_not_locked_yet_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("kit.base.files.MAX_TEMPDIR_CHARACTERS", 1000)
+    new = tmp_path / "kit-tmp-abcdefgh"
+    new.mkdir()
+    with temporary_folder():
+        assert new.exists()
 
 
 def test_sockets_have_a_short_path_whatever_the_temporary_folder_is(tmp_path, monkeypatch):
