@@ -91,7 +91,6 @@ def run_command(
     from kit.billing import check_affordable, refuse_over
     from kit.report.article import reproduce
     from kit.runs import notebooks
-    from kit.tracking import Logged
 
     if "profile" in dict(pairs):
         raise UsageError("-p profile is not accepted", next_step="use --profile NAME")
@@ -111,10 +110,6 @@ def run_command(
         click.echo(reproduce.summary(record))
         if record:
             click.echo(f"  files: {settings.profile_dir / 'runs' / record['run']}")
-            if "tracking" in record and (note := Logged(**record["tracking"]).sentence()):
-                click.echo(f"  {note}", err=True)
-            if warning := record["data"].get("warning"):
-                click.echo(f"  data: {warning}", err=True)
     if repeat > 1 and record:
         click.echo(reproduce.repeated(settings, record))
 

@@ -15,7 +15,9 @@ import click
 
 from kit.base import (
     CredentialRefused,
+    DataError,
     HostKeyRefused,
+    Json,
     KitError,
     NoSuchBucket,
     Unreachable,
@@ -160,9 +162,14 @@ def _live_row(
     run, state, number = status.run, status.state.name, status.number
     if job and job.observed:
         return Row(run, state, number, job.job_id, job.state.name, job.why)
-    progress = submitter.requests.read(run, "progress") or {}
     reason = job.why if job else reason
-    age = submitter.slurm.clock() - progress["seen"] if "seen" in progress else None
+    progress: Json = {}
+    try:
+        progress = submitter.requests.read(run, "progress") or progress
+    except DataError as err:  # damaged: the other runs are listed all the same
+        reason = f"{reason}; {err.tried}"
+    seen = progress.get("seen")
+    age = submitter.slurm.clock() - seen if isinstance(seen, int | float) else None
     why = f"{reason} (" + ("never seen)" if age is None else f"last seen {age:.0f} s ago)")
     job_id = job.job_id if job else str(progress.get("job") or "")
     return Row(run, state, number, job_id, "UNKNOWN", why, known=False)

@@ -17,7 +17,7 @@ from kit.base.settings import Hpc, Settings
 from kit.doctor import keys, link_race
 from kit.doctor.context import Check, CheckContext, shell_file
 from kit.doctor.diagnosis import CheckSkipped, DiagnosisError, Known
-from kit.slurm import SitePaths, Slurm, module_lines
+from kit.slurm import NO_ACCOUNTING, SitePaths, Slurm, module_lines
 
 MAX_SKEW_S = 60.0  # beside the time that the answer took
 SHORT_S = 3600.0
@@ -90,13 +90,25 @@ def _slurm(context: CheckContext) -> str:
         raise DiagnosisError("slurm-missing", hpc.ssh_host)
     partition = _partition(host, hpc)
     user = host.run(["id", "-un"], timeout=20).out.strip()
-    argv = ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=Account"]
-    accounts = sorted({*host.run(argv, timeout=20).out.split()})
+    accounts = _accounts(host, user)
+    if accounts is None:
+        return f"{partition}; no accounting, so the figures of its jobs are not known"
     if hpc.account and hpc.account not in accounts:
         got = f"{hpc.account!r} for {user} on {hpc.ssh_host}"
         step = f"set [hpc] account to one of: {', '.join(accounts) or 'none'}"
         raise DiagnosisError("account-missing", got, step)
     return f"{hpc.account or 'no account'}; {partition}"
+
+
+def _accounts(host: Host, user: str) -> list[str] | None:
+    """List the Slurm accounts of a user; None on a site without accounting, which has none."""
+    argv = ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=Account"]
+    try:
+        return sorted({*host.run(argv, timeout=20).out.split()})
+    except CommandFailed as err:
+        if NO_ACCOUNTING.search(err.got):
+            return None
+        raise
 
 
 def _partition(host: Host, hpc: Hpc) -> str:

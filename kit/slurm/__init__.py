@@ -12,6 +12,7 @@ from kit.slurm.script import JobSpec, build_script, job_for, module_lines, node_
 from kit.slurm.status import EXIT_MEANINGS, JobStatus
 from kit.slurm.text import (
     ACCOUNT_COLUMNS,
+    NO_ACCOUNTING,
     JobState,
     account_row,
     parse_count,

@@ -90,5 +90,5 @@ def test_end_of_a_run_names_what_waits_for_mlflow_and_the_warning_of_its_data(
     monkeypatch.setattr(notebooks, "run", lambda *_: record)
     done = run("local")
     assert done.exit_code == 0, done.output
-    assert "does not have run local-0123456789ab-1 yet (no answer)" in done.stderr
-    assert "data: no test image of 9 classes" in done.stderr
+    assert "does not have run local-0123456789ab-1 yet (no answer)" in done.stdout
+    assert "data: no test image of 9 classes" in done.stdout

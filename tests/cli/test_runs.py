@@ -97,6 +97,19 @@ def test_without_contact_a_run_is_unknown_and_was_last_seen(world):
     assert "never seen" in runs.list_runs(submitter)[0].why
 
 
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"schema": 1, "seen": "yesterday"}'])
+def test_damaged_progress_of_one_run_does_not_hide_the_others(world, content):
+    """It is read where the site does not answer, of every run that is live."""
+    submitter = running(world)
+    other = "cloud-hpc-aaaaaaaaaaaa-1"
+    world.requests.ask(RunRequest(run=other, data_hash="d" * 64))
+    break_contact(submitter)
+    world.requests.store.put(f"runs/{RUN}/progress.json", content)
+    rows = {row.run: row for row in runs.list_runs(submitter)}
+    assert set(rows) == {RUN, other}
+    assert "never seen" in rows[RUN].why
+
+
 def test_a_silent_scheduler_leaves_the_state_unknown(world):
     submitter = running(world)
     world.site.controller = False

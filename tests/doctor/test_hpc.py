@@ -18,6 +18,16 @@ def test_site_with_a_default_partition_needs_none_in_the_profile(bench):
     assert (found.state, found.answer) == ("ok", "no account; small* up 1:00:00 2")
 
 
+def test_site_without_accounting_has_no_accounts_to_check(bench):
+    """As sacctmgr of Slurm 22.05 answers on a site without slurmdbd."""
+    refused = "You are not running a supported accounting_storage plugin"
+    sacctmgr = f"echo '{refused}' >&2; exit 1"
+    server = bench.bare(sinfo="echo 'small* up 1:00:00 2'", sacctmgr=sacctmgr)
+    found = by_name(bench.login_node(server, partition="small", account="project_1"))["Slurm"]
+    assert (found.state, found.diagnosis) == ("ok", "")
+    assert "no accounting" in found.answer
+
+
 def test_module_that_fails_with_exit_code_zero_is_found(bench, tmp_path):
     """Tcl Modules 3.2 prints an error for a missing module and returns 0."""
     init = tmp_path / "init.sh"

@@ -14,6 +14,7 @@ from kit.report.article.figures import column_of
 from kit.report.noise import compare
 from kit.report.table import build_table, columns, read_table, to_form
 from kit.runs import notebooks
+from kit.tracking import Logged
 
 Report = Callable[[str], None]
 ORDER: tuple[tuple[str, dict[str, object]], ...] = (
@@ -53,11 +54,16 @@ def reproduce(settings: Settings, report: Report, start_sandbox: Callable[[], ob
 
 
 def summary(record: Json | None) -> str:
-    """Return a line with the figures of a run."""
+    """Return the figures of a run on a line, and below it what is wrong with data or MLflow."""
     if record is None:
         return "  done"
     figures = ", ".join(f"{key} {value:.5g}" for key, value in record["figures"].items())
-    return f"  {record['run']}: {figures}"
+    lines = [f"  {record['run']}: {figures}"]
+    if warning := record["data"].get("warning"):
+        lines.append(f"  data: {warning}")
+    if "tracking" in record and (note := Logged(**record["tracking"]).sentence()):
+        lines.append(f"  {note}")
+    return "\n".join(lines)
 
 
 def repeated(settings: Settings, record: Json) -> str:

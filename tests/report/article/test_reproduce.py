@@ -80,3 +80,16 @@ def test_the_summary_of_a_run_has_its_figures():
     record = {"run": "local-a-1", "figures": {"accuracy": 0.5}, "data": {}}
     assert reproduce.summary(record) == "  local-a-1: accuracy 0.5"
     assert reproduce.summary(None) == "  done"
+
+
+def test_the_summary_names_a_fault_of_the_data_and_a_run_that_waits_for_mlflow():
+    record = {
+        "run": "local-a-1",
+        "figures": {"accuracy": 0.5},
+        "data": {"warning": "no training image of 9 classes"},
+        "tracking": {"run_id": "local-a-1", "state": "waiting", "reason": "no answer"},
+    }
+    _, data, mlflow = reproduce.summary(record).splitlines()
+    assert data == "  data: no training image of 9 classes"
+    assert "MLflow does not have run local-a-1 yet (no answer)" in mlflow
+    assert "`kit sync`" in mlflow
