@@ -143,7 +143,7 @@ def write_waiting(folder: Path, destination: str, run: RunLog) -> None:
         if known in ("", destination):
             run = before.merged(run)
     try:
-        table = run.to_dict()
+        table = dataclasses.asdict(run)
         table["artifacts"] = [[_inside(folder, file), name] for file, name in run.artifacts]
         if run.model:
             table["model"] = [run.model[0], _inside(folder, run.model[1])]
@@ -178,7 +178,7 @@ def read_waiting(folder: Path) -> tuple[RunLog, str]:
     path = folder / STATE_FILE
     content = read_json(path)
     try:
-        run, hashes = RunLog.from_dict(content["run"]), dict(content["sha256"])
+        run, hashes = RunLog(**content["run"]), dict(content["sha256"])
         destination = str(content["destination"])
     except (ValueError, KeyError, TypeError) as err:
         raise DataError(f"{path} is not a log for MLflow", f"{type(err).__name__}: {err}") from err

@@ -4,10 +4,13 @@ import dataclasses
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 from kit.base import Json
 from kit.experiments.fashion_mnist.data import LABELS
@@ -22,12 +25,13 @@ SACCT_METRICS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class RunLog:
     """Everything one run logs. Times in ms since 1970; a point is (key, value, step, time).
 
     `status` is FINISHED or FAILED, `artifacts` are (local file, artifact folder), `model` is
-    (registered name, local safetensors file) or None; the model's file goes to `model/`.
+    (registered name, local safetensors file) or None; the model's file goes to `model/`. The
+    fields are checked, as they may come from a JSON file: TypeError or ValueError.
     """
 
     experiment: str
@@ -57,18 +61,6 @@ class RunLog:
             artifacts=tuple(dict.fromkeys(self.artifacts + later.artifacts)),
             model=later.model or self.model,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the form that JSON keeps."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> "RunLog":
-        """Build from `to_dict`'s form; raises KeyError, TypeError or ValueError if it is not."""
-        points = tuple((str(k), float(v), int(step), int(t)) for k, v, step, t in table["metrics"])
-        files = tuple((str(path), str(folder)) for path, folder in table["artifacts"])
-        model = tuple(table["model"]) if table["model"] else None
-        return cls(**{**table, "metrics": points, "artifacts": files, "model": model})
 
 
 def performance_metrics(

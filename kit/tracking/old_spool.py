@@ -55,7 +55,7 @@ def _read(entry: Path) -> RunLog:
     """Return an entry's log, its files by absolute paths. Raises DataError if it is not whole."""
     try:
         content = json.loads((entry / "run.json").read_text(encoding="utf-8"))
-        run, hashes = RunLog.from_dict(content["run"]), dict(content["sha256"])
+        run, hashes = RunLog(**content["run"]), dict(content["sha256"])
     except (ValueError, KeyError, TypeError, FileNotFoundError) as err:
         raise DataError(
             f"{entry / 'run.json'} is not a spool entry", f"{type(err).__name__}: {err}"

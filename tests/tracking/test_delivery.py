@@ -505,7 +505,7 @@ def test_a_later_part_of_a_log_waits_with_the_first(tmp_path: Path, site: Settin
 def old_entry(site: Settings, spool: str, run: RunLog, number: int = 1) -> Path:
     """Write an entry as the first edition did."""
     entry = site.profile_dir / "mlflow-spool" / spool / f"{number:020d}-{run.run_id}-0a1b2c3d"
-    table, hashes = json.loads(json.dumps(run.to_dict())), {}
+    table, hashes = json.loads(json.dumps(dataclasses.asdict(run))), {}
     for position, (path, folder) in enumerate(run.artifacts):
         name = f"artifacts/{position}/{Path(path).name}"
         table["artifacts"][position] = [name, folder]
