@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 from allas_site import AllasSite
 from hpc_bench import USER, Bench, Place, nothing_runs, processes, ps
@@ -510,6 +511,24 @@ def refused_without_token(bench, run):
     assert error.value.code in (401, 403)
 
 
+# What listens on every address of a node while a job runs (docs/slurm.md says so): Ray's servers,
+# which ask for the token of the attempt, and srun, which asks for Slurm's.
+LISTENERS = {"gcs_server", "raylet", "python", "srun"} | {
+    f"ray::{name}" for name in ("DashboardAgent", "JobSupervisor", "RuntimeEnvAgent", "work")
+}
+
+
+def listeners(job):
+    """Return the programs of a job that listen, each with `any` or the address of its node."""
+    roots = [p for p in psutil.process_iter(["cmdline"]) if f"kr-{job}-" in str(p.info["cmdline"])]
+    ours = {p.pid: p.name() for root in roots for p in (root, *root.children(recursive=True))}
+    return {
+        (ours[row.pid], "any" if row.laddr.ip in ("0.0.0.0", "::") else row.laddr.ip)
+        for row in psutil.net_connections("tcp")
+        if row.status == psutil.CONN_LISTEN and row.pid in ours
+    }
+
+
 def test_no_secret_is_anywhere_and_a_cancel_releases_the_nodes_at_once(bench, seen):
     run = bench.ask(epochs=LONG)
     bench.passes_until(run, lambda: bench.training(run))
@@ -522,6 +541,9 @@ def test_no_secret_is_anywhere_and_a_cancel_releases_the_nodes_at_once(bench, se
     hidden += [keystone.token().reveal()]
     texts = {line: line.encode() for line in ps("args=")}
     with bench.frozen(run):
+        reachable = {name for name, at in listeners(bench.sacct(run)[0][0]) if at == "any"}
+        assert "gcs_server" in reachable
+        assert reachable <= LISTENERS, "docs/slurm.md lists what other nodes can reach"
         for store in (bench.requests.store, bench.submitter.data):
             texts |= {each.key: store.get(each.key) for each in store.list("runs/")}
         box = bench.profile.sandbox_dir
