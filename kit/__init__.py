@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from kit.base.settings import Settings as Profile
     from kit.base.settings import load as load_profile
+    from kit.experiments.contract import Context, DataInfo
     from kit.experiments.parameters import Parameters
     from kit.notebook.run import Run, show_code, show_estimate, start
     from kit.report import plots
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
 # public name -> module and attribute; without an attribute the module itself
 _PLACES = {
     "CommandFailed": "kit.base.errors:CommandFailed",
+    "Context": "kit.experiments.contract:Context",
     "CredentialRefused": "kit.base.errors:CredentialRefused",
     "DataError": "kit.base.errors:DataError",
+    "DataInfo": "kit.experiments.contract:DataInfo",
     "JobSpec": "kit.slurm:JobSpec",
     "JobStatus": "kit.slurm:JobStatus",
     "KitError": "kit.base.errors:KitError",
@@ -72,8 +75,10 @@ _PLACES = {
 
 __all__ = [
     "CommandFailed",
+    "Context",
     "CredentialRefused",
     "DataError",
+    "DataInfo",
     "JobSpec",
     "JobStatus",
     "KitError",

@@ -133,7 +133,7 @@ def load(profile: str | None = None, environ: Mapping[str, str] = os.environ) ->
     return Settings(
         profile=name,
         results_dir=results_dir,
-        cache_dir=_path(environ.get("KIT_CACHE_DIR")) or _cache_dir(),
+        cache_dir=cache_dir(environ),
         sandbox_dir=sandbox_dir,
         data_dir=_path(environ.get("KIT_DATA_DIR")),
         env_file=_path(environ.get("KIT_ENV_FILE") or sections["site"].env_file),
@@ -146,7 +146,10 @@ def _path(value: str | None) -> Path | None:
     return Path(value).expanduser().absolute() if value else None
 
 
-def _cache_dir() -> Path:
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for what can be fetched or made again."""
+    if folder := _path(environ.get("KIT_CACHE_DIR")):
+        return folder
     import platformdirs  # late: `kit --help` works without the extras
 
     return Path(platformdirs.user_cache_dir("cloud-hpc-kit"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kit import tracking
 from kit.base import Json, KitError, time_record
 from kit.billing import bill_figures, bill_of_run, totals
-from kit.experiments.fashion_mnist.data import LABELS, Dataset
+from kit.experiments.fashion_mnist.images import LABELS, Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.notebook.cloud_hpc import JOB_FILES
 from kit.runs.history import Run
@@ -39,7 +39,7 @@ def finish_local(
         logged = _log_local(run, data, parameters, trained, performance)
     figures = {"training_s": times["total-seconds"], "accuracy": performance["accuracy"]}
     figures |= {"cloud_bu": 0.0, "total_bu": 0.0}
-    facts = {"data": data.facts(), "figures": figures, "performance": performance}
+    facts = {"data": data.info().facts(data.hash), "figures": figures, "performance": performance}
     facts["tracking"] = asdict(logged)
     return run.finish({LOCAL_METRICS: "local_metrics.json"}, facts)
 
@@ -109,7 +109,7 @@ def _finish_pipeline(
         "pipeline_s": round(outcome.pipeline_s, 5),
         "accuracy": outcome.performance["accuracy"],
     }
-    facts: Json = {"data": data.facts(), "figures": {**common, **figures}}
+    facts: Json = {"data": data.info().facts(data.hash), "figures": {**common, **figures}}
     facts |= {"performance": outcome.performance, "tracking": outcome.mlflow}
     facts |= {"gates": outcome.evaluated["gates"], "pipeline": outcome.seconds(), **more}
     facts |= {"resumed": run.resumed or outcome.resumed}

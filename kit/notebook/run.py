@@ -24,11 +24,11 @@ from kit.billing import (
     refuse_over,
 )
 from kit.experiments import Thresholds
-from kit.experiments.fashion_mnist import GATES, METRICS
-from kit.experiments.fashion_mnist import data as fashion_mnist
+from kit.experiments.fashion_mnist import GATES, METRICS, pictures
+from kit.experiments.fashion_mnist import images as fashion_mnist
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.notebook import cloud_hpc, plan, results, show
-from kit.notebook.show import Table, Text
+from kit.notebook.show import Pictures, Table, Text
 from kit.runs import history
 from kit.runs import outcome as pipelines
 from kit.runs.kfp_here import ComponentState
@@ -195,11 +195,11 @@ class Run:
             site=site_id(self.settings),
         )
 
-    def show_images(self) -> "Figure":
+    def show_images(self) -> Pictures:
         """Draw one training image of each class."""
         labels = self.data.train_labels.tolist()
         images = self.data.train_images
-        return kit.plots.image_grid(images, labels, fashion_mnist.LABELS, self.data.warning)
+        return Pictures({"images": pictures.image_grid(images, labels, self.data.warning)})
 
     def train(self) -> str:
         """Train with a progress bar; an interrupted training resumes after its last epoch."""
@@ -221,10 +221,10 @@ class Run:
             self.evaluation = training.evaluate(model, self.data, self.parameters)
         return show.class_table(self.evaluation.performance)
 
-    def show_confusion(self) -> "Figure":
+    def show_confusion(self) -> Pictures:
         """Draw which class was taken for which."""
         confusion = self._needs(self.evaluation, "evaluate").confusion
-        return kit.plots.confusion_matrix(confusion, fashion_mnist.LABELS, self.data.warning)
+        return Pictures({"confusion": pictures.confusion_matrix(confusion, self.data.warning)})
 
     def show_credentials(self) -> Table:
         """List the credentials and when they expire, never the secrets.

@@ -1,7 +1,9 @@
 """The output of a cell: tables, texts and the experiment's code, in HTML and as plain text."""
 
 import ast
+import base64
 import html
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,10 +12,11 @@ from kit import tracking
 from kit.base import PACKAGE, Json, Unreachable, UsageError
 from kit.base.settings import Settings
 from kit.experiments.fashion_mnist import METRICS
-from kit.experiments.fashion_mnist.data import LABELS
+from kit.experiments.fashion_mnist.images import LABELS
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 TRAINING = PACKAGE / "experiments" / "fashion_mnist" / "training.py"
 
@@ -55,6 +58,26 @@ class Text:
         if not self.title:
             return body
         return f"<details><summary>{html.escape(self.title)}</summary>{body}</details>"
+
+
+@dataclass(frozen=True, repr=False)
+class Pictures:
+    """Figures by title, one below the other."""
+
+    figures: "Mapping[str, Figure]"
+
+    def __repr__(self) -> str:
+        """Return the titles."""
+        return f"pictures: {', '.join(self.figures) or 'none'}"
+
+    def _repr_html_(self) -> str:
+        pages = []
+        for title, figure in self.figures.items():
+            file = io.BytesIO()
+            figure.savefig(file, format="png", dpi=100)
+            png = base64.b64encode(file.getvalue()).decode()
+            pages.append(f'<img alt="{html.escape(title)}" src="data:image/png;base64,{png}"/>')
+        return "<br>".join(pages)
 
 
 class Code(Text):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kit.base import DataError, Json, Timeline, host_facts, time_record, versions, write_json
-from kit.experiments.fashion_mnist.data import Dataset
+from kit.experiments.fashion_mnist.images import Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.onsite.names import DRIVER_FAILED, FAILURE, METRICS, PROGRESS, TIMES
 

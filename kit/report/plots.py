@@ -7,7 +7,6 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 # Okabe-Ito, safe for colour-blind readers; the hatches tell the bars apart in print.
@@ -41,22 +40,6 @@ def _warn(figure: Figure, warning: str) -> None:
         figure.suptitle(warning, color="#B00000", fontsize=10, fontweight="bold", wrap=True)
 
 
-def image_grid(
-    images: np.ndarray, labels: Sequence[int], names: Sequence[str], warning: str = ""
-) -> Figure:
-    """Show the first image of each class, (N, 28, 28) uint8, in one row."""
-    figure = Picture(figsize=(9, 1.6 + 0.3 * bool(warning)), layout="constrained")
-    row = figure.subplots(1, len(names))
-    _warn(figure, warning)
-    for number, (axes, name) in enumerate(zip(row, names, strict=True)):
-        axes.set_title(name, fontsize=8)
-        axes.axis("off")
-        indexes = [index for index, label in enumerate(labels) if label == number]
-        if indexes:
-            axes.imshow(images[indexes[0]], cmap="gray_r", vmin=0, vmax=255)
-    return figure
-
-
 def loss_curve(
     losses: Sequence[tuple[int, float]], steps_per_epoch: int, warning: str = ""
 ) -> Figure:
@@ -69,23 +52,6 @@ def loss_curve(
     axes.set_xlabel("step (dotted: end of an epoch)")
     axes.set_ylabel("cross entropy")
     axes.set_ylim(bottom=0)
-    return figure
-
-
-def confusion_matrix(matrix: np.ndarray, names: Sequence[str], warning: str = "") -> Figure:
-    """Draw counts (10, 10), rows the true class, columns the predicted one."""
-    figure, axes = _figure(6.2, 5.4, "Confusion matrix (test images)", warning)
-    axes.imshow(matrix, cmap="Blues")
-    axes.spines[["top", "right"]].set_visible(True)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    half = matrix.max() / 2
-    for (row, column), count in np.ndenumerate(matrix):
-        colour = "white" if count > half else "black"
-        text = axes.text(column, row, str(count), ha="center", va="center", fontsize=7)
-        text.set(color=colour, in_layout=False)  # 100 texts would triple the time of the layout
     return figure
 
 

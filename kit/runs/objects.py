@@ -30,7 +30,7 @@ from kit.base import (
     parse,
     sha256_of,
 )
-from kit.experiments.fashion_mnist.data import SIDE, Dataset
+from kit.experiments.fashion_mnist.images import SIDE, Dataset
 from kit.store import ObjectStore
 
 _KINDS = ("images", "labels")

@@ -239,7 +239,7 @@ def _log_progress(step: int, steps: int, loss: float) -> None:
 
 def _upload(stage: Stage, data_hash: str) -> Json:
     """Upload the data set of this machine, unless the bucket has the wanted one."""
-    from kit.experiments.fashion_mnist import data as fashion_mnist
+    from kit.experiments.fashion_mnist import images as fashion_mnist
 
     objects, uploaded = stage.objects, False
     data = fashion_mnist.load(stage.settings.data_dir, stage.settings.cache_dir)

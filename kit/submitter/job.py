@@ -15,7 +15,7 @@ from typing import Any
 
 from kit.base import Json
 from kit.base.settings import Hpc
-from kit.experiments.fashion_mnist.data import Dataset
+from kit.experiments.fashion_mnist.images import Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.onsite.names import ENVIRONMENT_FAILED
 from kit.runs.requests import RunRequest, attempt_id

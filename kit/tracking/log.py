@@ -13,7 +13,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from kit.base import Json
-from kit.experiments.fashion_mnist.data import LABELS
+from kit.experiments.fashion_mnist.images import LABELS
 from kit.slurm import parse_duration, parse_time
 
 Point = tuple[str, float, int, int]

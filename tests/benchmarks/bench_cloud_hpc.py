@@ -23,7 +23,7 @@ from idx_files import striped_images
 
 from kit.base.settings import Settings, load
 from kit.experiments import Thresholds
-from kit.experiments.fashion_mnist.data import Dataset
+from kit.experiments.fashion_mnist.images import Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.objects import StageStore
 from kit.runs.outcome import CLOUD_HPC, Outcome, hpc_arguments_of, run_pipeline

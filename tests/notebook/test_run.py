@@ -47,8 +47,10 @@ def test_a_local_run_from_start_to_results(environ):
     assert run.run.folder.name in repr(run.show_results())
     load_model(run.run.folder / "model.safetensors")
     assert "article" in run.compare().frame.columns
-    for figure in (run.show_images(), run.show_loss(), run.show_confusion(), run.show_timeline()):
+    for figure in (run.show_loss(), run.show_timeline()):
         assert figure._repr_png_().startswith(b"\x89PNG")
+    for pictures in (run.show_images(), run.show_confusion()):
+        assert "data:image/png;base64," in pictures._repr_html_()
     published = read_json(environ / "results/sandbox/local/artifacts/local_metrics.json")
     assert published["performance"] == record["performance"]
 

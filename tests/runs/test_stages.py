@@ -19,7 +19,7 @@ from kit.base import DataError, KitError, NoSuchObject, ObjectDamaged, UsageErro
 from kit.base.settings import Settings
 from kit.experiments import GatesNotPassed
 from kit.experiments.fashion_mnist import training
-from kit.experiments.fashion_mnist.data import LABELS, Dataset
+from kit.experiments.fashion_mnist.images import LABELS, Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs import stages
 from kit.runs.objects import StageStore

@@ -26,7 +26,7 @@ from notebook_runs import (
 from kit import store, tracking
 from kit.base import ROOT, SSHHost, read_json
 from kit.base.settings import Settings, load
-from kit.experiments.fashion_mnist.data import LABELS
+from kit.experiments.fashion_mnist.images import LABELS
 from kit.runs.requests import RunRequests, attempt_id
 from kit.slurm import PUBLISHED
 

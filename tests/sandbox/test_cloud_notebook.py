@@ -22,7 +22,7 @@ from notebook_runs import (
 from kit import store, tracking
 from kit.base import ROOT, read_history, read_json
 from kit.base.settings import SITES, Settings, load
-from kit.experiments.fashion_mnist.data import LABELS
+from kit.experiments.fashion_mnist.images import LABELS
 from kit.runs import notebooks
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]

@@ -7,7 +7,7 @@ from idx_files import striped_images
 
 from kit.base import settings
 from kit.base.settings import Settings, load
-from kit.experiments.fashion_mnist.data import Dataset
+from kit.experiments.fashion_mnist.images import Dataset
 from kit.store import open_store
 
 PROFILE = """

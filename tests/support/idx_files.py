@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kit.experiments.fashion_mnist import data as fashion_mnist
-from kit.experiments.fashion_mnist.data import LABELS, SIDE, Dataset
+from kit.experiments.fashion_mnist import images as fashion_mnist
+from kit.experiments.fashion_mnist.images import LABELS, SIDE, Dataset
 
 
 def images_bytes(images: np.ndarray) -> bytes:

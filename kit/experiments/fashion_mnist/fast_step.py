@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 from torch import Tensor
 
-from kit.experiments.fashion_mnist.data import LABELS
+from kit.experiments.fashion_mnist.images import LABELS
 from kit.experiments.fashion_mnist.parameters import Parameters
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kit.base import DataError, UsageError
-from kit.experiments.fashion_mnist.data import LABELS, Dataset
 from kit.experiments.fashion_mnist.fast_step import FastStep
+from kit.experiments.fashion_mnist.images import LABELS, Dataset, read_folder
 from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments.fashion_mnist.published import CLASSIFIER
 from kit.experiments.fashion_mnist.tensor_files import read_tensors, write_tensors
 
-NAME = "Convolutional-neural-network-classifier"
 LOSS_POINT_STEPS = 2000  # steps in one point of the loss curve; fewer when an epoch is short
 EVALUATION_BATCH = 1000  # images; the result does not depend on it, the article used 4
 ONEDNN_FROM_BATCH = 32  # below, setting up oneDNN's kernels costs more than they save
@@ -271,6 +271,19 @@ def train_shard(data: Dataset, parameters: Parameters, vectors: Tensor, order: T
         return _vectors(state)
 
 
+def train_stored_shard(
+    folder: str, parameters: Parameters, vectors: NDArray[np.float32], order: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Do `train_shard` in another process: arrays in, an array out, the data set from a folder."""
+    shard = torch.tensor(vectors), torch.tensor(order)
+    return train_shard(_stored(folder), parameters, *shard).numpy()
+
+
+@lru_cache(1)  # a worker computes a shard of every epoch
+def _stored(folder: str) -> Dataset:
+    return read_folder(Path(folder))
+
+
 def _vectors(state: _State) -> Tensor:
     """Return a copy (2, number of weights) on the CPU: all weights, all velocities."""
     weights = torch.cat([weight.detach().reshape(-1) for weight in state.model.parameters()])
@@ -365,7 +378,7 @@ def evaluate(model: Model, data: Dataset, parameters: Parameters) -> Evaluation:
         scores = torch.cat([model(as_tensor(part, parameters.device)) for part in parts]).cpu()
         probabilities, predicted = scores.softmax(1), scores.argmax(1)
         actual = as_labels(data.test_labels)
-        performance: dict[str, Any] = {"name": NAME}
+        performance: dict[str, Any] = {"name": CLASSIFIER}
         for average, prefix in (("macro", ""), ("none", "class-")):
             for kind in ("accuracy", "precision", "recall"):
                 measure = getattr(metrics, f"multiclass_{kind}")

@@ -13,8 +13,8 @@ import pytest
 from idx_files import striped_images
 
 from kit.base import DataError
-from kit.experiments.fashion_mnist import data as fashion_mnist
 from kit.experiments.fashion_mnist import download
+from kit.experiments.fashion_mnist import images as fashion_mnist
 
 SMALL = striped_images(30, 20)
 

@@ -10,7 +10,7 @@ import pytest
 from idx_files import striped_images
 
 from kit.base import DataError
-from kit.experiments.fashion_mnist import data as fashion_mnist
+from kit.experiments.fashion_mnist import images as fashion_mnist
 
 SMALL = striped_images(30, 20)
 IMAGES = idx_files.images_bytes(SMALL.train_images)
@@ -158,8 +158,8 @@ def test_classes_without_images_are_named(tmp_path):
         train_labels=SMALL.train_labels[only_bags],
     )
     assert data.warning.startswith("no training image of 9 classes: top, trouser, pullover")
-    assert data.facts()["warning"] == data.warning
-    assert data.facts()["test_items"] == 20
+    assert data.info().warning == data.warning
+    assert data.info().test_items == 20
 
 
 def test_striped_images_are_the_same_everywhere():

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kit.base import DataError, KitError
+from kit.base import DataError, KitError, write_bytes
+from kit.experiments.contract import DataInfo
 from kit.experiments.fashion_mnist import download
 
 LABELS = (
@@ -95,18 +96,17 @@ class Dataset:
                 sentences.append(f"no {part} image of {len(absent)} classes: {', '.join(absent)}")
         return "; ".join(sentences)
 
-    def facts(self) -> dict[str, Any]:
-        """Return what a record holds about the data."""
-        return {
-            "title": self.title,
-            "source": self.source,
-            "hash": self.hash,
-            "train_items": len(self.train_labels),
-            "test_items": len(self.test_labels),
-            "balanced": len(set(np.bincount(self.test_labels, minlength=len(LABELS)))) == 1,
-            "files": dict(self.files),
-            "warning": self.warning,
-        }
+    def info(self) -> DataInfo:
+        """Return what tables and records show of the data."""
+        return DataInfo(
+            title=self.title,
+            source=self.source,
+            train_items=len(self.train_labels),
+            test_items=len(self.test_labels),
+            balanced=len(set(np.bincount(self.test_labels, minlength=len(LABELS)))) == 1,
+            files=dict(self.files),
+            warning=self.warning,
+        )
 
 
 def load(
@@ -219,6 +219,15 @@ def read_folder(folder: Path) -> Dataset:
     train_images, train_labels, test_images, test_labels = arrays
     data = Dataset(train_images, train_labels, test_images, test_labels, "folder", files)
     return dataclasses.replace(data, source="official") if data.hash == OFFICIAL_HASH else data
+
+
+def write_folder(folder: Path, data: Dataset) -> None:
+    """Write the four files of a data set, not gzipped, in the form that `read_folder` reads."""
+    arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
+    for name, array in zip(FILES, arrays, strict=True):
+        magic = 2051 if array.ndim == 3 else 2049
+        header = struct.pack(f">{array.ndim + 1}I", magic, *array.shape)
+        write_bytes(folder / name.removesuffix(".gz"), header + array.tobytes())
 
 
 def _contents(folder: Path) -> str:

@@ -1,0 +1,243 @@
+"""The contract of an experiment: a module with five names, and what its functions receive.
+
+    NAME = "digits"                                # small letters, digits, underscores
+    class Parameters(kit.Parameters): ...          # types, ranges, defaults, one description each
+    def data(folder, source) -> kit.DataInfo       # puts the files of the data set into `folder`
+    def train(ctx) -> None                         # reads ctx.data, writes files into ctx.out
+    def evaluate(ctx) -> dict[str, float]          # metrics by name; may write more files
+
+Optional: `figures(ctx)` returns pictures by title, drawn from the files that exist so far;
+`PRIMARY` names the metric of the tables; `GATES` are the least metrics of a model that is
+registered; `REQUIREMENTS` lists packages that the site's environment needs beside the kit's own;
+`LABEL` and `MODEL` are the names in pipelines and MLflow, where they differ from `NAME`. The file
+`model.*` in ctx.out is the one that is registered.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kit.base import DataError, Json, UsageError, sha256_of
+from kit.experiments.gates import Thresholds
+from kit.experiments.parameters import Parameters
+
+Report = Callable[[int, int, float], None]  # step, steps in all, mean loss since the last call
+MAX_FILES = 10_000
+MAX_OUT_BYTES = 5 * 2**30  # an object store takes no larger object in one piece
+LOSSES = "losses.jsonl"  # in the checkpoint's folder: the points reported so far
+
+
+def ignore_progress(step: int, steps: int, loss: float) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """Description of a data set, as tables and records show it.
+
+    `test_items` is the number of items that the metrics are measured on; with `balanced` (each
+    class has as many of them) the primary metric gets an interval. A `warning` is shown wherever
+    the data are.
+    """
+
+    title: str
+    test_items: int = 0
+    train_items: int = 0
+    source: str = ""
+    balanced: bool = False
+    warning: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def facts(self, data_hash: str) -> Json:
+        """Return what a record holds about the data."""
+        return {**vars(self), "files": dict(self.files), "hash": data_hash}
+
+
+class Context:
+    """Folders, parameters and progress of one run, the same on every target.
+
+    `data` is the folder that the experiment's `data` filled, `out` the folder for the results,
+    `checkpoint` a folder that a killed training finds again when it is started again. `workers`
+    is how many processes may share the training (`submit`), `device` is cpu or cuda.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        out: Path,
+        checkpoint: Path,
+        parameters: Any,
+        workers: int = 1,
+        show: Report = ignore_progress,
+        submit: Callable[..., Callable[[], Any]] = partial,
+    ) -> None:
+        self.data, self.out, self.checkpoint = data, out, checkpoint
+        self.parameters, self.workers = parameters, workers
+        self.device: str = getattr(parameters, "device", "cpu")
+        self.losses: list[tuple[int, float]] = []
+        self.resumed_step = 0
+        self.times: tuple[float, float, float] | None = None
+        self._show, self._submit = show, submit
+        self._file: Any = None
+
+    def report(self, step: int, steps: int, loss: float) -> None:
+        """Report the progress: steps done, steps in all, mean loss since the last report.
+
+        The points survive a kill. A training that was resumed and repeats steps replaces theirs.
+        Raises UsageError for a loss that is not a finite number.
+        """
+        if not math.isfinite(loss):
+            got = f"the loss is {loss} by step {step}"
+            raise UsageError("the training diverged", got, "change the parameters of the training")
+        if self._file is None:
+            self._resume(before=step)
+        while self.losses and self.losses[-1][0] >= step:
+            self.losses.pop()
+        self.losses.append((int(step), float(loss)))
+        self._file.write(json.dumps(self.losses[-1]) + "\n")
+        self._file.flush()
+        self._show(int(step), int(steps), float(loss))
+
+    def prepare(self, model: Any) -> Any:
+        """Return a PyTorch model on the run's device."""
+        return model.to(self.device)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+        """Begin a call in another worker; calling the result waits for it.
+
+        `function` is one of a module's own, arguments and result are arrays, numbers or texts.
+        Where there is no other worker it runs when its result is asked for.
+        """
+        return self._submit(function, *arguments)
+
+    def record_time(self, start: float, end: float, seconds: float) -> None:
+        """Record when the training began and ended and how long it took, over all its starts.
+
+        Without it the time of this start of `train` is recorded.
+        """
+        self.times = start, end, seconds
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Make the folders for the block; the working directory is the same after it."""
+        before = os.getcwd()
+        for folder in (self.out, self.checkpoint):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        finally:
+            os.chdir(before)
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def load_losses(self) -> None:
+        """Read the points of earlier starts: a training that was done reports none."""
+        if not self.losses:
+            self._resume(before=None)
+
+    def _resume(self, before: int | None) -> None:
+        """Read the stored points up to the step `before`, write them again, and go on."""
+        path = self.checkpoint / LOSSES
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        for line in lines:
+            with contextlib.suppress(ValueError, TypeError):  # the last one may be cut
+                step, loss = json.loads(line)
+                if (before is None or step < before) and step > self.resumed_step:
+                    self.losses.append((int(step), float(loss)))
+                    self.resumed_step = int(step)
+        self._file = path.open("w", encoding="utf-8")
+        self._file.writelines(json.dumps(point) + "\n" for point in self.losses)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment that was loaded and checked; `reference` finds it again on this machine.
+
+    `sources` are its own files by the name that they have beside or below the module, `code` is
+    the hash of these. `reference` is its name, or the path of its file.
+    """
+
+    module: ModuleType
+    reference: str
+    sources: Mapping[str, Path]
+    code: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Load it again where it is unpickled."""
+        from kit.experiments.loader import load_experiment
+
+        return load_experiment, (self.reference,)
+
+    @cached_property
+    def name(self) -> str:
+        """Its name in records, tables and keys."""
+        return str(self.module.NAME)
+
+    @property
+    def label(self) -> str:
+        """Its name in pipelines and in MLflow's experiments."""
+        return str(getattr(self.module, "LABEL", self.name.replace("_", "-")))
+
+    @property
+    def model_name(self) -> str:
+        """The name under which MLflow registers its models, less the target."""
+        return str(getattr(self.module, "MODEL", self.label.upper()))
+
+    @property
+    def parameters(self) -> type[Parameters]:
+        """The class of its parameters."""
+        kind: type[Parameters] = self.module.Parameters
+        return kind
+
+    @property
+    def primary(self) -> str:
+        """The metric of its tables; empty: the first that it measures."""
+        return str(getattr(self.module, "PRIMARY", ""))
+
+    @property
+    def gates(self) -> Thresholds:
+        """The least metrics of a model that is registered."""
+        return Thresholds(getattr(self.module, "GATES", {}))
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """Packages that the environment on a site needs beside the kit's own."""
+        return tuple(getattr(self.module, "REQUIREMENTS", ()))
+
+    def figures(self, ctx: Context) -> dict[str, Any]:
+        """Return the pictures that can be drawn from the files that exist so far, by title."""
+        draw = getattr(self.module, "figures", None)
+        return dict(draw(ctx)) if draw else {}
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """Return the plain files of a folder by their name below it, sorted.
+
+    Raises DataError for a symbolic link or a special file, and for more than MAX_FILES.
+    """
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            got = f"{name} is a symbolic link or a special file"
+            raise DataError(f"read the files of {folder}", got, "write plain files only")
+        if path.is_file():
+            files[name] = path
+    if len(files) > MAX_FILES:
+        got = f"{len(files)} files, at most {MAX_FILES} can be carried"
+        raise DataError(f"read the files of {folder}", got, "pack them into a few archives")
+    return files
+
+
+def hash_of(files: Mapping[str, Path]) -> str:
+    """Return the SHA-256 over names and contents of files."""
+    lines = [f"{name}\0{sha256_of(path)}\n" for name, path in sorted(files.items())]
+    return sha256_of("".join(lines).encode())

@@ -1,0 +1,201 @@
+"""Find an experiment by its name or its file, import it and check that nothing is missing.
+
+A name is looked for among the built-in experiments, then among those that installed packages
+bring (entry points of the group `kit.experiments`), then as `NAME.py` or `NAME/` in the working
+folder. `KIT_EXPERIMENTS` lists files of further ones; a submitter, whose requests come from a
+bucket, knows only these and the installed ones.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kit.base import KitError, UsageError
+from kit.experiments.contract import Experiment, hash_of
+from kit.experiments.gates import Thresholds
+from kit.experiments.parameters import Parameters
+
+BUILT_IN = ("digits", "fashion_mnist")
+DEFAULT = "fashion_mnist"
+GROUP = "kit.experiments"
+# Legal in the keys of a bucket, in a pipeline's name and in MLflow.
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+MAX_NAME = 40
+_REQUIREMENT = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z,]+\])?([=<>~!]=?[A-Za-z0-9.*,<>=!~]+)?"
+)
+_FUNCTIONS = {"data": ("folder", "source"), "train": ("ctx",), "evaluate": ("ctx",)}
+
+
+def load_experiment(reference: str, own_files: bool = True) -> Experiment:
+    """Load an experiment by its name, or from the path of its file or package.
+
+    With `own_files` false only built-in and installed ones and those of KIT_EXPERIMENTS are
+    found. Raises UsageError that names what is missing or wrong.
+    """
+    path = Path(reference)
+    if own_files and (path.suffix == ".py" or os.sep in reference):
+        return _from_file(path)
+    if not NAME.fullmatch(reference) or len(reference) > MAX_NAME:
+        step = f"use small letters, digits and single underscores, at most {MAX_NAME}"
+        raise UsageError(f"{reference!r:.80} is not the name of an experiment", "", step)
+    if reference in BUILT_IN:
+        return _checked(_import(f"kit.experiments.{reference}", reference), reference)
+    for point in importlib.metadata.entry_points(group=GROUP):
+        if point.name == reference:
+            return _checked(_import(point.value, reference), reference)
+    for file in _own_files(reference, own_files):
+        if file.exists():
+            return _from_file(file)
+    raise _unknown(reference, own_files)
+
+
+def experiment_names() -> list[str]:
+    """List the names of the built-in and of the installed experiments."""
+    installed = {point.name for point in importlib.metadata.entry_points(group=GROUP)}
+    return sorted({*BUILT_IN, *installed})
+
+
+def _own_files(name: str, own_files: bool) -> list[Path]:
+    listed = os.environ.get("KIT_EXPERIMENTS", "").split(os.pathsep)
+    files = [Path(item) for item in listed if item and Path(item).stem == name]
+    return [*files, Path.cwd() / f"{name}.py", Path.cwd() / name] if own_files else files
+
+
+def _unknown(name: str, own_files: bool) -> UsageError:
+    where = f"no {name}.py in {Path.cwd()}" if own_files else "KIT_EXPERIMENTS has no such file"
+    step = f"use {', '.join(experiment_names())}, the path of a file, or make one: kit new {name}"
+    return UsageError(f"unknown experiment {name!r}", where, step)
+
+
+def _from_file(path: Path) -> Experiment:
+    """Load the module in a file, or the package in a folder."""
+    path = path.absolute()
+    source = path / "__init__.py" if path.is_dir() else path
+    tried, name = f"load the experiment {path}", path.stem
+    if not source.is_file():
+        raise UsageError(tried, "there is no such file", "give the path of its .py file")
+    if name in sys.stdlib_module_names or not name.isidentifier() or name == "kit":
+        got = f"a module named {name!r} would hide one of Python's own"
+        raise UsageError(tried, got, "rename the file, for instance to my_experiment.py")
+    folder = [str(path)] if path.is_dir() else None
+    spec = importlib.util.spec_from_file_location(name, source, submodule_search_locations=folder)
+    if spec is None or spec.loader is None:
+        raise UsageError(tried, "it is not a Python file", "give the path of its .py file")
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(name)
+    sys.modules[name] = module  # its classes are pickled by this name
+    try:
+        _execute(tried, lambda: spec.loader.exec_module(module))
+    except UsageError:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+        raise
+    return _checked(module, str(path))
+
+
+def _import(module: str, name: str) -> ModuleType:
+    imported: ModuleType = _execute(
+        f"load the experiment {name}", lambda: importlib.import_module(module)
+    )
+    return imported
+
+
+def _execute(tried: str, load: Any) -> Any:
+    """Run a module's code; any failure of it becomes a UsageError that says what and where."""
+    try:
+        return load()
+    except ModuleNotFoundError as err:
+        step = f"install {err.name} in this environment, or import it where it is used"
+        raise UsageError(tried, str(err), step) from err
+    except SyntaxError as err:
+        raise UsageError(tried, f"line {err.lineno}: {err.msg}", "correct that line") from err
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as err:
+        got = f"{type(err).__name__}: {err}"
+        raise UsageError(tried, got, "correct the module, then try again") from err
+
+
+def _checked(module: ModuleType, reference: str) -> Experiment:
+    """Check the names of the contract and return the experiment."""
+    file = Path(str(module.__file__))
+    tried = f"load the experiment {reference}"
+    _check_name(tried, getattr(module, "NAME", None))
+    for function, arguments in _FUNCTIONS.items():
+        _check_function(tried, module, function, arguments)
+    if hasattr(module, "figures"):
+        _check_function(tried, module, "figures", ("ctx",))
+    _check_parameters(tried, getattr(module, "Parameters", None))
+    _check_options(tried, module)
+    package = file.name == "__init__.py"
+    sources = sorted(file.parent.rglob("*.py")) if package else [file]
+    named = {path.relative_to(file.parent).as_posix(): path for path in sources}
+    return Experiment(module, reference, named, hash_of(named))
+
+
+def _check_name(tried: str, name: object) -> None:
+    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > MAX_NAME:
+        got = "it has no NAME" if name is None else f"its NAME is {name!r:.80}"
+        step = "set NAME to small letters, digits and single underscores, such as my_model"
+        raise UsageError(tried, got, step)
+
+
+def _check_function(
+    tried: str, module: ModuleType, function: str, arguments: tuple[str, ...]
+) -> None:
+    wanted = f"{function}({', '.join(arguments)})"
+    value = getattr(module, function, None)
+    if not callable(value):
+        raise UsageError(tried, f"it has no function {function}", f"write def {wanted}")
+    try:
+        inspect.signature(value).bind(*arguments)
+    except TypeError as err:
+        got = f"{function}{inspect.signature(value)} cannot be called as {wanted}"
+        raise UsageError(tried, got, f"write def {wanted}") from err
+
+
+def _check_parameters(tried: str, kind: object) -> None:
+    """Check that the defaults are there, within their own ranges, and can be written as JSON."""
+    if not isinstance(kind, type) or not issubclass(kind, Parameters):
+        step = "write class Parameters(kit.Parameters): …"
+        raise UsageError(tried, "it has no class Parameters of kit.Parameters", step)
+    try:
+        values = kind().model_dump()
+        kind(**values)
+        json.dumps(values, allow_nan=False)
+    except UsageError as err:
+        got = f"the defaults of its Parameters are not valid: {err.tried}: {err.got}"
+        raise UsageError(
+            tried, got.rstrip(": "), "give each parameter a default in its range"
+        ) from err
+    except (TypeError, ValueError) as err:
+        got = f"the defaults of its Parameters cannot be written as JSON: {err}"
+        raise UsageError(tried, got, "use numbers, texts, true and false") from err
+
+
+def _check_options(tried: str, module: ModuleType) -> None:
+    requirements = getattr(module, "REQUIREMENTS", ())
+    texts = isinstance(requirements, tuple | list) and all(
+        isinstance(item, str) and _REQUIREMENT.fullmatch(item) for item in requirements
+    )
+    if not texts:
+        step = "list names of packages: REQUIREMENTS = ('scikit-learn',)"
+        raise UsageError(tried, f"its REQUIREMENTS are {requirements!r:.80}", step)
+    if not isinstance(getattr(module, "PRIMARY", ""), str):
+        raise UsageError(tried, "its PRIMARY is not a text", "set PRIMARY to a metric's name")
+    try:
+        Thresholds(getattr(module, "GATES", {}))
+    except (KitError, AttributeError, TypeError) as err:
+        step = "write GATES = {'accuracy': 0.8}"
+        raise UsageError(tried, f"its GATES are not valid: {err}", step) from err

@@ -1,0 +1,76 @@
+"""What an experiment's functions are given, and its files by name and hash."""
+
+import json
+
+import pytest
+
+from kit.base import DataError, UsageError
+from kit.experiments.contract import Context, files_below, hash_of
+
+
+def context(folder, **more):
+    return Context(folder / "data", folder / "out", folder / "checkpoint", None, **more)
+
+
+def reported(ctx, points):
+    with ctx.opened():
+        for step, loss in points:
+            ctx.report(step, 10, loss)
+
+
+def test_points_of_a_killed_training_are_kept_and_repeated_steps_replaced(tmp_path):
+    reported(context(tmp_path), [(1, 0.9), (2, 0.8), (3, 0.7)])
+    again = context(tmp_path)
+    reported(again, [(3, 0.6), (4, 0.5)])
+    assert again.losses == [(1, 0.9), (2, 0.8), (3, 0.6), (4, 0.5)]
+    assert again.resumed_step == 2
+    done = context(tmp_path)
+    with done.opened():
+        done.load_losses()
+    assert done.losses == again.losses
+
+
+def test_a_cut_last_point_costs_only_itself(tmp_path):
+    reported(context(tmp_path), [(1, 0.9), (2, 0.8)])
+    path = tmp_path / "checkpoint/losses.jsonl"
+    path.write_text(path.read_text()[:-4])
+    again = context(tmp_path)
+    reported(again, [(3, 0.7)])
+    assert again.losses == [(1, 0.9), (3, 0.7)]
+
+
+def test_steps_that_go_backwards_replace_the_later_points(tmp_path):
+    ctx = context(tmp_path)
+    reported(ctx, [(5, 0.5), (6, 0.4), (2, 0.3)])
+    assert ctx.losses == [(2, 0.3)]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_a_number_ends_the_training(tmp_path, loss):
+    with pytest.raises(UsageError, match=r"diverged[\s\S]*by step 1"):
+        reported(context(tmp_path), [(1, loss)])
+
+
+def test_other_workers_calls_run_here_where_there_is_no_other_worker(tmp_path):
+    assert context(tmp_path).submit(json.dumps, [1])() == "[1]"
+
+
+def test_hash_is_over_names_and_contents(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/a").write_text("x")
+    first = hash_of(files_below(tmp_path))
+    (tmp_path / "sub/a").rename(tmp_path / "sub/b")
+    assert hash_of(files_below(tmp_path)) != first
+    (tmp_path / "sub/b").rename(tmp_path / "sub/a")
+    assert hash_of(files_below(tmp_path)) == first
+
+
+def test_links_and_too_many_files_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("x")
+    monkeypatch.setattr("kit.experiments.contract.MAX_FILES", 0)
+    with pytest.raises(DataError, match=r"1 files, at most 0[\s\S]*archives"):
+        files_below(tmp_path)
+    (tmp_path / "a").unlink()
+    (tmp_path / "a").symlink_to("/etc/passwd")
+    with pytest.raises(DataError, match="a is a symbolic link"):
+        files_below(tmp_path)

@@ -1,0 +1,116 @@
+"""Experiments are found by name or file; an error names what is missing or wrong."""
+
+import pickle
+
+import pytest
+from own_experiments import GOOD, changed, write
+
+from kit.base import UsageError
+from kit.experiments.loader import BUILT_IN, load_experiment
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_experiments_fulfil_the_contract(name):
+    experiment = load_experiment(name)
+    assert experiment.name == name
+    assert len(experiment.code) == 64
+
+
+def test_file_of_the_working_folder_is_found_by_its_name_and_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path)
+    found = load_experiment("mean_model")
+    assert (found.name, found.reference) == ("mean_model", str(path))
+    assert load_experiment(str(path)).code == found.code
+    assert pickle.loads(pickle.dumps(found)).code == found.code
+
+
+def test_package_is_one_experiment_with_the_hash_of_all_its_files(tmp_path):
+    folder = tmp_path / "mean_model"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from mean_model.parts import *\n")
+    (folder / "parts.py").write_text(GOOD)
+    before = load_experiment(str(folder))
+    assert set(before.sources) == {"__init__.py", "parts.py"}
+    (folder / "parts.py").write_text(GOOD + "\n# a change\n")
+    assert load_experiment(str(folder)).code != before.code
+
+
+def test_submitter_knows_no_file_of_its_working_folder(tmp_path, monkeypatch):
+    """A request names an experiment: it must not choose which file here is executed."""
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, "raise SystemExit('it was executed')")
+    with pytest.raises(UsageError, match="unknown experiment 'mean_model'"):
+        load_experiment("mean_model", own_files=False)
+    with pytest.raises(UsageError, match="not the name of an experiment"):
+        load_experiment(str(path), own_files=False)
+    path.write_text(GOOD)
+    monkeypatch.setenv("KIT_EXPERIMENTS", str(path))
+    assert load_experiment("mean_model", own_files=False).name == "mean_model"
+
+
+BAD = {
+    "no such file": (None, "there is no such file"),
+    "imports something absent": ("import no_such_package_at_all", r"No module named 'no_such"),
+    "syntax error": (GOOD + "\ndef x(:\n", r"line \d+: "),
+    "raises at import": (GOOD + "\nraise ValueError('at import')\n", "ValueError: at import"),
+    "exits at import": (GOOD + "\nraise SystemExit(3)\n", "SystemExit: 3"),
+    "no name": (changed("NAME =", "name ="), "it has no NAME"),
+    "name illegal in a bucket": (
+        changed('"mean_model"', '"Mean Model"'),
+        "its NAME is 'Mean Model'",
+    ),
+    "name too long": (changed('"mean_model"', '"a" * 41'), "its NAME is"),
+    "no train": (changed("def train", "def fit"), r"no function train[\s\S]*def train\(ctx\)"),
+    "wrong signature": (
+        changed("def data(folder, source)", "def data(folder)"),
+        r"data\(folder\) cannot",
+    ),
+    "train is a number": (
+        changed("def train(ctx):", "train = 3\ndef fit(ctx):"),
+        "no function train",
+    ),
+    "no parameters": (
+        changed("class Parameters(kit.Parameters)", "class P(kit.Parameters)"),
+        "no class Parameters",
+    ),
+    "parameters of another base": (changed("(kit.Parameters)", ""), "no class Parameters of kit"),
+    "parameter without description": (
+        changed(', description="steps of the training"', ""),
+        "no description",
+    ),
+    "parameter without default": (changed("default=3, ", ""), "steps"),
+    "default outside its own range": (changed("default=3", "default=0"), "steps = 0 is not valid"),
+    "default that is not JSON": (
+        changed("steps: int = Field(default=3, ge=1, ", "steps: bytes = Field(default=b'3', "),
+        "cannot be written as JSON",
+    ),
+    "gates that are texts": (GOOD + "\nGATES = {'error': 'low'}\n", "GATES are not valid"),
+    "requirements with an option": (
+        GOOD + "\nREQUIREMENTS = ['--index-url x']\n",
+        "REQUIREMENTS are",
+    ),
+    "primary is a number": (GOOD + "\nPRIMARY = 3\n", "PRIMARY is not a text"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_module_is_refused_with_what_is_wrong(tmp_path, case):
+    text, wanted = BAD[case]
+    path = tmp_path / "mean_model.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match=wanted) as caught:
+        load_experiment(str(path))
+    assert caught.value.next_step
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "A", "a__b", "x" * 41, "1a"])
+def test_illegal_name_is_refused(name):
+    with pytest.raises(UsageError, match="not the name of an experiment|load the experiment"):
+        load_experiment(name, own_files=False)
+
+
+def test_module_that_would_hide_one_of_python_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="'random' would hide"):
+        load_experiment(str(write(tmp_path, name="random")))
