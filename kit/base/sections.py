@@ -86,7 +86,7 @@ class Hpc:
 
     ssh_host: str = Field(description="Login node, as in `ssh NAME`.")
     project_dir: Annotated[str, BeforeValidator(_no_percent)] = Field(
-        description="Folder on the shared file system that is not purged; never created."
+        description="Your own folder on the shared file system, not purged; never created."
     )
     account: str = Field(default="", description="Account that is charged (sbatch --account).")
     user: str = Field(default="", description="User name at the login node; empty: as ssh decides.")

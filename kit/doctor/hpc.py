@@ -184,6 +184,8 @@ def _folder(context: CheckContext) -> str:
     place = context.hpc.project_dir
     if state == "missing":
         raise DiagnosisError("folder-missing", place)
+    if state == "other":
+        raise DiagnosisError("folder-of-another", f"{place}/kit")
     if state == "full":
         refused = "Permission denied" in rest or "Read-only" in rest
         kind = "folder-missing" if refused else "folder-full"

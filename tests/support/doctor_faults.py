@@ -410,6 +410,13 @@ SITE = [
         "sshd",
         lambda b: b.login_node(b.bare(), project_dir="/nowhere"),
     ),
+    Fault(
+        "another user of the project was here first",
+        "folder-of-another",
+        "/kit",
+        "sshd",
+        seeds.folder_of_another,
+    ),
     Fault("a full project folder", "folder-full", "File too large", "sshd", seeds.full_folder),
     Fault(
         "a link that a node won, too",

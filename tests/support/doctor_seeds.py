@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import http.server
+import os
 import shutil
 import sys
 import threading
@@ -174,6 +175,17 @@ def full_folder(bench):
     """No file may hold a single byte: what a full disk or quota looks like."""
     dd = f"trap '' XFSZ; exec {shutil.which('prlimit')} --fsize=0 {shutil.which('dd')} \"$@\""
     return bench.login_node(bench.bare(dd=dd))
+
+
+def folder_of_another(bench):
+    """As the second member of a project finds the folder that the first one's run has made."""
+    kit = bench.folder / "kit"
+    if os.getuid() == 0:
+        kit.mkdir(mode=0o700)
+        os.chown(kit, 12345, 12345)
+    else:
+        kit.symlink_to("/usr")  # it belongs to root
+    return bench.login_node(bench.bare())
 
 
 def slurm(bench, partition="small", **programs):
