@@ -2,13 +2,23 @@
 
 import contextlib
 import json
+import tempfile
+from pathlib import Path
 
+import debian_programs
 import pytest
 from kit_sandbox import services as sandbox_services
 from kit_sandbox.supervisor import control
 from sandbox_command import kit_sandbox
 
 from kit.base.settings import load
+
+
+def pytest_configure(config):
+    """Lend the programs that this machine lacks; every worker of pytest-xdist does so itself."""
+    folder = tempfile.TemporaryDirectory(prefix="kit-programs-", dir="/tmp")
+    config.add_cleanup(folder.cleanup)
+    debian_programs.lend(Path(folder.name))
 
 
 @pytest.fixture(scope="session")
