@@ -8,7 +8,7 @@ svc_keystone() {
     export OS_BOOTSTRAP_PASSWORD=$KEYSTONE_ADMIN_PASSWORD OS_BOOTSTRAP_REGION_ID=regionOne
     export OS_BOOTSTRAP_{PUBLIC,INTERNAL,ADMIN}_URL="$url"
     export SBX PROJECTS CSC_PASSWORD RGW_SERVICE_PASSWORD PLATFORM_PASSWORD ADDR_RGW PORT_RGW
-    exec "$APPS/keystone/bin/python" "$here/keystone_serve.py" "$SBX/etc/keystone.conf" \
+    exec "$KEYSTONE" "$here/keystone_serve.py" "$SBX/etc/keystone.conf" \
         "$SBX/state/keystone" "$ADDR_KEYSTONE" "$PORT_KEYSTONE"
 }
 token() { # print a token of the platform's user
@@ -23,7 +23,7 @@ check_keystone() { test -s "$SBX/etc/.env" && test -n "$(token)" && echo "a toke
 
 ceph_() { ceph -c "$SBX/etc/ceph.conf" --connect-timeout 20 "$@"; }
 asok() { # asok NAME COMMAND: ask a daemon on its socket; the `ceph` command takes ten times as long
-    "$SYS_PYTHON" -ISc 'import socket, sys
+    /usr/bin/python3 -ISc 'import socket, sys
 s = socket.socket(socket.AF_UNIX)
 s.settimeout(5)
 s.connect(sys.argv[1])

@@ -17,7 +17,7 @@ if [ "$1" = --try ]; then
     mount -t tmpfs tmpfs /proc
     exit
 fi
-root=$1 host=$2; shift 2
+root=$(realpath "$1") host=$2; shift 2
 here=$(dirname "$(realpath "$0")")
 for name in dev proc sys; do mount --rbind "/$name" "$root/$name"; done
 mount --bind "$here" "$root/opt/kit"
@@ -29,7 +29,7 @@ if [ -n "${SBX:-}" ]; then
     mount --bind "$SBX/tmp" "$root/tmp"
     mount --bind "$SBX/home" "$root/home"
     mount --bind "$SBX/etc/hosts" "$root/etc/hosts"
-    [ ! -d "${PYTORCH:-}" ] || mount --bind "$PYTORCH" "$root/opt/pytorch"
+    [ ! -d "$root.pytorch" ] || mount --bind "$root.pytorch" "$root/opt/pytorch"
     # not the folder itself: it is closed to everybody else, the other accounts inside among them
     for name in etc run state home projappl log; do
         mkdir -p "$root$SBX/$name"

@@ -91,11 +91,10 @@ def pins_file(hpc: Hpc) -> str:
 
 
 def stage_pins(host: Host, hpc: Hpc) -> None:
-    """Write the list of packages on the site, unless it is there as it was written."""
-    text, target = pins(), pins_file(hpc)
-    there = host.run(["sha256sum", "--", target], check=False, repeat=True).out
-    if not there.startswith(pins_key(text)):
-        host.put(text.encode(), target)
+    """Write the list of packages on the site, once."""
+    target = pins_file(hpc)
+    if host.run(["test", "-e", target], check=False, repeat=True).code:
+        host.put(pins().encode(), target)
 
 
 def make_environment(

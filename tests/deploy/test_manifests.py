@@ -19,7 +19,7 @@ from tools_venv import tools
 from upstream_skeleton import LOGIN
 
 from kit.base import ROOT, CommandFailed, DataError, UsageError
-from kit.deploy import manifests
+from kit.deploy import images, manifests
 from kit.forwarder.people import new_token
 
 DEFAULTS = ("minio123", "minioadmin", "KFSg", "pUBnB", "4K/Vkm")
@@ -94,7 +94,7 @@ def test_every_image_is_in_the_list_of_checked_images(built):
     for _, objects in built.values():
         found |= images_in([o for o in objects if o["kind"] != "CustomResourceDefinition"])
     own = {name for name in found if name.startswith("localhost:")}
-    assert all(re.fullmatch("[0-9a-f]{12}", name.rpartition(":")[2]) for name in own)
+    assert {name.rpartition(":")[2] for name in own} == {images.tag_of(images.context())}
     ours = {name for name in found if name.split("@")[0] in table["ours"]}
     names = {name.split("@")[0] for name in ours} | {name.rpartition(":")[0] for name in own}
     assert names | {KSERVE_PROXY} == set(table["ours"])

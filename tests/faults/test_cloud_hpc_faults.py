@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -21,7 +22,8 @@ import pytest
 from allas_site import AllasSite
 from hpc_bench import USER, Bench, Place, nothing_runs, processes, ps
 from idx_files import write_folder
-from kit_sandbox.files import account_names
+from kit_sandbox import roots
+from kit_sandbox import services as sandbox_services
 from private_sshd import PrivateSshd
 from slurm_site import until
 
@@ -78,8 +80,7 @@ def failure_of(bench, run):
 
 
 def admin(*argv, check=True):
-    conf = load("sandbox").sandbox_dir / "etc" / "slurm.conf"
-    subprocess.run(argv, env={**os.environ, "SLURM_CONF": str(conf)}, check=check)
+    sandbox_services.run(load("sandbox").sandbox_dir, argv, check=check)
 
 
 def test_the_site_gives_the_same_bits_as_this_process(bench, seen, tmp_path):
@@ -442,34 +443,35 @@ def test_hostile_requests_are_refused_and_harmless(bench, seen, tmp_path):
 
 
 @pytest.fixture
-def theirs(place, allas, tmp_path_factory):
+def theirs(place, allas):
     """The bench of another user with a project folder and an environment of their own."""
-    mine, user = profile_of_its_own().hpc, account_names()[1]
+    mine, user = profile_of_its_own().hpc, roots.ACCOUNTS[1]
+    if roots.account_uid(user) == roots.account_uid(USER):
+        pytest.skip("an ordinary user's sandbox has one uid, so no second user of the site")
     home = Path(mine.project_dir).with_name(f"t{secrets.token_hex(4)}")
     venv = f"kit/venvs/{hpc_env.environment_key(mine, hpc_env.pins())}"
     before = Path(mine.project_dir, venv).resolve()
     shutil.copytree(before, home / venv, symlinks=True)
     ray = home / venv / "bin" / "ray"  # it names its Python in its first line
     ray.write_text(ray.read_text().replace(str(before), str(home / venv)))
-    subprocess.run(["chown", "-R", user, home], check=True)
-    folder = tmp_path_factory.mktemp("sshd")
-    for part in (folder, folder.parent, folder.parent.parent):
-        part.chmod(0o755)
-    conf = load("sandbox").sandbox_dir / "etc" / "slurm.conf"
+    subprocess.run(["chown", "-R", str(roots.account_uid(user)), home], check=True)
+    box = load("sandbox").sandbox_dir
+    folder = Path(tempfile.mkdtemp(prefix="sshd-", dir=box / "home"))
+    folder.chmod(0o755)
+    conf = box / "etc" / "slurm.conf"
     setenv = f"SLURM_CONF={conf} PATH=/usr/local/bin:/usr/bin:/bin"
-    sshd = PrivateSshd(folder / "s", user=user, setenv=setenv).start()
-    if user != USER:
-        admin("sacctmgr", "-iQ", "add", "user", user, f"Account={mine.account}", check=False)
-        with allas.stopped("slurmctld"):  # it learns of new users when it starts
-            pass
+    sshd = PrivateSshd(folder / "s", user=user, setenv=setenv, sandbox=box).start()
+    admin("sacctmgr", "-iQ", "add", "user", user, f"Account={mine.account}", check=False)
+    with allas.stopped("slurmctld"):  # it learns of new users when it starts
+        pass
     where = {"ssh_host": "site", "ssh_config": str(sshd.folder / "config")}
     made = Bench(profile_of_its_own(**where, user=user, project_dir=str(home)))
     yield made
     made.close()
     sshd.stop()
     shutil.rmtree(home)
-    if user != USER:
-        admin("sacctmgr", "-iQ", "delete", "user", user)
+    shutil.rmtree(folder)
+    admin("sacctmgr", "-iQ", "delete", "user", user)
 
 
 def test_another_users_cluster_on_the_same_nodes_does_no_harm(bench, theirs, seen):
@@ -491,11 +493,14 @@ def test_another_users_cluster_on_the_same_nodes_does_no_harm(bench, theirs, see
 
 def closed_to_others(bench, run):
     """Whether another account can neither list nor write each folder of Ray on the nodes."""
-    job = bench.sacct(run)[0][0]
+    job, box = bench.sacct(run)[0][0], load("sandbox").sandbox_dir
     as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
     return [
-        all(subprocess.run([*as_nobody, *argv, folder]).returncode for argv in (["ls"], ["touch"]))
-        for folder in Path("/tmp").glob(f"kr-{job}-*")
+        all(
+            sandbox_services.run(box, [*as_nobody, word, f"/tmp/{folder.name}"]).returncode
+            for word in ("ls", "touch")
+        )
+        for folder in (box / "tmp").glob(f"kr-{job}-*")
     ]
 
 

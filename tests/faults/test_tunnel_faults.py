@@ -30,6 +30,7 @@ from tunnel_bench import (
 )
 
 from kit.base.ports import TUNNEL_PORTS as PORTS
+from kit.base.settings import load
 from kit.onsite import TUNNEL_KEY as KEY
 from kit.onsite import TUNNEL_STATE as STATE
 from kit.runs.requests import RunState
@@ -137,7 +138,7 @@ def test_the_key_forwards_nothing_else(key, options, seen):
     assert re.search("refused|failed|prohibited|forwarding|ended|closed", said, re.I), said
     assert "Permission denied (publickey" not in said  # the key itself is taken: the limit bars it
     assert time.monotonic() - began < 15
-    assert not Path("/tmp/kit-stolen.sock").exists()
+    assert not (load("sandbox").sandbox_dir / "tmp" / "kit-stolen.sock").exists()
     seen(f"the tunnel's key used for {' '.join(options)}", "refused")
 
 

@@ -22,14 +22,9 @@ def short():
 
 
 @pytest.fixture
-def settings(short, monkeypatch):
-    """The sandbox's profile with a state folder of its own and no accounts."""
-    monkeypatch.setattr(files, "account_names", lambda: (me(),) * 3)
+def settings(short):
+    """The sandbox's profile with a state folder of its own."""
     return load("sandbox", {"KIT_SANDBOX_DIR": str(short / "s")})
-
-
-def me():
-    return subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip()
 
 
 def mode(path):
@@ -37,7 +32,7 @@ def mode(path):
 
 
 def test_supervisor_configuration_equals_the_golden_file():
-    values = {"SBX": "/s", "ROOT": "/checkout", "DAEMON_USER": "somebody"}
+    values = {"SBX": "/s", "ROOT": "/checkout", "OWNER_UID": "1000"}
     assert supervisor.config(values, ["munged", "slurmd-c1"]) == GOLDEN.read_text()
 
 
@@ -64,7 +59,7 @@ def test_refuses_and_leaves_alone_a_folder_that_is_not_a_sandbox(short, make, te
 
 def test_others_can_read_only_the_rendered_files_that_they_need(settings):
     folder = files.state_folder(settings)
-    values = files.prepare(settings, folder)
+    values = files.prepare(settings, folder, folder / "debian")
     etc = folder / "etc"
     open_files = {path.name for path in etc.rglob("*") if path.is_file() and mode(path) & 0o004}
     secrets = {value for key, value in values.items() if key.endswith(("PASSWORD", "HASH"))}
@@ -80,13 +75,13 @@ def test_others_can_read_only_the_rendered_files_that_they_need(settings):
 
 def test_second_start_keeps_keys_and_restores_modes(settings):
     folder = files.state_folder(settings)
-    first = files.prepare(settings, folder)
+    first = files.prepare(settings, folder, folder / "debian")
     names = ["munge.key", "ssh/id", "ssh/user_ca", "ssh/login_host", "ca.key", "secrets/redis"]
     before = {name: (folder / "etc" / name).read_bytes() for name in names}
     for name in names:
         (folder / "etc" / name).chmod(0o666)
     (folder / "etc" / "ssh").chmod(0o777)
-    assert files.prepare(settings, folder) == first
+    assert files.prepare(settings, folder, folder / "debian") == first
     assert {name: (folder / "etc" / name).read_bytes() for name in names} == before
     assert {mode(folder / "etc" / name) for name in names if name != "ca.key"} == {0o600}
     assert mode(folder / "etc" / "ssh") == 0o755
@@ -94,7 +89,7 @@ def test_second_start_keeps_keys_and_restores_modes(settings):
 
 def test_bash_reads_the_variables_as_written(settings):
     folder = files.state_folder(settings)
-    values = files.prepare(settings, folder)
+    values = files.prepare(settings, folder, folder / "debian")
     script = f'. {folder}/etc/sandbox.env; for name in $0 $@; do echo "$name=${{!name}}"; done'
     done = subprocess.run(["bash", "-c", script, *sorted(values)], capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"{key}={values[key]}" for key in sorted(values)]
@@ -124,7 +119,7 @@ def test_profile_without_addresses_is_refused(tmp_path):
 
 def test_certificate_has_the_given_names_and_validity(settings):
     folder = files.state_folder(settings)
-    files.prepare(settings, folder)
+    files.prepare(settings, folder, folder / "debian")
     keys.sign(folder, "hpcuser", "clouduser", "hpcuser", valid="20300101:20300102")
     argv = ["ssh-keygen", "-L", "-f", str(folder / "etc" / "ssh" / "id-cert.pub")]
     text = subprocess.run(argv, capture_output=True, text=True).stdout
@@ -134,10 +129,10 @@ def test_certificate_has_the_given_names_and_validity(settings):
 
 def test_daemon_folders_are_closed_to_other_users(settings):
     folder = files.state_folder(settings)
-    files.prepare(settings, folder)
+    files.prepare(settings, folder, folder / "debian")
     closed = ("log", "etc/secrets", "state/mlflow", "state/redis", "state/prometheus")
     assert {mode(folder / name) for name in closed} == {0o700}
-    assert mode(folder) & 0o066 == 0
+    assert mode(folder) == 0o700
 
 
 def test_state_folder_created_by_somebody_else_in_between_is_refused(settings, monkeypatch):
@@ -153,7 +148,7 @@ def test_prometheus_password_hash_is_bcrypt(settings):
     import bcrypt
 
     folder = files.state_folder(settings)
-    values = files.prepare(settings, folder)
+    values = files.prepare(settings, folder, folder / "debian")
     password, digest = values["PROMETHEUS_PASSWORD"], values["PROMETHEUS_HASH"]
     assert digest.startswith("$2b$04$")
     assert bcrypt.checkpw(password.encode(), digest.encode())
@@ -163,23 +158,22 @@ def test_prometheus_password_hash_is_bcrypt(settings):
 def test_symlink_in_place_of_the_tunnel_users_keys_is_refused(settings, short):
     """The account of the tunnel keys must not choose which file changes its owner."""
     folder = files.state_folder(settings)
-    values = files.prepare(settings, folder)
+    values = files.prepare(settings, folder, folder / "debian")
     victim = short / "victim"
     victim.write_text("private")
     victim.chmod(0o600)
-    names = folder / "home" / values["TUNNEL_HOME"] / ".ssh" / "authorized_keys"
+    names = folder / "home" / values["TUNNEL_USER"] / ".ssh" / "authorized_keys"
     names.unlink()
     names.symlink_to(victim)
     with pytest.raises(UsageError, match=r"\.ssh/authorized_keys cannot be used"):
-        files.prepare(settings, folder)
+        files.prepare(settings, folder, folder / "debian")
     assert (mode(victim), victim.read_text()) == (0o600, "private")
 
 
-def test_software_folder_of_another_user_is_refused(settings, monkeypatch, short):
-    """Its programs are executed: an earlier mkdir by somebody else must not count."""
-    theirs = short / "apps"
-    theirs.mkdir(mode=0o777)
-    theirs.chmod(0o777)
-    monkeypatch.setattr(files, "Path", lambda name: theirs)
-    with pytest.raises(UsageError, match="other users can write to it"):
-        files.apps_folder()
+@pytest.mark.parametrize(("network", "word"), [(True, ""), (False, "EnableIPv6")])
+def test_slurm_finds_its_hosts_on_a_machine_without_a_network(settings, monkeypatch, network, word):
+    monkeypatch.setattr(files, "has_network", lambda: network)
+    folder = files.state_folder(settings)
+    files.prepare(settings, folder, folder / "debian")
+    text = (folder / "etc" / "slurm.conf").read_text()
+    assert f"CommunicationParameters={word}\n" in text

@@ -56,7 +56,7 @@ def test_symlink_on_the_way_is_refused_and_its_target_unchanged(tmp_path, place,
     path.exists() and path.rename(tmp_path / "old")
     path.symlink_to(victim)
     with pytest.raises(UsageError, match="home/x/keys cannot be used"):
-        give(base, "home/x/keys", getpass.getuser(), 0o644, file=True)
+        give(base, "home/x/keys", os.getuid(), 0o644, file=True)
     if before is None:
         assert not victim.exists()
     else:
@@ -74,14 +74,14 @@ def test_hard_link_to_another_file_is_refused(tmp_path):
     victim.chmod(0o600)
     os.link(victim, tmp_path / "keys")
     with pytest.raises(UsageError, match="not a regular file with one name"):
-        give(tmp_path, "keys", getpass.getuser(), 0o644, file=True)
+        give(tmp_path, "keys", os.getuid(), 0o644, file=True)
     assert mode(victim) == 0o600
 
 
 def test_missing_folder_and_file_are_created(tmp_path):
-    give(tmp_path, "home", getpass.getuser(), 0o755)
-    give(tmp_path, "home/keys", getpass.getuser(), 0o644, file=True)
+    give(tmp_path, "home", os.getuid(), 0o755)
+    give(tmp_path, "home/keys", os.getuid(), 0o644, file=True)
     (tmp_path / "home" / "keys").write_text("kept")
-    give(tmp_path, "home/keys", getpass.getuser(), 0o600, file=True)
+    give(tmp_path, "home/keys", os.getuid(), 0o600, file=True)
     assert (mode(tmp_path / "home"), mode(tmp_path / "home" / "keys")) == (0o755, 0o600)
     assert (tmp_path / "home" / "keys").read_text() == "kept"

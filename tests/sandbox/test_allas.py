@@ -3,7 +3,6 @@
 import contextlib
 import os
 import stat
-import subprocess
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from botocore.exceptions import ClientError
 from keystoneauth1.exceptions import Unauthorized
 from keystoneauth1.identity.v3 import Password
 from keystoneauth1.session import Session
+from sandbox_command import kit_sandbox
 from swiftclient import Connection
 from swiftclient.exceptions import ClientException
 
@@ -180,10 +180,9 @@ def test_logins_at_once_are_each_answered_for_what_they_are(sandbox, person):
 
 def test_ceph_itself_wants_a_key(sandbox):
     conf = Path(sandbox["files"]["env_file"]).parent / "ceph.conf"
-    argv = ["ceph", "-c", str(conf), "--connect-timeout", "5", "health"]
-    assert subprocess.run(argv, capture_output=True, timeout=30).returncode == 0
-    none = subprocess.run([*argv, "--keyring", "/dev/null"], capture_output=True, timeout=30)
-    assert none.returncode != 0
+    words = ("exec", "ceph", "-c", str(conf), "--connect-timeout", "5", "health")
+    assert kit_sandbox(*words, timeout=30).returncode == 0
+    assert kit_sandbox(*words, "--keyring", "/dev/null", timeout=30).returncode != 0
 
 
 def test_the_certificate_is_the_sandboxs_own_and_nobody_elses_is_taken(person, bucket):

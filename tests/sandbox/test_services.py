@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -14,6 +13,8 @@ from kit_sandbox import files as sandbox_files
 from kit_sandbox.services import Service
 from sandbox_command import kit_sandbox
 
+from kit.base.settings import load
+
 WITH_A_PORT = set(sandbox_files.PLACES)
 
 
@@ -21,13 +22,17 @@ def env_file(path):
     return dict(line.split("=", 1) for line in Path(path).read_text().splitlines() if "=" in line)
 
 
-def status_of(url, user=None, password=None, body=None):
+def with_login(url, user=None, password=None, body=None):
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
     if user:
         words = b64encode(f"{user}:{password}".encode()).decode()
         request.add_header("Authorization", f"Basic {words}")
+    return request
+
+
+def status_of(url, user=None, password=None, body=None):
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(with_login(url, user, password, body), timeout=10) as answer:
             return answer.status
     except urllib.error.HTTPError as err:
         return err.code
@@ -53,7 +58,7 @@ def test_a_service_is_up_and_says_where_since_when_and_how_big(services, name):
 @pytest.mark.sandbox
 def test_every_service_listens_on_loopback_addresses_only(services):
     pids = {str(one["pid"]) for one in services}
-    lines = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True).stdout.splitlines()
+    lines = kit_sandbox("exec", "ss", "-Hltnp").stdout.splitlines()
     ours = [line for line in lines if pids & set(re.findall(r"pid=(\d+)", line))]
     listening = {line.split()[3] for line in ours}
     assert {f"{one['address']}:{one['port']}" for one in services if one["port"]} <= listening
@@ -114,8 +119,8 @@ def test_prometheus_wants_its_password_and_looks_at_the_forwarder(sandbox):
     assert status_of(url) == 401
     words = (given["PROMETHEUS_USERNAME"], given["PROMETHEUS_PASSWORD"])
     assert status_of(url, *words) == 200
-    argv = ["curl", "-sf", "-u", ":".join(words), url]
-    targets = json.loads(subprocess.run(argv, capture_output=True, text=True).stdout)["data"]
+    answer = urllib.request.urlopen(with_login(url, *words), timeout=10)
+    targets = json.load(answer)["data"]
     assert [one["scrapeUrl"] for one in targets["activeTargets"]] == [
         "http://127.0.0.1:6502/metrics"
     ]
@@ -159,3 +164,30 @@ def test_the_table_shows_what_is_down_and_the_sum():
     )
     assert lines[2].split() == ["rgw", "NO", "-", "-", "-", "0", "0.00", "not", "running"]
     assert lines[3] == "12 MB resident in all"
+
+
+@pytest.mark.sandbox
+def test_accounting_knows_the_controller_by_its_real_address(sandbox):
+    """`squeue -M` asks the controller where the accounting says it is."""
+    done = kit_sandbox("exec", "squeue", "-M", "sandbox", "-h")
+    assert (done.returncode, done.stderr) == (0, "")
+    columns = "format=controlhost,controlport"
+    place = kit_sandbox("exec", "sacctmgr", "-nP", "show", "cluster", columns).stdout.strip()
+    row = next(row for row in sandbox["services"] if row["name"] == "slurmctld")
+    assert place == f"{row['address']}|{row['port']}"
+
+
+@pytest.mark.sandbox
+def test_nothing_of_the_sandbox_can_be_read_by_other_users(sandbox):
+    folder = Path(sandbox["files"]["slurm_conf"]).parent.parent
+    closed = [folder, load("sandbox").cache_dir / "sandbox"]
+    assert {path.stat().st_mode & 0o777 for path in closed} == {0o700}
+
+
+@pytest.mark.sandbox
+def test_services_run_in_the_private_root_and_the_machine_has_none_of_their_programs(services):
+    root = (load("sandbox").sandbox_dir / "root").resolve()
+    for row in services:
+        inside = Path(f"/proc/{row['pid']}/root").samefile(root)
+        python = row["name"] in ("keystone", "mlflow", "forwarder", "worker", "flower", "submitter")
+        assert inside is not python, row["name"]

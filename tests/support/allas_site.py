@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 import time
 import uuid
 
@@ -60,7 +59,7 @@ class AllasSite:
 
     def wait(self, name):
         deadline = time.monotonic() + 60
-        while not sandbox_services.check(self.folder, name)[0]:
+        while not sandbox_services.check(self.folder, name)[name].healthy:
             assert time.monotonic() < deadline, f"{name} is not healthy again"
             time.sleep(0.2)
 
@@ -94,13 +93,8 @@ class AllasSite:
 
     def ceph(self, *words):
         conf = str(self.folder / "etc" / "ceph.conf")
-        return subprocess.run(
-            ["ceph", "-c", conf, "--connect-timeout", "10", *words],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        ).stdout
+        argv = ["ceph", "-c", conf, "--connect-timeout", "10", *words]
+        return sandbox_services.run(self.folder, argv, check=True, timeout=30).stdout
 
     @contextlib.contextmanager
     def full(self):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from buckets import remove_bucket
 from idx_files import real_or_striped_images
-from kit_sandbox.files import account_names
+from kit_sandbox import roots
 from slurm_site import until
 
 from kit.base.settings import load
@@ -23,7 +23,7 @@ from kit.submitter import env as hpc_env
 from kit.submitter.loop import run_loop as loop
 from kit.submitter.loop import submitter_for
 
-USER = account_names()[0]
+USER = roots.ACCOUNTS[0]
 OURS = r"kit\.onsite\.main|kit\.onsite\.driver|raylet/raylet|gcs_server|ssh .*-R"
 
 
@@ -132,14 +132,15 @@ def ps(columns):
 
 
 def processes(*words, user=USER):
-    argv = ["pgrep", "-u", user, "-af", ".*".join(words)]
+    """The processes of an account of the sandbox whose command has these words."""
+    argv = ["pgrep", "-u", str(roots.account_uid(user)), "-af", ".*".join(words)]
     return subprocess.run(argv, capture_output=True, text=True).stdout.splitlines()
 
 
 def nothing_runs():
     """Whether no process and no temporary folder of a Ray job is left on this machine."""
     left = [line for line in ps("user=,args=") if re.search(OURS, line) and "pgrep" not in line]
-    return not left and not list(Path("/tmp").glob("kr-*"))
+    return not left and not list((load("sandbox").sandbox_dir / "tmp").glob("kr-*"))
 
 
 class Place:

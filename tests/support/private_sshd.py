@@ -13,6 +13,9 @@ import weakref
 from datetime import datetime
 from pathlib import Path
 
+from kit_sandbox import roots
+from kit_sandbox.services import environment
+
 from kit.base import SSHHost
 
 CONFIG = """\
@@ -57,11 +60,16 @@ def free_port():
 
 
 class PrivateSshd:
-    """`start`, `stop` (with its sessions), `host()`; `certify(seconds)` for certificates only."""
+    """`start`, `stop` (with its sessions), `host()`; `certify(seconds)` for certificates only.
 
-    def __init__(self, folder: Path, user: str = "", setenv="", certificates=False, more=""):
+    With the folder of a sandbox it serves the sandbox's login node.
+    """
+
+    def __init__(
+        self, folder: Path, user: str = "", setenv="", certificates=False, more="", sandbox=None
+    ):
         self.folder, self.user, self.port = folder, user or getpass.getuser(), free_port()
-        self.process = None
+        self.process, self.sandbox = None, sandbox
         # control sockets need a path of at most 107 bytes: pytest's own folder is too long
         self.control = Path(tempfile.mkdtemp(prefix="kit-c-", dir="/tmp"))
         weakref.finalize(self, shutil.rmtree, self.control, ignore_errors=True)
@@ -98,11 +106,15 @@ class PrivateSshd:
         keygen("-s", self.folder / "user_ca", "-I", "test", "-n", self.user, "-V", span, key)
 
     def start(self):
-        if os.getuid() == 0:
+        if os.getuid() == 0 and not self.sandbox:
             Path("/run/sshd").mkdir(exist_ok=True)  # sshd as root wants it
         log = self.folder / "sshd.log"
-        command = ["/usr/sbin/sshd", "-D", "-E", log, "-f", self.folder / "sshd_config"]
-        self.process = subprocess.Popen(command, start_new_session=True)
+        command = [shutil.which("sshd"), "-D", "-E", log, "-f", self.folder / "sshd_config"]
+        environ = None
+        if self.sandbox:
+            command = roots.inside(self.sandbox, ["/usr/sbin/sshd", *command[1:]])
+            environ = environment(self.sandbox)
+        self.process = subprocess.Popen(command, start_new_session=True, env=environ)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and self.process.poll() is None:
             with socket.socket() as probe:

@@ -11,14 +11,14 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from kit_sandbox.files import account_names
+from kit_sandbox import roots
+from kit_sandbox import services as sandbox_services
 from kit_sandbox.supervisor import control
 from private_sshd import PrivateSshd, free_port
 
@@ -110,8 +110,8 @@ class SlurmSite:
     def __init__(self):
         self.settings = load("sandbox")
         self.state = self.settings.sandbox_dir
-        self.user = account_names()[0]
-        self.folder = Path(tempfile.mkdtemp(prefix="kit-faults-", dir="/var/tmp"))
+        self.user = roots.ACCOUNTS[0]
+        self.folder = Path(tempfile.mkdtemp(prefix="kit-faults-", dir=self.state / "home"))
         self.folder.chmod(0o755)
         (self.folder / "bin").mkdir()
         (self.folder / "modes").mkdir()
@@ -130,7 +130,9 @@ class SlurmSite:
         """Start an sshd of the test's own that logs in as the jobs' user."""
         path = f"{self.folder}/bin:/usr/local/bin:/usr/bin:/bin"
         setenv = f"SLURM_CONF={self.conf} PATH={path}"
-        sshd = PrivateSshd(self.folder / name, user=self.user, setenv=setenv, **options)
+        sshd = PrivateSshd(
+            self.folder / name, user=self.user, setenv=setenv, sandbox=self.state, **options
+        )
         self.sshds.append(sshd)
         return sshd.start()
 
@@ -159,8 +161,7 @@ class SlurmSite:
     # What an administrator sees and does.
 
     def admin(self, *argv, check=True):
-        env = {**os.environ, "SLURM_CONF": str(self.conf)}
-        return subprocess.run(argv, env=env, capture_output=True, text=True, check=check).stdout
+        return sandbox_services.run(self.state, argv, check=check).stdout
 
     def allow_requeue(self, attempt_id):
         """Let Slurm put the jobs of an attempt back to the queue: the kit's scripts forbid it."""
@@ -235,9 +236,8 @@ class SlurmSite:
             until(self.answers, 60)
 
     def answers(self):
-        env = {**os.environ, "SLURM_CONF": str(self.conf)}
         ask = ["sacct", "-X", "-j", "1"], ["squeue", "-h"]
-        done = [subprocess.run(argv, env=env, capture_output=True).returncode for argv in ask]
+        done = [sandbox_services.run(self.state, argv).returncode for argv in ask]
         return done == [0, 0]
 
     def close(self):

@@ -10,13 +10,15 @@ import urllib.request
 from pathlib import Path
 
 from hpc_bench import Bench, ps
+from kit_sandbox import roots
 
 from kit.base.settings import load
 
 LONG = 3000  # epochs: the job runs until the test ends it
 ADDRESS = load("sandbox").cloud.tunnel_address
 KEYS = Path(load("sandbox").cloud.tunnel_keys)
-TUNNEL_USER = KEYS.parent.parent.name
+TUNNEL_USER = "kit-tunnel"
+TUNNEL_UID = str(roots.account_uid(TUNNEL_USER))
 
 
 @contextlib.contextmanager
@@ -72,8 +74,8 @@ def answers(port):
 
 def connections():
     """Return the process ids of the VM's sshd that hold a tunnel."""
-    rows = [line.split(None, 2) for line in ps("pid=,user:32=,args=")]
-    return [int(row[0]) for row in rows if row[1] == TUNNEL_USER and row[2].startswith("sshd:")]
+    rows = [line.split(None, 2) for line in ps("pid=,uid=,args=")]
+    return [int(row[0]) for row in rows if row[1] == TUNNEL_UID and row[2].startswith("sshd:")]
 
 
 def end(bench, run):

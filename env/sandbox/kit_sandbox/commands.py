@@ -15,10 +15,10 @@ import click
 import psutil
 from tabulate import tabulate
 
-from kit.base import Busy
+from kit.base import Busy, UsageError
 from kit.base.ports import port_holders
 from kit.base.settings import Settings, load
-from kit_sandbox import files, install, keys, processes, roots, services
+from kit_sandbox import files, install, keys, old, processes, roots, services
 from kit_sandbox.files import PLACES, PROGRAMS
 from kit_sandbox.services import Report, Service
 
@@ -30,20 +30,18 @@ def up(settings: Settings, report: Report) -> None:
     taken, another sandbox runs) and KitError if a service does not become healthy.
     """
     folder = files.state_folder(settings)
+    _refuse_old_sandbox(folder, report)
     _refuse_other_sandbox(folder)
     with _exclusive(folder):
         if services.supervisor(folder) is None:
             _end_leftovers(folder, report)
             _refuse_taken_ports(settings)
-            install.install(report)
-            install.adopt_homes(folder)
-            files.prepare(settings, folder)
-            install.lend_address(folder, report)
+            files.prepare(settings, folder, install.install(settings, report))
             services.start(folder)
         else:
             services.refuse_other_version(folder)
             services.start_stopped(folder, report)
-        keys.sign(folder, *files.account_names()[:2])
+        keys.sign(folder, *roots.ACCOUNTS[:2])
         services.wait(folder, report)
 
 
@@ -65,9 +63,7 @@ def down(settings: Settings, wipe: bool, report: Report) -> None:
             processes.end([supervisor], grace_s=5)
             processes.end(below, grace_s=2)
         _end_leftovers(folder, report)
-        if os.getuid() == 0:
-            processes.end(processes.owned_by(install.account_uids()), 2)
-            install.take_back_address(folder)
+        processes.end(processes.below_root(folder / roots.LINK), grace_s=2)
     if wipe:
         shutil.rmtree(folder)
     report(f"down; {'removed' if wipe else 'kept'} {folder}")
@@ -79,6 +75,15 @@ def _exclusive(folder: Path) -> Iterator[None]:
     with open(folder / files.MARKER, "w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+def _refuse_old_sandbox(folder: Path, report: Report) -> None:
+    left, step = old.left(), "kit sandbox remove, once nothing in it is needed"
+    if old.is_old(folder):
+        tried = f"the sandbox in {folder} was made by an earlier version, which installed on the"
+        raise UsageError(f"{tried} machine", left or "only this folder is left of it", step)
+    if left:
+        report(f"an earlier version left {left}; to remove that: kit sandbox remove")
 
 
 def _refuse_other_sandbox(folder: Path) -> None:
@@ -118,13 +123,10 @@ def _end_leftovers(folder: Path, report: Report) -> None:
 
 def _cancel_jobs(folder: Path, report: Report) -> None:
     """Cancel all jobs and wait a few seconds for them to end."""
-    environ = services.environment(folder)
-    environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
-    user = f"--user={files.account_names()[0]}"
     try:
-        subprocess.run(["scancel", user], env=environ, capture_output=True, timeout=3)
+        services.run(folder, ["scancel", f"--user={roots.ACCOUNTS[0]}"], timeout=3)
         for _ in range(12):
-            queue = subprocess.run(["squeue", "-h"], env=environ, capture_output=True, timeout=3)
+            queue = services.run(folder, ["squeue", "-h"], timeout=3)
             if not queue.stdout.strip():
                 return
             time.sleep(0.2)
@@ -177,13 +179,53 @@ def down_command(wipe: bool) -> None:
 
 @group.command("install")
 def install_command() -> None:
-    """Install what is missing, start nothing.
+    """Make what is missing, start nothing.
+
+    A Debian root and Python software below the cache folder; nothing is installed on the machine.
 
     \b
     Example:
-    sudo KIT_SANDBOX_INSTALL=yes kit sandbox install
+    kit sandbox install
     """
-    install.install(_report)
+    install.install(load("sandbox"), _report)
+
+
+@group.command(
+    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--host", default="login", show_default=True, help="Name of the host.")
+def exec_command(argv: tuple[str, ...], host: str) -> None:
+    """Run a command where the services run.
+
+    It becomes the command, as the administrator of the Slurm site.
+
+    \b
+    Example:
+    kit sandbox exec sinfo
+    """
+    folder = load("sandbox").sandbox_dir.absolute()
+    environ = services.administrator(folder)
+    words = roots.inside(folder, argv, host)
+    os.execve(words[0], words, environ)  # noqa: S606 - no shell on purpose
+
+
+@group.command("remove")
+@click.option("--packages", is_flag=True, help="Also an earlier version's Debian packages.")
+def remove_command(packages: bool) -> None:
+    """Remove the sandbox and all it was made from.
+
+    It is stopped; its files, the Debian root, kept packages and Python software are removed, and
+    what an earlier version left on the machine: accounts, software, on request packages.
+
+    \b
+    Example:
+    sudo kit sandbox remove --packages
+    """
+    settings = load("sandbox")
+    down(settings, True, _report)
+    shutil.rmtree(settings.cache_dir / "sandbox", ignore_errors=True)
+    old.remove(packages, _report)
 
 
 @group.command("lock")

@@ -6,7 +6,6 @@ import secrets
 import shlex
 import socket
 import string
-import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,10 +14,10 @@ import bcrypt
 
 from kit.base import ROOT, UsageError
 from kit.base.settings import Settings
-from kit_sandbox import keys, supervisor
+from kit_sandbox import keys, roots, supervisor
 from kit_sandbox.folders import check_owner, own_folder
 from kit_sandbox.keys import write_private
-from kit_sandbox.processes import user_name
+from kit_sandbox.roots import ACCOUNTS
 
 SOURCE = ROOT / "env" / "sandbox"
 MARKER = ".kit-sandbox"  # in every state folder: `--wipe` removes nothing else
@@ -28,7 +27,10 @@ SLURM = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd-c1", "slurmd-c2"
 ALLAS = ("keystone", "ceph-mon", "ceph-osd", "rgw")
 KIT = ("forwarder", "worker", "flower", "submitter")
 PROGRAMS = (*SLURM, "sshd-login", "sshd-vm", *ALLAS, "mlflow", "redis", "prometheus", *KIT)
-FOLDERS = {  # the other accounts pass through the first ones; the second ones are closed to them
+# Nobody outside gets through the state folder; inside the root the other accounts pass through the
+# first of these, read the second, and are kept out of the last
+FOLDERS = {
+    0o1777: ("tmp",),
     0o711: (
         "state",
         "state/slurmctld",
@@ -118,70 +120,41 @@ def state_folder(settings: Settings) -> Path:
                 f"{folder} holds files that are not a sandbox's",
                 next_step="set KIT_SANDBOX_DIR to an empty or new folder",
             )
-    # the sandbox's own accounts, which only root has, reach their homes below it
-    own_folder(folder, 0o711 if os.getuid() == 0 else 0o700, step)
+    own_folder(folder, 0o700, step)
     (folder / MARKER).touch(mode=0o600)
     return folder
 
 
-def account_names() -> tuple[str, str, str]:
-    """Return who runs jobs, administers the VM, opens tunnels; other accounts only under root."""
-    if os.getuid() == 0:
-        return "hpcuser", "clouduser", "kit-tunnel"
-    return (user_name(os.getuid()),) * 3
-
-
-def apps_folder() -> Path:
-    """Return where the install step puts Python software: one's own folder, else that of root.
-
-    Its programs are executed, so nobody else may own it or write to it. Raises UsageError.
-    """
-    uid = os.getuid()
-    own, shared = Path(f"/var/tmp/kit-{uid}-apps"), Path("/var/tmp/kit-0-apps")  # noqa: S108 - checked
-    step = "look at what is in it, then remove it or have it removed by its owner"
-    if not os.path.lexists(own) and os.path.lexists(shared):
-        check_owner(shared, 0, step)
-        return shared
-    return own_folder(own, 0o755, step)
-
-
-def _namespaces() -> str:
-    """Return the command that gives a program its own host name; empty if that is not allowed."""
-    command = "unshare --uts --mount --propagation slave"
-    if os.getuid() != 0:
-        command = "unshare --user --map-current-user --keep-caps --uts --mount"
-    trial = [*command.split(), "sh", "-c", "hostname kit && mount --bind /etc/hosts /etc/hosts"]
-    return command if subprocess.run(trial, capture_output=True).returncode == 0 else ""
+def has_network() -> bool:
+    """Report whether this machine has another address than those of the loopback interface."""
+    try:
+        socket.getaddrinfo("127.0.0.1", 1, socket.AF_INET, flags=socket.AI_ADDRCONFIG)
+    except socket.gaierror:
+        return False
+    return True
 
 
 def variables(settings: Settings, folder: Path) -> dict[str, str]:
     """Return every variable that a template of `env/sandbox/etc` or a shell script may use."""
-    hpc, cloud, tunnel = account_names()
-    unshare = _namespaces()
-    here = socket.gethostname().split(".")[0]
+    hpc, cloud, tunnel = ACCOUNTS
     values = {
         "SBX": str(folder),
-        "APPS": str(apps_folder()),
         "ROOT": str(ROOT),
         "PYTHON": sys.executable,
-        "SYS_PYTHON": "/usr/bin/python3",
-        "DAEMON_USER": user_name(os.getuid()),
+        "KEYSTONE": str(settings.cache_dir / "sandbox" / "keystone" / "bin" / "python"),
+        "OWNER_UID": str(os.getuid()),
+        "DAEMON_USER": "root" if os.getuid() == 0 else hpc,
         "HPC_USER": hpc,
         "CLOUD_USER": cloud,
         "TUNNEL_USER": tunnel,
-        "TUNNEL_HOME": "kit-tunnel",
-        "TUNNEL_KEYS_OF": "kit-tunnel" if tunnel == cloud else "%u",  # only its key
         "PROJECTS": " ".join(PROJECTS),  # the first becomes the user's default account
-        "UNSHARE": unshare,
-        "SLURM_HOST": "slurm" if unshare else here,
-        "SLURM_COMMUNICATION": "NoInAddrAny,NoCtldInAddrAny" if unshare else "",
+        # Slurm looks up IPv4 addresses only, and finds none on a machine without a network
+        "SLURM_COMMUNICATION": "" if has_network() else "EnableIPv6",
         "TOKEN_SECONDS": os.environ.get("KIT_SANDBOX_TOKEN_SECONDS", "28800"),
         "MLFLOW_USER": "kit",
         "PROMETHEUS_USER": "kit",
         "TZ": "UTC",
     }
-    for node in ("c1", "c2", "g1"):
-        values[f"HOST_{node.upper()}"] = node if unshare else here
     for name in PLACES.values():
         address, port = place_of(settings, name)
         key = name.upper().replace("-", "_")
@@ -210,8 +183,13 @@ def _bcrypt(folder: Path, password: str) -> str:
     return path.read_text()
 
 
-def prepare(settings: Settings, folder: Path) -> dict[str, str]:
-    """Write folders, keys and every configuration file; return the variables used."""
+def prepare(settings: Settings, folder: Path, root: Path) -> dict[str, str]:
+    """Write folders, keys and every configuration file for services in `root`.
+
+    Returns the variables used.
+    """
+    (folder / roots.LINK).unlink(missing_ok=True)
+    (folder / roots.LINK).symlink_to(root)
     for mode, names in FOLDERS.items():
         for name in names:
             (folder / name).mkdir(mode=mode, exist_ok=True)

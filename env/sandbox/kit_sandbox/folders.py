@@ -7,7 +7,6 @@ to another owner.
 
 import contextlib
 import os
-import pwd
 import stat
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def check_owner(folder: Path, uid: int, next_step: str) -> None:
         raise UsageError(f"{folder} cannot be used by the sandbox", got, next_step)
 
 
-def give(base: Path, relative: str, owner: str, mode: int, file: bool = False) -> None:
+def give(base: Path, relative: str, uid: int, mode: int, file: bool = False) -> None:
     """Create a folder or an empty file below `base` if it is missing; set its owner and mode.
 
     Another account may own the folders on the way and put a symlink in place of any of them, so
@@ -67,7 +66,7 @@ def give(base: Path, relative: str, owner: str, mode: int, file: bool = False) -
                 else:
                     os.mkdir(name, 0o700, dir_fd=handle)
             kind = os.O_NONBLOCK if file else os.O_DIRECTORY
-            _change(_open(handles, name, kind, handle), owner, mode, file)
+            _change(_open(handles, name, kind, handle), uid, mode, file)
     except OSError as err:
         step = "remove it, then start the sandbox again"
         raise UsageError(f"{base / relative} cannot be used", str(err), step) from err
@@ -81,11 +80,10 @@ def _open(
     return handle
 
 
-def _change(target: int, owner: str, mode: int, file: bool) -> None:
+def _change(target: int, uid: int, mode: int, file: bool) -> None:
     status = os.fstat(target)
     if file and not (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
         raise OSError("it is not a regular file with one name")
     if os.getuid() == 0:
-        account = pwd.getpwnam(owner)
-        os.fchown(target, account.pw_uid, account.pw_gid)
+        os.fchown(target, uid, uid)
     os.fchmod(target, mode)

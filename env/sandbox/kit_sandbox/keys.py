@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kit.base import CommandFailed
 from kit_sandbox.folders import give
+from kit_sandbox.roots import account_uid
 
 CERTIFICATE_HOURS = 24  # as long as a centre's certificate lives
 
@@ -86,15 +87,15 @@ def _known_hosts(etc: Path, values: Mapping[str, str]) -> None:
 def _homes(folder: Path, values: Mapping[str, str]) -> None:
     """Create the homes of the sandbox's own accounts and the project folders."""
     hpc, cloud, tunnel = (values[key] for key in ("HPC_USER", "CLOUD_USER", "TUNNEL_USER"))
-    home = f"home/{values['TUNNEL_HOME']}"
-    give(folder, f"home/{hpc}", hpc, 0o700)
-    give(folder, f"home/{cloud}", cloud, 0o700)
-    give(folder, home, tunnel, 0o755)
+    uids = {name: account_uid(name) for name in (hpc, cloud, tunnel)}
+    give(folder, f"home/{hpc}", uids[hpc], 0o700)
+    give(folder, f"home/{cloud}", uids[cloud], 0o700)
+    give(folder, f"home/{tunnel}", uids[tunnel], 0o755)
     # the keys of the tunnel user are written by the VM's administrator and read by sshd
-    give(folder, f"{home}/.ssh", cloud, 0o755)
-    give(folder, f"{home}/.ssh/authorized_keys", cloud, 0o644, file=True)
+    give(folder, f"home/{tunnel}/.ssh", uids[cloud], 0o755)
+    give(folder, f"home/{tunnel}/.ssh/authorized_keys", uids[cloud], 0o644, file=True)
     for project in values["PROJECTS"].split():
-        give(folder, f"projappl/{project}", hpc, 0o700)
+        give(folder, f"projappl/{project}", uids[hpc], 0o700)
 
 
 def _tls(etc: Path) -> None:

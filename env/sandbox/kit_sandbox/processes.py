@@ -54,11 +54,15 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def owned_by(uids: Iterable[int]) -> list[psutil.Process]:
-    """List the live processes of these users."""
-    wanted = set(uids)
-    rows = psutil.process_iter(["uids"])
-    return [row for row in rows if row.info["uids"] and row.info["uids"].effective in wanted]
+def below_root(root: Path) -> list[psutil.Process]:
+    """List the live processes whose root folder is this one, of any user."""
+    rows = []
+    if root.exists():
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError):  # another user's, or gone
+                if os.path.samefile(f"/proc/{process.pid}/root", root):
+                    rows.append(process)
+    return rows
 
 
 def resident_bytes(processes: Iterable[psutil.Process]) -> int:

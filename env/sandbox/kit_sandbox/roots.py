@@ -27,8 +27,11 @@ NAMES = ("bookworm",)
 MACHINE = "x86_64"  # the machine of the locks, as uname says it; "amd64" in Debian's words
 PUBLIC_MIRROR = "http://deb.debian.org/debian"
 KEYRING = "usr/share/keyrings/debian-archive-keyring.gpg"
-FIRST_UID = 59001  # of root's three accounts in a root: outside the ranges that systems give out
+# who runs jobs, administers the VM, opens tunnels: accounts inside a root only
+ACCOUNTS = ("hpcuser", "clouduser", "kit-tunnel")
+FIRST_UID = 59001  # of the accounts that root makes: outside the ranges that systems give out
 STAMP = "etc/kit-root"
+LINK = "root"  # in every state folder: to the root of its services
 # Dir::*: nothing of the machine's own apt is read or changed but how it reaches the network
 APT_CONF = """\
 Dir::State "{apt}";
@@ -111,9 +114,17 @@ def check_machine(folder: Path) -> None:
         )
 
 
-def entering(root: Path, host: str, argv: Sequence[str | Path]) -> list[str]:
-    """Return the command that runs `argv` in a root, on a host of that name."""
-    return [str(word) for word in (ENTER, root, host, *argv)]
+def account_uid(name: str) -> int:
+    """Return the uid of an account inside a root: one's own, unless root made it."""
+    return FIRST_UID + ACCOUNTS.index(name) if os.getuid() == 0 else os.getuid()
+
+
+def inside(state: Path, argv: Sequence[str | Path], host: str = "login") -> list[str]:
+    """Return the command that runs `argv` in the root of a sandbox, on a host of that name.
+
+    `state` is its folder. The command needs SBX in its environment (`services.environment`).
+    """
+    return [str(word) for word in (ENTER, state / LINK, host, *argv)]
 
 
 def write_lock(cache: Path, name: str, report: Report) -> Path:

@@ -1,12 +1,12 @@
 """The services of a sandbox while it runs: the supervisor over them, their health checks."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import psutil
 
 from kit.base import ROOT, Busy, KitError
 from kit.base.settings import Settings
-from kit_sandbox import processes
+from kit_sandbox import processes, roots
 from kit_sandbox.files import PASSWORDS, PLACES, PROGRAMS, SOURCE, place_of
 from kit_sandbox.supervisor import control
 
@@ -40,27 +40,37 @@ class Service:
     rss: int = 0
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The answer of a health check and its time in seconds."""
+
+    healthy: bool
+    seconds: float
+    text: str
+
+
 def status(settings: Settings) -> list[Service]:
-    """Run the health checks of all services at the same time."""
+    """Run the health checks of all running services at the same time."""
     folder = settings.sandbox_dir.absolute()
     rows = {row["name"]: row for row in programs(folder)} if supervisor(folder) else {}
-    with ThreadPoolExecutor(len(PROGRAMS)) as pool:
-        return list(pool.map(lambda name: _service(settings, name, rows.get(name)), PROGRAMS))
+    running = [name for name in PROGRAMS if name in rows and rows[name]["pid"]]
+    answers = check(folder, *running) if running else {}
+    return [_service(settings, name, rows.get(name), answers.get(name)) for name in PROGRAMS]
 
 
-def _service(settings: Settings, name: str, row: dict[str, Any] | None) -> Service:
+def _service(
+    settings: Settings, name: str, row: dict[str, Any] | None, answer: Answer | None
+) -> Service:
     row = row or {"statename": "STOPPED", "pid": 0}
-    up, seconds, answer = False, 0.0, "not running"
-    if row["pid"]:
-        up, seconds, answer = check(settings.sandbox_dir.absolute(), name)
+    answer = answer or Answer(False, 0.0, "not running")
     address, port = place_of(settings, PLACES[name]) if name in PLACES else ("", None)
     process = processes.live_process(row["pid"]) if row["pid"] else None
     family = [process, *processes.descendants(process)] if process else []
     return Service(
         name=name,
-        up=up,
-        health_s=round(seconds, 3),
-        answer=answer,
+        up=answer.healthy,
+        health_s=round(answer.seconds, 3),
+        answer=answer.text,
         state=row["statename"].lower(),
         pid=row["pid"] or None,
         since=process.create_time() if process else None,
@@ -89,6 +99,17 @@ def environment(folder: Path) -> dict[str, str]:
     """Return the environment of the daemons, which has nothing of our own."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return {"PATH": path, "SBX": str(folder), "TZ": "UTC", "LANG": "C.UTF-8", "HOME": str(folder)}
+
+
+def administrator(folder: Path) -> dict[str, str]:
+    """Return the environment of the Slurm site's administrator."""
+    return environment(folder) | {"SLURM_CONF": str(folder / "etc" / "slurm.conf")}
+
+
+def run(folder: Path, argv: Sequence[str], **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a command in the root of a sandbox as its administrator; capture what it writes."""
+    words, environ = roots.inside(folder, argv), administrator(folder)
+    return subprocess.run(words, env=environ, capture_output=True, text=True, **options)
 
 
 def start(folder: Path) -> None:
@@ -169,18 +190,32 @@ def stop_programs(folder: Path, report: Report) -> None:
         report(f"the supervisor does not answer ({err}); its programs are ended one by one")
 
 
-def check(folder: Path, name: str) -> tuple[bool, float, str]:
-    """Run one health check; return (healthy, seconds, its short answer)."""
-    begin = time.monotonic()
-    argv = ["bash", str(SOURCE / "svc"), "check", name]
-    try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=CHECK_S, env=environment(folder)
-        )
-    except subprocess.TimeoutExpired:
-        return False, time.monotonic() - begin, f"no answer in {CHECK_S:g} s"
-    text = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip()
-    return done.returncode == 0, time.monotonic() - begin, text.splitlines()[-1] if text else ""
+def check(folder: Path, *names: str) -> dict[str, Answer]:
+    """Run health checks at the same time, in one visit to the root; return their answers."""
+    argv = ["bash", str(SOURCE / "svc"), "check", *names]
+    with subprocess.Popen(
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment(folder),
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            text, _ = process.communicate(timeout=CHECK_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            text, _ = process.communicate()
+    rows = [line.split(" ", 3) for line in text.splitlines()]
+    answers = {
+        row[0]: Answer(row[1] == "0", int(row[2]) / 1e6, row[3])
+        for row in rows
+        if len(row) == 4 and row[0] in names
+    }
+    late = Answer(
+        False, CHECK_S, text.strip()[-200:] if not answers else f"no answer in {CHECK_S:g} s"
+    )
+    return {name: answers.get(name, late) for name in names}
 
 
 def wait(folder: Path, report: Report) -> None:
@@ -189,23 +224,16 @@ def wait(folder: Path, report: Report) -> None:
     Raises KitError with the last answers if that takes longer than READY_S.
     """
     begin = time.monotonic()
-
-    def _until_healthy(name: str) -> str:
-        while True:
-            healthy, _, answer = check(folder, name)
-            seconds = time.monotonic() - begin
-            if healthy:
-                report(f"{seconds:5.1f} s  {name}")
-                return ""
-            if seconds > READY_S:
-                return f"{name}: {answer or 'no answer'}"
-            time.sleep(0.3)
-
-    with ThreadPoolExecutor(len(PROGRAMS)) as pool:
-        late = [answer for answer in pool.map(_until_healthy, PROGRAMS) if answer]
+    late = {name: Answer(False, 0, "") for name in PROGRAMS}
+    while late and time.monotonic() - begin < READY_S:
+        answers = check(folder, *late)
+        for name in [name for name in late if answers[name].healthy]:
+            report(f"{time.monotonic() - begin:5.1f} s  {name}")
+        late = {name: answer for name, answer in answers.items() if not answer.healthy}
+        time.sleep(0.2 if late else 0)
     if late:
         raise KitError(
             f"{len(late)} services are not healthy after {READY_S:g} s",
-            "; ".join(late),
-            f"kit sandbox logs {late[0].split(':')[0]}",
+            "; ".join(f"{name}: {answer.text or 'no answer'}" for name, answer in late.items()),
+            f"kit sandbox logs {next(iter(late))}",
         )

@@ -31,7 +31,7 @@ HEAD = """\
 [supervisord]
 nodaemon=true
 silent=true
-user={DAEMON_USER}
+user={OWNER_UID}
 pidfile={SBX}/run/supervisord.pid
 logfile={SBX}/log/supervisord.log
 logfile_maxbytes=1MB
