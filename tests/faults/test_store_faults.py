@@ -18,7 +18,7 @@ from kit.store import Ec2Key
 
 pytestmark = pytest.mark.sandbox
 KINDS = ["s3", "swift"]
-LARGE = random.Random(1).randbytes(24_000_000)  # three parts of an S3 upload
+LARGE = random.Random(1).randbytes(24_000_000)  # two parts of an upload by S3
 
 
 @pytest.fixture(scope="module")

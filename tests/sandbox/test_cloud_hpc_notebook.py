@@ -193,14 +193,13 @@ def test_mlflow_has_every_name_that_the_article_logged(done, environ):
         assert found["tags"]["mlflow.source.git.commit"]
 
 
-def test_all_three_targets_give_the_same_figures_to_the_last_digit(done, environ):
-    for target in ("local", "cloud"):
-        ended = kit(environ, "run", target)
-        assert ended.returncode == 0, ended.stderr[-4000:]
-    local, cloud = history(environ)[-2:]
-    assert (local["target"], cloud["target"]) == ("local", "cloud")
-    same = [line["performance"] for line in (local, cloud, *done[1].values())]
-    assert same == [same[0]] * 4
+def test_the_figures_are_those_of_the_target_local_to_the_last_digit(done, environ):
+    """That the target cloud has those of `local` too is tested with its notebook."""
+    ended = kit(environ, "run", "local")
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    local = history(environ)[-1]
+    assert local["target"] == "local"
+    assert [line["performance"] for line in done[1].values()] == [local["performance"]] * 2
 
 
 def test_no_secret_is_in_anything_that_the_runs_left(done, environ):
