@@ -36,7 +36,7 @@ def doctor_command(
         click.echo(f"kit doctor: --race submits a job; it costs {doctor.COST}", err=True)
     rows = doctor.examine(profile or name, race)
     if as_json:
-        echo_json([vars(row) for row in rows])
+        echo_json(rows)
     else:
         click.echo(doctor.findings_to_text(rows))
     ctx.exit(1 if any(row.state == "failed" for row in rows) else 0)

@@ -4,7 +4,7 @@ import time
 
 import click
 
-from kit.cli.options import echo_json, echo_table, json_option, profile_option
+from kit.cli.options import echo_rows, json_option, profile_option
 
 
 @click.group("envs")
@@ -37,19 +37,15 @@ def envs_ls(profile: str | None, as_json: bool) -> None:
 
     slurm = open_site(profile).slurm
     rows = env.list_environments(slurm.host, slurm.hpc)
-    if as_json:
-        echo_json([vars(row) for row in rows])
-        return
-    echo_table(
-        [
-            {
-                "environment": row.name,
-                "mb": f"{row.megabytes:>6}",
-                "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(row.made)),
-                "use": "published" if row.published else f"attempt {row.attempt or '?'}",
-            }
-            for row in rows
-        ]
+    echo_rows(
+        rows,
+        as_json,
+        lambda row: {
+            "environment": row.name,
+            "mb": f"{row.megabytes:>6}",
+            "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(row.made)),
+            "use": "published" if row.published else f"attempt {row.attempt or '?'}",
+        },
     )
 
 

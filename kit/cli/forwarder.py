@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kit.cli.options import (
-    address_option,
+    listening_options,
     pass_on_profile,
     port_option,
     profile_option,
@@ -33,8 +33,7 @@ class ForwarderGroup(click.Group):
 @click.group("forwarder", cls=ForwarderGroup, invoke_without_command=True)
 @profile_option
 @click.option("--once", is_flag=True, help="Do one pass, print the gauges and exit.  [default: no]")
-@address_option
-@port_option(6502, "the gauges")
+@listening_options(6502, "the gauges")
 @port_option(6500, "the HTTP API", "--api-port")
 @click.option(
     "--face-port",
@@ -85,8 +84,7 @@ def forwarder_group(
 
 @forwarder_group.command("api")
 @profile_option
-@address_option
-@port_option(6500, "the HTTP API")
+@listening_options(6500, "the HTTP API")
 def api_command(profile: str | None, address: str, port: int) -> None:
     """Serve the HTTP API for run requests.
 
@@ -113,8 +111,7 @@ def api_command(profile: str | None, address: str, port: int) -> None:
 
 @forwarder_group.command("worker")
 @profile_option
-@address_option
-@port_option(6502, "the gauges")
+@listening_options(6502, "the gauges")
 @click.pass_context
 def worker_command(ctx: click.Context, profile: str | None, address: str, port: int) -> None:
     """Collect gauges on a schedule.
@@ -136,8 +133,7 @@ def worker_command(ctx: click.Context, profile: str | None, address: str, port: 
 
 
 @forwarder_group.command("flower")
-@address_option
-@port_option(6501, "the page")
+@listening_options(6501, "the page")
 def flower_command(address: str, port: int) -> None:
     """Serve Flower, the page of the schedule.
 

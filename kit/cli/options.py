@@ -19,13 +19,18 @@ profile_option = click.option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON.  [default: a table]"
 )
-address_option = click.option(
-    "--address",
-    default="127.0.0.1",
-    show_default=True,
-    metavar="IP",
-    help="Address to listen at.",
-)
+
+
+def listening_options(port: int, what: str) -> Decorator:
+    """Return the options of address and port at which something listens, such as "the gauges"."""
+    address = click.option(
+        "--address",
+        default="127.0.0.1",
+        show_default=True,
+        metavar="IP",
+        help="Address to listen at.",
+    )
+    return lambda command: address(port_option(port, what)(command))
 
 
 def port_option(default: int, what: str, name: str = "--port") -> Decorator:
@@ -71,6 +76,16 @@ def echo_json(value: object) -> None:
 
 def _plain(value: Any) -> object:
     return asdict(value) if hasattr(value, "__dataclass_fields__") else str(value)
+
+
+def echo_rows(
+    rows: Sequence[Any], as_json: bool, cells: Callable[[Any], Mapping[str, str]]
+) -> None:
+    """Print rows as JSON, or as a table of their cells."""
+    if as_json:
+        echo_json(rows)
+    else:
+        echo_table([cells(row) for row in rows])
 
 
 def echo_table(rows: Sequence[Mapping[str, str]]) -> None:

@@ -23,7 +23,7 @@ from kit.base import (
     Unreachable,
     UsageError,
 )
-from kit.cli.options import echo_json, echo_table, json_option, profile_option
+from kit.cli.options import echo_rows, json_option, profile_option
 from kit.runs.follow import poll, write_stored_log
 from kit.runs.requests import RUN_ID, RunState, RunStatus, attempt_id
 
@@ -66,10 +66,7 @@ def runs_command(ctx: click.Context, run: str | None, profile: str | None, as_js
       kit runs --profile sandbox
     """
     rows = list_runs(open_site(profile, run), run or "")
-    if as_json:
-        echo_json(rows)
-    else:
-        echo_table([_cells(row) for row in rows])
+    echo_rows(rows, as_json, _cells)
     if not rows:
         click.echo("no runs on this site yet: kit run cloud-hpc", err=True)
     ctx.exit(0 if all(row.known for row in rows) else EXIT_UNKNOWN)

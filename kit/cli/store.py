@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kit.cli.options import echo_json, echo_table, json_option, profile_option
+from kit.cli.options import echo_json, echo_rows, echo_table, json_option, profile_option
 
 if TYPE_CHECKING:
     from kit.store import ObjectStore
@@ -76,19 +76,14 @@ def store_ls(bucket: "ObjectStore", prefix: str, as_json: bool) -> None:
     Example:
       kit store ls data/
     """
-    rows = bucket.list(prefix)
-    if as_json:
-        echo_json([vars(row) for row in rows])
-        return
-    echo_table(
-        [
-            {
-                "bytes": f"{row.size:>13,}",
-                "modified (utc)": f"{row.modified:%Y-%m-%d %H:%M:%S}",
-                "key": row.key,
-            }
-            for row in rows
-        ]
+    echo_rows(
+        list(bucket.list(prefix)),
+        as_json,
+        lambda row: {
+            "bytes": f"{row.size:>13,}",
+            "modified (utc)": f"{row.modified:%Y-%m-%d %H:%M:%S}",
+            "key": row.key,
+        },
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from kit.cli.options import address_option, pass_on_profile, port_option, profile_option
+from kit.cli.options import listening_options, pass_on_profile, profile_option
 
 
 @click.group("submitter", invoke_without_command=True)
@@ -12,8 +12,7 @@ from kit.cli.options import address_option, pass_on_profile, port_option, profil
 @click.option(
     "--once", is_flag=True, help="Do one pass and exit, without the HTTP API.  [default: no]"
 )
-@address_option
-@port_option(6600, "the HTTP API")
+@listening_options(6600, "the HTTP API")
 @click.pass_context
 def submitter_group(
     ctx: click.Context, profile: str | None, once: bool, address: str, port: int

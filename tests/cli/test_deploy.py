@@ -1,12 +1,14 @@
 """The commands of the platform and of the cloud VM."""
 
+import pytest
 from click.testing import CliRunner
 
-from kit.base import UsageError
+from kit.base import UsageError, settings
 from kit.cli.deploy import platform_group
 from kit.deploy import manifests
 
 LOGIN = "CSC_USERNAME='anna'\nCSC_PASSWORD='planted-store-password'\n"
+NAMES = [([], "", "roihu"), ([], "lumi", "lumi"), (["--profile", "roihu"], "lumi", "roihu")]
 
 
 def test_the_command_shows_no_secret(tmp_path, monkeypatch):
@@ -26,3 +28,14 @@ def test_profile_that_does_not_exist_is_refused_before_anything_is_built():
         done = CliRunner().invoke(platform_group, [command, "kubeflow", "--profile", "nowhere"])
         assert isinstance(done.exception, UsageError)
         assert "'nowhere' does not exist" in str(done.exception)
+
+
+@pytest.mark.parametrize(("named", "variable", "used"), NAMES)
+def test_platform_has_a_default_profile_of_its_own(monkeypatch, named, variable, used):
+    """The sandbox, the default elsewhere, has no platform."""
+    loaded = []
+    monkeypatch.setattr(settings, "load", lambda name: loaded.append(name) or {})
+    monkeypatch.setattr(manifests, "build", lambda *_, **__: "")
+    monkeypatch.setenv("KIT_PROFILE", variable)
+    CliRunner().invoke(platform_group, ["build", "kubeflow", *named])
+    assert loaded == [used]

@@ -138,14 +138,6 @@ def test_old_names_are_not_listed():
     assert set(LazyGroup.renamed.values()) <= set(listed)
 
 
-def test_the_profile_of_platform_build_is_the_default_of_the_manifests():
-    from kit.deploy import manifests
-
-    command = dict((" ".join(words), command) for words, command in commands())
-    option = next(p for p in command["kit platform build"].params if p.name == "profile")
-    assert option.default == manifests.DEFAULT_PROFILE
-
-
 # -- start-up ----------------------------------------------------------------------------------
 
 

@@ -242,27 +242,12 @@ def reasons(
 
 def as_text(rows: list[Row]) -> str:
     """Return the report for a terminal: count, table, rule."""
-    counts = {colour: 0 for colour in ("green", "amber", "red")}
-    for row in rows:
-        counts[row[""]] += 1
-    numbers = ", ".join(f"{count} {colour}" for colour, count in counts.items())
-    brief = [
-        {
-            "": row[""],
-            "file": row["file"],
-            "figure": row["figure"],
-            "published": row["published"],
-            "new": row["new"],
-        }
-        for row in rows
-    ]
-    why = list(
-        dict.fromkeys(
-            f"{row['file']}: {row['why it differs'] or row['shape']}"
-            for row in rows
-            if row[""] != "green"
-        )
-    )
+    colours = [row[""] for row in rows]
+    numbers = ", ".join(f"{colours.count(name)} {name}" for name in ("green", "amber", "red"))
+    shown = ("", "file", "figure", "published", "new")
+    brief = [{name: row[name] for name in shown} for row in rows]
+    amiss = [row for row in rows if row[""] != "green"]
+    why = dict.fromkeys(f"{row['file']}: {row['why it differs'] or row['shape']}" for row in amiss)
     return "\n".join(["Reproduction report: " + numbers, "", to_text(brief), "", *why, "", *RULE])
 
 
