@@ -20,7 +20,9 @@ from kit.runs.requests import RunRequests, RunState, RunStatus
 
 NAMESPACE, PORT = "forwarder-imports", 8280
 OURS = {"app.kubernetes.io/managed-by": "cloud-hpc-kit"}
-ANSWER_S, CHECK_AGAIN_S = 10.0, 60.0
+ANSWER_S, CHECK_AGAIN_S = 10, 60.0  # kubernetes 30.1 ignores a limit that is not an int
+SERVICES = "/api/v1/namespaces/{}/services"
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices"
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +69,10 @@ def live_tunnels(
 
 
 class TunnelServices:
-    """The API server, seen with the rights of this pod."""
+    """The API server, seen with the rights of this pod; `api` is kubernetes' ApiClient."""
 
-    def __init__(self, core: Any, discovery: Any, clock: Callable[[], float] = time.monotonic):
-        self.core, self.discovery, self.clock = core, discovery, clock
+    def __init__(self, api: Any, clock: Callable[[], float] = time.monotonic):
+        self.api, self.clock = api, clock
         self._published: set[Tunnel] = set()
         self._check_at = 0.0
 
@@ -79,107 +81,84 @@ class TunnelServices:
 
         Raises KitError if the cluster refused some of them; the others are published.
         """
-        tunnels = {tunnel.service: tunnel for tunnel in wanted}
-        if set(tunnels.values()) == self._published and self.clock() < self._check_at:
+        tunnels = set(wanted)
+        if tunnels == self._published and self.clock() < self._check_at:
             return
-        self._check_at, wrong = 0.0, list[str]()
+        self._check_at = 0.0
         # The slice first: a client that finds the Service finds its endpoint too.
-        for api, kind, make in (
-            (self.discovery, "endpoint_slice", _slice),
-            (self.core, "service", _service),
-        ):
-            objects = {name: make(tunnel) for name, tunnel in tunnels.items()}
-            wrong += _agree(api, kind, objects)
+        wrong = self._agree(SLICES, [_slice(tunnel) for tunnel in tunnels])
+        wrong += self._agree(SERVICES, [_service(tunnel) for tunnel in tunnels])
         if wrong:
-            raise KitError(
-                "publish tunnels in the cluster",
-                "; ".join(wrong)[:500],
-                "compare the Role forwarder-imports with access.yaml",
+            got = "; ".join(wrong)[:500]
+            step = "compare the Role forwarder-imports with access.yaml"
+            raise KitError("publish tunnels in the cluster", got, step)
+        self._published, self._check_at = tunnels, self.clock() + CHECK_AGAIN_S
+
+    def _agree(self, path: str, wanted: list[Json]) -> list[str]:
+        """Apply objects of one kind, remove our others; return what the cluster refused."""
+        refused: list[str] = []
+        answer = self._call(refused, "GET", path, labelSelector="=".join(*OURS.items()))
+        if answer is None:
+            return refused
+        names = {body["metadata"]["name"] for body in wanted}
+        for name in {item["metadata"]["name"] for item in answer["items"]} - names:
+            self._call(refused, "DELETE", f"{path}/{name}")
+        for body in wanted:
+            place = f"{path}/{body['metadata']['name']}"
+            self._call(refused, "PATCH", place, body, fieldManager="kit", force="true")
+        return refused
+
+    def _call(
+        self, refused: list[str], verb: str, path: str, body: Json | None = None, **query: str
+    ) -> Any:
+        """Return the API server's answer; add to `refused` what it refused."""
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        # Server-side apply creates an object, changes it, or leaves it as it is.
+        patch = {"Content-Type": "application/apply-patch+yaml"} if body else {}
+        try:
+            return self.api.call_api(
+                path.format(NAMESPACE),
+                verb,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json", **patch},
+                body=body,
+                response_type="object",
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+                _request_timeout=ANSWER_S,
             )
-        self._published, self._check_at = set(tunnels.values()), self.clock() + CHECK_AGAIN_S
+        except ApiException as err:
+            if (verb, err.status) != ("DELETE", 404):  # another forwarder removed it
+                refused.append(f"{verb} {path.format(NAMESPACE)}: {err.status} {err.reason}")
+        except HTTPError as err:
+            raise Unreachable("ask the cluster's API server", str(err)[:300]) from err
+        return None
 
 
-def _agree(api: Any, kind: str, wanted: dict[str, Json]) -> list[str]:
-    """Create, change and remove objects of one kind; return what the cluster refused."""
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
-
-    def _call(verb: str, *words: object, **more: object) -> Any:
-        method = getattr(api, f"{verb}_namespaced_{kind}")
-        return method(*words, _request_timeout=ANSWER_S, **more)
-
-    selector = ",".join("=".join(pair) for pair in OURS.items())
-    wrong = []
-    try:
-        present = {
-            item.metadata.name: item
-            for item in _call("list", NAMESPACE, label_selector=selector).items
-        }
-        steps: list[tuple[str, str, Json | None]]
-        steps = [("delete", name, None) for name in present.keys() - wanted.keys()]
-        for name, want in wanted.items():
-            if name not in present:
-                steps.append(("create", name, want))
-            elif _differs(api.api_client.sanitize_for_serialization(present[name]), want):
-                steps.append(("patch", name, want))
-        for verb, name, body in steps:
-            words = [name] * (verb != "create") + [NAMESPACE] + [body] * (body is not None)
-            try:
-                _call(verb, *words)
-            except ApiException as err:
-                if (verb, err.status) not in (("delete", 404), ("create", 409)):
-                    wrong.append(f"{verb} {kind} {name}: {err.status} {err.reason}")
-    except ApiException as err:
-        return [f"list {kind}: {err.status} {err.reason}"]
-    except HTTPError as err:
-        raise Unreachable("ask the cluster's API server", str(err)[:300]) from err
-    return wrong
-
-
-def _differs(present: Any, body: Any) -> bool:
-    """Return whether a field of `body` differs in `present`, which may have more fields."""
-    if isinstance(body, dict):
-        return not isinstance(present, dict) or any(_differs(present.get(k), body[k]) for k in body)
-    if isinstance(body, list):
-        return (
-            not isinstance(present, list)
-            or len(present) != len(body)
-            or any(map(_differs, present, body))
-        )
-    return bool(present != body)
+def _object(tunnel: Tunnel, version: str, kind: str, labels: Json, **parts: object) -> Json:
+    about = {"name": tunnel.service, "namespace": NAMESPACE, "labels": {**OURS, **labels}}
+    about["annotations"] = {"kit.run": tunnel.run}
+    return {"apiVersion": version, "kind": kind, "metadata": about, **parts}
 
 
 def _slice(tunnel: Tunnel) -> Json:
-    name = tunnel.service
-    labels = {
-        **OURS,
-        "kubernetes.io/service-name": name,
-        "endpointslice.kubernetes.io/managed-by": "cloud-hpc-kit",
-    }
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [tunnel.address], "conditions": {"ready": True}}],
-        "ports": [{"name": "http", "port": tunnel.port, "protocol": "TCP"}],
-    }
+    manager = {"endpointslice.kubernetes.io/managed-by": "cloud-hpc-kit"}
+    return _object(
+        tunnel,
+        "discovery.k8s.io/v1",
+        "EndpointSlice",
+        {"kubernetes.io/service-name": tunnel.service, **manager},
+        addressType="IPv4",
+        endpoints=[{"addresses": [tunnel.address], "conditions": {"ready": True}}],
+        ports=[{"name": "http", "port": tunnel.port, "protocol": "TCP"}],
+    )
 
 
 def _service(tunnel: Tunnel) -> Json:
     port = {"name": "http", "port": PORT, "targetPort": tunnel.port, "protocol": "TCP"}
-    marks = {"kit.run": tunnel.run}
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {
-            "name": tunnel.service,
-            "namespace": NAMESPACE,
-            "labels": OURS,
-            "annotations": marks,
-        },
-        "spec": {"ports": [port]},
-    }
+    return _object(tunnel, "v1", "Service", {}, spec={"ports": [port]})
 
 
 def tunnel_services(loaded: Settings) -> TunnelServices | None:
@@ -194,4 +173,4 @@ def tunnel_services(loaded: Settings) -> TunnelServices | None:
     except config.ConfigException as err:  # the gauges work without
         log.warning("no tunnels are published: %s", err)
         return None
-    return TunnelServices(client.CoreV1Api(), client.DiscoveryV1Api())
+    return TunnelServices(client.ApiClient())

@@ -52,8 +52,6 @@ class ApiServer:
         kind, name = match["kind"], match["name"] or (body or {}).get("metadata", {}).get("name")
         verb = {
             "GET": "get" if match["name"] else "list",
-            "POST": "create",
-            "PUT": "update",
             "PATCH": "patch",
             "DELETE": "delete",
         }[method]
@@ -73,19 +71,15 @@ class ApiServer:
         ]
         return 200, {"kind": "List", "items": items}
 
-    def _create(self, kind, name, query, body):
-        if name in self.objects[kind]:
-            return 409, status(409, "Conflict")
+    def _patch(self, kind, name, query, body):
+        """Server-side apply, which creates what is not there."""
+        if query.get("fieldManager") is None or query.get("force") is None:
+            return 400, status(400, "Bad Request")
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name):
             return 422, status(422, "Unprocessable Entity")
-        more = {"spec": {**body["spec"], "clusterIP": "10.96.0.9"}} if "spec" in body else {}
-        self.objects[kind][name] = body | more
-        return 201, self.objects[kind][name]
-
-    def _patch(self, kind, name, query, body):
-        if name not in self.objects[kind]:
-            return 404, status(404, "Not Found")
-        self.objects[kind][name] = merged(self.objects[kind][name], body)
+        more = {"spec": {"clusterIP": "10.96.0.9"}} if "spec" in body else {}
+        old = self.objects[kind].get(name, more)
+        self.objects[kind][name] = merged(old, body)
         return 200, self.objects[kind][name]
 
     def _delete(self, kind, name, query, body):
@@ -115,7 +109,10 @@ def serving(server):
             parts = urlsplit(self.path)
             query = {key: values[0] for key, values in parse_qs(parts.query).items()}
             length = int(self.headers.get("Content-Length", 0))
-            body = json.loads(self.rfile.read(length)) if length else None
+            text = self.rfile.read(length)
+            if self.command == "PATCH":
+                assert self.headers["Content-Type"] == "application/apply-patch+yaml"
+            body = json.loads(text) if text else None
             bearer = self.headers.get("Authorization")
             code, content = server.answer(self.command, parts.path, query, body, bearer)
             data = json.dumps(content).encode()
@@ -125,7 +122,7 @@ def serving(server):
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _do
+        do_GET = do_PATCH = do_DELETE = _do
 
         def log_message(self, *_):
             pass
