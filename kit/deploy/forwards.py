@@ -25,17 +25,17 @@ PATHS = {"forwarder": "/docs", "worker": "/metrics"}
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward: `bind:port` here leads to `host:target`, as the VM sees it, or to a service."""
+    """One forward: a port of `bind` here leads to `host`, as the VM sees it, or to a service."""
 
     name: str
     bind: str
-    port: int
-    host: str
-    target: int
-    service: str = ""
-    namespace: str = ""
-    user: str = ""
-    password: str = ""
+    to: Port
+    host: str = "127.0.0.1"
+
+    @property
+    def target(self) -> int:
+        """The port at its end."""
+        return self.to.target or self.to.port
 
     @property
     def title(self) -> str:
@@ -45,14 +45,16 @@ class Forward:
     @property
     def option(self) -> str:
         """The value of ssh's -L; kubectl listens on the VM's loopback at the local port."""
-        end = f"127.0.0.1:{self.port}" if self.service else f"{self.host}:{self.target}"
-        return f"{self.bind}:{self.port}:{end}"
+        here = self.to.port
+        end = f"127.0.0.1:{here}" if self.to.svc else f"{self.host}:{self.target}"
+        return f"{self.bind}:{here}:{end}"
 
     @property
     def kubectl(self) -> list[str]:
         """The words after `kubectl`."""
-        where = ["--namespace", self.namespace, "--address", "127.0.0.1"]
-        return ["port-forward", *where, f"svc/{self.service}", f"{self.port}:{self.target}"]
+        where = ["--namespace", self.to.namespace, "--address", "127.0.0.1"]
+        ports = f"{self.to.port}:{self.target}"
+        return ["port-forward", *where, f"svc/{self.to.svc}", ports]
 
 
 def list_forwards(settings: Settings, bind: str = "") -> list[Forward]:
@@ -77,20 +79,8 @@ def list_forwards(settings: Settings, bind: str = "") -> list[Forward]:
     names += [name for name, port in ports.items() if port.svc and name not in TITLES]
     rows = {name: ports[name] for name in names}
     _refuse_wrong(settings.profile, rows)
-    return [
-        Forward(
-            name,
-            bind or cloud.forward_address,
-            port.port,
-            port.address or cloud.tunnel_address or "127.0.0.1",
-            port.target or port.port,
-            port.svc,
-            port.namespace,
-            port.user,
-            port.password,
-        )
-        for name, port in rows.items()
-    ]
+    address, here = cloud.tunnel_address or "127.0.0.1", bind or cloud.forward_address
+    return [Forward(name, here, row, row.address or address) for name, row in rows.items()]
 
 
 def _refuse_wrong(profile: str, ports: Mapping[str, Port]) -> None:
@@ -119,9 +109,9 @@ def as_table(rows: Sequence[Forward]) -> str:
         [
             {
                 "what": row.title,
-                "address": f"http://{row.bind}:{row.port}{PATHS.get(row.name, '')}",
-                "user": row.user,
-                "password shown by": row.password,
+                "address": f"http://{row.bind}:{row.to.port}{PATHS.get(row.name, '')}",
+                "user": row.to.user,
+                "password shown by": row.to.password,
             }
             for row in rows
         ]
@@ -132,5 +122,5 @@ def plain_commands(host: SSHHost, rows: Sequence[Forward]) -> str:
     """Return commands that a person could type: one ssh, and one kubectl for each service."""
     options = [word for row in rows for word in ("-L", row.option)]
     lines = [shlex.join([*host.argv, "-N", *options, host.name])]
-    lines += [shlex.join([*host.argv, host.name, "kubectl", *r.kubectl]) for r in rows if r.service]
+    lines += [shlex.join([*host.argv, host.name, "kubectl", *r.kubectl]) for r in rows if r.to.svc]
     return "\n".join(lines)

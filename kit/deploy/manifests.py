@@ -21,6 +21,7 @@ from kit.base import (
     DataError,
     Json,
     UsageError,
+    read_env,
     read_private,
     sha256_of,
     write_text,
@@ -165,11 +166,8 @@ def _check_passwords(found: Mapping[str, str], step: str) -> None:
         if not value:
             raise UsageError(f"platform.env: {key} is missing", next_step=step)
         if len(value) < MIN_PASSWORD_LENGTH or value in PUBLISHED:
-            what = (
-                "published"
-                if value in PUBLISHED
-                else f"shorter than {MIN_PASSWORD_LENGTH} characters"
-            )
+            short = f"shorter than {MIN_PASSWORD_LENGTH} characters"
+            what = "published" if value in PUBLISHED else short
             raise UsageError(f"platform.env: {key} is not a password", f"it is {what}", RECREATE)
     for key in (*USERS, "DEX_USER_HASH"):
         if not found.get(key) or found[key] == "minioadmin":
@@ -265,9 +263,7 @@ def _derived(found: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read(path: Path) -> dict[str, str]:
-    text = read_private(path, f"read {path}", "run `kit platform secrets`")
-    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    return read_env(path, f"read {path}", "run `kit platform secrets`")
 
 
 def _bcrypt(password: str) -> str:

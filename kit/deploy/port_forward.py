@@ -49,11 +49,11 @@ def vm_connection(settings: Settings, rows: Sequence[Forward]) -> SSHHost:
 
 def refuse_taken(rows: Sequence[Forward]) -> None:
     """Raise Busy that names who holds each port that is taken."""
-    holders = port_holders((row.bind, row.port) for row in rows)
+    holders = port_holders((row.bind, row.to.port) for row in rows)
     taken = [
-        f"{row.port} ({row.title}) by {holders[row.bind, row.port]}"
+        f"{row.to.port} ({row.title}) by {holders[row.bind, row.to.port]}"
         for row in rows
-        if (row.bind, row.port) in holders
+        if (row.bind, row.to.port) in holders
     ]
     if taken:
         step = "end that program, or listen elsewhere: kit port-forward --bind 127.0.0.2"
@@ -134,7 +134,7 @@ class Connection:
                 errors.seek(0)
                 message = errors.read().decode(errors="replace").strip()
                 raise self.host.failure(self._master.returncode, message)
-        self.services = [Service(row, self.report) for row in self.rows if row.service]
+        self.services = [Service(row, self.report) for row in self.rows if row.to.svc]
         self._children = [service.start(self._loop(service.row)) for service in self.services]
 
     def alive(self) -> bool:

@@ -92,13 +92,9 @@ class Problem(BaseModel):
 
 def status_of(status: StoredStatus) -> RunStatus:
     """Return a run's status in the form of the API."""
-    state = status.state
+    run, number, state = status.run, status.number, status.state
     return RunStatus(
-        run=status.run,
-        state=state.name,
-        finished=state.finished,
-        when=state.when,
-        number=status.number,
+        run=run, number=number, state=state.name, finished=state.finished, when=state.when
     )
 
 
@@ -136,11 +132,8 @@ def _application(people: Mapping[str, Person | None], **options: Any) -> FastAPI
         """Answer with where the request is wrong: a bounded part, and nothing that was sent."""
         errors = err.errors()
         rows = [
-            {
-                "loc": [str(part)[:MAX_ERROR_TEXT] for part in row["loc"][:8]],
-                "msg": str(row["msg"])[:MAX_ERROR_TEXT],
-                "type": row["type"],
-            }
+            {"loc": [str(part)[:MAX_ERROR_TEXT] for part in row["loc"][:8]], "type": row["type"]}
+            | {"msg": str(row["msg"])[:MAX_ERROR_TEXT]}
             for row in errors[:MAX_ERROR_ROWS]
         ]
         return answer({"detail": rows, "count": len(errors)}, 422)

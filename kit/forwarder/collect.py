@@ -6,7 +6,6 @@ A run is read again only when one of its objects has changed; one whose texts ar
 bucket that cannot be read, costs only itself.
 """
 
-import json
 import logging
 import re
 import time
@@ -23,6 +22,7 @@ from kit.base import (
     NoSuchObject,
     UsageError,
     dumps,
+    parse,
 )
 from kit.base.settings import Settings
 from kit.billing import job_units
@@ -135,12 +135,10 @@ class Forwarder:
         news = dict(zip(changed, (read for read, _ in made), strict=True))
         self._runs[user.name] = {run: news.get(run) or before[run] for run in objects}
         if self.cluster is not None:
-            statuses = statuses_from_keys(
-                info.key for seen in objects.values() for info in seen
-            ).values()
-            requests = RunRequests(user.request_store)
+            keys = (info.key for seen in objects.values() for info in seen)
+            statuses, requests = statuses_from_keys(keys), RunRequests(user.request_store)
             self._tunnels[user.name] = tunnels.live_tunnels(
-                self.settings, user.user, requests, statuses
+                self.settings, user.user, requests, statuses.values()
             )
         return len(changed) + len(before.keys() - objects.keys())
 
@@ -196,18 +194,11 @@ class Forwarder:
 
     def _read_passes(self) -> list[Json]:
         try:
-            content = json.loads(self.own.get(PASSES))
-            rows = [
-                {
-                    "id": str(row["id"]),
-                    "waited_s": float(row["waited_s"]),
-                    "ran_s": float(row["ran_s"]),
-                }
-                for row in content["passes"]
-            ]
+            rows = parse(self.own.get(PASSES), PASSES)["passes"][-KEPT_PASSES:]
+            gauges.task_samples(self.own_name, "forwarder-pass", rows)  # they can be shown
+            return list(rows)
         except (DataError, ValueError, KeyError, TypeError):
             return []  # for display only
-        return rows[-KEPT_PASSES:]
 
     def _keep_pass(self, row: Json) -> None:
         self._passes = [*(self._passes or []), row][-KEPT_PASSES:]
@@ -259,10 +250,4 @@ def _json(store: ObjectStore, info: ObjectInfo) -> Json:
     """Read a JSON object of the kit. Raises DataError, NoSuchObject."""
     if info.size > LARGEST:
         raise DataError(f"read {info.key}", f"{info.size} bytes, at most {LARGEST} are read")
-    try:
-        content = json.loads(store.get(info.key))
-    except (ValueError, RecursionError) as err:
-        raise DataError(f"read {info.key}", "it is not a JSON document") from err
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise DataError(f"read {info.key}", "another schema")
-    return content
+    return parse(store.get(info.key), info.key)

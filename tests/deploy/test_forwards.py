@@ -33,7 +33,7 @@ CONTRACT = {
 @pytest.mark.parametrize("name", ["roihu", "lumi"])
 def test_site_forwards_the_ten_ports_of_the_article(name):
     rows = list_forwards(load(name, {}))
-    assert {r.title: (r.service, r.namespace, r.port, r.target) for r in rows} == CONTRACT
+    assert {r.title: (r.to.svc, r.to.namespace, r.to.port, r.target) for r in rows} == CONTRACT
 
 
 def test_commands_show_the_passwords_that_were_written(tmp_path):
@@ -42,7 +42,7 @@ def test_commands_show_the_passwords_that_were_written(tmp_path):
     (tmp_path / "secrets").mkdir()
     platform.write_secrets(tmp_path / "secrets", "x='y'\n", "me")
     made = (tmp_path / "secrets" / "platform.env").read_text().splitlines()
-    shown = [each.password for each in list_forwards(load("roihu", {})) if each.user]
+    shown = [row.to.password for row in list_forwards(load("roihu", {})) if row.to.user]
     assert len(shown) == 5
     for command in shown:
         argv = shlex.split(command)

@@ -23,7 +23,7 @@ import pytest
 from private_sshd import PrivateSshd, free_port
 
 from kit.base import SSHHost
-from kit.base.settings import load
+from kit.base.settings import Port, load
 from kit.deploy import port_forward
 from kit.deploy.forwards import Forward, list_forwards
 from kit.deploy.port_forward import SILENCE_S, Connection
@@ -366,7 +366,7 @@ def test_kubectl_loop_is_one_command_for_every_login_shell(tmp_path, shell):
         '#!/bin/sh\necho "Forwarding from $*"\nwhile :; do sleep 1; done\n'
     )
     (tmp_path / "kubectl").chmod(0o755)
-    row = Forward("grafana", HERE, 5050, "", 3000, "grafana", "monitoring")
+    row = Forward("grafana", HERE, Port(5050, "grafana", "monitoring", target=3000))
     host = SSHHost("vm", folder=tmp_path / "c")
     command = Connection(host, [row], print)._loop(row)[-1]
     environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -389,7 +389,7 @@ def test_connection_that_ends_while_kubectl_starts_leaves_none(tmp_path):
     program = tmp_path / "kubectl"
     program.write_text("#!/bin/sh\nwhile :; do sleep 1; done\n")
     program.chmod(0o755)
-    row = Forward("grafana", HERE, 5050, "", 3000, "grafana", "monitoring")
+    row = Forward("grafana", HERE, Port(5050, "grafana", "monitoring", target=3000))
     argv = shlex.split(
         Connection(SSHHost("vm", folder=tmp_path / "c"), [row], print)._loop(row)[-1]
     )
@@ -419,7 +419,7 @@ def test_sandbox_services_come_back_after_a_killed_connection(sandbox, started):
     assert set(rows) == {"mlflow", "prometheus", "forwarder", "flower", "worker", "ray"}
 
     def healthy():
-        return answers(f"http://{HERE}:{rows['mlflow'].port}/health")
+        return answers(f"http://{HERE}:{rows['mlflow'].to.port}/health")
 
     assert healthy()
     os.kill(running.master(), signal.SIGKILL)
@@ -427,8 +427,8 @@ def test_sandbox_services_come_back_after_a_killed_connection(sandbox, started):
     assert healthy()
     for each in rows.values():
         assert each.title in table
-        if each.password:
-            done = subprocess.run(shlex.split(each.password), capture_output=True, text=True)
+        if each.to.password:
+            done = subprocess.run(shlex.split(each.to.password), capture_output=True, text=True)
             assert done.returncode == 0
             secret = done.stdout.split("=")[-1].strip()
             assert secret not in table + running.err.read_text()
