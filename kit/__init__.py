@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kit.slurm import JobSpec, JobStatus, Slurm
     from kit.store.objects import ObjectStore
     from kit.store.opening import open_store
+    from kit.submitter.jobs import open_slurm
 
 # public name -> module and attribute; without an attribute the module itself
 _PLACES = {
@@ -61,6 +62,7 @@ _PLACES = {
     "dashboard_panels": "kit.report.dashboard:panels",
     "load_profile": "kit.base.settings:load",
     "notebook_sizes": "kit.report.article.sizes",
+    "open_slurm": "kit.submitter.jobs:open_slurm",
     "open_store": "kit.store.opening:open_store",
     "plots": "kit.report.plots",
     "report_notes": "kit.report.page:notes",
@@ -95,6 +97,7 @@ __all__ = [
     "dashboard_panels",
     "load_profile",
     "notebook_sizes",
+    "open_slurm",
     "open_store",
     "plots",
     "report_notes",

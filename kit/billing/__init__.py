@@ -21,6 +21,7 @@ from kit.billing.run import (
     bill_figures,
     bill_of_run,
     check_affordable,
+    check_job,
     estimate,
     job_units,
     refuse_over,

@@ -3,14 +3,24 @@
 Rates are the profile's; usage is sacct's raw text (`sacct.txt`); seff's figure is shown beside it.
 """
 
+from collections.abc import Sequence
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from kit.base import DataError, Host, Json, KitError, UsageError, site_host
-from kit.base.settings import Settings
+from kit.base.settings import Hpc, Settings
 from kit.billing import rates
 from kit.billing.rates import Bill, Line, money, slurm_kinds
-from kit.slurm import Usage, job_name, job_starts, planned_resources, read_account, usage_of
+from kit.slurm import (
+    JobSpec,
+    Usage,
+    job_name,
+    job_starts,
+    planned_resources,
+    read_account,
+    requested_resources,
+    usage_of,
+)
 
 
 def usages(loaded: Settings, sacct_text: str) -> list[Usage]:
@@ -137,9 +147,24 @@ def check_affordable(
         return
     lines, hpc = refuse_over(loaded, target, limit).lines, loaded.hpc
     if lines and hpc is not None:
-        argv = ["csc-projects", "-p", hpc.account]
-        try:
-            answer = (host or site_host(loaded)).run(argv, check=False, repeat=True)
-        except (DataError, UsageError) as err:
-            raise KitError(err.tried, err.got, err.next_step) from err
-        rates.check_budget(loaded, lines, rates.parse_remaining_units(answer.out))
+        _check_remaining(loaded, hpc, lines, host or site_host(loaded))
+
+
+def check_job(loaded: Settings, job: JobSpec, host: Host) -> None:
+    """Raise UsageError if a job, to its time limit, is over its budget or what the project has.
+
+    Without any budget nothing is asked. Raises what `check_affordable` does.
+    """
+    if loaded.budget and loaded.hpc is not None:
+        lines = rates.job_lines(loaded, requested_resources(job), "job, to its time limit")
+        rates.check_budget(loaded, lines, loaded.budget)
+        _check_remaining(loaded, loaded.hpc, lines, host)
+
+
+def _check_remaining(loaded: Settings, hpc: Hpc, lines: Sequence[Line], host: Host) -> None:
+    argv = ["csc-projects", "-p", hpc.account]
+    try:
+        answer = host.run(argv, check=False, repeat=True)
+    except (DataError, UsageError) as err:
+        raise KitError(err.tried, err.got, err.next_step) from err
+    rates.check_budget(loaded, lines, rates.parse_remaining_units(answer.out))

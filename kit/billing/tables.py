@@ -111,10 +111,14 @@ def bill_advice(loaded: Settings, run: Json) -> list[str]:
     parts: Mapping[str, float] = run.get("pipeline", {})
     job = job_of_run(loaded, run)
     if job is None:
-        missing = [NO_JOB] if run["target"] == "cloud-hpc" and loaded.rates else []
+        missing = [NO_JOB] if run["target"] in ("cloud-hpc", "job") and loaded.rates else []
+        if run["target"] == "job":
+            return missing
         here = int(run.get("host", {}).get("cores") or threads)
         return missing + waste.pipeline(parts, threads, min(here, threads))
     cost = rates.job_lines(loaded, job.held)[0] if loaded.rates else None
     candidates = [loaded] if loaded.partitions else sites()
     advice = waste.sentences(job, cost, waste.elsewhere(job, candidates))
+    if run["target"] == "job":  # a person's own program: how it spent its time is not known
+        return advice
     return advice + waste.pipeline(parts, threads, job.requested_cores // max(1, job.held.nodes))

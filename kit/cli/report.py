@@ -44,7 +44,7 @@ def bill_command(run: str | None, profile: str | None, as_json: bool) -> None:
     if run is None:
         _list_bills(settings, as_json)
         return
-    record = find_run(settings, run)
+    record = job_to_price(settings, run) if run.startswith("job-") else find_run(settings, run)
     bill, job = bill_of_run(settings, record), job_of_run(settings, record)
     offers = offers_elsewhere(job) if job else []
     advice = bill_advice(settings, record)
@@ -60,12 +60,34 @@ def bill_command(run: str | None, profile: str | None, as_json: bool) -> None:
         click.echo("\n" + "\n".join(advice))
 
 
+def job_to_price(settings: "Settings", run: str) -> "Json":
+    """Return a job of `kit submit` as a run with a bill; its figures are fetched when needed.
+
+    Raises Busy while the job has not ended, or the accounting has no record of its end yet.
+    """
+    from kit.base import Busy
+    from kit.cli.submit import job_rows
+    from kit.submitter import job_record
+
+    (row,) = job_rows(settings, run)
+    record = job_record(settings, run)
+    if not record.ended:
+        raise Busy(f"price {run}", f"{row.slurm}: {row.why}", "ask again when it has ended")
+    return record.billed
+
+
 def bills_of_all(settings: "Settings") -> tuple[list[dict[str, str]], list[str]]:
     """Return one row a finished run with its units by kind, and what could not be read."""
     from kit.base import KitError, read_history
     from kit.billing import NO_JOB, bill_of_run, format_units, sacct_of, totals
+    from kit.submitter import job_records
 
     history, problems = read_history(settings.profile_dir / "history.jsonl")
+    for record in job_records(settings):
+        if record.ended:
+            history.append(record.billed)
+        else:
+            problems.append(f"{record.run}: its end is not stored yet: kit bill {record.run}")
     sums = {}
     for run in history:
         try:

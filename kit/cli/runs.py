@@ -1,4 +1,4 @@
-"""Commands about runs on a Slurm site: `kit runs`, `kit logs`, `kit cancel`.
+"""Commands about runs and jobs on a Slurm site: `kit runs`, `kit logs`, `kit cancel`.
 
 The state of a run depends on which of its objects exist; the state of its job is asked of
 Slurm, for all live jobs in one query. Without contact nothing changes but "last seen".
@@ -28,7 +28,7 @@ from kit.runs.follow import poll, write_stored_log
 from kit.runs.requests import RUN_ID, RunState, RunStatus, attempt_id
 
 if TYPE_CHECKING:
-    from kit.slurm import JobStatus
+    from kit.slurm import JobStatus, Slurm
     from kit.submitter.submitter import Submitter
 
 ON_SITE = RunState.SUBMITTED, RunState.CANCELLING
@@ -58,17 +58,25 @@ class Row:
 def runs_command(ctx: click.Context, run: str | None, profile: str | None, as_json: bool) -> None:
     """List runs and their state.
 
-    Lists all cloud-hpc runs of the profile's site, or RUN alone, unfinished ones first. The
-    exit code is 3 when the state of a run is not known.
+    Lists all cloud-hpc runs of the profile's site and the jobs of `kit submit`, or RUN alone,
+    unfinished ones first. The exit code is 3 when the state of a run is not known.
 
     \b
     Example:
       kit runs --profile sandbox
     """
-    rows = list_runs(open_site(profile, run), run or "")
+    from kit.base.settings import load
+    from kit.cli.submit import job_rows
+
+    settings = load(profile)
+    settings.hpc_section(accepts_jobs=True)
+    rows = job_rows(settings, run or "") if run is None or is_job(run) else []
+    if settings.store is not None and not (run and is_job(run)):
+        rows += list_runs(open_site(profile, run), run or "")
+    rows.sort(key=lambda row: (RunState[row.state].finished, row.run))
     echo_rows(rows, as_json, _cells)
     if not rows:
-        click.echo("no runs on this site yet: kit run cloud-hpc", err=True)
+        click.echo("no runs on this site yet: kit run cloud-hpc, kit submit", err=True)
     ctx.exit(0 if all(row.known for row in rows) else EXIT_UNKNOWN)
 
 
@@ -80,15 +88,20 @@ def logs_command(ctx: click.Context, run: str, profile: str | None) -> None:
     """Follow the log of a run's job.
 
     Prints the log of RUN's job as it grows, to its end. Ctrl-C leaves the job alone. The exit
-    code is 1 when the run failed, 3 without contact.
+    code is 1 when the run failed, 3 without contact; of a job of `kit submit`, the job's own.
 
     \b
     Example:
       kit logs cloud-hpc-0123456789ab-1
     """
+    from kit.base.settings import load
+    from kit.cli.submit import show_job_log
+
     try:
+        if is_job(run):
+            ctx.exit(show_job_log(load(profile), run, write_now))
         submitter = open_site(profile, run)
-        succeeded = follow_log(submitter, run, _write, lambda text: click.echo(text, err=True))
+        succeeded = follow_log(submitter, run, write_now, lambda text: click.echo(text, err=True))
     except KeyboardInterrupt:
         click.echo(
             f"kit: stopped following; the job keeps running. Follow again: kit logs {run}; "
@@ -111,10 +124,22 @@ def cancel_command(run: str, profile: str | None) -> None:
     Example:
       kit cancel cloud-hpc-0123456789ab-1
     """
-    cancel_run(open_site(profile, run), run, click.echo)
+    from kit.base.settings import load
+    from kit.cli.submit import cancel_job
+
+    if is_job(run):
+        cancel_job(load(profile), run, click.echo)
+    else:
+        cancel_run(open_site(profile, run), run, click.echo)
 
 
-def _write(chunk: bytes) -> None:
+def is_job(run: str) -> bool:
+    """Return whether this is the id of a job of `kit submit`."""
+    return run.startswith("job-")
+
+
+def write_now(chunk: bytes) -> None:
+    """Write a part of a log to the terminal at once."""
     sys.stdout.buffer.write(chunk)
     sys.stdout.buffer.flush()
 
@@ -210,7 +235,7 @@ def follow_log(
             else:
                 name = status.attempt_id
                 job = slurm.status([name])[name]  # before the log: then the log is whole
-                offset = _write_from(submitter, name, offset, write)
+                offset = write_from(slurm, name, offset, write)
                 text = "" if offset else f"job {job.job_id} {job.state.name}: {job.why}"
                 if job.done:
                     result, text = job.succeeded, f"job {job.job_id}: {job.state.name}, {job.why}"
@@ -226,12 +251,10 @@ def follow_log(
     return poll(look, report, slurm.sleep, slurm.hpc.poll_floor_s)
 
 
-def _write_from(
-    submitter: "Submitter", name: str, offset: int, write: Callable[[bytes], object]
-) -> int:
+def write_from(slurm: "Slurm", name: str, offset: int, write: Callable[[bytes], object]) -> int:
     """Write what a job's log has after `offset` bytes; return the log's length."""
     while True:
-        chunk, offset = submitter.slurm.logs(name, offset)
+        chunk, offset = slurm.logs(name, offset)
         if not chunk:
             return offset
         write(chunk)

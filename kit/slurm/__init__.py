@@ -2,12 +2,13 @@
 
 The room knows no run, no store and no Ray. Begin reading with `fence.py` (the three symlinks that
 an attempt rests on), then `status.py` (how its state is derived) and `client.py` (the methods of
-`Slurm`). `text.py` and `usage.py` read what Slurm prints, `script.py` builds the batch script;
-the shell programs are in `scripts/`.
+`Slurm`). `text.py` and `usage.py` read what Slurm prints, `script.py` builds the batch script,
+`program.py` makes it from a person's own program; the shell programs are in `scripts/`.
 """
 
 from kit.slurm.client import Accounting, Slurm
 from kit.slurm.fence import ATTEMPT_ID, Attempt, SitePaths, job_name
+from kit.slurm.program import REFUSED, read_directives, resolve_tasks, script_commands
 from kit.slurm.script import JobSpec, build_script, job_for, module_lines, node_hours, sbatch_argv
 from kit.slurm.status import EXIT_MEANINGS, JobStatus
 from kit.slurm.text import (

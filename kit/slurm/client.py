@@ -10,14 +10,15 @@ import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from kit.base import Busy, CommandFailed, DataError, Host, Unreachable
 from kit.slurm import fence
 from kit.slurm import status as states
 from kit.slurm.fence import SitePaths, job_name
-from kit.slurm.script import LOG_NAME, JobSpec, build_script, sbatch_argv
+from kit.slurm.program import committing, identity, numbered_attempt_id
+from kit.slurm.script import LOG_NAME, JobSpec, build_script, job_for, sbatch_argv
 from kit.slurm.status import JobStatus
 from kit.slurm.text import (
     ACCOUNT_COLUMNS,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 REPLY_WAIT_S = 10  # how long a submission waits for sbatch; slurmctld's own time-out is 9 to 10 s
 LOG_END_BYTES = 4000
+ATTEMPTS_A_QUERY = 8
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class Slurm:
     be replaced. `lost_after_s`: a submission that is found nowhere for that long is closed by its
     fence. `exit_meanings` explains the exit codes of what the jobs run. `leftovers` are files
     (keys, tokens) that a killed job leaves in its folder; closing an attempt removes them.
+    `profile` is a part of the identity of jobs that are submitted by their description;
+    `before_submit` is called with each such job, its attempt's id and number, and whether it is
+    new, before anything is submitted: to record the job, or to refuse it by an error.
     """
 
     def __init__(
@@ -77,6 +82,8 @@ class Slurm:
         exit_meanings: Mapping[int, str] | None = None,
         leftovers: Sequence[str] = (),
         sleep: Callable[[float], None] = time.sleep,
+        profile: str = "",
+        before_submit: Callable[[JobSpec, str, int, bool], None] = lambda *_: None,
     ) -> None:
         self.host = host
         self.hpc = hpc
@@ -84,6 +91,8 @@ class Slurm:
         self.leftovers = tuple(leftovers)
         self.sleep = sleep
         self.say = say
+        self.profile = profile
+        self.before_submit = before_submit
         self.lost_after_s = lost_after_s
         self.exit_meanings = {**states.EXIT_MEANINGS, **(exit_meanings or {})}
 
@@ -96,14 +105,23 @@ class Slurm:
         """Return the folder of an attempt on the site. Raises UsageError for another form of id."""
         return self.paths.attempt(attempt_id)
 
-    def submit(self, job: JobSpec, attempt_id: str) -> JobStatus:
+    def job(self, name: str, commands: Sequence[str], **more: Any) -> JobSpec:
+        """Return a job with what the profile requests; `more` replaces fields of JobSpec."""
+        return job_for(self.hpc, name, commands, **more)
+
+    def submit(self, job: JobSpec, attempt_id: str | None = None, again: bool = False) -> JobStatus:
         """Submit an attempt, or return its status if that was done before.
 
-        One round trip. Raises CommandFailed when sbatch refused the job (the attempt is closed
-        then), Busy when a limit on the number of jobs refused it (the next call submits again),
-        Unreachable if the outcome is unknown. It is safe to call again: an attempt is never
-        submitted twice.
+        Without an `attempt_id` the job's description is its identity: the same profile, project
+        folder, name, commands and resources are submitted once, from any machine, and the result
+        is committed if the commands end with exit code 0. `again` opens the next attempt after
+        one that has ended. Raises CommandFailed when sbatch refused the job (the attempt is
+        closed then), Busy when a limit on the number of jobs refused it (the next call submits
+        again) or, with `again`, while the last attempt has not ended, Unreachable if the outcome
+        is unknown. It is safe to call again: an attempt is never submitted twice.
         """
+        if attempt_id is None:
+            return self._submit_described(job, again)
         folder = self.folder(attempt_id)
         text = build_script(dataclasses.replace(job, name=job_name(attempt_id)), folder)
         argv = sbatch_argv(folder)
@@ -236,6 +254,35 @@ class Slurm:
     def log_name(job_id: str) -> str:
         """Return the name of a job's log in its attempt's folder."""
         return LOG_NAME.format(job_id)
+
+    def _submit_described(self, job: JobSpec, again: bool) -> JobStatus:
+        """Submit a job by its description, unless its newest attempt was submitted before."""
+        build_script(job, "/")  # refuses a value that is not allowed before anything is asked
+        key = identity(self.profile, self.hpc.project_dir, job)
+        number, status = self._newest_attempt(key)
+        if again and status.opened:
+            if not self.settle(status.attempt_id).done:
+                got = f"attempt {number} is {status.state.name}: {status.why}"
+                step = f"wait for its end, or cancel it: kit cancel job-{status.attempt_id}"
+                raise Busy(f"submit {job.name} again", got, step)
+            number, status = number + 1, JobStatus(numbered_attempt_id(key, number + 1))
+        self.before_submit(job, status.attempt_id, number, not status.opened)
+        if status.done or status.job_id:
+            return status
+        return self.submit(committing(job), status.attempt_id)
+
+    def _newest_attempt(self, key: str) -> tuple[int, JobStatus]:
+        """Return the number and status of the last attempt that was opened, else of the first."""
+        first, newest = 1, (1, JobStatus(numbered_attempt_id(key, 1)))
+        while True:
+            numbers = range(first, first + ATTEMPTS_A_QUERY)
+            ids = {number: numbered_attempt_id(key, number) for number in numbers}
+            statuses = self.status(list(ids.values()))
+            for number, attempt_id in ids.items():
+                if not statuses[attempt_id].opened:
+                    return newest
+                newest = number, statuses[attempt_id]
+            first += ATTEMPTS_A_QUERY
 
     @property
     def _zone(self) -> ZoneInfo:

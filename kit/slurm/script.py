@@ -26,9 +26,9 @@ class JobSpec:
 
     `time` and `memory` (per node) in any form that sbatch accepts, `gres` such as `gpu:gh200:1`,
     `cpus` per task. `warning_s`: seconds before the time limit at which the script receives
-    SIGTERM (0: never; less for a short limit). `commands` are bash lines that run in the job's
-    folder (`$attempt` in a fenced script, where `commit FILE` publishes and comes last).
-    `environment` is written into the script: it is not a place for secrets.
+    SIGTERM (0: never; less for a short limit). `commands` are bash lines that run in `chdir`, else
+    in the attempt's folder (`$attempt`); `commit FILE` publishes and comes last. `environment` is
+    written into the script: it is not a place for secrets.
     """
 
     name: str
@@ -50,12 +50,17 @@ class JobSpec:
     module_path: str = ""
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    chdir: str = ""
+    comment: str = ""
+    reservation: str = ""
+    mail_type: str = ""
+    mail_user: str = ""
 
 
 # sbatch's option, the field, what the field may hold, how to write it. A value is one word: it
 # cannot add a line.
 WORD = r"[A-Za-z0-9][\w.+-]*"
-_OPTIONS = (
+OPTIONS = (
     ("job-name", "name", WORD, "letters, digits and . _ + -"),
     ("account", "account", WORD, "the project's name"),
     ("partition", "partition", rf"{WORD}(,{WORD})*", "a partition's name, or several with commas"),
@@ -69,6 +74,10 @@ _OPTIONS = (
     ("mem", "memory", r"\d+[KMGT]?", "3G or 3000M; a bare number is MiB, 0 is the whole node"),
     ("gres", "gres", r"[\w.+-]+(:[\w.+-]+)*(,[\w.+-]+(:[\w.+-]+)*)*", "such as gpu:gh200:1"),
     ("time", "time", r"(\d+-)?\d{2}:\d\d:\d\d", "hh:mm:ss or d-hh:mm:ss"),
+    ("comment", "comment", WORD, "letters, digits and . _ + -"),
+    ("reservation", "reservation", WORD, "the name of a reservation"),
+    ("mail-type", "mail_type", r"\w+(,\w+)*", "such as END,FAIL"),
+    ("mail-user", "mail_user", r"[\w.+@-]+", "an address"),
 )
 _MUST_BE_SET = ("name", "nodes", "cpus", "time")
 LOG_NAME = "job-{}.log"  # the log of a job, in its folder
@@ -81,11 +90,11 @@ def job_for(hpc: "Hpc", name: str, commands: Sequence[str], **more: Any) -> JobS
     return JobSpec(name, tuple(commands), **{**requested, **more})
 
 
-def build_script(job: JobSpec, folder: str, fenced: bool = True) -> str:
-    """Return the batch script of a job whose folder on the site is `folder` (absolute).
+def build_script(job: JobSpec, folder: str) -> str:
+    """Return the batch script of an attempt whose folder on the site is `folder` (absolute).
 
-    `fenced`: it is the script of an attempt. A plain job may run as often as it is submitted.
-    Raises UsageError for a value that Slurm or bash would take for something else.
+    It begins with the fence, which no caller can leave out. Raises UsageError for a value that
+    Slurm or bash would take for something else.
     """
     if not folder.startswith("/") or "\n" in folder:
         raise UsageError(
@@ -98,10 +107,10 @@ def build_script(job: JobSpec, folder: str, fenced: bool = True) -> str:
             "Slurm would not find the job's log there",
             "choose a [hpc] project_dir without '%'",
         )
-    quoted = shlex.quote(folder)
-    start = [f"attempt={quoted}", shell("fence")] if fenced else [f"cd {quoted} || exit 98"]
-    lines = ["#!/bin/bash", *_directives(job, fenced), "", *start]
+    lines = ["#!/bin/bash", *_directives(job), "", f"attempt={shlex.quote(folder)}", shell("fence")]
     lines += [*module_lines(job), *_environment(job.environment)]
+    if job.chdir:
+        lines.append(f"cd {shlex.quote(_checked('chdir', job.chdir, '/.*'))} || exit 98")
     lines += [_checked("commands", command, r"[^\0]*") for command in job.commands]
     return "\n".join(lines) + "\n"
 
@@ -143,10 +152,10 @@ def shell(name: str) -> str:
     return (files(__package__) / "scripts" / f"{name}.sh").read_text(encoding="utf-8")
 
 
-def _directives(job: JobSpec, fenced: bool) -> list[str]:
+def _directives(job: JobSpec) -> list[str]:
     """Return the `#SBATCH` lines. Raises UsageError for a value that is not allowed."""
     lines = []
-    for option, name, allowed, form in _OPTIONS:
+    for option, name, allowed, form in OPTIONS:
         value = _written(name, str(getattr(job, name) or ""), form)
         if value or name in _MUST_BE_SET:
             lines.append(f"#SBATCH --{option}={_checked(name, value, allowed, form)}")
@@ -155,9 +164,8 @@ def _directives(job: JobSpec, fenced: bool) -> list[str]:
         limit = parse_duration(job.time) or 0
         # Slurm may send the signal up to 60 s early: a short limit must leave time for the work.
         lines.append(f"#SBATCH --signal=B:TERM@{max(1, min(job.warning_s, int(limit // 10)))}")
-    if fenced:  # a second job of the same attempt has no work to do: it waits, then ends 99
-        lines.append("#SBATCH --dependency=singleton")
-    return [*lines, "#SBATCH --no-requeue"]
+    # A second job of the same attempt has no work to do: it waits, then ends 99.
+    return [*lines, "#SBATCH --dependency=singleton", "#SBATCH --no-requeue"]
 
 
 def _written(name: str, value: str, form: str) -> str:
@@ -172,7 +180,7 @@ def _written(name: str, value: str, form: str) -> str:
             parse_memory(value)
             return value.strip().upper().removesuffix("B")
     except DataError as err:
-        raise _refused(name, value, form) from err
+        raise refused(name, value, form) from err
     return value
 
 
@@ -187,9 +195,10 @@ def _environment(values: Mapping[str, str]) -> list[str]:
 def _checked(name: str, value: str, allowed: str, form: str = "") -> str:
     flags = re.DOTALL if allowed.startswith("[^") else re.NOFLAG
     if not re.fullmatch(allowed, value, flags):
-        raise _refused(name, value, form or f"text that matches {allowed}")
+        raise refused(name, value, form or f"text that matches {allowed}")
     return value
 
 
-def _refused(name: str, value: str, form: str) -> UsageError:
+def refused(name: str, value: str, form: str) -> UsageError:
+    """Return the error for a value of a job that is not allowed; `form` is what to write."""
     return UsageError(f"the job's {name} = {value!r} is not allowed", next_step=f"write {form}")

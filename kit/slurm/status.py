@@ -28,7 +28,7 @@ WAITING = (
 EXIT_MEANINGS = {
     96: "a module could not be loaded",
     97: "its result could not be published: the attempt was closed before, or the disk is full",
-    98: "the attempt's folder cannot be used on the compute node; no work was done",
+    98: "the attempt's folder, or the one to work in, cannot be used on the node; no work was done",
     99: "another start owns the attempt; this one did no work",
 }
 NO_LOG = (
@@ -44,7 +44,8 @@ class JobStatus:
     `done`: no job of this attempt is running or can still start. `started`: a job began
     executing, so a new attempt would repeat work. `observed`: this is positive evidence.
     `missing_s`: how long the submission has been found nowhere although squeue and sacct
-    answered. `nodes` as squeue writes them (`c[1-3]`).
+    answered. `nodes` as squeue writes them (`c[1-3]`). `opened`: somebody submitted the attempt, or
+    closed it so that nobody can.
     """
 
     attempt_id: str
@@ -59,6 +60,7 @@ class JobStatus:
     observed: bool = False
     missing_s: float = 0
     nodes: str = ""
+    opened: bool = False
 
     @property
     def succeeded(self) -> bool:
@@ -73,6 +75,7 @@ def status_of(attempt: Attempt, **more: Any) -> JobStatus:
         "job_id": attempt.job_id,
         "restart_count": attempt.restart_count or 0,
         "started": attempt.started,
+        "opened": bool(attempt.submit or attempt.owner),
     }
     return JobStatus(**{**links, **more})
 

@@ -14,6 +14,15 @@ from kit.submitter.env import (
     remove_environments,
 )
 from kit.submitter.job import Task, code_archive, job_spec
+from kit.submitter.jobs import (
+    JOB,
+    JobRecord,
+    collect_job,
+    exit_code_of,
+    job_record,
+    job_records,
+    open_slurm,
+)
 from kit.submitter.loop import (
     open_submitter,
     other_submitter_active,

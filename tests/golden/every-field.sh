@@ -12,6 +12,10 @@
 #SBATCH --mem=200G
 #SBATCH --gres=gpu:gh200:2
 #SBATCH --time=1-02:30:00
+#SBATCH --comment=five-epochs
+#SBATCH --reservation=course
+#SBATCH --mail-type=END,FAIL
+#SBATCH --mail-user=a.person@example.org
 #SBATCH --output=job-%j.log
 #SBATCH --signal=B:TERM@60
 #SBATCH --dependency=singleton
@@ -62,5 +66,6 @@ load_module git
 export KIT_EPOCHS=5
 export KIT_TITLE='it'"'"'s $HOME
 and `more`'
+cd '/scratch/project 1' || exit 98
 srun python train.py --epochs "$KIT_EPOCHS" || exit
 commit manifest.json

@@ -64,7 +64,7 @@ def wrong_of_kit(words):
     """The words of `kit …` that do not exist: a command, an option, a profile."""
     command, wrong, names = cli, [], iter(words)
     for word in names:
-        if word in (">", "<"):
+        if word in (">", "<", "--"):
             break
         if word.startswith("-"):
             known = {flag: p for p in command.params for flag in p.opts}

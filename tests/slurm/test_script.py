@@ -32,6 +32,11 @@ EVERY_FIELD = JobSpec(
     module_path="/appl/local/csc/modulefiles",
     modules=("python-pytorch/2.7", "git"),
     environment={"KIT_EPOCHS": "5", "KIT_TITLE": "it's $HOME\nand `more`"},
+    chdir="/scratch/project 1",
+    comment="five-epochs",
+    reservation="course",
+    mail_type="END,FAIL",
+    mail_user="a.person@example.org",
 )
 FOLDER = "/projappl/project_2000000/a person's/kit/tries/0123456789ab"
 
@@ -53,7 +58,7 @@ def test_script_equals_the_golden_file(spec, folder, name):
     assert build_script(spec, folder) == (GOLDEN / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["every-field.sh", "least.sh", "plain.sh"])
+@pytest.mark.parametrize("name", ["every-field.sh", "least.sh"])
 def test_bash_accepts_the_golden_script(name):
     subprocess.run(["bash", "-n", GOLDEN / name], check=True)
 
@@ -158,12 +163,6 @@ def test_orphan_cannot_publish_after_the_close(start, tmp_path):
 def test_missing_or_empty_manifest_is_not_published(start, tmp_path, command):
     assert start(7, commands=(command,)).returncode == 97
     assert not (tmp_path / "commit").is_symlink()
-
-
-def test_plain_job_has_no_fence():
-    job = JobSpec(name="sweep-1", commands=("python3 sweep.py",))
-    text = build_script(job, "/home/u/my work", fenced=False)
-    assert text == (GOLDEN / "plain.sh").read_text(encoding="utf-8")
 
 
 def test_folder_with_a_percent_sign_is_refused():
