@@ -175,5 +175,12 @@ def test_slurm_finds_its_hosts_on_a_machine_without_a_network(settings, monkeypa
     monkeypatch.setattr(files, "has_network", lambda: network)
     folder = files.state_folder(settings)
     files.prepare(settings, folder, folder / "debian")
-    text = (folder / "etc" / "slurm.conf").read_text()
-    assert f"CommunicationParameters={word}\n" in text
+    lines = (folder / "etc" / "slurm.conf").read_text().splitlines()
+    found = [line for line in lines if line.startswith("CommunicationParameters")]
+    assert found == ([f"CommunicationParameters={word}"] if word else []), (
+        "Slurm takes no empty value"
+    )
+    daemons = (folder / "etc" / "daemon" / "slurm.conf").read_text().splitlines()[-1]
+    assert daemons == ",".join(
+        ["CommunicationParameters=NoInAddrAny", "NoCtldInAddrAny", *[word] * bool(word)]
+    )

@@ -137,6 +137,8 @@ def has_network() -> bool:
 def variables(settings: Settings, folder: Path) -> dict[str, str]:
     """Return every variable that a template of `env/sandbox/etc` or a shell script may use."""
     hpc, cloud, tunnel = ACCOUNTS
+    # Slurm looks up IPv4 addresses only, and finds none on a machine without a network
+    both = "" if has_network() else "EnableIPv6"
     values = {
         "SBX": str(folder),
         "ROOT": str(ROOT),
@@ -148,8 +150,8 @@ def variables(settings: Settings, folder: Path) -> dict[str, str]:
         "CLOUD_USER": cloud,
         "TUNNEL_USER": tunnel,
         "PROJECTS": " ".join(PROJECTS),  # the first becomes the user's default account
-        # Slurm looks up IPv4 addresses only, and finds none on a machine without a network
-        "SLURM_COMMUNICATION": "" if has_network() else "EnableIPv6",
+        "SLURM_CLIENTS": both and f"CommunicationParameters={both}",  # it takes no empty value
+        "SLURM_DAEMONS": both and f",{both}",
         "TOKEN_SECONDS": os.environ.get("KIT_SANDBOX_TOKEN_SECONDS", "28800"),
         "MLFLOW_USER": "kit",
         "PROMETHEUS_USER": "kit",
