@@ -23,6 +23,7 @@ from kit.base import ROOT, CommandFailed, LocalHost, UsageError
 from kit.base.host import Output, as_completed
 from kit.cli.deploy import platform_group
 from kit.deploy import images, manifests
+from kit.runs import pipeline
 
 DOCKER = f"""#!{sys.executable}
 import json, sys, tarfile
@@ -51,6 +52,12 @@ def checkout(tmp_path):
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "made for a test"]):
         subprocess.run([*git, *words], check=True)
     return folder
+
+
+def test_the_components_of_pipelines_ask_for_an_image_that_is_built():
+    name, _, tag = pipeline.IMAGE.removeprefix(f"{images.REGISTRY}/kit-python-").partition(":")
+    assert name in images.IMAGES
+    assert tag == "1"
 
 
 def names_in(content):

@@ -50,7 +50,7 @@ def test_it_passes_only_if_both_runs_pass_and_shows_both(tmp_path, python, sandb
     (tmp_path / "sandbox").write_text(sandbox)
     (tmp_path / "slowandnotsandbox").write_text(f"sleep 0.3; echo the last line; {slow}")
     done = subprocess.run(
-        argv(python), capture_output=True, text=True, env=environ(tmp_path), timeout=20
+        argv(python), capture_output=True, text=True, env=environ(tmp_path), timeout=60
     )
     assert done.returncode == code
     assert done.stdout.splitlines() == [
@@ -64,14 +64,20 @@ def test_it_passes_only_if_both_runs_pass_and_shows_both(tmp_path, python, sandb
 def test_a_signal_ends_both_runs(tmp_path, python, number, code):
     for name in ("sandbox", "slowandnotsandbox"):
         (tmp_path / name).write_text("exec sleep 60")
-    script = subprocess.Popen(argv(python), env=environ(tmp_path), start_new_session=True)
+    script = subprocess.Popen(
+        argv(python),
+        env=environ(tmp_path),
+        start_new_session=True,
+        # A job in the background of a shell ignores SIGINT, and so would the script.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     pids = [tmp_path / f"{name}.pid" for name in ("sandbox", "slowandnotsandbox")]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not all(path.exists() and path.read_text() for path in pids):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(script.pid, number)  # as a terminal does
-    assert script.wait(10) == code
+    assert script.wait(60) == code
     while any(os.path.exists(f"/proc/{path.read_text().strip()}") for path in pids):
         assert time.monotonic() < deadline, "a run was left over"
         time.sleep(0.02)

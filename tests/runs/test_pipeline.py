@@ -66,12 +66,6 @@ def test_every_pod_gets_the_secret_as_a_file_where_the_image_looks_for_it(
     assert len(mounts) == len(TARGETS[name].components)
 
 
-def test_the_image_is_built_under_the_name_that_the_components_ask_for() -> None:
-    image = (ROOT / "env/images/pipeline/Dockerfile").read_text()
-    assert f"docker build -f env/images/pipeline/Dockerfile -t {pipeline.IMAGE} ." in image
-    assert f"docker push {pipeline.IMAGE}" in image
-
-
 def test_the_defaults_of_the_pipeline_are_those_of_the_kit(compiled: list[Any], name: str) -> None:
     given = compiled[0]["root"]["inputDefinitions"]["parameters"]
     defaults = {name: value["defaultValue"] for name, value in given.items() if len(value) > 2}
