@@ -82,5 +82,5 @@ def template_command(profile: str | None, folder: Path) -> None:
     )
     secrets, config = compose_secrets.write_templates(folder, ssh)
     click.echo(f"{config}: fill in the values in <...>, then append the file to ~/.ssh/config")
-    click.echo(f"{secrets}: for the submitter's container; fill in each HPC_ key, leave")
+    click.echo(f"{secrets}: for the submitter's container; fill in what you use, leave")
     click.echo("  'none' where a value is absent; mode 600, never into git. Then: kit doctor")

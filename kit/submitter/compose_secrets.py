@@ -81,17 +81,20 @@ def parse(text: str, name: str = "compose-secrets.json") -> dict[str, list[Platf
         raise UsageError(f"{name} is not a JSON document", where, "correct that line") from err
     if not isinstance(table, dict):
         raise UsageError(f"{name} is not a JSON object", next_step='write { "KEY": "value", … }')
-    values = {_original(key): value for key, value in table.items()}
-    _check_keys(name, values)
+    values = {key.replace("_ENVIRONMENT", "_ENVIROMENT"): value for key, value in table.items()}
+    for key in values.keys() - MEANING.keys():
+        raise UsageError(f"{name}: unknown key {key!r:.80}", next_step="see the template")
+    for key, meaning in MEANING.items():
+        if not isinstance(values.get(key), str):
+            got = "it is not a text" if key in values else "it is missing"
+            raise UsageError(f"{name}: {key}", got, f"give the {meaning}, or none")
     prefixes = dict.fromkeys(key.partition("_")[0] for key in MEANING)
     return {prefix: _platforms(name, prefix, values) for prefix in prefixes}
 
 
 def find(platforms: list[Platform], profile: str) -> Platform | None:
     """Return the platform of a profile, None when there is none."""
-    return next(
-        (platform for platform in platforms if platform.text("ENVIROMENT") == profile), None
-    )
+    return next((row for row in platforms if row.text("ENVIROMENT") == profile), None)
 
 
 def ssh_config(platforms: list[Platform], profile: str, name: str) -> str:
@@ -116,13 +119,13 @@ def host_block(platform: Platform, name: str) -> str:
         got = f"{platform.prefix}_PASSWORD is given for {platform.text('ENVIROMENT')}"
         step = "use a key without a pass phrase: nobody can type it in a container"
         raise UsageError("the key has a pass phrase", got, step)
-    keys = {"HostName": "ADDRESS", "User": "USER", "IdentityFile": "KEY"}
-    lines = [
-        f"    {option} {_word(platform.prefix, key, platform.text(key))}"
-        for option, key in keys.items()
-    ]
-    name = _word(platform.prefix, "ENVIROMENT", name)
-    return "\n".join([f"Host {name}", *lines, "    IdentitiesOnly yes", ""])
+    options = [f"Host {name}"]
+    for option, key in (("HostName", "ADDRESS"), ("User", "USER"), ("IdentityFile", "KEY")):
+        word, full = platform.text(key), f"{platform.prefix}_{key}"
+        if not re.fullmatch(r"[\w./@:~+-]+", word):
+            raise UsageError(f"{full} is not a single word", next_step=f"give the {MEANING[full]}")
+        options.append(f"    {option} {word}")
+    return "\n".join([*options, "    IdentitiesOnly yes", ""])
 
 
 def check_integration(platforms: list[Platform], profile: str) -> None:
@@ -157,9 +160,12 @@ def env_text(platforms: list[Platform], settings: Settings) -> str:
 
 
 def use_api_token(platforms: list[Platform], profile: str, folder: Path) -> None:
-    """Set KIT_FACE_TOKEN to the token of the submitter's API, where the file has one."""
+    """Set KIT_FACE_TOKEN to the token of the submitter's API, where the file has one.
+
+    The stack of `env/submitter` sets the variable always: what the file says comes first.
+    """
     platform = find(platforms, profile)
-    if platform is None or "KIT_FACE_TOKEN" in os.environ:
+    if platform is None:
         return
     path = platform.text("KEY")
     if token := platform.values["PASSWORD"]:
@@ -168,13 +174,6 @@ def use_api_token(platforms: list[Platform], profile: str, folder: Path) -> None
         path = str(file)
     if path:
         os.environ["KIT_FACE_TOKEN"] = path
-
-
-def _word(prefix: str, key: str, value: str) -> str:
-    if not re.fullmatch(r"[\w./@:~+-]+", value):
-        name = f"{prefix}_{key}"
-        raise UsageError(f"{name} is not a single word", next_step=f"give the {MEANING[name]}")
-    return value
 
 
 def template() -> str:
@@ -188,28 +187,18 @@ def ssh_template(hpc: str, cloud: str, renew_hint: str = "") -> str:
 
     `renew_hint` says how the certificate is got, where the site wants one.
     """
-    lines = ["# The login node of the site."]
-    if renew_hint:
-        lines.append(
-            f"# ssh finds the certificate KEY-cert.pub beside KEY; to renew it: {renew_hint}"
-        )
-    lines += _host(hpc, "<your user there>", "<path of your key>")
-    if cloud:
-        lines += ["", "# The cloud VM, by its floating IP."]
-        lines += _host(cloud, "ubuntu", "<path of your key>")
-    return "\n".join([*lines, ""])
+    hint = "# ssh finds the certificate KEY-cert.pub beside KEY; to renew it: "
+    text = "# The login node of the site.\n" + (f"{hint}{renew_hint}\n" if renew_hint else "")
+    text += _host(hpc, "<your user there>")
+    return text + (
+        f"\n# The cloud VM, by its floating IP.\n{_host(cloud, 'ubuntu')}" if cloud else ""
+    )
 
 
-def _host(name: str, user: str, key: str) -> list[str]:
-    address = [] if "." in name else ["    HostName <its address>"]
-    lines = [f"    User {user}", f"    IdentityFile {key}"]
-    return [
-        f"Host {name}",
-        *address,
-        *lines,
-        "    IdentitiesOnly yes",
-        "    ServerAliveInterval 30",
-    ]
+def _host(name: str, user: str) -> str:
+    lines = [f"Host {name}", *(["    HostName <its address>"] if "." not in name else [])]
+    lines += [f"    User {user}", "    IdentityFile <path of your key>"]
+    return "\n".join([*lines, "    IdentitiesOnly yes", "    ServerAliveInterval 30", ""])
 
 
 def write_templates(folder: Path, ssh: str) -> list[Path]:
@@ -229,33 +218,17 @@ def write_templates(folder: Path, ssh: str) -> list[Path]:
     return list(texts)
 
 
-def _original(key: str) -> str:
-    return key.replace("_ENVIRONMENT", "_ENVIROMENT")
-
-
-def _check_keys(name: str, values: dict[str, object]) -> None:
-    for key in values:
-        if key not in MEANING:
-            raise UsageError(f"{name}: unknown key {key!r:.80}", next_step="see the template")
-    for key, meaning in MEANING.items():
-        if key not in values:
-            raise UsageError(f"{name}: {key} is missing", next_step=f"give the {meaning}, or none")
-        if not isinstance(values[key], str):
-            raise UsageError(f"{name}: {key} is not a text", next_step=f"give the {meaning}")
-
-
 def _platforms(name: str, prefix: str, values: dict[str, object]) -> list[Platform]:
-    keys = [key for key in MEANING if key.startswith(f"{prefix}_")]
-    parts = {key: [part.strip() for part in str(values[key]).split("|")] for key in keys}
-    first = keys[0]
-    for key, texts in parts.items():
-        if len(texts) != len(parts[first]):
-            got = f"{first} has {len(parts[first])}, {key} has {len(texts)}"
+    first = f"{prefix}_ENVIROMENT"
+    columns: dict[str, list[Secret | None]] = {}
+    for key in (key for key in MEANING if key.startswith(f"{prefix}_")):
+        texts = [part.strip() for part in str(values[key]).split("|")]
+        columns[key.partition("_")[2]] = [
+            None if text.lower() in ABSENT else Secret(text) for text in texts
+        ]
+        if len(texts) != (count := len(columns["ENVIROMENT"])):
+            got = f"{first} has {count}, {key} has {len(texts)}"
             step = "give every key of a prefix as many values, none where there is none"
             raise UsageError(f"{name}: the {prefix}_ keys differ in their count", got, step)
-    platforms = []
-    for row in zip(*parts.values(), strict=True):
-        secrets = [None if part.lower() in ABSENT else Secret(part) for part in row]
-        words = [key.partition("_")[2] for key in keys]
-        platforms.append(Platform(prefix, dict(zip(words, secrets, strict=True))))
-    return [platform for platform in platforms if platform.values["ENVIROMENT"]]
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return [Platform(prefix, row) for row in rows if row["ENVIROMENT"]]

@@ -21,7 +21,7 @@ from kit.base import (
     Unreachable,
     UsageError,
 )
-from kit.base.settings import Hpc, Settings
+from kit.base.settings import Settings
 from kit.billing import check_affordable
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
@@ -68,7 +68,7 @@ class Submitter:
         tunnel_keys: TunnelKeys | None = None,
     ) -> None:
         self.settings = settings
-        self.slurm = slurm
+        self.slurm, self.hpc = slurm, slurm.hpc
         self.requests = requests
         self.data = data
         self.tunnel_keys = tunnel_keys
@@ -83,16 +83,6 @@ class Submitter:
         self._sweep_at = 0.0
         self._shown: dict[str, tuple[str, float]] = {}
         self._query_at = 0.0
-
-    @property
-    def hpc(self) -> Hpc:
-        """The profile's section of the site."""
-        return self.slurm.hpc
-
-    @property
-    def attempts_folder(self) -> str:
-        """Where the folders of the attempts are on the site."""
-        return self.slurm.paths.attempts
 
     def once(self) -> dict[str, RunStatus]:
         """Do one pass; return the status, at its beginning, of the runs that were listed.
@@ -113,7 +103,7 @@ class Submitter:
         open_runs = [status for status in open_runs if self._is_ours(status.run)]
         for status in open_runs:
             if status.state is RunState.REQUESTED:
-                self._run_step(status, self._begin_requested)
+                self._run_step(status, self._begin)
             elif status.state is RunState.CANCELLING:
                 self._run_step(status, self._cancel)
         self._follow([status for status in open_runs if status.state is RunState.SUBMITTED])
@@ -216,11 +206,9 @@ class Submitter:
 
     # -- the steps of a run ----------------------------------------------------------------------
 
-    def _begin_requested(self, status: RunStatus) -> None:
-        self._begin(status.run, status.number)
-
-    def _begin(self, run: str, number: int) -> None:
+    def _begin(self, status: RunStatus, number: int = 0) -> None:
         """Submit an attempt of a run; refuse a request that cannot be accepted, with the reason."""
+        run, number = status.run, number or status.number
         try:
             request = self.requests.request(run)
             if self.settings.site.closed:
@@ -293,7 +281,7 @@ class Submitter:
         try:
             jobs = self.slurm.status(list(attempts))
             running = [attempt for attempt in attempts if not jobs[attempt].done]
-            progress = collect.read_progress(self.slurm.host, self.attempts_folder, running)
+            progress = collect.read_progress(self.slurm.host, self.slurm.paths.attempts, running)
         except Exception as err:  # noqa: BLE001 - without an answer no state changes
             why = _explain("the query of all live runs", err)
             self._due[SITE] = self._later(site, why)
@@ -315,7 +303,7 @@ class Submitter:
         again = not job.started or status.number <= self.hpc.retries
         if not job.manifest and again and status.number < MAX_ATTEMPTS:
             log.info("%s: attempt %s did no work: %s", status.run, status.number, job.why)
-            self._begin(status.run, status.number + 1)
+            self._begin(status, status.number + 1)
             return
         self._end(status, job)
 
@@ -361,7 +349,7 @@ class Submitter:
         if keys is None or not self._to_sweep or self.slurm.clock() < self._sweep_at:
             return
         try:
-            keys.sweep(self.slurm.host, self.attempts_folder, self._to_sweep)
+            keys.sweep(self.slurm.host, self.slurm.paths.attempts, self._to_sweep)
             self._swept |= self._to_sweep
             self._to_sweep = set()
         except Exception as err:  # noqa: BLE001 - a window must not hold up the runs

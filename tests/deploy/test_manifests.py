@@ -443,7 +443,7 @@ def test_changed_secrets_start_the_forwarder_again(made, tmp_path):
     after = manifests.build("standalone-kfp-monitoring", place, commit)
 
     def marks(text):
-        return set(re.findall(r"kit/secrets: (\w+)", text))
+        return set(re.findall(r"kit/secrets: \"?(\w+)", text))
 
     assert len(marks(before) | marks(after)) == 2
 

@@ -202,8 +202,7 @@ tunnel_address = "10.1.2.3"
 
 
 def test_all_platforms_of_the_secrets_file_are_used(stack, tmp_path, monkeypatch):
-    monkeypatch.setenv("KIT_FACE_TOKEN", "x")
-    monkeypatch.delenv("KIT_FACE_TOKEN")
+    monkeypatch.setenv("KIT_FACE_TOKEN", "/run/secrets/face-token")  # as the stack sets it
     with (tmp_path / "slurm.toml").open("a") as file:
         file.write(CLOUD)
     more = {"ADDRESS": "1.2.3.4", "USER": "ubuntu", "KEY": "/run/secrets/cpouta-mahti"}
@@ -222,6 +221,13 @@ def test_all_platforms_of_the_secrets_file_are_used(stack, tmp_path, monkeypatch
         login = read_login(loaded, {})
         assert (login.username, login.password.reveal()) == ("anna", "it's a \\ $word")
         assert Path(os.environ["KIT_FACE_TOKEN"]).read_text() == "token of the api"
+
+
+def test_token_of_the_api_may_be_a_file_of_the_container(stack, monkeypatch):
+    monkeypatch.setenv("KIT_FACE_TOKEN", "/run/secrets/face-token")
+    stack(INTEGRATION_ENVIROMENT="slurm", INTEGRATION_KEY="/run/secrets/own-token")
+    with submitter_loop.open_submitter("slurm"):
+        assert os.environ["KIT_FACE_TOKEN"] == "/run/secrets/own-token"
 
 
 def test_secrets_file_for_other_profiles_is_refused(stack):
