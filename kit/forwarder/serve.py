@@ -71,50 +71,39 @@ class TokenAuth:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = self._refuse_head(scope) or await self._refuse_person(scope)
+        refusal = await self._refusal(scope)
         if refusal:
             await _discard(receive)
         await (refusal or self.app)(scope, receive, send)
 
-    def _refuse_head(self, scope: Scope) -> Response | None:
+    async def _refusal(self, scope: Scope) -> Response | None:
+        """Return the answer to a request that is not passed on; else note its person."""
         headers = dict(scope["headers"])
-        length = headers.get(b"content-length", b"0")
+        length, chunked = headers.get(b"content-length", b"0"), b"transfer-encoding" in headers
         if not _is_our_host(headers.get(b"host", b"")) or scope["path"][:1] != "/":
             return answer({"detail": "unknown host"}, 400, close=True)
-        if b"transfer-encoding" in headers and b"content-length" in headers:
+        if chunked and b"content-length" in headers:
             return answer({"detail": "two lengths"}, 400, close=True)
         if scope["path"] in self.open_paths:
             return None
-        return self._refuse_length(length, b"transfer-encoding" in headers, scope)
-
-    def _refuse_length(self, length: bytes, chunked: bool, scope: Scope) -> Response | None:
-        if self._person(scope) is None:
-            return None  # 401 comes first
+        name = self._known(headers.get(b"authorization", b""))
+        if name not in self.people:
+            await asyncio.sleep(self._penalty(scope))
+            refusal = answer({"detail": "give your token"}, 401, close=True)
+            refusal.headers["WWW-Authenticate"] = "Bearer"
+            return refusal
         if chunked or not length.isdigit():
             return answer({"detail": "say how long the request is"}, 411, close=True)
         if int(length[:20]) > MAX_REQUEST_BYTES:
             return answer({"detail": f"at most {MAX_REQUEST_BYTES} bytes"}, 413, close=True)
+        scope.setdefault("state", {})["person"] = self.people[name]
         return None
 
-    def _person(self, scope: Scope) -> tuple[Person | None] | None:
-        scheme, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-        name = hashlib.sha256(token).hexdigest()
+    def _known(self, header: bytes) -> str:
+        """Return the hash of the token in a header; "" for none, or a weak one."""
+        scheme, _, token = header.partition(b" ")
         weak = len(token) < MIN_TOKEN_LENGTH  # its hash was written by hand
-        if scheme.lower() != b"bearer" or weak or name not in self.people:
-            return None
-        return (self.people[name],)
-
-    async def _refuse_person(self, scope: Scope) -> Response | None:
-        if scope["path"] in self.open_paths:
-            return None
-        known = self._person(scope)
-        if known is not None:
-            scope.setdefault("state", {})["person"] = known[0]
-            return None
-        await asyncio.sleep(self._penalty(scope))
-        refusal = answer({"detail": "give your token"}, 401, close=True)
-        refusal.headers["WWW-Authenticate"] = "Bearer"
-        return refusal
+        return "" if scheme.lower() != b"bearer" or weak else hashlib.sha256(token).hexdigest()
 
     def _penalty(self, scope: Scope) -> float:
         """Count a wrong token of an address; return for how long its answer is held back."""

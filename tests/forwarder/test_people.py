@@ -40,10 +40,8 @@ def test_invalid_list_of_people_is_refused(tmp_path, text, mode, message):
 def let_in(file, token):
     """The user whom the API lets in with a token, None for nobody."""
     persons = people(file, None, lambda user: Buckets(user, user, None, None))
-    known = TokenAuth(None, persons)._person(
-        {"headers": [(b"authorization", f"Bearer {token}".encode())]}
-    )
-    return known[0].name if known else None
+    known = TokenAuth(None, persons)._known(f"Bearer {token}".encode())
+    return persons[known].name if known in persons else None
 
 
 def test_new_token_is_shown_once_and_stored_as_its_hash(tmp_path, monkeypatch):
