@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kit.base import CredentialRefused, HostKeyRefused, KitError, Unreachable, UsageError
+from kit.base import Busy, CredentialRefused, HostKeyRefused, KitError, Unreachable, UsageError
 from kit.cli.options import echo_json, json_option, profile_option
 
 if TYPE_CHECKING:
@@ -182,10 +182,10 @@ def follow_job(
             seen = slurm.clock()
         except HostKeyRefused:
             raise
-        except (Unreachable, CredentialRefused) as err:
+        except (Busy, Unreachable, CredentialRefused) as err:
             if slurm.clock() - seen > CONTACT_PATIENCE_S:
                 raise
-            return None, f"no contact, asking again: {err.got or err.tried}"
+            return None, f"no answer, asking again: {err.got or err.tried}"
         text = f"job {status.job_id} {status.state.name}: {status.why}"
         return (status if status.done else None), ("" if offset and not status.done else text)
 
