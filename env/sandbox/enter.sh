@@ -30,9 +30,11 @@ if [ -n "${SBX:-}" ]; then
     mount --bind "$SBX/home" "$root/home"
     mount --bind "$SBX/etc/hosts" "$root/etc/hosts"
     [ ! -d "$root.pytorch" ] || mount --bind "$root.pytorch" "$root/opt/pytorch"
-    # not the folder itself: it is closed to everybody else, the other accounts inside among them
+    # not the folder itself: it is closed to everybody else, the other accounts inside among them.
+    # install gives the mode whatever the umask: the services' own is 077
+    install -d -m 755 "$root$SBX"
     for name in etc run state home projappl log; do
-        mkdir -p "$root$SBX/$name"
+        install -d -m 755 "$root$SBX/$name"
         mount --bind "$SBX/$name" "$root$SBX/$name"
     done
 fi

@@ -101,7 +101,7 @@ def program(folder, monkeypatch, name, text):
 
 
 def inside(root, *argv):
-    argv = roots.entering(root, "c1", argv)
+    argv = [roots.ENTER, root, "c1", *argv]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
@@ -113,6 +113,18 @@ def test_kept_packages_make_a_root_offline_that_can_be_entered(source, cache, no
     assert name == ["c1", user, 'VERSION_ID="12"']
     assert inside(root, "find", "/usr", "-perm", "/6000") == "", "a program with more rights"
     assert {path.stat().st_mode & 0o777 for path in (cache, cache / "roots")} == {0o700}
+
+
+@pytest.mark.slow
+def test_other_accounts_reach_the_state_in_the_root_whatever_the_umask(source, cache, no_apt):
+    root, state = roots.make(cache, "bookworm", print), cache.with_name("state")
+    for name in ("tmp", "home", "etc", "run", "state", "projappl", "log"):
+        (state / name).mkdir(parents=True)
+    (state / "etc" / "hosts").touch()
+    state.chmod(0o700)
+    script = f"umask 077; SBX={state} {roots.ENTER} {root} c1 stat -c %a {state} {state}/projappl"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    assert (done.stderr, done.stdout.split()) == ("", ["755", "755"])
 
 
 @pytest.mark.slow
