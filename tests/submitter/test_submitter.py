@@ -679,6 +679,30 @@ def test_site_that_refuses_the_login_is_asked_ever_more_rarely(world, error, run
         assert error.got in world.requests.read(status.run, "progress")["why"]
 
 
+def test_run_whose_own_step_fails_is_tried_ever_more_rarely(world):
+    """A full folder concerns this run: the site answers, and the other runs go on."""
+    world.ask()
+    submitter = world.submitter()
+    error = CommandFailed(["put"], 74, err="cannot use the folder /proj/kit/tries")
+    calls = count_calls(submitter, error)
+    passes(world, submitter, 600)
+    assert 2 <= len(calls) <= 40
+    assert "cannot use the folder" in world.requests.read(RUN, "progress")["why"]
+
+
+def test_limit_on_the_number_of_jobs_waits_and_the_run_is_submitted_later(world):
+    world.ask()
+    world.site.sbatch = "limit"
+    submitter = world.submitter()
+    passes(world, submitter, 300)
+    assert world.requests.status(RUN).state is RunState.REQUESTED, "it is not refused"
+    assert "AssocMaxSubmitJobLimit" in world.requests.read(RUN, "progress")["why"]
+    world.site.sbatch = "ok"
+    passes(world, submitter, 600)
+    assert world.requests.status(RUN).state is RunState.SUBMITTED
+    assert len(world.site.jobs) == 1
+
+
 def test_contact_that_is_back_is_used_after_the_pause(world):
     world.ask()
     submitter = world.submitter()
@@ -750,6 +774,31 @@ def test_cancel_while_the_next_attempt_is_prepared_leaves_no_job(tmp_path, when)
         late = world.site.land(attempt_id(RUN, 2))
         world.site.start(late)
         assert world.site.commits == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_submitter_that_goes_on_after_a_cancel_leaves_it_cancelled(tmp_path, when):
+    """Staging may take minutes: the run is looked at again before and after its submission."""
+    for nth in range(1, 40):
+        world = World(tmp_path / str(nth))
+        world.ask()
+        world.submitter().once()
+        world.site.end(world.site.jobs[0], "FAILED", 98)
+        world.site.now += 200
+        first, other = world.submitter(), world.submitter()
+        cancelled = []
+
+        def cancel(submitter=other, answers=cancelled):
+            answers.append(submitter.cancel(RUN))
+
+        reached = interrupt(world, first, nth, when, cancel)
+        first.once()
+        if not reached():
+            return
+        if cancelled[0].state is RunState.CANCELLED:
+            assert world.requests.status(RUN) == cancelled[0], nth
+        assert world.until_finished().state is RunState.CANCELLED, nth
+        assert world.live() == []
 
 
 def test_job_that_takes_long_to_end_is_asked_about_at_the_floor_only(tmp_path):
