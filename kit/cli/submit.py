@@ -31,6 +31,7 @@ RESOURCES = (
     ("", "--gres", "gres", "Generic resources of each node, such as gpu:1."),
     ("-D", "--chdir", "chdir", "Folder on the site to work in."),
 )
+OTHER_DEFAULTS = {"nodes": "1", "ntasks": "one on each node", "chdir": "a new folder"}
 
 
 class SubmitCommand(click.Command):
@@ -48,7 +49,8 @@ class SubmitCommand(click.Command):
 def _resource_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for short, long, field, text in reversed(RESOURCES):
         kind = click.IntRange(1) if field in ("nodes", "ntasks", "cpus") else click.STRING
-        text += "  [default: the script's, else the profile's]"
+        default = OTHER_DEFAULTS.get(field, "the profile's")
+        text += f"  [default: the script's, else {default}]"
         flags = [short, long] if short else [long]
         command = click.option(*flags, field, type=kind, help=text)(command)
     return command

@@ -106,8 +106,8 @@ class Slurm:
         return self.paths.attempt(attempt_id)
 
     def job(self, name: str, commands: Sequence[str], **more: Any) -> JobSpec:
-        """Return a job with what the profile requests; `more` replaces fields of JobSpec."""
-        return job_for(self.hpc, name, commands, **more)
+        """Return a job on one node of what the profile requests; `more` sets fields of JobSpec."""
+        return job_for(self.hpc, name, commands, **{"nodes": 1, **more})
 
     def submit(self, job: JobSpec, attempt_id: str | None = None, again: bool = False) -> JobStatus:
         """Submit an attempt, or return its status if that was done before.

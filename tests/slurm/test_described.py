@@ -165,7 +165,8 @@ def test_job_has_the_attempts_name_and_the_persons_name_as_its_comment(site):
     assert "#SBATCH --comment=sweep\n" in scripts[-1]
 
 
-def test_job_with_the_profiles_resources():
-    slurm = Slurm(FakeHost(), dataclasses.replace(HPC, cpus=4, modules=("pytorch",)))
+def test_job_has_the_profiles_resources_on_one_node():
+    slurm = Slurm(FakeHost(), dataclasses.replace(HPC, cpus=4, nodes=2, modules=("pytorch",)))
     job = slurm.job("sweep", ["srun ./x"], time="01:00:00")
-    assert (job.cpus, job.modules, job.time) == (4, ("pytorch",), "01:00:00")
+    assert (job.cpus, job.modules, job.time, job.nodes) == (4, ("pytorch",), "01:00:00", 1)
+    assert slurm.job("sweep", [], nodes=3).nodes == 3
