@@ -23,7 +23,6 @@ LOG = ["journalctl", "--unit", "docker", "--since", "-1day", "--quiet", "--no-pa
 LOG += ["--output", "cat"]
 PODS = ["kubectl", "get", "pods", "--all-namespaces", "--output", "json", "--request-timeout=10s"]
 NOT_PULLED = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName")
-SSHD_LOG = "look on the VM: `grep sshd /var/log/auth.log`"
 
 VM: Known = {**SSH, CredentialRefused: "vm-refused", Unreachable: "vm-away"}
 

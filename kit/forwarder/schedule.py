@@ -22,7 +22,6 @@ from celery.beat import EmbeddedService, ScheduleEntry, Scheduler
 from kit.base import CredentialRefused, KitError, Secret, Unreachable, UsageError, read_private
 from kit.forwarder.collect import PASS_S, Forwarder
 
-FLOWER_PORT = 6501
 TASK, QUEUE = "forwarder-pass", "forwarder"
 KEPT_TASKS, GONE_S = 1000, 60  # what Flower remembers: tasks, a worker that is gone
 LOOK_S = 2.0  # for Redis to answer; Celery itself would try for 19 s and more
