@@ -167,7 +167,7 @@ def submitter_api(person: Person, read_log: ReadLog, token: Secret) -> FastAPI:
         status = person.known(run)
         chunk, end = b"", 0
         if status.state.finished:
-            content = person.stored_log(status)
+            content = person.log(status)
             chunk, end = content[offset:], len(content)
         elif status.state is not RunState.REQUESTED:
             chunk, end = read_log(status.attempt_id, offset)
@@ -238,7 +238,7 @@ def _add_results(app: FastAPI) -> None:
     @app.get("/runs/{run}/log")
     def log(run: RunId, person: CurrentPerson) -> str:
         """Return the log of a finished run."""
-        return person.log(run)
+        return person.log(person.known(run)).decode(errors="replace")
 
     @app.get("/runs/{run}/artefacts")
     def artefacts(run: RunId, person: CurrentPerson) -> list[Artefact]:

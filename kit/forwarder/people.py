@@ -130,17 +130,11 @@ class Person:
             raise NoSuchObject(f"fetch {name[:80]!r} of {run}", "it has no file of that name")
         return self.data.get(str(at["key"]), sha256=str(at["sha256"]))
 
-    def log(self, run: str) -> str:
-        """Return the log of a finished run; the end of it where the run failed."""
-        status = self.known(run)
-        if status.state is RunState.DONE:
-            return self.file(run, "job.log").decode(errors="replace")
-        return str(self.requests.ending(status).get("log", ""))
-
-    def stored_log(self, status: RunStatus) -> bytes:
-        """Return the log of a finished run, or why it failed where there is none."""
+    def log(self, status: RunStatus) -> bytes:
+        """Return the log of a finished run, or why it failed where there is none; else nothing."""
         pieces: list[bytes] = []
-        write_stored_log(self.requests, self.data, status, pieces.append)
+        if status.state.finished:
+            write_stored_log(self.requests, self.data, status, pieces.append)
         return b"".join(pieces)
 
 

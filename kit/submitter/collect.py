@@ -63,7 +63,8 @@ class Collector:
         files["seff.txt"] = self._keep("seff.txt", used.seff_text.encode())
         if self.number > 1:  # the run's bill has the jobs of all its attempts
             with contextlib.suppress(CommandFailed):  # a site without accounting
-                text = self._all_attempts()
+                ids = [attempt_id(self.objects.run_id, n) for n in range(1, self.number + 1)]
+                text = self.slurm.list_accounting(ids)
                 files["sacct-tries.txt"] = self._keep("sacct-tries.txt", text.encode())
         usage = used.usage
         state = usage.state.name if usage else "COMPLETED"
@@ -80,10 +81,6 @@ class Collector:
             "cores": usage.cores if usage else None,
         }
         return {**result, "missing": list(used.missing)} if used.missing else result
-
-    def _all_attempts(self) -> str:
-        attempts = [attempt_id(self.objects.run_id, n) for n in range(1, self.number + 1)]
-        return self.slurm.list_accounting(attempts)
 
     def failure(self, status: JobStatus) -> Json:
         """Return why an attempt failed: its state, the cause that it wrote, the end of its log."""
@@ -108,24 +105,18 @@ class Collector:
         except (ValueError, KeyError, TypeError, RecursionError) as err:
             tried = f"read the manifest of attempt {self.attempt_id}"
             raise DataError(tried, repr(err)[:200], "start the run again") from err
-        kept = {name: self._copy(name, wanted) for name, wanted in hashes.items()}
+        kept = {name: self._keep(name, self._fetch(name, sha)) for name, sha in hashes.items()}
         for source, name in (("job.sh", "job.sh"), (self.slurm.log_name(status.job_id), "job.log")):
             try:
-                kept[name] = self._copy(source, "", name)
+                kept[name] = self._keep(name, self._fetch(source, ""))
             except CommandFailed:  # it was removed: the result does not depend on it
                 continue
         return kept
 
-    def _copy(self, source: str, wanted: str, name: str = "") -> Json:
-        return self._keep(name or source, self._fetch(source, wanted))
-
     def _fetch(self, name: str, wanted: str) -> bytes:
         if "/" in name:
-            raise DataError(
-                f"read the manifest of {self.attempt_id}",
-                f"it names {name!r:.200}",
-                "start the run again",
-            )
+            tried = f"read the manifest of {self.attempt_id}"
+            raise DataError(tried, f"it names {name!r:.200}", "start the run again")
         source = f"{self.slurm.folder(self.attempt_id)}/{name}"
         with temporary_folder() as folder:
             path = folder / "file"

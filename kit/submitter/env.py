@@ -106,11 +106,8 @@ def make_environment(
     """
     stage_pins(host, hpc)
     lines = [*module_lines(hpc), FUNCTION, environment_call(hpc, attempt_id, configured)]
-    body = (
-        "main() {\numask 077\n(\n"
-        + "\n".join(lines)
-        + f" || exit\n{_REPLY})\n{_EXIT}}}\nmain; exit 0\n"
-    )
+    text = "\n".join(lines)
+    body = f"main() {{\numask 077\n(\n{text} || exit\n{_REPLY})\n{_EXIT}}}\nmain; exit 0\n"
     tried = f"build the Python environment on {host.name}"
     try:
         output = host.run(["bash", "-s"], body.encode(), timeout=1800)
@@ -158,11 +155,8 @@ def remove_environments(
         if environment.attempt in open_attempt_ids or published_in_use:
             got = f"an open run may use it, one of {len(open_attempt_ids)}"
             raise UsageError(f"{name} is in use", got, "wait for its end, or `kit cancel` it")
-    unused = [
-        name
-        for name, row in environments.items()
-        if not row.published and row.attempt not in open_attempt_ids
-    ]
+    private = {name: row for name, row in environments.items() if not row.published}
+    unused = [name for name, row in private.items() if row.attempt not in open_attempt_ids]
     chosen = list(names) or unused
     if not chosen:
         return []

@@ -33,11 +33,7 @@ def submitter_for(settings: Settings) -> Submitter:
     hpc = settings.hpc_section()
     bucket = bucket_name(settings, "submitter")
     slurm = Slurm(
-        site_host(settings),
-        hpc,
-        say=log.info,
-        exit_meanings=EXIT_MEANINGS,
-        leftovers=LEFTOVERS,
+        site_host(settings), hpc, say=log.info, exit_meanings=EXIT_MEANINGS, leftovers=LEFTOVERS
     )
     requests = RunRequests(open_store(settings, bucket))
     data = open_store(settings, bucket_name(settings, "pipeline"))

@@ -48,9 +48,8 @@ class Staging:
         if hpc.build_env_on == "login":
             why = "its Python environment is found or built on the login node, a minute or more"
             self.show({"state": "STAGING", "why": why})
-            venv, private = hpc_env.make_environment(
-                host, hpc, attempt_id, request.configured, log.info
-            )
+            given = (host, hpc, attempt_id, request.configured, log.info)
+            venv, private = hpc_env.make_environment(*given)
             task = replace(task, environment=venv, private=private)
         if request.wants_tunnel(hpc.tunnel):
             task = replace(task, tunnel=self._tunnel(attempt_id))
@@ -70,15 +69,12 @@ class Staging:
         why = "the profile names no VM ([cloud] ssh_host and tunnel_address)"
         if self.tunnel_keys is not None:
             try:
-                return self.tunnel_keys.open(
-                    host, folder, attempt_id, parse_duration(self.slurm.hpc.time) or 0
-                )
+                limit_s = parse_duration(self.slurm.hpc.time) or 0
+                return self.tunnel_keys.open(host, folder, attempt_id, limit_s)
             except KitError as err:
                 log.warning("no tunnel: %s", err)
                 why = f"the VM cannot be prepared: {err.got or err.tried}"
-        with contextlib.suppress(
-            CommandFailed
-        ):  # the submission reports what is wrong with the folder
+        with contextlib.suppress(CommandFailed):  # the submission reports a wrong folder
             host.put(json.dumps({"barred": why}).encode(), f"{folder}/{TUNNEL_STATE}")
         return None
 

@@ -30,9 +30,8 @@ from kit.submitter.scripts import script
 
 ANSWER_S = 20.0
 MAX_ATTEMPTS_PER_CALL = 2000
-MAX_QUEUED_S = (
-    7 * 24 * 3600
-)  # a queued job's key is valid so long; it is removed when its attempt ends
+# A queued job's key is valid so long; it is removed when its attempt ends.
+MAX_QUEUED_S = 7 * 24 * 3600
 
 
 class TunnelKeys:
