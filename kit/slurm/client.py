@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from kit.base import Busy, CommandFailed, DataError, Host, Unreachable
+from kit.base import Busy, CommandFailed, DataError, Host, Unreachable, UsageError
 from kit.slurm import fence
 from kit.slurm import status as states
 from kit.slurm.fence import SitePaths, job_name
@@ -105,9 +105,10 @@ class Slurm:
         """Return the folder of an attempt on the site. Raises UsageError for another form of id."""
         return self.paths.attempt(attempt_id)
 
-    def job(self, name: str, commands: Sequence[str], **more: Any) -> JobSpec:
+    def job(self, name: str, commands: str | Sequence[str], **more: Any) -> JobSpec:
         """Return a job on one node of what the profile requests; `more` sets fields of JobSpec."""
-        return job_for(self.hpc, name, commands, **{"nodes": 1, **more})
+        lines = (commands,) if isinstance(commands, str) else commands
+        return job_for(self.hpc, name, lines, **{"nodes": 1, **more})
 
     def submit(self, job: JobSpec, attempt_id: str | None = None, again: bool = False) -> JobStatus:
         """Submit an attempt, or return its status if that was done before.
@@ -257,6 +258,8 @@ class Slurm:
 
     def _submit_described(self, job: JobSpec, again: bool) -> JobStatus:
         """Submit a job by its description, unless its newest attempt was submitted before."""
+        if not any(map(str.strip, job.commands)):
+            raise UsageError(f"the job {job.name!r} has no command", next_step="give its commands")
         build_script(job, "/")  # refuses a value that is not allowed before anything is asked
         key = identity(self.profile, self.hpc.project_dir, job)
         number, status = self._newest_attempt(key)

@@ -170,3 +170,12 @@ def test_job_has_the_profiles_resources_on_one_node():
     job = slurm.job("sweep", ["srun ./x"], time="01:00:00")
     assert (job.cpus, job.modules, job.time, job.nodes) == (4, ("pytorch",), "01:00:00", 1)
     assert slurm.job("sweep", [], nodes=3).nodes == 3
+    assert slurm.job("sweep", "srun ./x").commands == ("srun ./x",)
+
+
+@pytest.mark.parametrize("commands", [(), ("",), ("  ", "\n")])
+def test_job_without_a_command_is_refused_before_anything_is_asked(site, commands):
+    slurm = client(site)
+    with pytest.raises(UsageError, match="no command"):
+        slurm.submit(dataclasses.replace(JOB, commands=commands))
+    assert slurm.host.calls == []
