@@ -29,7 +29,10 @@ if [ -n "${SBX:-}" ]; then
     mount --bind "$SBX/tmp" "$root/tmp"
     mount --bind "$SBX/home" "$root/home"
     mount --bind "$SBX/etc/hosts" "$root/etc/hosts"
-    [ ! -d "$root.pytorch" ] || mount --bind "$root.pytorch" "$root/opt/pytorch"
+    # the Python of the jobs, the same one on every site: what they compute is the same as well
+    python=${root%/*}/bookworm
+    [ ! -d "$python.pytorch" ] || mount --bind "$python.pytorch" "$root/opt/pytorch"
+    [ "$python" = "$root" ] || mount --bind "$python/usr" "$root/opt/debian12"
     # not the folder itself: it is closed to everybody else, the other accounts inside among them.
     # install gives the mode whatever the umask: the services' own is 077
     install -d -m 755 "$root$SBX"

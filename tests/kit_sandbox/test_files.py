@@ -184,3 +184,31 @@ def test_slurm_finds_its_hosts_on_a_machine_without_a_network(settings, monkeypa
     assert daemons == ",".join(
         ["CommunicationParameters=NoInAddrAny", "NoCtldInAddrAny", *[word] * bool(word)]
     )
+
+
+def test_second_site_has_only_the_programs_of_a_site_and_a_folder_below_the_first(short):
+    second = load("sandbox-trixie", {"KIT_SANDBOX_DIR": str(short / "s")})
+    assert files.folder_of(second) == short / "s" / "trixie"
+    assert set(files.programs_of(second)) == {*files.SLURM, "sshd-login", "submitter"}
+    first = load("sandbox", {"KIT_SANDBOX_DIR": str(short / "s")})
+    places = [
+        files.place_of(settings, files.PLACES[name])
+        for settings in (first, second)
+        for name in files.programs_of(settings)
+        if name in files.PLACES
+    ]
+    assert len(set(places)) == len(places), "two services on one port"
+
+
+def test_second_site_is_rendered_with_the_keys_of_the_first(settings, short):
+    folder = files.state_folder(settings)
+    files.prepare(settings, folder, short / "debian")
+    second = load("sandbox-trixie", {"KIT_SANDBOX_DIR": str(short / "s")})
+    site = files.state_folder(second)
+    files.prepare(second, site, short / "debian13")
+    key = ("etc", "ssh", "id")
+    assert site.joinpath(*key).read_bytes() == folder.joinpath(*key).read_bytes()
+    assert "ClusterName=trixie\n" in (site / "etc" / "slurm.conf").read_text()
+    assert (site / "etc" / "cgroup.conf").read_text() == "CgroupPlugin=disabled\n"
+    programs = (site / "etc" / "supervisord.conf").read_text()
+    assert programs.count("[program:") == len(files.SITE)

@@ -115,7 +115,7 @@ def test_the_list_of_environment_yml_installs_in_a_venv_and_is_complete():
 
 # The machines people work on: none of their paths belongs into a file of the project.
 FOREIGN = re.compile(
-    r"(?<![\w.])/(?:home/(?!hpcuser|jovyan|u\b|user\b|kit\b|ada\b)\w|root/|work/|Users/\w|opt/(?!venv|kit|pytorch))"
+    r"(?<![\w.])/(?:home/(?!hpcuser|jovyan|u\b|user\b|kit\b|ada\b)\w|root/|work/|Users/\w|opt/(?!venv|kit|pytorch|debian12))"
 )
 SECRETS = re.compile(
     r"-----BEGIN (?:OPENSSH |RSA |EC )?PRIVATE KEY-----|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30}"

@@ -22,6 +22,8 @@ from kit_sandbox import files, install, keys, old, processes, roots, services
 from kit_sandbox.files import PLACES, PROGRAMS
 from kit_sandbox.services import Report, Service
 
+PROFILES = ("sandbox", "sandbox-trixie")  # the second is a Slurm site beside the first
+
 
 def up(settings: Settings, report: Report) -> None:
     """Start every service and wait until each health check passes; safe to call again.
@@ -31,15 +33,16 @@ def up(settings: Settings, report: Report) -> None:
     """
     folder = files.state_folder(settings)
     _refuse_old_sandbox(folder, report)
-    _refuse_other_sandbox(folder)
+    _refuse_other_sandbox(settings)
     with _exclusive(folder):
         if services.supervisor(folder) is None:
             _end_leftovers(folder, report)
             _refuse_taken_ports(settings)
-            files.prepare(settings, folder, install.install(settings, report))
+            name = "trixie" if files.is_second(settings) else "bookworm"
+            files.prepare(settings, folder, install.install(settings, report, name))
             services.start(folder)
         else:
-            services.refuse_other_version(folder)
+            services.refuse_other_version(settings)
             services.start_stopped(folder, report)
         keys.sign(folder, *roots.ACCOUNTS[:2])
         services.wait(folder, report)
@@ -47,7 +50,7 @@ def up(settings: Settings, report: Report) -> None:
 
 def down(settings: Settings, wipe: bool, report: Report) -> None:
     """Cancel the jobs, stop every process; with `wipe` remove the state folder as well."""
-    folder = settings.sandbox_dir.absolute()
+    folder = files.folder_of(settings)
     if not (folder / files.MARKER).exists():
         report(f"no sandbox was found in {folder}")
         return
@@ -86,9 +89,10 @@ def _refuse_old_sandbox(folder: Path, report: Report) -> None:
         report(f"an earlier version left {left}; to remove that: kit sandbox remove")
 
 
-def _refuse_other_sandbox(folder: Path) -> None:
+def _refuse_other_sandbox(settings: Settings) -> None:
+    base = settings.sandbox_dir.absolute()
     for other in processes.supervisors():
-        if other.folder != folder:
+        if base not in (other.folder, other.folder.parent):
             raise Busy(
                 "another sandbox is running on this machine",
                 f"user {other.user}, folder {other.folder}, pid {other.process.pid}",
@@ -97,7 +101,10 @@ def _refuse_other_sandbox(folder: Path) -> None:
 
 
 def _refuse_taken_ports(settings: Settings) -> None:
-    places = {files.place_of(settings, name): (program, name) for program, name in PLACES.items()}
+    names = {
+        program: PLACES[program] for program in files.programs_of(settings) if program in PLACES
+    }
+    places = {files.place_of(settings, name): (program, name) for program, name in names.items()}
     for (address, port), holder in port_holders(places).items():
         program, name = places[address, port]
         raise Busy(
@@ -149,32 +156,59 @@ def group() -> None:
 
 
 @group.command("up")
-@click.option("--profile", help="Profile with their addresses.  [default: sandbox]")
-def up_command(profile: str | None) -> None:
+@click.option(
+    "--site",
+    type=click.Choice(["first", "both"]),
+    default="first",
+    show_default=True,
+    help="Slurm sites.",
+)
+def up_command(site: str) -> None:
     """Start all services.
 
-    The command returns when each of them passes its health check.
+    The command returns when each of them passes its health check. The second site is the profile
+    sandbox-trixie: Debian 13 with Slurm 24.11.
 
     \b
     Example:
-    kit sandbox up
+    kit sandbox up --site both
     """
-    settings = load(profile or "sandbox")
+    for profile in PROFILES[: 2 if site == "both" else 1]:
+        _up(load(profile))
+
+
+def _up(settings: Settings) -> None:
     begin = time.monotonic()
     up(settings, _report)
-    _report(f"the sandbox is up ({time.monotonic() - begin:.1f} s) in {settings.sandbox_dir}")
+    _report(f"the sandbox is up ({time.monotonic() - begin:.1f} s) in {files.folder_of(settings)}")
 
 
 @group.command("down")
 @click.option("--wipe", is_flag=True, help="Also remove its files (default: keep them).")
-def down_command(wipe: bool) -> None:
+@click.option(
+    "--site",
+    type=click.Choice(["both", "second"]),
+    default="both",
+    show_default=True,
+    help="Slurm sites.",
+)
+def down_command(wipe: bool, site: str) -> None:
     """Cancel all jobs and stop all services.
 
     \b
     Example:
     kit sandbox down --wipe
     """
-    down(load("sandbox"), wipe, _report)
+    _down(wipe, only_second=site == "second")
+
+
+def _down(wipe: bool, only_second: bool = False) -> None:
+    """Stop both sites; the second one first, which uses services of the first."""
+    second = load(PROFILES[1])
+    if files.folder_of(second).exists():
+        down(second, wipe, _report)
+    if not only_second:
+        down(load(PROFILES[0]), wipe, _report)
 
 
 @group.command("install")
@@ -195,7 +229,10 @@ def install_command() -> None:
 )
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--host", default="login", show_default=True, help="Name of the host.")
-def exec_command(argv: tuple[str, ...], host: str) -> None:
+@click.option(
+    "--profile", type=click.Choice(PROFILES), default="sandbox", show_default=True, help="Site."
+)
+def exec_command(argv: tuple[str, ...], host: str, profile: str) -> None:
     """Run a command where the services run.
 
     It becomes the command, as the administrator of the Slurm site.
@@ -204,7 +241,7 @@ def exec_command(argv: tuple[str, ...], host: str) -> None:
     Example:
     kit sandbox exec sinfo
     """
-    folder = load("sandbox").sandbox_dir.absolute()
+    folder = files.folder_of(load(profile))
     environ = services.administrator(folder)
     words = roots.inside(folder, argv, host)
     os.execve(words[0], words, environ)  # noqa: S606 - no shell on purpose
@@ -222,9 +259,8 @@ def remove_command(packages: bool) -> None:
     Example:
     sudo kit sandbox remove --packages
     """
-    settings = load("sandbox")
-    down(settings, True, _report)
-    shutil.rmtree(settings.cache_dir / "sandbox", ignore_errors=True)
+    _down(wipe=True)
+    shutil.rmtree(load("sandbox").cache_dir / "sandbox", ignore_errors=True)
     old.remove(packages, _report)
 
 
@@ -244,8 +280,11 @@ def lock_command(name: str) -> None:
 
 @group.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object: services, hpc, files.")
+@click.option(
+    "--profile", type=click.Choice(PROFILES), default="sandbox", show_default=True, help="Site."
+)
 @click.pass_context
-def status_command(ctx: click.Context, as_json: bool) -> None:
+def status_command(ctx: click.Context, as_json: bool, profile: str) -> None:
     """Check each service.
 
     Exit code 3 when one is down.
@@ -254,13 +293,13 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
     Example:
     kit sandbox status --json
     """
-    settings = load("sandbox")
-    services.refuse_other_version(settings.sandbox_dir)
+    settings = load(profile)
+    services.refuse_other_version(settings)
     rows = services.status(settings)
     if as_json:
         site = asdict(settings.hpc) if settings.hpc else {}
         document = {"services": [asdict(row) for row in rows], "hpc": site}
-        click.echo(json.dumps(document | {"files": services.files(settings.sandbox_dir)}))
+        click.echo(json.dumps(document | {"files": services.files(files.folder_of(settings))}))
     else:
         click.echo(table(rows))
     ctx.exit(0 if all(row.up for row in rows) else 3)
@@ -271,7 +310,10 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
 @click.option(
     "-n", "lines", default=40, type=click.IntRange(1), show_default=True, help="Number of lines."
 )
-def logs_command(name: str, lines: int) -> None:
+@click.option(
+    "--profile", type=click.Choice(PROFILES), default="sandbox", show_default=True, help="Site."
+)
+def logs_command(name: str, lines: int, profile: str) -> None:
     """Show the end of a service's logs.
 
     These are its output and its own log file.
@@ -280,7 +322,7 @@ def logs_command(name: str, lines: int) -> None:
     Example:
     kit sandbox logs mlflow -n 100
     """
-    for path, text in logs(load("sandbox"), name, lines):
+    for path, text in logs(load(profile), name, lines):
         click.echo(f"== {path}\n{text}")
 
 
@@ -307,7 +349,7 @@ def _cells(row: Service) -> tuple[str, ...]:
 
 def logs(settings: Settings, name: str, lines: int = 40) -> Iterator[tuple[Path, str]]:
     """Yield the last lines of each file that a service writes: (path, text)."""
-    folder = settings.sandbox_dir / "log"
+    folder = files.folder_of(settings) / "log"
     for path in (folder / f"{name}.out", folder / f"{name.replace('slurmd-', 'slurmd.')}.log"):
         if path.exists():
             text = path.read_text(errors="replace")

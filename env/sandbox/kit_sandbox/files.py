@@ -4,6 +4,7 @@ import hashlib
 import os
 import secrets
 import shlex
+import shutil
 import socket
 import string
 import sys
@@ -26,6 +27,7 @@ PROJECTS = ("project_2001234", "project_2005678")
 SLURM = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd-c1", "slurmd-c2", "slurmd-g1")
 ALLAS = ("keystone", "ceph-mon", "ceph-osd", "rgw")
 KIT = ("forwarder", "worker", "flower", "submitter")
+SITE = (*SLURM, "sshd-login", "submitter")  # a second site uses the other services of the first
 PROGRAMS = (*SLURM, "sshd-login", "sshd-vm", *ALLAS, "mlflow", "redis", "prometheus", *KIT)
 # Nobody outside gets through the state folder; inside the root the other accounts pass through the
 # first of these, read the second, and are kept out of the last
@@ -99,13 +101,29 @@ def place_of(settings: Settings, name: str) -> tuple[str, int]:
     return port.address, port.port
 
 
+def is_second(settings: Settings) -> bool:
+    """Report whether a profile is that of a second site, which runs beside the sandbox."""
+    return settings.profile != "sandbox"
+
+
+def programs_of(settings: Settings) -> tuple[str, ...]:
+    """List the programs that a profile's sandbox runs."""
+    return SITE if is_second(settings) else PROGRAMS
+
+
+def folder_of(settings: Settings) -> Path:
+    """Return where a profile's state is; that of a second site is below the first one's."""
+    folder = settings.sandbox_dir.absolute()
+    return folder / settings.site.name if is_second(settings) else folder
+
+
 def state_folder(settings: Settings) -> Path:
     """Return the state folder, created if needed.
 
     Raises UsageError if its path is too long for sockets, it is not this user's own folder, or
     it holds something else.
     """
-    folder = settings.sandbox_dir.absolute()
+    folder = folder_of(settings)
     step = "set KIT_SANDBOX_DIR to a folder of your own"
     if len(str(folder)) > MAX_PATH_LENGTH:
         raise UsageError(
@@ -141,6 +159,10 @@ def variables(settings: Settings, folder: Path) -> dict[str, str]:
     both = "" if has_network() else "EnableIPv6"
     values = {
         "SBX": str(folder),
+        "BASE": str(settings.sandbox_dir.absolute()),
+        "PROFILE": settings.profile,
+        "CLUSTER": settings.site.name,
+        "CGROUP_PLUGIN": "disabled" if is_second(settings) else "autodetect",
         "ROOT": str(ROOT),
         "PYTHON": sys.executable,
         "KEYSTONE": str(settings.cache_dir / "sandbox" / "keystone" / "bin" / "python"),
@@ -201,6 +223,8 @@ def prepare(settings: Settings, folder: Path, root: Path) -> dict[str, str]:
         if not device.is_symlink():
             device.symlink_to("/dev/null")
     values = variables(settings, folder)
+    if is_second(settings):  # one person, one key, one certificate for both sites
+        shutil.copytree(folder.parent / "etc" / "ssh", folder / "etc" / "ssh", dirs_exist_ok=True)
     keys.create(folder, values)
     for template in sorted((SOURCE / "etc").rglob("*.in")):
         target = folder / "etc" / template.relative_to(SOURCE / "etc").with_suffix("")
@@ -212,5 +236,7 @@ def prepare(settings: Settings, folder: Path, root: Path) -> dict[str, str]:
     (folder / "etc" / "hosts").write_text(hosts)
     lines = [f"{key}={shlex.quote(value)}" for key, value in sorted(values.items())]
     write_private(folder / "etc" / "sandbox.env", "\n".join(lines) + "\n")
-    (folder / "etc" / "supervisord.conf").write_text(supervisor.config(values, PROGRAMS))
+    (folder / "etc" / "supervisord.conf").write_text(
+        supervisor.config(values, programs_of(settings))
+    )
     return values

@@ -17,10 +17,15 @@ from kit_sandbox.folders import check_owner
 from kit_sandbox.roots import SOURCE, Report
 
 
-def install(settings: Settings, report: Report) -> Path:
-    """Make what is missing; return the Debian root. Raises what `roots.make` raises."""
+def install(settings: Settings, report: Report, name: str = "bookworm") -> Path:
+    """Make what is missing; return the Debian root `name`. Raises what `roots.make` raises.
+
+    Python software comes with the first root, which the others use as well.
+    """
     cache = settings.cache_dir / "sandbox"
-    root = roots.make(cache, "bookworm", report)
+    root = roots.make(cache, name, report)
+    if name != "bookworm":
+        return root
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
     lock, torch = SOURCE / "keystone.lock", SOURCE / "pytorch.txt"
     if _is_stale(cache / "keystone", lock):

@@ -23,7 +23,7 @@ from kit_sandbox.folders import own_folder
 Report = Callable[[str], None]
 SOURCE = ROOT / "env" / "sandbox"
 ENTER = SOURCE / "enter.sh"
-NAMES = ("bookworm",)
+NAMES = ("bookworm", "trixie")
 MACHINE = "x86_64"  # the machine of the locks, as uname says it; "amd64" in Debian's words
 PUBLIC_MIRROR = "http://deb.debian.org/debian"
 KEYRING = "usr/share/keyrings/debian-archive-keyring.gpg"

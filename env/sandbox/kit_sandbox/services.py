@@ -1,6 +1,7 @@
 """The services of a sandbox while it runs: the supervisor over them, their health checks."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import psutil
 from kit.base import ROOT, Busy, KitError
 from kit.base.settings import Settings
 from kit_sandbox import processes, roots
-from kit_sandbox.files import PASSWORDS, PLACES, PROGRAMS, SOURCE, place_of
+from kit_sandbox.files import PASSWORDS, PLACES, SOURCE, folder_of, place_of, programs_of
 from kit_sandbox.supervisor import control
 
 Report = Callable[[str], None]
@@ -51,11 +52,11 @@ class Answer:
 
 def status(settings: Settings) -> list[Service]:
     """Run the health checks of all running services at the same time."""
-    folder = settings.sandbox_dir.absolute()
+    folder, names = folder_of(settings), programs_of(settings)
     rows = {row["name"]: row for row in programs(folder)} if supervisor(folder) else {}
-    running = [name for name in PROGRAMS if name in rows and rows[name]["pid"]]
+    running = [name for name in names if name in rows and rows[name]["pid"]]
     answers = check(folder, *running) if running else {}
-    return [_service(settings, name, rows.get(name), answers.get(name)) for name in PROGRAMS]
+    return [_service(settings, name, rows.get(name), answers.get(name)) for name in names]
 
 
 def _service(
@@ -144,8 +145,9 @@ def programs(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def refuse_other_version(folder: Path) -> None:
+def refuse_other_version(settings: Settings) -> None:
     """Raise Busy if the running sandbox lacks what this version of the kit starts."""
+    folder = folder_of(settings)
     running = {row["name"] for row in programs(folder)}
     if not running:  # it is only just starting
         return
@@ -154,7 +156,7 @@ def refuse_other_version(folder: Path) -> None:
     present = {line.partition("=")[0] for line in text.splitlines()}
     names = [f"{name}_PASSWORD" for name in PASSWORDS] + [f"ADDR_{n}" for n in PLACES.values()]
     expected = [name.upper().replace("-", "_") for name in names]
-    missing = [name for name in PROGRAMS if name not in running]
+    missing = [name for name in programs_of(settings) if name not in running]
     missing += [name for name in expected if name not in present]
     if missing:
         raise Busy(
@@ -224,7 +226,8 @@ def wait(folder: Path, report: Report) -> None:
     Raises KitError with the last answers if that takes longer than READY_S.
     """
     begin = time.monotonic()
-    late = {name: Answer(False, 0, "") for name in PROGRAMS}
+    text = (folder / "etc" / "supervisord.conf").read_text()
+    late = {name: Answer(False, 0, "") for name in re.findall(r"^\[program:(.+)\]", text, re.M)}
     while late and time.monotonic() - begin < READY_S:
         answers = check(folder, *late)
         for name in [name for name in late if answers[name].healthy]:

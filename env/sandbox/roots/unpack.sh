@@ -47,5 +47,5 @@ done
 # ca-certificates; the machine's own bundle is mounted over it when there is one
 cat usr/share/ca-certificates/mozilla/*.crt >etc/ssl/certs/ca-certificates.crt
 # what is mounted over must exist
-mkdir -p run/sshd projappl opt/pytorch opt/kit
+mkdir -p run/sshd projappl opt/pytorch opt/debian12 opt/kit
 touch etc/hosts etc/resolv.conf etc/pip.conf
