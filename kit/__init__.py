@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kit.report.page import notes as report_notes
     from kit.report.page import page as report_page
     from kit.report.page import pictures as report_pictures
+    from kit.report.page import runs_of_experiment as compare_runs
     from kit.report.page import timeline_beside_article
     from kit.slurm import JobSpec, JobStatus, Slurm
     from kit.store.objects import ObjectStore
@@ -58,6 +59,7 @@ _PLACES = {
     "Slurm": "kit.slurm:Slurm",
     "Unreachable": "kit.base.errors:Unreachable",
     "UsageError": "kit.base.errors:UsageError",
+    "compare_runs": "kit.report.page:runs_of_experiment",
     "compare_with_article": "kit.report.page:beside_article",
     "dashboard_panels": "kit.report.dashboard:panels",
     "load_profile": "kit.base.settings:load",
@@ -93,6 +95,7 @@ __all__ = [
     "Slurm",
     "Unreachable",
     "UsageError",
+    "compare_runs",
     "compare_with_article",
     "dashboard_panels",
     "load_profile",

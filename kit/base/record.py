@@ -48,6 +48,8 @@ class Record(BaseModel):
     run: str
     parameters: dict[str, _Scalar | dict[str, _Scalar]] = {}  # `gates` is a table
     data: _Data = _Data()
+    experiment: str = ""
+    metrics: dict[str, FiniteFloat] = {}
     figures: Annotated[dict[str, FiniteFloat | None], AfterValidator(_in_one)] = {}
     seconds: dict[str, FiniteFloat] = {}
     pipeline: dict[str, FiniteFloat] = {}

@@ -1,11 +1,16 @@
 """The experiments that the kit runs.
 
-An experiment has parameters (`Parameters`: types, ranges, defaults and descriptions, checked
-when a run starts) and metrics, which are held against `Thresholds` before a model is registered.
-Begin with `fashion_mnist/training.py`, the article's experiment from top to bottom.
+An experiment is a module with five names (`contract`); it is found by its name or its file
+(`loader`) and carried out the same way on every target (`running`). Its metrics are held against
+`Thresholds` before a model is registered. Begin with `contract.py`, then `digits.py`.
 """
 
-from kit.experiments.gates import GatesNotPassed as GatesNotPassed
-from kit.experiments.gates import Thresholds as Thresholds
-
-__all__ = ["GatesNotPassed", "Thresholds"]
+from kit.experiments.contract import Context, DataInfo, Experiment
+from kit.experiments.gates import GatesNotPassed, Thresholds
+from kit.experiments.loader import (
+    DEFAULT,
+    experiment_names,
+    imported_experiment,
+    load_experiment,
+    remember,
+)

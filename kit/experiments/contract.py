@@ -9,8 +9,9 @@
 Optional: `figures(ctx)` returns pictures by title, drawn from the files that exist so far;
 `PRIMARY` names the metric of the tables; `GATES` are the least metrics of a model that is
 registered; `REQUIREMENTS` lists packages that the site's environment needs beside the kit's own;
-`LABEL` and `MODEL` are the names in pipelines and MLflow, where they differ from `NAME`. The file
-`model.*` in ctx.out is the one that is registered.
+`LABEL` and `MODEL` are the names in pipelines and MLflow, where they differ from `NAME`;
+`published(target, facts)` returns the files to publish, where these have a shape of their own. The
+file `model.*` in ctx.out is the one that is registered, and `LOADING` a line that loads it.
 """
 
 import contextlib
@@ -71,14 +72,13 @@ class Context:
     def __init__(
         self,
         data: Path,
-        out: Path,
-        checkpoint: Path,
+        folder: Path,
         parameters: Any,
         workers: int = 1,
         show: Report = ignore_progress,
         submit: Callable[..., Callable[[], Any]] = partial,
     ) -> None:
-        self.data, self.out, self.checkpoint = data, out, checkpoint
+        self.data, self.out, self.checkpoint = data, folder / "out", folder / "checkpoint"
         self.parameters, self.workers = parameters, workers
         self.device: str = getattr(parameters, "device", "cpu")
         self.losses: list[tuple[int, float]] = []
@@ -191,6 +191,10 @@ class Experiment:
         """The name under which MLflow registers its models, less the target."""
         return str(getattr(self.module, "MODEL", self.label.upper()))
 
+    def facts(self) -> Json:
+        """Return what records hold about it: enough to log a run without loading it again."""
+        return {"name": self.name, "code": self.code, "label": self.label, "model": self.model_name}
+
     @property
     def parameters(self) -> type[Parameters]:
         """The class of its parameters."""
@@ -199,7 +203,7 @@ class Experiment:
 
     @property
     def primary(self) -> str:
-        """The metric of its tables; empty: the first that it measures."""
+        """The metric of its tables; empty where it names none."""
         return str(getattr(self.module, "PRIMARY", ""))
 
     @property
@@ -211,6 +215,17 @@ class Experiment:
     def requirements(self) -> tuple[str, ...]:
         """Packages that the environment on a site needs beside the kit's own."""
         return tuple(getattr(self.module, "REQUIREMENTS", ()))
+
+    def published(self, target: str, facts: Json) -> dict[str, Json]:
+        """Return the files to publish by path: by default metrics and time of each target.
+
+        `facts` are `metrics` and `time`; of a pipeline also `components`, the times of the stages;
+        of a job also `ray_job`, `sacct`, `seff` and whether the environment was `configured`.
+        """
+        if hasattr(self.module, "published"):
+            return dict(self.module.published(target, facts))
+        content = {"metrics": facts["metrics"], "time": facts["time"]}
+        return {f"{target}/artifacts/{self.name}-metrics.json": content}
 
     def figures(self, ctx: Context) -> dict[str, Any]:
         """Return the pictures that can be drawn from the files that exist so far, by title."""

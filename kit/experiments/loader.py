@@ -58,6 +58,24 @@ def load_experiment(reference: str, own_files: bool = True) -> Experiment:
     raise _unknown(reference, own_files)
 
 
+def remember(experiment: Experiment) -> None:
+    """Let programs that this process starts find an experiment of a file by its name."""
+    listed = os.environ.get("KIT_EXPERIMENTS", "").split(os.pathsep)
+    if os.sep in experiment.reference and experiment.reference not in listed:
+        files = [experiment.reference, *filter(None, listed)]
+        os.environ["KIT_EXPERIMENTS"] = os.pathsep.join(files)
+
+
+def imported_experiment(module: str) -> Experiment:
+    """Return the experiment of a module that can be imported here, whatever its hash is.
+
+    On a site it comes from the archive that the submitter checked.
+    """
+    loaded = _import(module, module)
+    _check(loaded, module)
+    return Experiment(loaded, module, {}, "")
+
+
 def experiment_names() -> list[str]:
     """List the names of the built-in and of the installed experiments."""
     installed = {point.name for point in importlib.metadata.entry_points(group=GROUP)}
@@ -128,8 +146,16 @@ def _execute(tried: str, load: Any) -> Any:
 
 
 def _checked(module: ModuleType, reference: str) -> Experiment:
-    """Check the names of the contract and return the experiment."""
+    """Check the names of the contract and return the experiment with its own files."""
+    _check(module, reference)
     file = Path(str(module.__file__))
+    package = file.name == "__init__.py"
+    sources = sorted(file.parent.rglob("*.py")) if package else [file]
+    named = {path.relative_to(file.parent).as_posix(): path for path in sources}
+    return Experiment(module, reference, named, hash_of(named))
+
+
+def _check(module: ModuleType, reference: str) -> None:
     tried = f"load the experiment {reference}"
     _check_name(tried, getattr(module, "NAME", None))
     for function, arguments in _FUNCTIONS.items():
@@ -138,10 +164,6 @@ def _checked(module: ModuleType, reference: str) -> Experiment:
         _check_function(tried, module, "figures", ("ctx",))
     _check_parameters(tried, getattr(module, "Parameters", None))
     _check_options(tried, module)
-    package = file.name == "__init__.py"
-    sources = sorted(file.parent.rglob("*.py")) if package else [file]
-    named = {path.relative_to(file.parent).as_posix(): path for path in sources}
-    return Experiment(module, reference, named, hash_of(named))
 
 
 def _check_name(tried: str, name: object) -> None:

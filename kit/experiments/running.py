@@ -8,8 +8,10 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from kit.base import DataError, UsageError
 from kit.experiments.contract import (
@@ -21,6 +23,7 @@ from kit.experiments.contract import (
     hash_of,
 )
 
+OUT = "out/"  # before the names of the experiment's own files, where others are beside them
 METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")  # what every tracking server takes
 
 
@@ -117,6 +120,21 @@ def out_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def model_file(names: "list[str]") -> str:
+def check_name(name: str) -> str:
+    """Return the name of a file below a folder. Raises DataError for one that leads out of it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name or path.as_posix() != name:
+        raise DataError(
+            f"use the file name {name!r:.80}", "it leads out of its folder", "remove it"
+        )
+    return name
+
+
+def out_names(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of stored files that the experiment wrote, by the names that it gave them."""
+    return {n.removeprefix(OUT): value for n, value in stored.items() if n.startswith(OUT)}
+
+
+def model_file(names: Iterable[str]) -> str:
     """Return the file of the results that is the model; empty where there is none."""
     return next((name for name in sorted(names) if Path(name).stem == "model"), "")

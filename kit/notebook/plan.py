@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from kit.base import UsageError
 from kit.base.settings import Settings
 from kit.billing import estimate_text
-from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments import load_experiment
 from kit.runs.requests import RunRequest
 from kit.slurm import JobSpec, SitePaths, build_script, node_hours, parse_duration, sbatch_argv
 from kit.store import as_row, bucket_name, certificates, describe_expiry
@@ -33,7 +33,10 @@ class Batch:
 def batch(settings: Settings, request: RunRequest) -> Batch:
     """Build the batch job of a request; folders and files named by a hash are examples."""
     hpc = settings.hpc_section(accepts_jobs=True)
-    task = dataclasses.replace(build_task(hpc, request, 1, "0" * 64), attempt_id="0" * 12)
+    experiment = load_experiment(request.experiment, own_files=False)
+    task = dataclasses.replace(
+        build_task(hpc, request, experiment, 1, "0" * 64), attempt_id="0" * 12
+    )
     if hpc.build_env_on == "login":
         task = dataclasses.replace(task, environment=f"{SitePaths(hpc).venvs}/made-by-ssh")
     cloud = settings.cloud
@@ -69,8 +72,8 @@ def sections(settings: Settings, target: str, now: float) -> list[tuple[str, str
 
 
 def _local(settings: Settings) -> str:
-    epochs, place = Parameters().epochs, settings.profile_dir / "local"
-    return f"training in the notebook's own process, {epochs} epochs\nresults in {place}"
+    place = settings.profile_dir / "local"
+    return f"training in the notebook's own process\nresults in {place}"
 
 
 def _cloud(settings: Settings) -> str:

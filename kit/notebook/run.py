@@ -23,10 +23,9 @@ from kit.billing import (
     offers_elsewhere,
     refuse_over,
 )
-from kit.experiments import Thresholds
-from kit.experiments.fashion_mnist import GATES, METRICS, pictures
-from kit.experiments.fashion_mnist import images as fashion_mnist
-from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments import DEFAULT, Context, Thresholds, load_experiment, remember, running
+from kit.experiments.parameters import Parameters
+from kit.experiments.running import Data, Trained, model_file
 from kit.notebook import cloud_hpc, plan, results, show
 from kit.notebook.show import Pictures, Table, Text
 from kit.runs import history
@@ -40,8 +39,6 @@ from kit.store import bucket_name, open_store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from kit.experiments.fashion_mnist.training import Evaluation, Trained
 
 T = TypeVar("T")
 
@@ -70,8 +67,9 @@ def start(
     target: str,
     parameters: Mapping[str, Any],
     *,
+    experiment: str = DEFAULT,
     fresh: bool = False,
-    gates: Mapping[str, float] = GATES,
+    gates: Mapping[str, float] | None = None,
     strict: bool = False,
     runner: str = "",
     configured: bool = True,
@@ -80,8 +78,9 @@ def start(
 ) -> "Run":
     """Read settings and data and start a run of a target, or resume an interrupted one.
 
-    `parameters` are the experiment's. `gates` are the least metrics of a model that is
-    registered; `strict` fails the run when one is missed. `runner` is where the pipeline runs
+    `experiment` is the name of one, or the path of its file; `parameters` are its own. `gates` are
+    the least metrics of a model that is registered (None: the experiment's); `strict` fails the
+    run when one is missed. `runner` is where the pipeline runs
     ("" for the profile's). For cloud-hpc: `configured` uses an environment that is on the site,
     `workers` share each epoch, `tunnel` is reverse, none, or None for the profile's. Raises
     UsageError for a wrong value, DataError for damaged data, Busy when the run is being executed.
@@ -92,29 +91,26 @@ def start(
     settings = pipelines.with_runner(settings, runner)
     if target != "local":
         refuse_over(settings, target)
-    chosen = Parameters(**parameters)
-    options = Options(check_gates(gates), strict, configured, workers, tunnel or "")
+    wanted = load_experiment(experiment)
+    remember(wanted)
+    chosen = wanted.parameters(**parameters)
+    least = wanted.gates if gates is None else Thresholds(gates)
+    options = Options(least, strict, configured, workers, tunnel or "")
     timeline = Timeline()
     with timeline.span("data"):
-        data = fashion_mnist.load(settings.data_dir, settings.cache_dir)
+        data = running.make_data(wanted, settings.cache_dir / "datasets", settings.data_dir)
     recorded = {**chosen.model_dump(), **options.as_parameters(target)}
-    run = history.start_run(settings, target, recorded, data.hash, fresh)
+    run = history.start_run(settings, target, recorded, data.hash, fresh, wanted)
     run.timeline.add(timeline)
     return Run(run, data, chosen, options)
 
 
-def check_gates(gates: Mapping[str, float]) -> Thresholds:
-    """Return the gates; UsageError for a metric that is not measured or a value out of range."""
-    for metric, least in Thresholds(gates).items():
-        if metric not in METRICS or not 0 <= least <= 1:
-            next_step = f"use a number from 0 to 1 for {', '.join(METRICS)}"
-            raise UsageError(f"the gate {metric} = {least!r} is not valid", next_step=next_step)
-    return Thresholds(gates)
+def show_code(*names: str, experiment: str = DEFAULT) -> Text:
+    """Show code of an experiment: classes and functions by name, those of its own files.
 
-
-def show_code(*names: str) -> Text:
-    """Show the code of the experiment's training: classes and functions by name."""
-    return show.experiment_code(*names)
+    Where it has none of these names its `train` and `evaluate` are shown.
+    """
+    return show.experiment_code(load_experiment(experiment), *names)
 
 
 def show_estimate(profile: str, target: str) -> Table:
@@ -132,26 +128,33 @@ class Run:
     def __init__(
         self,
         run: history.Run,
-        data: fashion_mnist.Dataset,
+        data: Data,
         parameters: Parameters,
         options: Options,
     ) -> None:
         self.run, self.data, self.parameters, self.options = run, data, parameters, options
+        self.experiment = run.experiment
         self.trained: Trained | None = None
-        self.evaluation: Evaluation | None = None
+        self.metrics: dict[str, float] | None = None
+        self.shown: set[str] = set()
         self.outcome: Outcome | None = None
         self.record: Json | None = None
 
     def __repr__(self) -> str:
         """Return the run, its data and where it works."""
-        warning = [f"!!! {self.data.warning} !!!"] if self.data.warning else []
+        warning = [f"!!! {self.data.info.warning} !!!"] if self.data.info.warning else []
         return "\n".join([*self._lines(), *warning])
 
     def _repr_html_(self) -> str:
-        return show.banner(self._lines(), self.data.warning)
+        return show.banner(self._lines(), self.data.info.warning)
 
     def _lines(self) -> list[str]:
-        lines = [repr(self.run), f"data: {self.data.title}", f"folder: {self.run.folder}"]
+        lines = [
+            repr(self.run),
+            f"experiment: {self.experiment.name}",
+            f"data: {self.data.info.title}",
+            f"folder: {self.run.folder}",
+        ]
         if self.run.target == "cloud":
             lines.append(f"bucket: {self.bucket}")
         if self.run.target == "cloud-hpc":
@@ -188,43 +191,45 @@ class Run:
             run=self.run.id,
             data_hash=self.data.hash,
             configured=self.options.configured,
-            hyperparameters=self.parameters,
+            experiment=self.experiment.name,
+            code=self.experiment.code,
+            hyperparameters=self.parameters.model_dump(),
             workers=self.options.workers,
             tunnel=self.options.tunnel,
             profile=self.settings.profile,
             site=site_id(self.settings),
         )
 
-    def show_images(self) -> Pictures:
-        """Draw one training image of each class."""
-        labels = self.data.train_labels.tolist()
-        images = self.data.train_images
-        return Pictures({"images": pictures.image_grid(images, labels, self.data.warning)})
+    @property
+    def context(self) -> Context:
+        """The folders and parameters that the experiment gets when it runs here."""
+        if "_context" not in vars(self):
+            from kit.notebook.progress import Bar
+
+            folder = self.run.folder
+            self._context = Context(self.data.folder, folder, self.parameters, show=Bar())
+        return self._context
+
+    def show_figures(self) -> Pictures:
+        """Draw the experiment's own pictures that were not shown before."""
+        drawn = self.experiment.figures(self.context)
+        new = {title: figure for title, figure in drawn.items() if title not in self.shown}
+        self.shown |= set(new)
+        return Pictures(new)
 
     def train(self) -> str:
-        """Train with a progress bar; an interrupted training resumes after its last epoch."""
-        from kit.experiments.fashion_mnist import training
-        from kit.notebook.progress import Bar
-
+        """Train with a progress bar; an interrupted training resumes from its checkpoint."""
         with self.run.timeline.span("training"):
-            folder = self.run.folder / "checkpoint"
-            done = self.trained = training.train(self.data, self.parameters, folder, Bar())
-        resumed = f", {done.epochs_resumed} of them before" if done.epochs_resumed else ""
-        return f"{self.parameters.epochs} epochs{resumed}: {done.seconds:.1f} s of training"
+            done = self.trained = running.train(self.experiment, self.context)
+        resumed = f", resumed after step {done.resumed_step}" if done.resumed_step else ""
+        return f"trained for {done.seconds:.1f} s{resumed}"
 
     def evaluate(self) -> Table:
-        """Evaluate on the test images: a row for each class and one for the mean."""
-        from kit.experiments.fashion_mnist import training
-
-        model = self._needs(self.trained, "train").model
+        """Measure the model: a table of the metrics, those of parts of the data in rows."""
+        self._needs(self.trained, "train")
         with self.run.timeline.span("evaluation"):
-            self.evaluation = training.evaluate(model, self.data, self.parameters)
-        return show.class_table(self.evaluation.performance)
-
-    def show_confusion(self) -> Pictures:
-        """Draw which class was taken for which."""
-        confusion = self._needs(self.evaluation, "evaluate").confusion
-        return Pictures({"confusion": pictures.confusion_matrix(confusion, self.data.warning)})
+            self.metrics = running.evaluate(self.experiment, self.context)
+        return show.metrics_table(self.metrics)
 
     def show_credentials(self) -> Table:
         """List the credentials and when they expire, never the secrets.
@@ -277,8 +282,9 @@ class Run:
         judging: Json = {"gates": self.options.gates, "strict": self.options.strict}
         judging["commit"] = self.run.commit
         if self.run.target != "cloud-hpc":
-            of_the_run = self.run.id, self.bucket, self.data.hash, self.parameters
-            arguments = pipelines.arguments_of(self.settings, *of_the_run, **judging)
+            of_the_run = self.run.id, self.bucket, self.data.hash, self.experiment
+            values = self.parameters.model_dump()
+            arguments = pipelines.arguments_of(self.settings, *of_the_run, values, **judging)
             return self._execute(arguments, lambda _: "")
         for store in (self.requests.store, self.objects.store):
             store.ensure_bucket()
@@ -286,7 +292,9 @@ class Run:
             self.requests.ask_again(self.run.id)
         if self.settings.cloud is not None and self.settings.cloud.runner == "cluster":
             self.objects.put_data(self.data)  # a component there cannot read files of this machine
-        arguments = pipelines.hpc_arguments_of(self.settings, self.request, **judging)
+        arguments = pipelines.hpc_arguments_of(
+            self.settings, self.request, self.experiment, **judging
+        )
         with cloud_hpc.submitter(self.settings, self.run.folder) as child:
             return self._execute(
                 arguments, lambda states: cloud_hpc.note(child, self.requests, self.run.id, states)
@@ -313,8 +321,8 @@ class Run:
         return f"pipeline {outcome.pipeline_s:.1f} s;{state} gates {passed}"
 
     def show_metrics(self) -> Table:
-        """Show the metrics by class and their mean."""
-        return show.class_table(self._done.performance)
+        """Show the metrics, those of parts of the data in rows."""
+        return show.metrics_table(self._done.metrics)
 
     def show_sacct(self) -> Table:
         """Show what the accounting reports of the job and its steps."""
@@ -326,38 +334,35 @@ class Run:
 
     def show_mlflow(self) -> Table:
         """Read back from MLflow what was logged."""
-        return show.mlflow_table(self.settings, self.run.target, self.run.id, self._done.mlflow)
+        return show.mlflow_table(self.settings, self.run, self._done.mlflow)
 
     def show_loss(self) -> "Figure":
         """Draw the training loss over the steps."""
         if self.run.target == "local":
-            losses = self._needs(self.trained, "train").losses
+            self._needs(self.trained, "train")
+            losses = self.context.losses
         else:
             losses = self._done.losses
-        steps = -(-len(self.data.train_labels) // self.parameters.batch_size)
-        return kit.plots.loss_curve(losses, steps, self.data.warning)
+        return kit.plots.loss_curve(losses, self.data.info.warning)
 
     def finish(self) -> Json:
         """Write the published files and add the run to the history; return its record."""
         if self.run.target == "local":
             trained = self._needs(self.trained, "train and evaluate")
-            measured = self._needs(self.evaluation, "evaluate")
-            record = results.finish_local(
-                self.run, self.data, self.parameters, trained, measured.performance
-            )
+            metrics = self._needs(self.metrics, "evaluate")
+            record = results.finish_local(self.run, self.data, self.context, trained, metrics)
         elif self.run.target == "cloud":
             record = results.finish_cloud(self.run, self.data, self.objects, self._done)
         else:
-            configured = self.options.configured
-            record = results.finish_cloud_hpc(
-                self.run, self.data, self.objects, self._done, configured
-            )
+            record = results.finish_cloud_hpc(self.run, self.data, self.objects, self._done)
         self.record = record
         return record
 
     def compare(self) -> Table:
-        """Put this run beside the article's column of its kind; empty rows are left out."""
+        """Put a run of the article's experiment beside its column, another one beside its like."""
         self._needs(self.record, "finish")
+        if self.experiment.name != DEFAULT:
+            return Table(kit.compare_runs(self.settings, self.experiment.name))
         return Table(kit.compare_with_article(self.settings, self._column))
 
     @property
@@ -371,9 +376,11 @@ class Run:
         if self.run.target == "local":
             seconds = self.run.timeline.seconds()
             seconds["other"] = max(0.0, self.run.active_s() - sum(seconds.values()))
-            return kit.plots.timeline({"local": seconds}, self.data.warning)
+            return kit.plots.timeline({"local": seconds}, self.data.info.warning)
         parts = self._done.seconds()
-        return kit.timeline_beside_article(self._column, parts, self.data.warning)
+        if self.experiment.name != DEFAULT:
+            return kit.plots.timeline({self.run.target: parts}, self.data.info.warning)
+        return kit.timeline_beside_article(self._column, parts, self.data.info.warning)
 
     def show_bill(self) -> Table:
         """Show what the run cost, the sums and what was reserved and not used."""
@@ -389,12 +396,13 @@ class Run:
     def show_results(self) -> Text:
         """Show where the results are and how to load the model."""
         self._needs(self.record, "finish")
-        model = self.run.folder / "model.safetensors"
-        loading = "from kit.experiments.fashion_mnist.training import load_model"
+        out = self.run.folder / "out"
+        model = out / model_file(running.out_files(out))
+        loading = getattr(self.experiment.module, "LOADING", "the way its evaluate reads {!r}")
         return Text(
             f"published files: {self.settings.profile_dir / self.run.target}\n"
             f"this run:        {self.run.folder}\n"
-            f"load the model:  {loading}; model = load_model(Path({str(model)!r}))"
+            f"load the model:  {loading.format(str(model))}"
         )
 
     @property

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kit import tracking
-from kit.base import PACKAGE, Json, Unreachable, UsageError
+from kit.base import Json, Unreachable
 from kit.base.settings import Settings
-from kit.experiments.fashion_mnist import METRICS
-from kit.experiments.fashion_mnist.images import LABELS
+from kit.experiments import Experiment
+from kit.runs.history import Run
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
-
-TRAINING = PACKAGE / "experiments" / "fashion_mnist" / "training.py"
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,18 +90,19 @@ class Code(Text):
         return str(highlight(self.text, PythonLexer(), formatter))
 
 
-def experiment_code(*names: str) -> Code:
-    """Return the source of classes and functions of the training, in their order there."""
-    source = TRAINING.read_text(encoding="utf-8")
-    parts = {
-        node.name: ast.get_source_segment(source, node) or ""
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef | ast.FunctionDef)
-    }
-    if unknown := [name for name in names if name not in parts]:
-        next_step = f"use names of: {', '.join(parts)}"
-        raise UsageError(f"show the code of {', '.join(unknown)}", "no such name", next_step)
-    return Code("\n\n\n".join(text for name, text in parts.items() if name in names))
+def experiment_code(experiment: Experiment, *names: str) -> Code:
+    """Return the source of classes and functions of an experiment, in the order of its files.
+
+    Where it has none of these names, of `train` and `evaluate`.
+    """
+    parts: dict[str, str] = {}
+    for path in experiment.sources.values():
+        source = path.read_text(encoding="utf-8")
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                parts.setdefault(node.name, ast.get_source_segment(source, node) or "")
+    wanted = [name for name in parts if name in names]
+    return Code("\n\n\n".join(parts[name] for name in wanted or ("train", "evaluate")))
 
 
 def banner(sentences: list[str], warning: str) -> str:
@@ -113,12 +112,18 @@ def banner(sentences: list[str], warning: str) -> str:
     return f"{top}<p>{'<br>'.join(map(html.escape, sentences))}</p>"
 
 
-def class_table(performance: Json) -> Table:
-    """Return the metrics by class and their mean, four digits."""
+def metrics_table(metrics: Mapping[str, float]) -> Table:
+    """Return the metrics, four digits, a column each and a last row `all`.
+
+    Metrics named `<part>-<metric>` are those of a part of the data, such as a class: a row each.
+    """
     import pandas
 
-    columns = {kind: [*performance[f"class-{kind}"], performance[kind]] for kind in METRICS}
-    return Table(pandas.DataFrame(columns, index=[*LABELS, "mean (macro)"]).round(4))
+    whole = [name for name in metrics if name.rpartition("-")[2] not in metrics or "-" not in name]
+    parts = dict.fromkeys(n.rpartition("-")[0] for n in metrics if n not in whole)
+    rows = {part: [metrics.get(f"{part}-{name}") for name in whole] for part in parts}
+    rows["all"] = [metrics[name] for name in whole]
+    return Table(pandas.DataFrame.from_dict(rows, orient="index", columns=whole).round(4))
 
 
 def credentials_table(settings: Settings, job_end: float | None = None) -> Table:
@@ -156,7 +161,7 @@ def value_table(values: Json) -> Table:
     return Table(pandas.DataFrame.from_dict(values, orient="index", columns=["value"]))
 
 
-def mlflow_table(settings: Settings, target: str, run: str, logged: Json) -> Table:
+def mlflow_table(settings: Settings, run: Run, logged: Json) -> Table:
     """Return what MLflow has of a run, or what became of its log (`logged`)."""
     import pandas
 
@@ -164,7 +169,8 @@ def mlflow_table(settings: Settings, target: str, run: str, logged: Json) -> Tab
     if logged["state"] != "logged":
         return Table(pandas.DataFrame(rows), "", tracking.Logged(**logged).sentence())
     try:
-        stored = tracking.read(settings, tracking.experiment_of(target), run)
+        experiment = tracking.experiment_of(run.target, run.experiment.label)
+        stored = tracking.read(settings, experiment, run.id)
     except Unreachable as err:
         return Table(pandas.DataFrame(rows), logged["link"], f"MLflow is away now: {err.got}")
     return Table(pandas.DataFrame(tracking.rows(stored)), stored["link"], "")

@@ -1,63 +1,59 @@
 """The driver of the Ray job: trains in a Ray worker and leaves files in the attempt's folder.
 
 Runs on the site, started through Ray's Jobs API in an environment that has `KIT_TASK`. The
-training is `kit.experiments.fashion_mnist.training`, the same as on the other targets, so that
-its results have the same bits.
+experiment is the one that came with the code of this job, carried out as on the other targets, so
+that its results have the same bits.
 """
 
-import functools
 import json
 import os
 import shutil
 import sys
 import time
 import traceback
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kit.base import DataError, Json, Timeline, host_facts, time_record, versions, write_json
-from kit.experiments.fashion_mnist.images import Dataset
-from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments import Context, imported_experiment, running
+from kit.experiments.contract import files_below, hash_of
 from kit.onsite.names import DRIVER_FAILED, FAILURE, METRICS, PROGRESS, TIMES
-
-if TYPE_CHECKING:
-    from kit.experiments.fashion_mnist.training import ShardRunner
 
 REPORT_INTERVAL_S = 1.0
 
 
 def work(task: Json, folder: Path) -> None:
-    """Train and evaluate, in a Ray worker; a later attempt continues from the last epoch."""
-    import numpy as np
-
-    from kit.experiments.fashion_mnist import training
-
-    hp, timeline = Parameters(**task["hyperparameters"]), Timeline()
+    """Train and evaluate, in a Ray worker; a later attempt continues from the checkpoint."""
+    experiment, timeline = imported_experiment(task["module"]), Timeline()
     with timeline.span("data"):
-        data = load_data(Path(task["data"]), task["data_hash"])
-    checkpoints = folder / "checkpoint"
+        unpack_data(Path(task["data"]), folder / "data", task["data_hash"])
+    checkpoint = folder / "checkpoint"
     earlier = Path(task["previous"] or "/nowhere") / "checkpoint"
-    if earlier.is_dir() and not checkpoints.exists():
-        shutil.copytree(earlier, checkpoints)
+    if earlier.is_dir() and not checkpoint.exists():
+        shutil.copytree(earlier, checkpoint)
+    ctx = Context(
+        folder / "data",
+        folder,
+        experiment.parameters(**task["hyperparameters"]),
+        task["workers"],
+        Reporter(folder / PROGRESS),
+        _submit(task),
+    )
     with timeline.span("training"):
-        report, workers = Reporter(folder / PROGRESS, hp.epochs), task["workers"]
-        others = _others(task) if workers > 1 else None
-        trained = training.train(data, hp, checkpoints, report, workers, others)
-        training.save_model(trained.model, folder / "model.safetensors")
+        trained = running.train(experiment, ctx)
     with timeline.span("evaluation"):
-        result = training.evaluate(trained.model, data, hp)
-        np.save(folder / "predictions.npy", result.predictions, allow_pickle=False)
-    write_json(folder / "losses.json", trained.losses)
-    confusion = result.confusion.tolist()
-    metrics = {"performance": result.performance, "confusion": confusion}
-    write_json(folder / METRICS, metrics)
+        metrics = running.evaluate(experiment, ctx)
+    shutil.rmtree(folder / "data")  # the site's project folder has a quota
+    write_json(folder / "losses.json", ctx.losses)
+    write_json(folder / METRICS, {"metrics": metrics})
     times = {
         "training": time_record(
             "remote-model-training", trained.start, trained.end, trained.seconds
         ),
-        "workers": workers,
-        "epochs_resumed": trained.epochs_resumed,
+        "workers": ctx.workers,
+        "resumed_step": trained.resumed_step,
         "spans": timeline.seconds(),
         "host": host_facts() | {"node": os.environ.get("SLURMD_NODENAME", "")},
         "versions": dict(versions()),
@@ -65,70 +61,52 @@ def work(task: Json, folder: Path) -> None:
     write_json(folder / TIMES, times)
 
 
-def share(task: Json, vectors: Any, order: Any) -> Any:
-    """Compute another worker's share of an epoch in its own Ray worker; arrays in, an array out."""
-    import torch
+def unpack_data(archive: Path, folder: Path, data_hash: str) -> None:
+    """Unpack the data set that the submitter put on the site. Raises DataError."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            for name in file.namelist():
+                running.check_name(name)
+            file.extractall(folder)
+    except (OSError, zipfile.BadZipFile) as err:
+        raise DataError(f"read {archive}", str(err), "run again: it is staged again") from err
+    found = hash_of(files_below(folder))
+    if found != data_hash:
+        raise DataError(f"read {archive}", f"the data set {found}", f"{data_hash} is expected")
 
-    from kit.experiments.fashion_mnist import training
 
-    hp = Parameters(**task["hyperparameters"])
-    data = load_data(Path(task["data"]), task["data_hash"])
-    return training.train_shard(data, hp, torch.tensor(vectors), torch.tensor(order)).numpy()
+def _submit(task: Json) -> Callable[..., Callable[[], Any]]:
+    """Return how `Context.submit` begins a call in another Ray worker; a lost one fails the run."""
 
+    def begin(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+        """Begin a call; calling the result waits for it."""
+        import ray
 
-def _others(task: Json) -> "ShardRunner":
-    """Return how Ray computes the other workers' shares; a lost worker fails the training."""
-    import ray
-    import torch
-
-    from kit.onsite import driver
-
-    remote = ray.remote(**_needs(task), scheduling_strategy="SPREAD")(driver.share)
-
-    def begin(vectors: torch.Tensor, order: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """See `training.ShardRunner`."""
-        reference = remote.remote(task, vectors.numpy(), order.numpy())
-        return lambda: torch.tensor(ray.get(reference))
+        remote = ray.remote(**_needs(task), scheduling_strategy="SPREAD")(function)
+        reference = remote.remote(*arguments)
+        return lambda: ray.get(reference)
 
     return begin
 
 
 def _needs(task: Json) -> dict[str, int]:
     """Return what each Ray worker of the training reserves; none is retried."""
-    gpus = 1 if task["hyperparameters"]["device"] == "cuda" else 0
+    gpus = 1 if task["hyperparameters"].get("device") == "cuda" else 0
     return {"num_cpus": 1, "num_gpus": gpus, "max_retries": 0}
-
-
-@functools.lru_cache(1)  # a worker computes a share of every epoch
-def load_data(path: Path, data_hash: str) -> Dataset:
-    """Read the data set that the submitter put on the site. Raises DataError."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        data = Dataset(**load_file(path), source="staged", files={})
-    except (OSError, TypeError, SafetensorError) as err:
-        raise DataError(f"read {path}", str(err), "run again: it is staged again") from err
-    if data.hash != data_hash:
-        raise DataError(f"read {path}", f"the data set {data.hash}", f"{data_hash} is expected")
-    return data
 
 
 class Reporter:
     """Writes the training's progress into a file, once a second at most."""
 
-    def __init__(self, path: Path, epochs: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.epochs = epochs
         self.last = 0.0
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
-        """Take the training's progress; the epoch is counted from 1."""
+        """Take the training's progress."""
         if time.monotonic() - self.last >= REPORT_INTERVAL_S or step == steps:
             self.last = time.monotonic()
-            epoch = -(-step * self.epochs // steps)
-            progress = {"epoch": epoch, "epochs": self.epochs, "step": step, "steps": steps}
-            write_json(self.path, {**progress, "loss": loss})
+            write_json(self.path, {"step": step, "steps": steps, "loss": loss})
 
 
 def main() -> int:

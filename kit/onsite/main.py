@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 from kit.base import SCHEMA, Json, KitError, read_json, sha256_of, time_record, write_json
+from kit.experiments.running import OUT, out_files
 from kit.onsite import tunnel
 from kit.onsite.names import (
     DRIVER_LOG,
@@ -92,7 +93,9 @@ def run(task: Json, folder: Path, start: float) -> None:
         "ending Ray": time.time() - job["end-time"],
     }
     write_json(folder / TIMES, {**times, "job": job, "spans": spans, "nodes": nodes})
-    hashes = {name: sha256_of(folder / name) for name in RESULTS}
+    files = {name: folder / name for name in RESULTS}
+    files |= {OUT + name: path for name, path in out_files(folder / "out").items()}
+    hashes = {name: sha256_of(path) for name, path in files.items()}
     facts = {"schema": SCHEMA, "run": task["run"], "number": task["number"]}
     write_json(folder / MANIFEST, {**facts, "files": hashes})
 

@@ -17,8 +17,8 @@ TUNNEL_HOSTS = "tunnel.hosts"
 TUNNEL_STATE = "tunnel.json"
 # What a job removes at its end, and leaves when it is killed.
 LEFTOVERS = (RAY_TOKEN, TUNNEL_KEY)
-# What the manifest holds of a training.
-RESULTS = ("model.safetensors", "predictions.npy", "losses.json", METRICS, TIMES)
+# What the manifest holds of a training beside the experiment's own files.
+RESULTS = ("losses.json", METRICS, TIMES)
 
 DRIVER_FAILED = 1
 CODE_CHANGED = 88

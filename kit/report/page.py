@@ -12,8 +12,17 @@ from kit.base.settings import Settings
 from kit.billing import bill_advice, bill_of_run, bill_rows, bill_summary
 from kit.report import plots
 from kit.report.article.figures import ODDITIES, SOURCES, by_kind, published_seconds
+from kit.report.experiments import experiment_table, own_tables
 from kit.report.noise import INTERVAL, compare, seconds_by_kind
-from kit.report.table import Column, build_table, columns, read_table, table_rows, to_form
+from kit.report.table import (
+    Column,
+    build_table,
+    columns,
+    read_runs,
+    read_table,
+    table_rows,
+    to_form,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -111,6 +120,14 @@ def beside_article(settings: Settings, column: str) -> "pandas.DataFrame":
     return pandas.DataFrame.from_dict(rows, orient="index", columns=["article", "this run"])
 
 
+def runs_of_experiment(settings: Settings, name: str) -> "pandas.DataFrame":
+    """Return the runs of an experiment for a notebook: its metrics, a column for each target."""
+    import pandas
+
+    rows = table_rows(experiment_table(read_runs(settings)[0], name))
+    return pandas.DataFrame(rows).set_index("").rename_axis(None)
+
+
 def timeline_beside_article(
     column: str, seconds: Mapping[str, float], warning: str = ""
 ) -> "Figure":
@@ -143,7 +160,7 @@ def page(settings: Settings) -> str:
     """Return the whole report as one HTML page, with the pictures inside."""
     shown, problems = columns(settings)
     sources = [{"figure": k, "file below results/<profile>/": v} for k, v in SOURCES.items()]
-    noise = compare(shown)
+    noise, own = compare(shown), own_tables(settings)
     bills = [Part(lines, rows, heading=run) for run, rows, lines in _bills(settings, shown)]
     drawn = [
         Section(name.replace("-", " ").capitalize(), [Part(picture=_svg(figure))])
@@ -151,6 +168,7 @@ def page(settings: Settings) -> str:
     ]
     sections = [
         Section("The table", [Part(ABOUT, table_rows(build_table(shown)))]),
+        *(Section(f"Experiment {n}", [Part((), table_rows(t))]) for n, t in own.items()),
         Section("Is a difference more than noise?", [Part(noise)] if noise else []),
         *drawn,
         Section("Bills of the newest runs", bills),
@@ -191,6 +209,8 @@ def text(settings: Settings, form: str) -> tuple[str, list[str]]:
     if form in ("csv", "tex"):
         return result, problems
     mark, heads = ("- ", "## ") if form == "md" else ("", "")
+    for name, table in own_tables(settings).items():
+        result += f"\n\n{heads}Experiment {name}\n\n{to_form(table, form)}"
     bills = [f"{run}: {line}" for run, _, lines in _bills(settings, shown) for line in lines]
     parts = {
         "Noise": compare(shown),

@@ -40,18 +40,14 @@ def _warn(figure: Figure, warning: str) -> None:
         figure.suptitle(warning, color="#B00000", fontsize=10, fontweight="bold", wrap=True)
 
 
-def loss_curve(
-    losses: Sequence[tuple[int, float]], steps_per_epoch: int, warning: str = ""
-) -> Figure:
-    """Draw mean training loss (cross entropy) over steps, with the epochs marked."""
+def loss_curve(losses: Sequence[tuple[int, float]], warning: str = "") -> Figure:
+    """Draw the mean training loss over steps."""
     figure, axes = _figure(7, 3, "Training loss", warning)
     axes.plot([s for s, _ in losses], [v for _, v in losses], "o-", color=COLOURS[0], markersize=3)
-    last = max((step for step, _ in losses), default=0)
-    for end in range(steps_per_epoch, last + 1, steps_per_epoch):
-        axes.axvline(end, color="#BBBBBB", linewidth=0.8, linestyle=":")
-    axes.set_xlabel("step (dotted: end of an epoch)")
-    axes.set_ylabel("cross entropy")
-    axes.set_ylim(bottom=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    if all(value >= 0 for _, value in losses):
+        axes.set_ylim(bottom=0)
     return figure
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kit.base import ROOT, DataError, Json, read_history, to_csv, to_latex, to_markdown
 from kit.base.settings import Settings
+from kit.experiments import DEFAULT
 from kit.report.article.figures import (
     OFFICIAL_TEST_ITEMS,
     OFFICIAL_TITLE,
@@ -97,6 +98,11 @@ def test_items(run: Json) -> int:
     return int(data.get("test_items") or 0) if data.get("balanced") else 0
 
 
+def experiment_of_run(run: Json) -> str:
+    """Return the experiment of a line of the history; older lines are the article's."""
+    return str(run.get("experiment") or DEFAULT)
+
+
 def read_runs(settings: Settings) -> tuple[list[Json], list[str]]:
     """Read the finished runs of a profile; also return what was left out, and why."""
     history, problems = read_history(settings.profile_dir / "history.jsonl")
@@ -112,6 +118,7 @@ def read_runs(settings: Settings) -> tuple[list[Json], list[str]]:
 def columns(settings: Settings) -> tuple[list[Column], list[str]]:
     """Return the article's columns, then the new ones, and what could not be read."""
     runs, problems = read_runs(settings)
+    runs = [run for run in runs if experiment_of_run(run) == DEFAULT]
     article = article_figures()
     result = [
         Column(name, False, (), {key: [value] for key, value in row.items()}, OFFICIAL_TEST_ITEMS)

@@ -156,8 +156,8 @@ def sentence(progress: Json) -> str:
             text += f"; {tunnel_sentence(tunnel)}"
     with contextlib.suppress(*_OTHER_SHAPE):
         if training := progress.get("training"):
-            epochs = f"epoch {training['epoch']}/{training['epochs']}"
-            text = f"{epochs}, loss {training['loss']:.3f}, {text}"
+            steps = f"step {training['step']}/{training['steps']}"
+            text = f"{steps}, loss {training['loss']:.3f}, {text}"
     return text
 
 

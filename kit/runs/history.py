@@ -41,10 +41,10 @@ from kit.base import (
     write_text,
 )
 from kit.base.settings import Settings
+from kit.experiments import DEFAULT, Experiment, load_experiment
 
 TARGETS = ("local", "cloud", "cloud-hpc")
-EXPERIMENT = "fashion_mnist"
-FORMAT = 1  # part of every run id: raised when folders of an older kit must not be resumed
+FORMAT = 2  # part of every run id: raised when folders of an older kit must not be resumed
 LOCK_WAIT_S = 60.0
 # What is judged, shown or refused after the training, and so is not part of a run's id.
 NOT_IN_THE_ID = ("gates", "strict", "tunnel", "min_accuracy", "min_precision", "min_recall")
@@ -98,6 +98,7 @@ class Run:
 
     id: str
     target: str
+    experiment: Experiment
     folder: Path
     parameters: Json
     resumed: bool
@@ -143,6 +144,7 @@ class Run:
         line = {
             "run": self.id,
             "target": self.target,
+            "experiment": self.experiment.name,
             "profile": self.settings.profile,
             "parameters": self.parameters,
             "resumed": self.resumed,
@@ -170,15 +172,18 @@ def start_run(
     parameters: Json,
     data_hash: str,
     fresh: bool = False,
+    experiment: Experiment | None = None,
 ) -> Run:
     """Resume the newest unfinished run of this kind, or begin a new one.
 
-    Raises Busy when another process is executing that run, UsageError for an unknown target.
+    Without `experiment` it is a run of the article's. Raises Busy when another process is
+    executing that run, UsageError for an unknown target.
     """
     if target not in TARGETS:
         raise UsageError(f"no target {target!r}", next_step=f"use one of {', '.join(TARGETS)}")
+    experiment = experiment or load_experiment(DEFAULT)
     with results_lock(settings):
-        stem = f"{target}-{_kind(settings, target, parameters, data_hash)}"
+        stem = f"{target}-{_kind(settings, target, experiment, parameters, data_hash)}"
         number = _newest(settings, stem)
         folder = settings.profile_dir / "runs" / f"{stem}-{number}"
         unfinished = number > 0 and not (folder / "record.json").exists()
@@ -188,7 +193,7 @@ def start_run(
         _make_folder(folder)
         lock = _hold(folder)
         last_active = _last_active(folder)
-        first = _first_start(settings, folder, target, parameters)
+        first = _first_start(settings, folder, target, experiment, parameters)
     timeline = RunTimeline(folder / "timeline.json")
     timeline.load(last_active)
     started = float(first.pop("started"))
@@ -196,6 +201,7 @@ def start_run(
     return Run(
         id=folder.name,
         target=target,
+        experiment=experiment,
         folder=folder,
         parameters=parameters,
         resumed=unfinished,
@@ -208,10 +214,12 @@ def start_run(
     )
 
 
-def _first_start(settings: Settings, folder: Path, target: str, parameters: Json) -> Json:
+def _first_start(
+    settings: Settings, folder: Path, target: str, experiment: Experiment, parameters: Json
+) -> Json:
     """Return what was true at the first start of a run; record it if this is the first start.
 
-    The notebook and the list of package versions are copied, because both may be edited later.
+    The notebook, the experiment and the list of package versions are copied: all may be edited.
     """
     path = folder / "run.json"
     if not path.exists():
@@ -219,6 +227,10 @@ def _first_start(settings: Settings, folder: Path, target: str, parameters: Json
             if source.is_file():
                 (folder / "source").mkdir(exist_ok=True)
                 shutil.copyfile(source, folder / "source" / source.name)
+        for name, source in experiment.sources.items():
+            copy = folder / "source" / "experiment" / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
         write_json(
             path,
             {
@@ -229,7 +241,7 @@ def _first_start(settings: Settings, folder: Path, target: str, parameters: Json
                 "git": git_state(work_dir()),
                 "versions": dict(versions()),
                 "host": host_facts(),
-                "code": experiment_hash(),
+                "code": experiment.code,
             },
         )
     names = ("started", "git", "versions", "host", "code")
@@ -280,18 +292,13 @@ def _make_folder(folder: Path) -> None:
         raise KitError(f"cannot make {folder}", str(err), "set KIT_RESULTS_DIR") from err
 
 
-def _kind(settings: Settings, target: str, parameters: Json, data_hash: str) -> str:
+def _kind(
+    settings: Settings, target: str, experiment: Experiment, parameters: Json, data_hash: str
+) -> str:
     trained = {name: value for name, value in parameters.items() if name not in NOT_IN_THE_ID}
-    parts: list[Any] = [FORMAT, settings.profile, target, EXPERIMENT, trained, data_hash]
-    parts += [experiment_hash(), _origin(settings)]
+    parts: list[Any] = [FORMAT, settings.profile, target, experiment.name, trained, data_hash]
+    parts += [experiment.code, _origin(settings)]
     return sha256_of(json.dumps(parts, sort_keys=True).encode())[:12]
-
-
-def experiment_hash() -> str:
-    """Return the SHA-256 over the experiment's own source files."""
-    folder = Path(__file__).parents[1] / "experiments" / EXPERIMENT
-    parts = [f"{path.name} {sha256_of(path.read_bytes())}" for path in sorted(folder.glob("*.py"))]
-    return sha256_of("\n".join(parts).encode())
 
 
 def _origin(settings: Settings) -> str:

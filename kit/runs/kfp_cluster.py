@@ -188,7 +188,7 @@ def _submit(
         pkgutil.resolve_name(pipeline),
         arguments=dict(arguments),
         run_name=run_name,
-        experiment_name=pipeline.partition(":")[2].replace("_", "-"),
+        experiment_name=pipeline.partition(":")[2].replace("__", "-").replace("_", "-"),
         namespace=access.namespace or None,
         enable_caching=False,
     )

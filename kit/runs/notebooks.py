@@ -20,8 +20,7 @@ from kit.base import (
     write_bytes,
 )
 from kit.base.settings import Settings
-from kit.experiments import Thresholds
-from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments import Experiment, Thresholds, load_experiment
 from kit.runs.history import TARGETS
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -45,37 +44,51 @@ def parse_values(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
 def fill(notebook: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values` as the notebook's parameters cell has them.
 
-    A parameter of the experiment goes into the dictionary `parameters`, `min_<metric>` into the
+    Another experiment than the notebook's brings its own parameters and gates. A parameter of the
+    experiment goes into the dictionary `parameters`, `min_<metric>` into the
     dictionary `gates`. Raises UsageError for an unknown name, which papermill would add without
     a word, and for a value that is not possible.
     """
     defaults = _defaults(notebook)
     filled: dict[str, Any] = {}
+    experiment = _experiment(defaults, values)
+    if experiment is not None and experiment.name != defaults["experiment"]:
+        own = {"parameters": experiment.parameters().model_dump(), "gates": dict(experiment.gates)}
+        filled = {"experiment": experiment.reference, **{n: own[n] for n in own if n in defaults}}
+        defaults |= filled
+        values = {name: value for name, value in values.items() if name != "experiment"}
+    fields = experiment.parameters.model_fields if experiment else {}
     for name, value in values.items():
         metric = name.removeprefix("min_")
         if name in defaults:
             _check_type(notebook, name, value, defaults[name])
             filled[name] = value
-        elif "parameters" in defaults and name in Parameters.model_fields:
+        elif "parameters" in defaults and name in fields:
             filled.setdefault("parameters", dict(defaults["parameters"]))[name] = value
         elif metric != name and metric in defaults.get("gates", {}):
             filled.setdefault("gates", dict(defaults["gates"]))[metric] = value
         else:
             raise UsageError(
                 f"notebook {notebook.stem} has no parameter {name!r}",
-                next_step=f"it has: {', '.join(_names(defaults))}",
+                next_step=f"it has: {', '.join(_names(defaults, fields))}",
             )
-    if "parameters" in filled:
-        filled["parameters"] = Parameters(**filled["parameters"]).model_dump()
+    if "parameters" in filled and experiment:
+        filled["parameters"] = experiment.parameters(**filled["parameters"]).model_dump()
     if "gates" in filled:
         Thresholds(filled["gates"])
     return filled
 
 
-def _names(defaults: Mapping[str, Any]) -> list[str]:
+def _experiment(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> Experiment | None:
+    """Return the experiment that a notebook will run; None for one that runs none."""
+    if "experiment" not in defaults:
+        return None
+    return load_experiment(str(values.get("experiment", defaults["experiment"])))
+
+
+def _names(defaults: Mapping[str, Any], fields: Iterable[str]) -> list[str]:
     """List the names that `-p` takes."""
     names = [name for name in defaults if name not in ("parameters", "gates")]
-    fields = list(Parameters.model_fields) if "parameters" in defaults else []
     return [*names, *fields, *(f"min_{metric}" for metric in defaults.get("gates", {}))]
 
 

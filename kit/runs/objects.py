@@ -1,7 +1,8 @@
 """Objects of the stages of a run: files by hash, one record a stage.
 
-    data/<hash>-{train,test}.safetensors   the data set (uint8 arrays), under `Dataset.hash`
-    data/<hash>.json   which objects it is in, with their SHA-256, and where it came from
+    data/<hash>/<file>        a file of the data set with that hash over names and contents
+    data/<hash>.json          which files it has, with their SHA-256, and where it came from
+    runs/<run>/out/<file>     a file that the experiment wrote
     runs/<run>/<file>         a file that a stage wrote
     runs/<run>/<stage>.json   the record of a finished stage, written last
     runs/<run>/<stage>.started.json  when a stage that outlives its process was started first
@@ -13,11 +14,9 @@ A reader takes nothing whose SHA-256 is not the one that the record (or the call
 import contextlib
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from pathlib import Path
 
 from kit.base import (
     SCHEMA,
@@ -30,10 +29,9 @@ from kit.base import (
     parse,
     sha256_of,
 )
-from kit.experiments.fashion_mnist.images import SIDE, Dataset
+from kit.experiments.contract import files_below, hash_of
+from kit.experiments.running import OUT, Data, check_name
 from kit.store import ObjectStore
-
-_KINDS = ("images", "labels")
 
 
 @dataclass(frozen=True)
@@ -43,57 +41,54 @@ class StageStore:
     store: ObjectStore
     run_id: str
 
-    def put_data(self, data: Dataset) -> bool:
+    def put_data(self, data: Data) -> bool:
         """Upload a data set; return False if the bucket has it already.
 
         Its record is written again then: the time shows that the data set is in use.
         """
-        from safetensors.numpy import save
-
-        known = self._read(f"data/{data.hash}.json")
+        record = f"data/{data.hash}.json"
+        known = self._read(record)
         if known and all(map(self._is_there, known["objects"].values())):
-            self._put(f"data/{data.hash}.json", dumps(known).encode())
+            self._put(record, dumps(known).encode())
             return False
-        about: Json = {"schema": SCHEMA, "hash": data.hash, "objects": {}}
-        for part in ("train", "test"):
-            arrays = {kind: getattr(data, f"{part}_{kind}") for kind in _KINDS}
-            key = f"data/{data.hash}-{part}.safetensors"
-            about["objects"][part] = self._put(key, save(arrays))
-        about |= {"source": data.source, "files": data.files, "warning": data.warning}
-        self._put(f"data/{data.hash}.json", dumps(about).encode())
+        about: Json = {"schema": SCHEMA, **data.info.facts(data.hash)}
+        about["objects"] = {
+            name: self._put(f"data/{data.hash}/{name}", path)
+            for name, path in files_below(data.folder).items()
+        }
+        self._put(record, dumps(about).encode())
         return True
 
-    def get_data(self, data_hash: str) -> tuple[Dataset, Json]:
-        """Download a data set; return it and its record, which names its two objects.
+    def get_data(self, data_hash: str, folder: Path) -> Json:
+        """Download a data set into a folder; return its record.
 
         Raises DataError if the bucket has no data set of that hash.
         """
-        about = self._read(f"data/{data_hash}.json")
+        key = f"data/{data_hash}.json"
+        about = self._read(key)
         if about is None:
             raise DataError(f"the data set {data_hash} is not in the bucket", "", "upload it first")
-        data = self._dataset(about, ("train", "test"))
-        if data.hash != data_hash:
-            raise _changed(f"data/{data_hash}.json", f"the data set {data.hash}")
-        return data, about
+        if not isinstance(about.get("objects"), dict):
+            raise _changed(key, "not a data set: it names no files")
+        self.get_files(about["objects"], folder)
+        found = hash_of(files_below(folder))
+        if found != data_hash:
+            raise _changed(key, f"the data set {found}")
+        return about
 
-    def get_test_data(self, about: Json) -> Dataset:
-        """Download the test images alone, of the data set that the training got as `about`."""
-        return self._dataset(about, ("test",))
+    def get_files(self, references: Mapping[str, Json], folder: Path) -> None:
+        """Download files by their names below a folder. Raises DataError for a name outside it."""
+        for name, reference in references.items():
+            path = folder / check_name(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.store.get_file(reference["key"], path, sha256=reference["sha256"])
 
-    def _dataset(self, about: Json, parts: tuple[str, ...]) -> Dataset:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        arrays: dict[str, Any] = {"train_images": np.empty((0, SIDE, SIDE), np.uint8)}
-        arrays["train_labels"] = np.empty(0, np.uint8)
-        try:
-            for part in parts:
-                stored = load(self.get(about["objects"][part]))
-                arrays |= {f"{part}_{kind}": stored[kind] for kind in _KINDS}
-            facts = {key: about[key] for key in ("source", "files")}
-        except (SafetensorError, KeyError) as err:
-            raise _changed(f"data/{about.get('hash')}", f"not a data set: {err}") from err
-        return Dataset(**arrays, **facts)
+    def keep_out(self, files: Mapping[str, Path]) -> dict[str, Json]:
+        """Put the experiment's own files; return their references by name, with `OUT` before it."""
+        return {
+            OUT + name: self._put(f"runs/{self.run_id}/{OUT}{name}", path)
+            for name, path in files.items()
+        }
 
     def keep(self, name: str, content: bytes) -> Json:
         """Put a file of this run; return the reference (key, sha256, bytes) to get it by."""
@@ -158,7 +153,7 @@ class StageStore:
         with contextlib.suppress(KitError):  # the store may be what failed
             self.keep(f"{stage}.failed.json", dumps(content).encode())
 
-    def _put(self, key: str, content: bytes) -> Json:
+    def _put(self, key: str, content: bytes | Path) -> Json:
         info = self.store.put(key, content)
         return {"key": key, "sha256": info.sha256, "bytes": info.size}
 

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 from kit.base import Json, KitError, UsageError, time_file, time_record
 from kit.base.settings import Settings
 from kit.billing import job_units
-from kit.experiments import Thresholds
-from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments import Experiment, Thresholds, load_experiment
+from kit.experiments.running import out_names
 from kit.runs.kfp_cluster import access_of, run_on_cluster
 from kit.runs.kfp_here import OnChange, PipelineFailed, States, run_local
 from kit.runs.objects import StageStore
@@ -37,7 +37,7 @@ CLOCK_SKEW_S = 10.0  # between this machine and the pods of a cluster
 
 @dataclass(frozen=True)
 class PipelineSpec:
-    """A pipeline: its object (`package.module:object`), components in order, which one trains.
+    """A pipeline: its object less the experiment's label, components in order, which one trains.
 
     `whole` is the pipeline's name in the published times; `flows` are the inputs, what passes
     between the components, and the output.
@@ -51,14 +51,14 @@ class PipelineSpec:
 
 
 CLOUD = PipelineSpec(
-    pipeline="kit.runs.pipeline:cloud_fmnist",
+    pipeline="kit.runs.pipeline:cloud__",
     components=(PREPROCESS_TRAIN, EVALUATE),
     trains=PREPROCESS_TRAIN,
     whole="pipeline",
     flows=("data set", "model", "metrics"),
 )
 CLOUD_HPC = PipelineSpec(
-    pipeline="kit.runs.pipeline:cloud_hpc_fmnist",
+    pipeline="kit.runs.pipeline:cloud_hpc__",
     components=(HPC_PREPROCESS, HPC_TRAIN, HPC_EVALUATE),
     trains=HPC_TRAIN,
     whole="cloud-hpc-pipeline",
@@ -92,9 +92,14 @@ class Outcome:
         return self.stages[self.target.components[-1]]
 
     @property
-    def performance(self) -> Json:
-        """Accuracy, precision, recall, in total and by class."""
-        return dict(self.evaluated["performance"])
+    def metrics(self) -> dict[str, float]:
+        """The metrics that the experiment measured, by name."""
+        return dict(self.evaluated["metrics"])
+
+    @property
+    def files(self) -> dict[str, Json]:
+        """The references of all files that the stages left, by name."""
+        return {**self.trained["objects"], **self.evaluated["objects"]}
 
     @property
     def mlflow(self) -> Json:
@@ -155,7 +160,8 @@ def arguments_of(
     run_id: str,
     bucket: str,
     data_hash: str,
-    hyperparameters: Parameters,
+    experiment: Experiment,
+    hyperparameters: Mapping[str, Any],
     gates: Thresholds,
     strict: bool = False,
     commit: str = "",
@@ -168,7 +174,9 @@ def arguments_of(
         "run_id": run_id,
         "bucket": bucket,
         "data_hash": data_hash,
-        "hyperparameters": hyperparameters.model_dump(),
+        "experiment": experiment.name,
+        "code": experiment.code,
+        "hyperparameters": dict(hyperparameters),
         "gates": dict(gates),
         "strict": strict,
         "commit": commit,
@@ -177,7 +185,11 @@ def arguments_of(
 
 
 def hpc_arguments_of(
-    settings: Settings, request: RunRequest, follow_timeout_s: float = 86400.0, **judging: Any
+    settings: Settings,
+    request: RunRequest,
+    experiment: Experiment,
+    follow_timeout_s: float = 86400.0,
+    **judging: Any,
 ) -> dict[str, Any]:
     """Return the arguments of the cloud-hpc pipeline; `judging` is as for the cloud pipeline.
 
@@ -185,7 +197,7 @@ def hpc_arguments_of(
     """
     settings.hpc_section()
     run, bucket = request.run, bucket_name(settings, "pipeline")
-    of_the_run = run, bucket, request.data_hash, request.hyperparameters
+    of_the_run = run, bucket, request.data_hash, experiment, request.hyperparameters
     return {
         **arguments_of(settings, *of_the_run, **judging),
         "jobs_bucket": bucket_name(settings, "submitter"),
@@ -196,21 +208,15 @@ def hpc_arguments_of(
     }
 
 
-def hpc_files(outcome: Outcome, configured: bool) -> dict[str, Json]:
-    """Return the published files of a cloud-hpc run by path; suffix 2 if `configured`, else 1."""
-    trained, number = outcome.trained, 2 if configured else 1
-    artifacts = {
-        "cloud-hpc-metrics": outcome.performance,
-        "sacct": trained["slurm"]["sacct"],
-        "seff": trained["slurm"]["seff"],
-    }
-    return {
-        f"cloud-hpc/times/components-{number}.json": outcome.times(),
-        f"cloud-hpc/times/training-{number}.json": time_file(
-            [trained["training"], trained["ray_job"]]
-        ),
-        **{f"cloud-hpc/artifacts/{name}-{number}.json": v for name, v in artifacts.items()},
-    }
+def published_facts(outcome: Outcome) -> Json:
+    """Return what the published files of a run hold, see `Experiment.published`."""
+    trained = outcome.trained
+    facts: Json = {"metrics": outcome.metrics, "time": trained["training"]}
+    facts["components"] = outcome.times()
+    if slurm := trained.get("slurm"):
+        facts |= {"ray_job": trained["ray_job"], "configured": trained["configured"]}
+        facts |= {"sacct": slurm["sacct"], "seff": slurm["seff"]}
+    return facts
 
 
 def run_pipeline(
@@ -227,15 +233,15 @@ def run_pipeline(
     `folder` gets its log. Raises PipelineFailed with the component's own traceback.
     """
     cloud, start = settings.cloud, clock()
+    label = load_experiment(arguments["experiment"], own_files=False).label
+    pipeline = target.pipeline + label.replace("-", "_")
     on_cluster = cloud is not None and cloud.runner == "cluster"
     try:
         if cloud is not None and on_cluster:
             access, run = access_of(cloud.kfp_url, settings.env_file), objects.run_id
-            states = run_on_cluster(
-                access, target.pipeline, target.components, arguments, run, on_change
-            )
+            states = run_on_cluster(access, pipeline, target.components, arguments, run, on_change)
         else:
-            states = run_local(target.pipeline, target.components, arguments, folder, on_change)
+            states = run_local(pipeline, target.components, arguments, folder, on_change)
     except PipelineFailed as err:
         traceback = ""
         with contextlib.suppress(KitError):  # the store may be what failed
@@ -278,8 +284,7 @@ def _priced_seff(settings: Settings, objects: StageStore, trained: Json) -> Json
 
 def _log_again(settings: Settings, objects: StageStore, outcome: Outcome, folder: Path) -> Json:
     """Log from here what a pod could not log: this folder outlives the pod."""
-    kept = {**outcome.trained["objects"], **outcome.evaluated["objects"]}
-    for name in ("model.safetensors", "predictions.npy"):
-        (folder / name).write_bytes(objects.get(kept[name]))
-    run = run_log(objects.run_id, outcome.trained, outcome.evaluated, outcome.losses, folder)
+    out = folder / "out"
+    objects.get_files(out_names(outcome.files), out)
+    run = run_log(objects.run_id, outcome.trained, outcome.evaluated, outcome.losses, out)
     return dataclasses.asdict(log_run(settings, run))

@@ -14,16 +14,12 @@ from typing import Any
 
 from kfp import compiler, dsl, kubernetes
 
-from kit.experiments import fashion_mnist
-from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.stages import HPC_EVALUATE
 
 # Built from env/images/pipeline and pushed to the kind cluster's own registry. (kfp.local warns
 # of images without "python" in their name.)
 IMAGE = "localhost:5001/kit-python-pipeline:1"
 SECRET, SECRET_FOLDER = "kit-pipeline", "/run/secrets/kit"
-NAME, HPC_NAME = "cloud-fmnist-pipeline", "cloud-hpc-fmnist-pipeline"
-HYPERPARAMETERS, GATES = Parameters().model_dump(), fashion_mnist.GATES
 
 # The image has everything installed: nothing is fetched while the pipeline runs.
 _component = partial(dsl.component, base_image=IMAGE, install_kfp_package=False)
@@ -31,20 +27,29 @@ _component = partial(dsl.component, base_image=IMAGE, install_kfp_package=False)
 
 @_component
 def preprocess_train(
-    profile: str, run_id: str, bucket: str, data_hash: str, hyperparameters: dict[str, Any]
+    profile: str,
+    run_id: str,
+    bucket: str,
+    data_hash: str,
+    experiment: str,
+    code: str,
+    hyperparameters: dict[str, Any],
 ) -> str:
     """Train on the data set in the bucket; return the SHA-256 of the record of this stage."""
     from kit.runs import stages
 
-    return stages.preprocess_train(profile, run_id, bucket, data_hash, **hyperparameters)
+    what = experiment, code, hyperparameters
+    return stages.preprocess_train(profile, run_id, bucket, data_hash, *what)
 
 
 @_component
-def cloud_hpc_preprocess(profile: str, run_id: str, bucket: str, data_hash: str) -> str:
+def cloud_hpc_preprocess(
+    profile: str, run_id: str, bucket: str, data_hash: str, experiment: str
+) -> str:
     """Upload the data set unless it is in the bucket."""
     from kit.runs import stages
 
-    return stages.cloud_hpc_preprocess(profile, run_id, bucket, data_hash)
+    return stages.cloud_hpc_preprocess(profile, run_id, bucket, data_hash, experiment)
 
 
 @_component
@@ -55,6 +60,8 @@ def cloud_hpc_train(
     jobs_bucket: str,
     prepared: str,
     data_hash: str,
+    experiment: str,
+    code: str,
     configured: bool,
     workers: int,
     tunnel: str,
@@ -70,11 +77,13 @@ def cloud_hpc_train(
         bucket,
         jobs_bucket,
         data_hash,
+        experiment,
+        code,
         configured,
         workers,
         tunnel,
         follow_timeout_s,
-        **hyperparameters,
+        hyperparameters,
     )
 
 
@@ -88,13 +97,15 @@ def evaluate(
     strict: bool,
     commit: str,
     mlflow_url: str,
+    experiment: str,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
     """Evaluate the model, apply the gates, log to MLflow; return the SHA-256 of the record."""
     from kit.runs import stages
 
     where = profile, run_id, bucket, trained
-    record_hash, figures = stages.evaluate(*where, gates, strict, commit, mlflow_url)
+    how = strict, commit, mlflow_url, experiment
+    record_hash, figures = stages.evaluate(*where, gates, *how)
     for name, value in figures.items():
         metrics.log_metric(name, value)
     return record_hash
@@ -113,16 +124,15 @@ def _settle(*tasks: Any) -> None:
         kubernetes.use_secret_as_volume(task, SECRET, SECRET_FOLDER)
 
 
-@dsl.pipeline(  # type: ignore[untyped-decorator]  # KFP ships no types
-    name=NAME, description="Train and evaluate a small classifier on Fashion-MNIST"
-)
-def cloud_fmnist(
+def cloud(
     profile: str,
     run_id: str,
     bucket: str,
     data_hash: str,
-    hyperparameters: dict[str, Any] = HYPERPARAMETERS,
-    gates: dict[str, Any] = GATES,
+    experiment: str,
+    code: str,
+    hyperparameters: dict[str, Any],
+    gates: dict[str, Any],
     strict: bool = False,
     commit: str = "",
     mlflow_url: str = "",
@@ -130,25 +140,30 @@ def cloud_fmnist(
     """Chain the two components; each is retried once (a finished stage is skipped)."""
     where = {"profile": profile, "run_id": run_id, "bucket": bucket}
     how = {"gates": gates, "strict": strict, "commit": commit, "mlflow_url": mlflow_url}
-    train = preprocess_train(**where, data_hash=data_hash, hyperparameters=hyperparameters)
-    _settle(train, evaluate(**where, trained=train.output, **how))
+    train = preprocess_train(
+        **where,
+        data_hash=data_hash,
+        experiment=experiment,
+        code=code,
+        hyperparameters=hyperparameters,
+    )
+    _settle(train, evaluate(**where, trained=train.output, experiment=experiment, **how))
 
 
-@dsl.pipeline(  # type: ignore[untyped-decorator]
-    name=HPC_NAME, description="Train a small classifier on a supercomputer and evaluate it"
-)
-def cloud_hpc_fmnist(
+def cloud_hpc(
     profile: str,
     run_id: str,
     bucket: str,
     jobs_bucket: str,
     data_hash: str,
+    experiment: str,
+    code: str,
+    hyperparameters: dict[str, Any],
+    gates: dict[str, Any],
     configured: bool = True,
     workers: int = 1,
     tunnel: str = "",
     follow_timeout_s: float = 86400.0,
-    hyperparameters: dict[str, Any] = HYPERPARAMETERS,
-    gates: dict[str, Any] = GATES,
     strict: bool = False,
     commit: str = "",
     mlflow_url: str = "",
@@ -156,12 +171,15 @@ def cloud_hpc_fmnist(
     """Chain the three components; each is retried once (a finished stage is skipped)."""
     where = {"profile": profile, "run_id": run_id, "bucket": bucket}
     how = {"gates": gates, "strict": strict, "commit": commit, "mlflow_url": mlflow_url}
-    prepared = cloud_hpc_preprocess(**where, data_hash=data_hash)
+    how["experiment"] = experiment
+    prepared = cloud_hpc_preprocess(**where, data_hash=data_hash, experiment=experiment)
     train = cloud_hpc_train(
         **where,
         jobs_bucket=jobs_bucket,
         prepared=prepared.output,
         data_hash=data_hash,
+        experiment=experiment,
+        code=code,
         configured=configured,
         workers=workers,
         tunnel=tunnel,
@@ -171,6 +189,27 @@ def cloud_hpc_fmnist(
     _settle(prepared, train, cloud_hpc_evaluate(**where, trained=train.output, **how))
 
 
-def compile_to(path: Path, pipeline: Any = cloud_fmnist) -> None:
+_CHAINS = {
+    "cloud": (cloud, "Train {} and evaluate it"),
+    "cloud_hpc": (cloud_hpc, "Train {} on a supercomputer and evaluate it"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return the pipeline `cloud__<label>` or `cloud_hpc__<label>` of an experiment's label.
+
+    So a pipeline is named by a text, `kit.runs.pipeline:cloud__fmnist`, in whichever process.
+    """
+    target, separator, label = name.partition("__")
+    if not separator or target not in _CHAINS or not label:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    chain, description = _CHAINS[target]
+    shown = label.replace("_", "-")
+    return dsl.pipeline(
+        name=f"{target.replace('_', '-')}-{shown}-pipeline", description=description.format(shown)
+    )(chain)
+
+
+def compile_to(path: Path, pipeline: Any) -> None:
     """Write a pipeline as YAML, the form that Kubeflow's own page takes for an upload."""
     compiler.Compiler().compile(pipeline, str(path))

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from kit.base import (
     SCHEMA,
@@ -37,7 +37,7 @@ from kit.base import (
     parse,
     sha256_of,
 )
-from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments import DEFAULT, load_experiment
 from kit.experiments.parameters import Parameters as Checked
 
 if TYPE_CHECKING:
@@ -108,8 +108,18 @@ class RunRequest(Checked):
     configured: bool = Field(
         default=True, description="Whether an environment that exists on the site is used."
     )
-    hyperparameters: Parameters = Field(
-        default=Parameters(),
+    experiment: str = Field(
+        default=DEFAULT,
+        pattern="^[a-z][a-z0-9_]{0,39}$",
+        description="Name of the experiment; the submitter runs its own copy.",
+    )
+    code: str = Field(
+        default="",
+        pattern="^([0-9a-f]{64})?$",
+        description="SHA-256 of the experiment's source files; empty: the submitter's version.",
+    )
+    hyperparameters: dict[str, bool | int | FiniteFloat | str | None] = Field(
+        default={},
         description="Parameters of the training; those left out have their defaults.",
     )
     workers: int = Field(
@@ -130,6 +140,23 @@ class RunRequest(Checked):
         pattern="^([0-9a-f]{12})?$",
         description="Id of the site that the run is for (`site_id`); empty: any.",
     )
+
+    @field_validator("hyperparameters", mode="before")
+    @classmethod
+    def _as_table(cls, values: object) -> object:
+        """Take the experiment's own Parameters for a table, and the whole table for its rest."""
+        return values.model_dump() if isinstance(values, Checked) else values
+
+    @model_validator(mode="after")
+    def _check_parameters(self) -> "RunRequest":
+        """Check the parameters where the experiment is known; elsewhere the submitter does."""
+        try:
+            experiment = load_experiment(self.experiment, own_files=False)
+        except UsageError:
+            return self
+        values = experiment.parameters(**self.hyperparameters).model_dump()
+        object.__setattr__(self, "hyperparameters", values)  # the model is frozen
+        return self
 
     def wants_tunnel(self, default: str) -> bool:
         """Return whether a reverse tunnel is wanted; `default` is the profile's answer."""

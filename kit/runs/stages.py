@@ -20,17 +20,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kit.base import Busy, DataError, Json, Timeline, dumps, file_lock, host_facts, time_record
+from kit.base import (
+    Busy,
+    DataError,
+    Json,
+    Timeline,
+    dumps,
+    file_lock,
+    host_facts,
+    sha256_of,
+    time_record,
+)
 from kit.base.settings import Cloud, Settings, load
-from kit.experiments import GatesNotPassed, Thresholds
-from kit.experiments.fashion_mnist import METRICS
-from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments import (
+    DEFAULT,
+    Context,
+    Experiment,
+    GatesNotPassed,
+    Thresholds,
+    load_experiment,
+    running,
+)
+from kit.experiments.parameters import Parameters
+from kit.experiments.running import model_file, out_names
 from kit.runs.client import ForwarderClient, forwarder_client
 from kit.runs.follow import follow
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests, site_id
 from kit.store import bucket_name, open_store
-from kit.tracking import log_run, run_log
+from kit.tracking import log_run, predictions, run_log
 
 PREPROCESS_TRAIN, EVALUATE = "preprocess-train", "evaluate"
 HPC_PREPROCESS, HPC_TRAIN = "cloud-hpc-preprocess", "cloud-hpc-train"
@@ -50,18 +68,30 @@ class Stage:
     start: float
 
 
-def preprocess_train(profile: str, run_id: str, bucket: str, data_hash: str, **given: Any) -> str:
+def preprocess_train(
+    profile: str,
+    run_id: str,
+    bucket: str,
+    data_hash: str,
+    experiment: str,
+    code: str,
+    hyperparameters: Mapping[str, Any],
+) -> str:
     """Train on the data set in the bucket; return the hash of the stage's record.
 
-    `given` are the fields of `Parameters`.
+    `code` is the hash of the experiment's source files where the run was started.
     """
-    do = partial(_train_here, data_hash=data_hash, parameters=Parameters(**given))
+    wanted = wanted_experiment(experiment, code)
+    parameters = wanted.parameters(**hyperparameters)
+    do = partial(_train_here, data_hash=data_hash, experiment=wanted, parameters=parameters)
     return _record_of(profile, run_id, bucket, PREPROCESS_TRAIN, do)[1]
 
 
-def cloud_hpc_preprocess(profile: str, run_id: str, bucket: str, data_hash: str) -> str:
+def cloud_hpc_preprocess(
+    profile: str, run_id: str, bucket: str, data_hash: str, experiment: str
+) -> str:
     """Upload the data set unless it is in the bucket; return the hash of the stage's record."""
-    do = partial(_upload, data_hash=data_hash)
+    do = partial(_upload, data_hash=data_hash, experiment=experiment)
     return _record_of(profile, run_id, bucket, HPC_PREPROCESS, do)[1]
 
 
@@ -71,11 +101,13 @@ def cloud_hpc_train(
     bucket: str,
     jobs_bucket: str,
     data_hash: str,
+    experiment: str,
+    code: str,
     configured: bool,
     workers: int,
     tunnel: str,
     follow_timeout_s: float,
-    **given: Any,
+    hyperparameters: dict[str, Any],
 ) -> str:
     """Request the training on the site and follow it; return the hash of the stage's record.
 
@@ -84,8 +116,10 @@ def cloud_hpc_train(
     request = RunRequest(
         run=run_id,
         data_hash=data_hash,
+        experiment=experiment,
+        code=code,
         configured=configured,
-        hyperparameters=Parameters(**given),
+        hyperparameters=hyperparameters,
         workers=workers,
         tunnel=tunnel,
     )
@@ -104,6 +138,7 @@ def evaluate(
     strict: bool = False,
     commit: str = "",
     mlflow_url: str = "",
+    experiment: str = DEFAULT,
 ) -> tuple[str, dict[str, float]]:
     """Judge the model of the record with hash `trained`; return this record's hash and metrics.
 
@@ -114,7 +149,14 @@ def evaluate(
     stage = HPC_EVALUATE if run_id.startswith("cloud-hpc-") else EVALUATE
     thresholds = Thresholds(gates)
     tags = {"kit.profile": profile, "mlflow.source.git.commit": commit or "unknown"}
-    do = partial(_judge, trained=trained, thresholds=thresholds, tags=tags, mlflow_url=mlflow_url)
+    do = partial(
+        _judge,
+        trained=trained,
+        thresholds=thresholds,
+        tags=tags,
+        mlflow_url=mlflow_url,
+        experiment=experiment,
+    )
 
     def is_current(record: Json) -> bool:
         """Return whether a record is about this model and these gates."""
@@ -126,9 +168,19 @@ def evaluate(
         raise GatesNotPassed(
             "the model did not pass the gates, and the run is strict",
             "; ".join(record["gates"]["missed"]),
-            "train longer, or lower min_accuracy, min_precision, min_recall",
+            "train longer, or lower the gates",
         )
-    return record_hash, {metric: record["performance"][metric] for metric in METRICS}
+    return record_hash, dict(record["metrics"])
+
+
+def wanted_experiment(name: str, code: str) -> Experiment:
+    """Load an experiment. Raises DataError if its source files are not those of the run."""
+    experiment = load_experiment(name, own_files=False)
+    if code and experiment.code != code:
+        got = f"its source files have the hash {experiment.code[:12]}, the run's have {code[:12]}"
+        next_step = "bring the same version there, or start the run again with --fresh"
+        raise DataError(f"carry out the experiment {name}", got, next_step)
+    return experiment
 
 
 def _record_of(
@@ -201,52 +253,52 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _train_here(stage: Stage, data_hash: str, parameters: Parameters) -> Json:
+def _train_here(
+    stage: Stage, data_hash: str, experiment: Experiment, parameters: Parameters
+) -> Json:
     """Train in this process; an interrupted training resumes from the checkpoint of its folder."""
-    from kit.experiments.fashion_mnist import training
-
-    objects, timeline = stage.objects, Timeline()
-    model_file = stage.work / "model.safetensors"
+    objects, timeline, folder = stage.objects, Timeline(), stage.work
     with timeline.span("download"):
-        data, about = objects.get_data(data_hash)
-    log.info("%s training and %s test images", len(data.train_labels), len(data.test_labels))
+        about = objects.get_data(data_hash, folder / "data")
+    log.info("%s: %s", experiment.name, about["title"])
+    ctx = _context(stage, parameters)
     with timeline.span("training"):
-        trained = training.train(data, parameters, stage.work / "checkpoint", _log_progress)
-        training.save_model(trained.model, model_file)
-    losses = dumps(trained.losses).encode()
+        trained = running.train(experiment, ctx)
     with timeline.span("upload"):
-        files = {
-            model_file.name: objects.keep(model_file.name, model_file.read_bytes()),
-            "losses.json": objects.keep("losses.json", losses),
-        }
+        files = objects.keep_out(running.out_files(ctx.out))
+        files["losses.json"] = objects.keep("losses.json", dumps(ctx.losses).encode())
     return {
         "objects": files,
         "data": about,
+        "experiment": experiment.facts(),
         "hyperparameters": parameters.model_dump(),
         "training": time_record(
             "cloud-model-training", trained.start, trained.end, trained.seconds
         ),
-        "epochs_resumed": trained.epochs_resumed,
+        "resumed_step": trained.resumed_step,
         "time": time_record(stage.name, stage.start, time.time()),
         "spans": timeline.seconds(),
         "host": host_facts(),
     }
 
 
+def _context(stage: Stage, parameters: Parameters) -> Context:
+    return Context(stage.work / "data", stage.work, parameters, show=_log_progress)
+
+
 def _log_progress(step: int, steps: int, loss: float) -> None:
     log.info("step %s/%s, loss %.4f", step, steps, loss)
 
 
-def _upload(stage: Stage, data_hash: str) -> Json:
+def _upload(stage: Stage, data_hash: str, experiment: str) -> Json:
     """Upload the data set of this machine, unless the bucket has the wanted one."""
-    from kit.experiments.fashion_mnist import images as fashion_mnist
-
-    objects, uploaded = stage.objects, False
-    data = fashion_mnist.load(stage.settings.data_dir, stage.settings.cache_dir)
+    objects, settings, uploaded = stage.objects, stage.settings, False
+    wanted = load_experiment(experiment, own_files=False)
+    data = running.make_data(wanted, settings.cache_dir / "datasets", settings.data_dir)
     if data.hash == data_hash:
         uploaded = objects.put_data(data)
     elif not list(objects.store.list(f"data/{data_hash}")):
-        got = f"here is {data.hash} ({data.source})"
+        got = f"here is {data.hash} ({data.info.source})"
         raise DataError(f"upload the data set {data_hash}", got, "upload it from the notebook")
     log.info("the data set %s", "is uploaded" if uploaded else "was there, same hash")
     times = time_record(stage.name, stage.start, time.time())
@@ -271,12 +323,13 @@ def _train_on_site(stage: Stage, request: RunRequest, bucket: str, follow_timeou
     return {
         "objects": result["files"],
         "data": {"hash": request.data_hash} | {n: about.get(n, "") for n in ("source", "warning")},
-        "hyperparameters": request.hyperparameters.model_dump(),
+        "experiment": load_experiment(request.experiment, own_files=False).facts(),
+        "hyperparameters": request.hyperparameters,
         "configured": request.configured,
         "workers": times["workers"],
         "training": times["training"],
         "ray_job": times["job"],
-        "epochs_resumed": times["epochs_resumed"],
+        "resumed_step": times["resumed_step"],
         "resumed": first_start < stage.start,
         "site": {**times["host"], "nodes": times["nodes"], "versions": times["versions"]},
         "slurm": {name: result[name] for name in names},
@@ -305,12 +358,18 @@ def requests_at(settings: Settings, bucket: str) -> RunRequests | ForwarderClien
     return client or RunRequests(open_store(settings, bucket))
 
 
-def _judge(stage: Stage, trained: str, thresholds: Thresholds, tags: Json, mlflow_url: str) -> Json:
+def _judge(
+    stage: Stage,
+    trained: str,
+    thresholds: Thresholds,
+    tags: Json,
+    mlflow_url: str,
+    experiment: str,
+) -> Json:
     """Measure the model, hold it against the thresholds, log it to MLflow."""
     objects, timeline = stage.objects, Timeline()
-    trains, measure = (
-        (HPC_TRAIN, _read_measured) if stage.name == HPC_EVALUATE else (PREPROCESS_TRAIN, _measure)
-    )
+    on_site = stage.name == HPC_EVALUATE
+    trains = HPC_TRAIN if on_site else PREPROCESS_TRAIN
     stored = objects.record(trains)
     if stored is None or stored[1] != trained:
         raise DataError(
@@ -319,8 +378,13 @@ def _judge(stage: Stage, trained: str, thresholds: Thresholds, tags: Json, mlflo
             "run again: what is missing is recreated",
         )
     before = stored[0]
-    record = {**measure(stage, before, timeline), "trained": trained}
-    record |= {"gates": thresholds.judge(record["performance"]), "tags": tags}
+    measured = (
+        _read_measured(stage, before, timeline)
+        if on_site
+        else _measure(stage, before, timeline, experiment)
+    )
+    record: Json = {**measured, "trained": trained, "tags": tags}
+    record["gates"] = thresholds.judge(record["metrics"])
     log.info("gates: %s", "; ".join(record["gates"]["missed"]) or "passed")
     losses = json.loads(objects.get(before["objects"]["losses.json"]))
     settings = stage.settings
@@ -328,41 +392,41 @@ def _judge(stage: Stage, trained: str, thresholds: Thresholds, tags: Json, mlflo
         cloud = dataclasses.replace(settings.cloud or Cloud(), mlflow_url=mlflow_url)
         settings = dataclasses.replace(settings, cloud=cloud)
     with timeline.span("mlflow"):
-        run = run_log(objects.run_id, before, record, losses, stage.work)
+        run = run_log(objects.run_id, before, record, losses, stage.work / "out")
         record["mlflow"] = dataclasses.asdict(log_run(settings, run))
     log.info("mlflow: %s %s", record["mlflow"]["state"], record["mlflow"]["reason"])
     times = time_record(stage.name, stage.start, time.time())
     return {**record, "time": times, "spans": timeline.seconds()}
 
 
-def _measure(stage: Stage, before: Json, timeline: Timeline) -> Json:
-    """Load the trained model, predict the test images here."""
-    import numpy as np
-
-    from kit.experiments.fashion_mnist import training
-
+def _measure(stage: Stage, before: Json, timeline: Timeline, name: str) -> Json:
+    """Download the results of the training and measure them here."""
     objects = stage.objects
-    model_file, predictions = stage.work / "model.safetensors", stage.work / "predictions.npy"
+    experiment = wanted_experiment(name, before["experiment"]["code"])
+    ctx = _context(stage, experiment.parameters(**before["hyperparameters"]))
     with timeline.span("download"):
-        data = objects.get_test_data(before["data"])
-        model_file.write_bytes(objects.get(before["objects"][model_file.name]))
+        objects.get_data(before["data"]["hash"], ctx.data)
+        objects.get_files(out_names(before["objects"]), ctx.out)
     with timeline.span("evaluation"):
-        parameters = Parameters(**before["hyperparameters"])
-        result = training.evaluate(training.load_model(model_file), data, parameters)
-        np.save(predictions, result.predictions, allow_pickle=False)
+        metrics = running.evaluate(experiment, ctx)
     with timeline.span("upload"):
-        reference = objects.keep(predictions.name, predictions.read_bytes())
-    return {
-        "objects": {predictions.name: reference},
-        "performance": result.performance,
-        "confusion": result.confusion.tolist(),
-    }
+        files = running.out_files(ctx.out)
+        known = {name: ref["sha256"] for name, ref in out_names(before["objects"]).items()}
+        new = {name: path for name, path in files.items() if sha256_of(path) != known.get(name)}
+        if changed := sorted(set(new) & set(known)):
+            got = f"its function evaluate changed {', '.join(changed)}"
+            step = "write the results of the evaluation into files of their own"
+            raise DataError(f"evaluate {name}", got, step)
+        references = objects.keep_out(new)
+    return {"objects": references, "metrics": metrics}
 
 
 def _read_measured(stage: Stage, before: Json, timeline: Timeline) -> Json:
-    """Download what the site has measured and predicted."""
+    """Download what the site has measured, and the files that are logged."""
+    names = out_names(before["objects"])
+    logged = {*predictions(names), model_file(names)}
     with timeline.span("download"):
-        for name in ("model.safetensors", "predictions.npy"):
-            (stage.work / name).write_bytes(stage.objects.get(before["objects"][name]))
+        wanted = {name: reference for name, reference in names.items() if name in logged}
+        stage.objects.get_files(wanted, stage.work / "out")
         metrics = json.loads(stage.objects.get(before["objects"]["metrics.json"]))
-    return {**metrics, "objects": {}}
+    return {"metrics": metrics["metrics"], "objects": {}}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 from kit.base import CommandFailed, DataError, Host, Json, dumps, sha256_of, temporary_folder
+from kit.experiments.running import check_name
 from kit.onsite import FAILURE, PROGRESS, TUNNEL_STATE
 from kit.runs.objects import StageStore
 from kit.runs.requests import attempt_id
@@ -114,10 +115,7 @@ class Collector:
         return kept
 
     def _fetch(self, name: str, wanted: str) -> bytes:
-        if "/" in name:
-            tried = f"read the manifest of {self.attempt_id}"
-            raise DataError(tried, f"it names {name!r:.200}", "start the run again")
-        source = f"{self.slurm.folder(self.attempt_id)}/{name}"
+        source = f"{self.slurm.folder(self.attempt_id)}/{check_name(name)}"
         with temporary_folder() as folder:
             path = folder / "file"
             self.slurm.host.get(source, path)

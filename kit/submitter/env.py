@@ -12,7 +12,7 @@ import contextlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,14 +48,19 @@ class Environment:
     attempt: str
 
 
-def pins(names: Path = REQUIREMENTS, lock: Path = LOCK) -> str:
-    """Return the packages with their versions, one a line. Raises DataError for one not locked."""
+def pins(more: Sequence[str] = (), names: Path = REQUIREMENTS, lock: Path = LOCK) -> str:
+    """Return the packages with their versions, one a line. Raises DataError for one not locked.
+
+    `more` are an experiment's own: with the version of the lock, or as they are written.
+    """
     versions = locked(lock)
     wanted = [line for line in names.read_text().splitlines() if line and line[0] != "#"]
     missing = [name for name in wanted if name not in versions]
     if missing:
         raise DataError(f"{names} names what {lock} has not", ", ".join(missing), "make lock")
-    return "".join(f"{name}=={versions[name]}\n" for name in wanted)
+    lines = [f"{name}=={versions[name]}" for name in wanted]
+    lines += [f"{name}=={versions[name]}" if name in versions else name for name in more]
+    return "".join(f"{line}\n" for line in dict.fromkeys(lines))
 
 
 def locked(lock: Path = LOCK) -> dict[str, str]:
@@ -74,39 +79,44 @@ def pins_key(text: str) -> str:
     return sha256_of(text.encode())[:12]
 
 
-def environment_call(hpc: Hpc, attempt_id: str, configured: bool) -> str:
+def environment_call(hpc: Hpc, attempt_id: str, configured: bool, more: Sequence[str] = ()) -> str:
     """Return the line that calls `environment`. Raises UsageError for an invalid attempt id."""
     if not ATTEMPT_ID.fullmatch(attempt_id):
         raise UsageError(
             f"{attempt_id[:80]!r} is not an attempt id", next_step="give 12 hex digits"
         )
-    text, use = pins(), "yes" if configured else "no"
+    text, use = pins(more), "yes" if configured else "no"
     keys = [environment_key(hpc, text), pins_key(text)]
     return f"environment {shlex.join([hpc.project_dir, *keys, hpc.python, attempt_id, use])}"
 
 
-def pins_file(hpc: Hpc) -> str:
+def pins_file(hpc: Hpc, more: Sequence[str] = ()) -> str:
     """Return where the list of packages is on the site."""
-    return f"{SitePaths(hpc).wheels}/{pins_key(pins())}.txt"
+    return f"{SitePaths(hpc).wheels}/{pins_key(pins(more))}.txt"
 
 
-def stage_pins(host: Host, hpc: Hpc) -> None:
+def stage_pins(host: Host, hpc: Hpc, more: Sequence[str] = ()) -> None:
     """Write the list of packages on the site, once."""
-    target = pins_file(hpc)
+    target = pins_file(hpc, more)
     if host.run(["test", "-e", target], check=False, repeat=True).code:
-        host.put(pins().encode(), target)
+        host.put(pins(more).encode(), target)
 
 
 def make_environment(
-    host: Host, hpc: Hpc, attempt_id: str, configured: bool, say: Callable[[str], None]
+    host: Host,
+    hpc: Hpc,
+    attempt_id: str,
+    configured: bool,
+    say: Callable[[str], None],
+    more: Sequence[str] = (),
 ) -> tuple[str, bool]:
     """Find or build the environment on the login node; return its folder and whether it is private.
 
     Raises EnvironmentBuildError for every failure on the site, Unreachable without contact.
     """
-    stage_pins(host, hpc)
-    lines = [*module_lines(hpc), FUNCTION, environment_call(hpc, attempt_id, configured)]
-    text = "\n".join(lines)
+    stage_pins(host, hpc, more)
+    call = environment_call(hpc, attempt_id, configured, more)
+    text = "\n".join([*module_lines(hpc), FUNCTION, call])
     body = f"main() {{\numask 077\n(\n{text} || exit\n{_REPLY})\n{_EXIT}}}\nmain; exit 0\n"
     tried = f"build the Python environment on {host.name}"
     try:

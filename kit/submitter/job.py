@@ -9,14 +9,15 @@ import io
 import json
 import shlex
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kit.base import Json
 from kit.base.settings import Hpc
-from kit.experiments.fashion_mnist.images import Dataset
-from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments import Experiment
+from kit.experiments.contract import files_below
 from kit.onsite.names import ENVIRONMENT_FAILED
 from kit.runs.requests import RunRequest, attempt_id
 from kit.slurm import JobSpec, SitePaths, job_for, job_name
@@ -24,8 +25,6 @@ from kit.submitter import env as hpc_env
 from kit.submitter.scripts import script
 
 WARNING_S = 60  # how long before its time limit the job is asked to end
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-
 SHIPPED_ROOMS = ("base", "experiments", "onsite")
 SHIPPED = (".py", ".sh", ".toml")
 
@@ -34,10 +33,12 @@ SHIPPED = (".py", ".sh", ".toml")
 class Task:
     """The work of one attempt; all paths are on the site.
 
-    `data` is the data set's file, `code` the zip file of the shipped rooms (its SHA-256 is
-    `code_hash`), `previous` the folder of an earlier attempt whose checkpoint may be resumed,
-    `tunnel` what `TunnelKeys.open` returned. `environment` is a folder that was built before
-    (`private`: the job removes it); without one the job finds or builds its own.
+    `module` is the experiment's, as it is imported there, `requirements` the packages that it
+    needs beside the kit's own, `data` the zip file of its data set, `code` the zip file of the
+    shipped rooms and of the experiment (its SHA-256 is `code_hash`), `previous` the folder of an
+    earlier attempt whose checkpoint may be resumed, `tunnel` what `TunnelKeys.open` returned.
+    `environment` is a folder that was built before (`private`: the job removes it); without one
+    the job finds or builds its own.
     """
 
     run: str
@@ -48,7 +49,9 @@ class Task:
     code: str
     code_hash: str
     configured: bool
-    hyperparameters: Parameters
+    hyperparameters: Json
+    module: str
+    requirements: tuple[str, ...] = ()
     workers: int = 1
     previous: str = ""
     environment: str = ""
@@ -56,7 +59,14 @@ class Task:
     tunnel: Json | None = None
 
 
-def build_task(hpc: Hpc, request: RunRequest, number: int, code_hash: str, **more: Any) -> Task:
+def build_task(
+    hpc: Hpc,
+    request: RunRequest,
+    experiment: Experiment,
+    number: int,
+    code_hash: str,
+    **more: Any,
+) -> Task:
     """Build the task of attempt `number` of a request; `more` is what depends on the site."""
     paths = SitePaths(hpc)
     previous = paths.attempt(attempt_id(request.run, number - 1)) if number > 1 else ""
@@ -65,11 +75,13 @@ def build_task(hpc: Hpc, request: RunRequest, number: int, code_hash: str, **mor
         number=number,
         attempt_id=attempt_id(request.run, number),
         data_hash=request.data_hash,
-        data=f"{paths.inputs}/{request.data_hash}.safetensors",
+        data=f"{paths.inputs}/{request.data_hash}.zip",
         code=f"{paths.inputs}/{code_hash}.zip",
         code_hash=code_hash,
         configured=request.configured,
-        hyperparameters=request.hyperparameters,
+        hyperparameters=experiment.parameters(**request.hyperparameters).model_dump(),
+        module=experiment.module.__name__,
+        requirements=experiment.requirements,
         workers=request.workers,
         previous=previous,
         **more,
@@ -82,7 +94,7 @@ def job_spec(hpc: Hpc, task: Task) -> JobSpec:
         private = shlex.quote(task.environment) if task.private else ""
         environment = f"venv={shlex.quote(task.environment)} private={private}"
     else:
-        wanted = hpc_env.environment_call(hpc, task.attempt_id, task.configured)
+        wanted = hpc_env.environment_call(hpc, task.attempt_id, task.configured, task.requirements)
         environment = f"{hpc_env.FUNCTION}\n{wanted} || exit {ENVIRONMENT_FAILED}"
     variables = {
         "KIT_TASK": task_text(task),
@@ -96,29 +108,41 @@ def job_spec(hpc: Hpc, task: Task) -> JobSpec:
 
 def task_text(task: Task) -> str:
     """Return what the job's programs read: one line of JSON, with the version of Ray they need."""
-    of_the_script = {"code", "code_hash", "configured", "environment", "private"}
+    of_the_script = {"code", "code_hash", "configured", "environment", "private", "requirements"}
     table = {name: value for name, value in vars(task).items() if name not in of_the_script}
-    table["hyperparameters"] = task.hyperparameters.model_dump()
     return json.dumps({**table, "ray": hpc_env.locked()["ray"]}, sort_keys=True)
 
 
-def data_file(data: Dataset) -> bytes:
-    """Return the data set as the one file that `kit.onsite.driver` reads."""
-    from safetensors.numpy import save
-
-    return bytes(save({name: getattr(data, name) for name in ARRAYS}))
+def data_archive(folder: Path) -> bytes:
+    """Return the files of a data set as the one file that `kit.onsite.driver` unpacks."""
+    return _archive(files_below(folder), zipfile.ZIP_STORED)
 
 
-def code_archive() -> bytes:
-    """Build the zip file of the rooms that run on the site: same bytes for the same sources."""
+def code_archive(experiment: Experiment) -> bytes:
+    """Build the zip file of what runs on the site: same bytes for the same sources."""
     package = Path(__file__).parents[1]
     paths = [package / "__init__.py"]
     for room in SHIPPED_ROOMS:
         paths += sorted(path for path in (package / room).rglob("*") if path.suffix in SHIPPED)
+    files = {path.relative_to(package.parent).as_posix(): path for path in paths}
+    return _archive({**files, **_own_files(experiment)}, zipfile.ZIP_DEFLATED)
+
+
+def _own_files(experiment: Experiment) -> dict[str, Path]:
+    """Return the files of an experiment that is not one of the kit's, by their place there."""
+    module = experiment.module
+    place = module.__name__.replace(".", "/")
+    if module.__name__.startswith("kit."):
+        return {}
+    if not hasattr(module, "__path__"):
+        return {f"{place}.py": Path(str(module.__file__))}
+    return {f"{place}/{name}": path for name, path in experiment.sources.items()}
+
+
+def _archive(files: Mapping[str, Path], compression: int) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
-        for path in paths:
-            name = path.relative_to(package.parent).as_posix()
+    with zipfile.ZipFile(buffer, "w", compression) as file:
+        for name, path in files.items():
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            file.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+            file.writestr(entry, path.read_bytes(), compression)
     return buffer.getvalue()

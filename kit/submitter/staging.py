@@ -9,15 +9,16 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from kit.base import CommandFailed, DataError, Json, KitError, sha256_of
+from kit.base import CommandFailed, DataError, Json, KitError, sha256_of, temporary_folder
 from kit.base.settings import Hpc
+from kit.experiments import Experiment, load_experiment
 from kit.onsite import TUNNEL_STATE
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest
 from kit.slurm import Slurm, parse_duration, planned_resources
 from kit.store import ObjectStore
 from kit.submitter import env as hpc_env
-from kit.submitter.job import Task, build_task, code_archive, data_file
+from kit.submitter.job import Task, build_task, code_archive, data_archive
 from kit.submitter.tunnel_key import TunnelKeys
 
 log = logging.getLogger(__name__)
@@ -35,20 +36,22 @@ class Staging:
     def task(self, request: RunRequest, number: int, attempt_id: str) -> Task:
         """Stage everything that an attempt needs. Raises KitError."""
         host, hpc = self.slurm.host, self.slurm.hpc
-        code = code_archive()
-        task = build_task(hpc, request, number, sha256_of(code))
-        used = [task.code, task.data, hpc_env.pins_file(hpc)]
+        experiment = own_experiment(request)
+        code = code_archive(experiment)
+        task = build_task(hpc, request, experiment, number, sha256_of(code))
+        used = [task.code, task.data, hpc_env.pins_file(hpc, task.requirements)]
         host.run(["touch", "-c", "--", *used], check=False, repeat=True)  # `kit tidy` keeps them
         if self._sha256(task.code) != task.code_hash:
             host.put(code, task.code)
         if not self._is_there(task.data):
-            content = StageStore(self.data, request.run).get_data(request.data_hash)[0]
-            host.put(data_file(content), task.data)
-        hpc_env.stage_pins(host, hpc)
+            with temporary_folder() as folder:
+                StageStore(self.data, request.run).get_data(request.data_hash, folder)
+                host.put(data_archive(folder), task.data)
+        hpc_env.stage_pins(host, hpc, task.requirements)
         if hpc.build_env_on == "login":
             why = "its Python environment is found or built on the login node, a minute or more"
             self.show({"state": "STAGING", "why": why})
-            given = (host, hpc, attempt_id, request.configured, log.info)
+            given = (host, hpc, attempt_id, request.configured, log.info, task.requirements)
             venv, private = hpc_env.make_environment(*given)
             task = replace(task, environment=venv, private=private)
         if request.wants_tunnel(hpc.tunnel):
@@ -81,9 +84,24 @@ class Staging:
 
 def refuse_too_many(hpc: Hpc, request: RunRequest) -> None:
     """Raise DataError for more workers than CPUs or GPUs: Ray would wait for ever."""
-    held, device = planned_resources(hpc), request.hyperparameters.device
+    held, device = planned_resources(hpc), str(request.hyperparameters.get("device", "cpu"))
     most, unit = (held.gpus, "GPUs") if device == "cuda" else (held.cores, "CPUs")
     if request.workers > most:
         got = f"the profile asks for {most} {unit}, and each needs one"
         step = "give fewer workers or device = cpu, or change [hpc] nodes, cpus, gres"
         raise DataError(f"train with workers = {request.workers} on {device}", got, step)
+
+
+def own_experiment(request: RunRequest) -> Experiment:
+    """Return this submitter's copy of the requested experiment.
+
+    Raises UsageError where it has none of that name or the parameters are not its own, DataError
+    for another version of its source files: code never comes out of a bucket.
+    """
+    experiment = load_experiment(request.experiment, own_files=False)
+    experiment.parameters(**request.hyperparameters)
+    if request.code not in ("", experiment.code):
+        got = f"its source files here have the hash {experiment.code[:12]}, not {request.code[:12]}"
+        step = "bring the same version to where the submitter runs, then start again with --fresh"
+        raise DataError(f"run the experiment {request.experiment}", got, step)
+    return experiment

@@ -214,6 +214,7 @@ class Submitter:
             if self.settings.site.closed:
                 raise DataError("submit", self.settings.site.closed)
             check_affordable(self.settings, self.slurm.host)
+            staging.own_experiment(request)
             staging.refuse_too_many(self.hpc, request)
         except NoSuchObject:
             return

@@ -9,8 +9,9 @@ from kit.tracking.delivery import Logged, destination_of, log_run, read, rows, s
 from kit.tracking.log import (
     RunLog,
     experiment_of,
+    metric_points,
     mlflow_params,
-    performance_metrics,
+    predictions,
     run_log,
     units_log,
 )

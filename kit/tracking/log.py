@@ -3,17 +3,16 @@
 import dataclasses
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from kit.base import Json
-from kit.experiments.fashion_mnist.images import LABELS
+from kit.experiments.running import model_file, out_names
 from kit.slurm import parse_duration, parse_time
 
 Point = tuple[str, float, int, int]
@@ -63,22 +62,9 @@ class RunLog:
         )
 
 
-def performance_metrics(
-    performance: Mapping[str, Any], labels: Sequence[str], timestamp_ms: int
-) -> tuple[Point, ...]:
-    """Return the points of a performance record: three totals, then three for each label.
-
-    Raises ValueError unless the record has one figure for each label.
-    """
-    kinds = ("accuracy", "precision", "recall")
-    points = [(kind, float(performance[kind]), 0, timestamp_ms) for kind in kinds]
-    for kind in kinds:
-        values = performance[f"class-{kind}"]
-        points += [
-            (f"{label}-{kind}", float(value), 0, timestamp_ms)
-            for label, value in zip(labels, values, strict=True)
-        ]
-    return tuple(points)
+def metric_points(metrics: Mapping[str, float], timestamp_ms: int) -> tuple[Point, ...]:
+    """Return the points of an experiment's metrics."""
+    return tuple((name, float(value), 0, timestamp_ms) for name, value in metrics.items())
 
 
 def mlflow_params(values: Mapping[str, object]) -> dict[str, str]:
@@ -91,21 +77,29 @@ def target_of(run_id: str) -> str:
     return run_id.rsplit("-", 2)[0]
 
 
-def experiment_of(target: str) -> str:
-    """Return the MLflow experiment of a target (cloud, cloud-hpc)."""
-    return f"{target}-fmnist-pipeline"
+def experiment_of(target: str, label: str) -> str:
+    """Return the MLflow experiment of a target and of an experiment's label."""
+    return f"local-{label}" if target == "local" else f"{target}-{label}-pipeline"
+
+
+def predictions(names: Iterable[str]) -> list[str]:
+    """Return those of an experiment's files that are logged beside the model: its predictions."""
+    return [name for name in names if Path(name).stem == "predictions"]
 
 
 def run_log(
     run_id: str, trained: Json, evaluated: Json, losses: Sequence[tuple[int, float]], work: Path
 ) -> RunLog:
-    """Return the log of a pipeline's run, from its two records and the files in `work`.
+    """Return the log of a pipeline's run, from its two records.
 
-    The model's file is always logged; it is registered if the gates were passed.
+    The experiment's files are in `work`. The model is always logged, and registered if the gates
+    were passed.
     """
+    about = trained["experiment"]
+    names = out_names({**trained["objects"], **evaluated["objects"]})
     end_ms = int(trained["training"]["end-time"] * 1000)
     passed, target = evaluated["gates"]["passed"], target_of(run_id)
-    points = performance_metrics(evaluated["performance"], LABELS, end_ms)
+    points = metric_points(evaluated["metrics"], end_ms)
     points += (("training-seconds", trained["training"]["total-seconds"], 0, end_ms),)
     points += tuple(("loss", loss, step, end_ms) for step, loss in losses)
     params, tags = mlflow_params(trained["hyperparameters"]), dict(evaluated["tags"])
@@ -120,10 +114,10 @@ def run_log(
             "status": slurm["job"]["state"],
         }
         tags |= {"kit.configured": str(trained["configured"]), "kit.try": str(slurm["try"])}
-    model = str(work / "model.safetensors")
-    files = ((str(work / "predictions.npy"), "predicted_qualities"),)
+    model = str(work / model_file(names)) if model_file(names) else ""
+    files = tuple((str(work / name), "predicted_qualities") for name in predictions(names))
     return RunLog(
-        experiment=experiment_of(target),
+        experiment=experiment_of(target, about["label"]),
         run_name=run_id,
         run_id=run_id,
         start_ms=int(trained["time"]["start-time"] * 1000),
@@ -133,11 +127,12 @@ def run_log(
         tags={
             **tags,
             "kit.target": target,
+            "kit.experiment": about["name"],
             "kit.data": trained["data"]["source"],
             "kit.gates": "passed" if passed else "not passed",
         },
-        artifacts=files if passed else (*files, (model, "model")),
-        model=(f"{target.upper()}-FMNIST-CNN", model) if passed else None,
+        artifacts=files if passed or not model else (*files, (model, "model")),
+        model=(f"{target.upper()}-{about['model']}", model) if passed and model else None,
     )
 
 
@@ -156,7 +151,7 @@ def units_log(run_id: str, trained: Json, units: Mapping[str, Decimal]) -> RunLo
     if job is not None:
         metrics["billing-units"] = job
     return RunLog(
-        experiment=experiment_of(target),
+        experiment=experiment_of(target, trained["experiment"]["label"]),
         run_name=run_id,
         run_id=run_id,
         start_ms=int(trained["time"]["start-time"] * 1000),

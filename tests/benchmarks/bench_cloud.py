@@ -9,10 +9,10 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from idx_files import striped_images
+from idx_files import as_data, striped_images
 
 from kit.base.settings import load
-from kit.experiments import Thresholds
+from kit.experiments import Thresholds, load_experiment
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.objects import StageStore
 from kit.runs.outcome import arguments_of, run_pipeline
@@ -27,14 +27,15 @@ def main() -> None:
     store = open_store(loaded, bucket)
     store.ensure_bucket()
     objects = StageStore(store, f"cloud-{uuid.uuid4().hex[:12]}-1")
-    data = striped_images()
+    data = as_data(striped_images())
     objects.put_data(data)
     given = arguments_of(
         loaded,
         objects.run_id,
         bucket,
         data.hash,
-        Parameters(epochs=1),
+        load_experiment("fashion_mnist"),
+        Parameters(epochs=1).model_dump(),
         Thresholds({"accuracy": 0, "precision": 0, "recall": 0}),
     )
     with tempfile.TemporaryDirectory() as folder:

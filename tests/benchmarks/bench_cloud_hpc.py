@@ -19,12 +19,12 @@ from pathlib import Path
 
 import psutil
 from buckets import remove_bucket
-from idx_files import striped_images
+from idx_files import as_data, striped_images
 
 from kit.base.settings import Settings, load
-from kit.experiments import Thresholds
-from kit.experiments.fashion_mnist.images import Dataset
+from kit.experiments import Thresholds, load_experiment
 from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments.running import Data
 from kit.runs.objects import StageStore
 from kit.runs.outcome import CLOUD_HPC, Outcome, hpc_arguments_of, run_pipeline
 from kit.runs.requests import RunRequest, RunRequests, attempt_id
@@ -66,21 +66,24 @@ class Bench:
             for store in self.stores:
                 remove_bucket(store)
 
-    def request(self, data: Dataset, configured: bool, epochs: int) -> RunRequest:
+    def request(self, data: Data, configured: bool, epochs: int) -> RunRequest:
         run = f"cloud-hpc-{secrets.token_hex(6)}-1"
         StageStore(self.stores[1], run).put_data(data)
         return RunRequest(
             run=run,
             data_hash=data.hash,
             configured=configured,
-            hyperparameters=Parameters(epochs=epochs),
+            hyperparameters=Parameters(epochs=epochs).model_dump(),
         )
 
-    def pipeline(self, data: Dataset, configured: bool, epochs: int) -> Outcome:
+    def pipeline(self, data: Data, configured: bool, epochs: int) -> Outcome:
         """Run the pipeline as the notebook does."""
         request = self.request(data, configured, epochs)
         given = hpc_arguments_of(
-            self.settings, request, gates=Thresholds({"accuracy": 0, "precision": 0, "recall": 0})
+            self.settings,
+            request,
+            load_experiment("fashion_mnist"),
+            gates=Thresholds({"accuracy": 0, "precision": 0, "recall": 0}),
         )
         with tempfile.TemporaryDirectory() as folder:
             objects = StageStore(self.stores[1], request.run)
@@ -101,7 +104,7 @@ def print_row(what: str, got: float, aim: float, unit: str = "s") -> None:
 
 def overhead(bench: Bench, repeats: int) -> None:
     """Pipeline minus training, and where it goes."""
-    data = striped_images(720, 180)
+    data = as_data(striped_images(720, 180))
     bench.pipeline(data, True, 1)  # whatever is missing is made
     for configured, aim in AIMS.items():
         outcomes = [bench.pipeline(data, configured, 5) for _ in range(repeats)]
@@ -115,7 +118,7 @@ def overhead(bench: Bench, repeats: int) -> None:
 
 def share(bench: Bench) -> None:
     """Share of the job's own time that is training, at full size."""
-    trained = bench.pipeline(striped_images(), True, 5).trained
+    trained = bench.pipeline(as_data(striped_images()), True, 5).trained
     training, job = trained["training"]["total-seconds"], trained["slurm"]["elapsed_s"]
     print_row(
         f"training of the job's {job:.0f} s, 60,000 images", 100 * training / job, 100 * SHARE, "%"
@@ -126,7 +129,7 @@ def reaction(bench: Bench, repeats: int) -> None:
     """From a request to its being seen; from a cancel to released nodes."""
     seen, released = [], []
     for _ in range(repeats):
-        request = bench.request(striped_images(720, 180), True, 3000)
+        request = bench.request(as_data(striped_images(720, 180)), True, 3000)
         bench.requests.ask(request)
         seen.append(until(lambda run=request.run: bench.requests.read(run, "progress")))
         until(lambda run=request.run: (bench.requests.read(run, "progress") or {}).get("training"))

@@ -9,7 +9,7 @@ from kit.experiments.contract import Context, files_below, hash_of
 
 
 def context(folder, **more):
-    return Context(folder / "data", folder / "out", folder / "checkpoint", None, **more)
+    return Context(folder / "data", folder, None, **more)
 
 
 def reported(ctx, points):

@@ -17,7 +17,7 @@ def data(tmp_path_factory):
 
 def trained(data, folder, show=lambda *_: None, **parameters):
     values = DIGITS.parameters(**parameters)
-    ctx = Context(data.folder, folder / "out", folder / "checkpoint", values, show=show)
+    ctx = Context(data.folder, folder, values, show=show)
     running.train(DIGITS, ctx)
     return ctx
 

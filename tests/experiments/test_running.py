@@ -14,7 +14,7 @@ from kit.experiments.loader import load_experiment
 def carry_out(folder, text=GOOD):
     experiment = load_experiment(str(write(folder, text)))
     data = running.make_data(experiment, folder / "cache", None)
-    ctx = Context(data.folder, folder / "out", folder / "checkpoint", experiment.parameters())
+    ctx = Context(data.folder, folder, experiment.parameters())
     trained = running.train(experiment, ctx)
     return data, ctx, trained, running.evaluate(experiment, ctx)
 

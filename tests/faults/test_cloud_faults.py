@@ -14,12 +14,13 @@ from types import SimpleNamespace
 import pytest
 from allas_site import SHORT, AllasSite
 from cloud_site import IN_CHILD, small_data
+from idx_files import as_data
 from kit_sandbox.supervisor import control
 
 from kit import tracking
 from kit.base import StoreUnavailable, Unreachable, settings
 from kit.base.settings import SITES, load
-from kit.experiments import Thresholds
+from kit.experiments import Thresholds, load_experiment
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs import stages
 from kit.runs.kfp_here import PipelineFailed
@@ -31,7 +32,8 @@ from kit.tracking import delivery
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 HP = Parameters(epochs=8, learning_rate=0.01)
-DATA = small_data()
+DATA = as_data(small_data())
+FASHION = load_experiment("fashion_mnist")
 
 
 # Moments of a run, by what the notebook sees.
@@ -65,7 +67,8 @@ class Cloud:
             run,
             store.bucket,
             DATA.hash,
-            HP,
+            FASHION,
+            HP.model_dump(),
             Thresholds({"accuracy": 0, "precision": 0, "recall": 0}),
         )
         return SimpleNamespace(loaded=loaded, id=run, objects=objects, given=given)
@@ -167,14 +170,14 @@ def test_a_gateway_that_stays_away_ends_the_stage_and_the_training_is_not_lost(
             patch.setattr(stages, "_log_progress", stop)
             patch.setattr(stages, "open_store", lambda *words: open_store(*words, retry=SHORT))
             with pytest.raises(StoreUnavailable) as caught:
-                stages.preprocess_train(*train, **HP.model_dump())
+                stages.preprocess_train(*train, "fashion_mnist", "", HP.model_dump())
     finally:
         allas.start("rgw")
     assert caught.value.next_step
     assert run.objects.record(PREPROCESS_TRAIN) is None
     outcome = cloud.start(run)
     assert same(outcome, unbroken)
-    assert outcome.trained["epochs_resumed"] == HP.epochs
+    assert outcome.trained["resumed_step"] == HP.epochs * 100
     seen("pipeline: RGW away for longer than anybody waits", "stage fails, next start: same result")
 
 
@@ -267,7 +270,7 @@ def test_mlflow_away_after_the_run_is_said_where_it_is_read_back(cloud, unbroken
 
 def test_objects_removed_or_changed_between_the_steps(cloud, unbroken, seen):
     run = cloud.new()
-    store, model = run.objects.store, f"runs/{run.id}/model.safetensors"
+    store, model = run.objects.store, f"runs/{run.id}/out/model.safetensors"
 
     def other_bytes():
         """Change bytes and leave the recorded hash, as a bad disk would."""

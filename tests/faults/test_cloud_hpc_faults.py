@@ -41,6 +41,7 @@ from kit.submitter import env as hpc_env
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+EPOCH_STEPS = 180  # 720 images in batches of 4
 LONG = 3000  # epochs: it runs until somebody ends it
 
 
@@ -87,9 +88,9 @@ def test_the_site_gives_the_same_bits_as_this_process(bench, seen, tmp_path):
     run = bench.ask()
     bench.finish(run)
     result = follow(bench.requests, run, 0, lambda _: None)
-    here = training.train(bench.data, Parameters())
+    here = training.train(bench.images, Parameters())
     training.save_model(here.model, tmp_path / "model.safetensors")
-    theirs = bench.submitter.data.get(result["files"]["model.safetensors"]["key"])
+    theirs = bench.submitter.data.get(result["files"]["out/model.safetensors"]["key"])
     assert theirs == (tmp_path / "model.safetensors").read_bytes()
     assert {row["State"] for row in result["sacct"].values()} == {"COMPLETED"}
     assert all(row["TotalCPU"] for row in result["sacct"].values())
@@ -303,7 +304,7 @@ def test_the_time_limit_keeps_the_last_epoch_for_the_next_attempt(bench, seen):
     assert (status.state, status.number) == (RunState.DONE, 2)
     result = follow(bench.requests, run, 0, lambda _: None)
     times = json.loads(bench.submitter.data.get(result["files"]["times.json"]["key"]))
-    assert times["epochs_resumed"] >= 2
+    assert times["resumed_step"] >= 2 * EPOCH_STEPS
     assert [bench.states(run, n) for n in (1, 2)] == [["FAILED"], ["COMPLETED"]]
     text = bench.submitter.data.get(result["files"]["sacct-tries.txt"]["key"]).decode()
     lines = billing.actual(bench.profile, usages(bench.profile, text), result["job"]["id"])
@@ -311,7 +312,7 @@ def test_the_time_limit_keeps_the_last_epoch_for_the_next_attempt(bench, seen):
     assert all(line.bu > 0 for line in lines)
     seen(
         "time limit near",
-        f"ended early; the next attempt resumed after epoch {times['epochs_resumed']}",
+        f"ended early; the next attempt resumed after step {times['resumed_step']}",
     )
 
 

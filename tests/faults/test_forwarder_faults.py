@@ -102,7 +102,9 @@ def runs(sandbox, tmp_path_factory):
     good = json.loads(history.read_text().splitlines()[-1])["run"]
     submitter, gone = submitter_for(load("sandbox")), f"cloud-hpc-{secrets.token_hex(6)}-1"
     submitter.requests.ask(
-        RunRequest(run=gone, data_hash="0" * 64, configured=True, hyperparameters=Parameters())
+        RunRequest(
+            run=gone, data_hash="0" * 64, configured=True, hyperparameters=Parameters().model_dump()
+        )
     )
     submitter.cancel(gone)
     assert submitter.requests.status(gone).state is RunState.CANCELLED

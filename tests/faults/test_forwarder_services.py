@@ -11,7 +11,7 @@ import pytest
 import redis
 from allas_site import AllasSite
 from dotenv import dotenv_values
-from idx_files import real_or_striped_images
+from idx_files import as_data, real_or_striped_images
 from notebook_runs import planted
 from slurm_site import until
 
@@ -41,7 +41,7 @@ def scraped(loaded):
 
 
 def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, seen):
-    loaded, site, data = load("sandbox"), AllasSite(), real_or_striped_images()
+    loaded, site, data = load("sandbox"), AllasSite(), as_data(real_or_striped_images())
     submitter, results, said = submitter_for(loaded), [], []
     for store in (submitter.requests.store, submitter.data):
         store.ensure_bucket()
@@ -49,7 +49,10 @@ def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, 
     StageStore(submitter.data, run).put_data(data)
     forwarder_client(loaded).ask(
         RunRequest(
-            run=run, data_hash=data.hash, configured=True, hyperparameters=Parameters(epochs=200)
+            run=run,
+            data_hash=data.hash,
+            configured=True,
+            hyperparameters=Parameters(epochs=200).model_dump(),
         )
     )
     person = threading.Thread(

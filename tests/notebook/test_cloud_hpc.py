@@ -53,7 +53,7 @@ def test_the_notebook_says_how_to_open_it_and_never_the_token(tmp_path):
 
 def test_showing_the_credentials_makes_neither_a_bucket_nor_a_key(tmp_path, monkeypatch):
     monkeypatch.setattr(show, "credentials_table", lambda *both: both)
-    hpc_run = SimpleNamespace(target="cloud-hpc", settings=load("sandbox"))
+    hpc_run = SimpleNamespace(target="cloud-hpc", settings=load("sandbox"), experiment=None)
     run = Run(hpc_run, None, None, None)
     monkeypatch.setattr(Run, "requests", property(lambda _: pytest.fail("a store was opened")))
     monkeypatch.setattr(Run, "objects", property(lambda _: pytest.fail("a store was opened")))

@@ -46,13 +46,14 @@ def test_a_run_that_cannot_be_priced_is_kept_with_the_reason(loaded):
 def test_folder_of_a_pipelines_run_has_what_is_needed_to_load_the_model(loaded):
     run, store = history.start_run(loaded, "cloud", {}, "d"), MemoryStore()
     objects = StageStore(store, run.id)
-    kept = {name: objects.keep(name, name.encode()) for name in ("model.safetensors", "x.json")}
+    out = objects.store.put("m", b"m"), objects.store.put("p", b"p")
+    model, predictions = ({"key": info.key, "sha256": info.sha256} for info in out)
+    kept = {"out/model.safetensors": model, "x.json": objects.keep("x.json", b"x")}
     outcome = SimpleNamespace(
         losses=[[1, 0.5]],
-        trained={"objects": kept},
-        evaluated={"objects": {"predictions.npy": objects.keep("predictions.npy", b"p")}},
+        files={**kept, "out/predictions.npy": predictions},
     )
     results._save_objects(run, objects, outcome)
-    assert (run.folder / "model.safetensors").read_bytes() == b"model.safetensors"
-    assert (run.folder / "predictions.npy").read_bytes() == b"p"
+    assert (run.folder / "out/model.safetensors").read_bytes() == b"m"
+    assert (run.folder / "out/predictions.npy").read_bytes() == b"p"
     assert read_json(run.folder / "losses.json") == [[1, 0.5]]

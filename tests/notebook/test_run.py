@@ -1,17 +1,19 @@
 """The steps of the notebooks: one run from start to results, steps out of order, displays."""
 
 import dataclasses
+import os
 import time
 
 import numpy as np
 import pytest
 from idx_files import striped_images, write_folder
+from own_experiments import write
 
 import kit
 from kit import tracking
 from kit.base import UsageError, read_json
+from kit.experiments.fashion_mnist import published_files
 from kit.experiments.fashion_mnist.training import load_model
-from kit.notebook.run import check_gates
 
 
 @pytest.fixture
@@ -31,13 +33,12 @@ def test_a_local_run_from_start_to_results(environ):
         (run.finish, "train"),
         (run.compare, "finish"),
         (run.show_loss, "train"),
-        (run.show_confusion, "evaluate"),
         (run.show_results, "finish"),
         (run.show_metrics, "run_pipeline"),
     ]:
         with pytest.raises(UsageError, match=rf"came too early[\s\S]*{step}"):
             early()
-    assert run.train().startswith("2 epochs: ")
+    assert run.train().startswith("trained for ")
     assert run.evaluate().frame.shape == (11, 3)
     with pytest.raises(UsageError, match="finish"):
         run.compare()
@@ -45,14 +46,16 @@ def test_a_local_run_from_start_to_results(environ):
     assert record["parameters"]["epochs"] == 2
     assert record["data"]["test_items"] == 30
     assert run.run.folder.name in repr(run.show_results())
-    load_model(run.run.folder / "model.safetensors")
+    load_model(run.run.folder / "out/model.safetensors")
     assert "article" in run.compare().frame.columns
     for figure in (run.show_loss(), run.show_timeline()):
         assert figure._repr_png_().startswith(b"\x89PNG")
-    for pictures in (run.show_images(), run.show_confusion()):
-        assert "data:image/png;base64," in pictures._repr_html_()
+    pictures = run.show_figures()
+    assert set(pictures.figures) == {"images", "confusion"}
+    assert "data:image/png;base64," in pictures._repr_html_()
+    assert run.show_figures().figures == {}, "each is shown once"
     published = read_json(environ / "results/sandbox/local/artifacts/local_metrics.json")
-    assert published["performance"] == record["performance"]
+    assert published["performance"] == published_files.performance(record["metrics"])
 
 
 def test_the_commit_of_the_start_goes_to_mlflow(environ, monkeypatch):
@@ -104,20 +107,50 @@ def test_an_interrupted_run_resumes_and_keeps_its_earlier_seconds(environ, monke
     first.run.lock.release(force=True)
     second = kit.start("sandbox", "local", {"epochs": 4})
     assert second.run.id == first.run.id
-    assert ", 2 of them before" in second.train()
+    assert ", resumed after step 26" in second.train()
     second.evaluate()
     record = second.finish()
     assert record["resumed"] is True
     assert record["seconds"]["training"] >= 0.2
 
 
-@pytest.mark.parametrize("gates", [{"accuracy": 80}, {"recall": -0.1}, {"f1": 0.5}])
-def test_a_gate_that_no_figure_can_have_is_refused(gates):
-    with pytest.raises(UsageError, match="is not valid"):
-        check_gates(gates)
+@pytest.mark.parametrize("least", [float("nan"), "0.5", None, True])
+def test_a_gate_that_is_not_a_number_is_refused(environ, least):
+    with pytest.raises(UsageError, match="gate of accuracy"):
+        kit.start("sandbox", "local", {}, gates={"accuracy": least})
 
 
 def test_a_wrong_parameter_is_refused_before_anything_starts(environ):
     with pytest.raises(UsageError, match="epochs = 0 is not valid"):
         kit.start("sandbox", "local", {"epochs": 0})
     assert not (environ / "results").exists()
+
+
+def test_digits_run_from_start_to_results_with_their_own_metrics(environ):
+    run = kit.start("sandbox", "local", {"epochs": 5}, experiment="digits")
+    assert "experiment: digits" in repr(run)
+    run.train()
+    assert list(run.evaluate().frame.columns) == ["accuracy", "cross_entropy"]
+    record = run.finish()
+    assert (record["experiment"], record["primary"]) == ("digits", "accuracy")
+    assert set(record["metrics"]) == {"accuracy", "cross_entropy"}
+    assert "accuracy" not in record["figures"]
+    beside = run.compare().frame
+    assert list(beside.columns) == ["local"]
+    assert beside.loc["accuracy", "local"] == f"{record['metrics']['accuracy']:.4f}"
+    assert "model.npy" in repr(run.show_results())
+    published = read_json(environ / "results/sandbox/local/artifacts/digits-metrics.json")
+    assert published["metrics"] == record["metrics"]
+    assert "np.save" in repr(kit.show_code("Model", experiment="digits"))
+
+
+def test_an_experiment_of_ones_own_runs_from_its_file(environ, monkeypatch):
+    monkeypatch.setenv("KIT_EXPERIMENTS", "")
+    path = write(environ / "own")
+    run = kit.start("sandbox", "local", {"steps": 2}, experiment=str(path))
+    run.train()
+    run.evaluate()
+    record = run.finish()
+    assert record["metrics"] == {"error": 0.0}
+    assert (run.run.folder / "source/experiment/mean_model.py").read_text() == path.read_text()
+    assert os.environ["KIT_EXPERIMENTS"] == str(path), "programs that it starts find it"

@@ -1,67 +1,72 @@
 """The driver: the training on the site has the bits of the training here."""
 
-import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from idx_files import striped_images
+from idx_files import as_data, striped_images
 
 from kit.base import DataError
-from kit.experiments.fashion_mnist import training
+from kit.experiments import load_experiment, running
+from kit.experiments.fashion_mnist import published_files, training
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.onsite import driver, names
 from kit.submitter import job as ray_job
 
+MODEL = "out/model.safetensors"
+
 
 @pytest.fixture
 def staged(tmp_path):
-    data = striped_images(400, 100)
-    path = tmp_path / "data.safetensors"
-    path.write_bytes(ray_job.data_file(data))
+    images = striped_images(400, 100)
+    data, path = as_data(images), tmp_path / "data.zip"
+    path.write_bytes(ray_job.data_archive(data.folder))
     hp = Parameters(epochs=2).model_dump()
     task = {"data": str(path), "data_hash": data.hash, "hyperparameters": hp, "previous": ""}
-    task["workers"] = 1
+    task |= {"workers": 1, "module": "kit.experiments.fashion_mnist"}
     folder = tmp_path / "try"
     folder.mkdir()
-    return data, task, folder
+    return images, task, folder
+
+
+def saved(model, path):
+    training.save_model(model, path)
+    return path.read_bytes()
 
 
 def test_driver_trains_to_the_same_bits_as_here(staged, tmp_path):
-    data, task, folder = staged
+    images, task, folder = staged
     driver.work(task, folder)
-    here = training.train(data, Parameters(epochs=2))
-    training.save_model(here.model, tmp_path / "here.safetensors")
-    theirs = (folder / "model.safetensors").read_bytes()
-    assert theirs == (tmp_path / "here.safetensors").read_bytes()
-    measured = training.evaluate(here.model, data, Parameters(epochs=2))
+    here = training.train(images, Parameters(epochs=2))
+    assert (folder / MODEL).read_bytes() == saved(here.model, tmp_path / "here.safetensors")
+    measured = training.evaluate(here.model, images, Parameters(epochs=2))
     left = json.loads((folder / "metrics.json").read_text())
-    assert left["performance"] == measured.performance
-    predictions = np.load(folder / "predictions.npy", allow_pickle=False)
+    assert left["metrics"] == published_files.metrics_of(measured.performance)
+    predictions = np.load(folder / "out/predictions.npy", allow_pickle=False)
     assert (predictions == measured.predictions).all()
     assert {name for name in names.RESULTS if not (folder / name).exists()} == set()
-    assert json.loads((folder / "progress.json").read_text())["epoch"] == 2
+    assert not (folder / "data").exists()
+    progress = json.loads((folder / "progress.json").read_text())
+    assert progress["step"] == progress["steps"] == 200
 
 
-def test_shares_of_other_workers_have_the_same_bits_as_here(staged, tmp_path, monkeypatch):
-    data, task, folder = staged
-
-    def others(task):
-        def begin(*arrays):
-            given = [array.numpy() for array in arrays]
-            return lambda: torch.tensor(driver.share(task, *given))
-
-        return begin
-
-    monkeypatch.setattr(driver, "_others", others)
+def test_shares_of_other_workers_have_the_same_bits_as_here(staged, tmp_path):
+    images, task, folder = staged
     driver.work({**task, "workers": 3}, folder)
-    here = training.train(data, Parameters(epochs=2), workers=3)
-    training.save_model(here.model, tmp_path / "here.safetensors")
-    theirs = (folder / "model.safetensors").read_bytes()
-    assert theirs == (tmp_path / "here.safetensors").read_bytes()
+    here = training.train(images, Parameters(epochs=2), workers=3)
+    assert (folder / MODEL).read_bytes() == saved(here.model, tmp_path / "here.safetensors")
     assert json.loads((folder / "times.json").read_text())["workers"] == 3
+
+
+@pytest.fixture(autouse=True)
+def workers_in_this_process(monkeypatch):
+    """Calls of other workers run here when their results are asked for."""
+
+    def submit(task):
+        return lambda function, *arguments: lambda: function(*arguments)
+
+    monkeypatch.setattr(driver, "_submit", submit)
 
 
 def test_later_attempt_continues_from_the_last_epoch(staged, tmp_path):
@@ -71,21 +76,37 @@ def test_later_attempt_continues_from_the_last_epoch(staged, tmp_path):
     again.mkdir()
     driver.work({**task, "previous": str(folder)}, again)
     times = json.loads((again / "times.json").read_text())
-    assert times["epochs_resumed"] == 2
-    one, other = ((path / "model.safetensors").read_bytes() for path in (folder, again))
-    assert hashlib.sha256(one).digest() == hashlib.sha256(other).digest()
+    assert times["resumed_step"] == 200
+    one, other = ((path / MODEL).read_bytes() for path in (folder, again))
+    assert one == other
+    losses = [(path / "losses.json").read_text() for path in (folder, again)]
+    assert losses[0] == losses[1]
+
+
+def test_digits_train_on_the_site_to_the_metrics_of_here(tmp_path):
+    digits = load_experiment("digits")
+    data = running.make_data(digits, tmp_path / "cache", None)
+    path, folder = tmp_path / "data.zip", tmp_path / "try"
+    path.write_bytes(ray_job.data_archive(data.folder))
+    folder.mkdir()
+    task = {"data": str(path), "data_hash": data.hash, "hyperparameters": {"epochs": 3}}
+    driver.work({**task, "previous": "", "workers": 1, "module": "kit.experiments.digits"}, folder)
+    ctx = running.Context(data.folder, tmp_path / "here", digits.parameters(epochs=3))
+    running.train(digits, ctx)
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert metrics == running.evaluate(digits, ctx)
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, None])
-def test_data_other_than_staged_is_refused(staged, content):
-    data, task, _ = staged
+def test_data_other_than_staged_is_refused(staged, tmp_path, content):
+    _, task, _ = staged
     path = Path(task["data"])
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(DataError, match="data.safetensors"):
-        driver.load_data(path, data.hash)
+    with pytest.raises(DataError, match="data.zip"):
+        driver.unpack_data(path, tmp_path / "data", task["data_hash"])
 
 
-def test_another_data_set_is_refused(staged):
+def test_another_data_set_is_refused(staged, tmp_path):
     _, task, _ = staged
     with pytest.raises(DataError, match="is expected"):
-        driver.load_data(Path(task["data"]), "0" * 64)
+        driver.unpack_data(Path(task["data"]), tmp_path / "data", "0" * 64)

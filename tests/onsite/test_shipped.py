@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from kit.experiments import load_experiment
 from kit.submitter.env import REQUIREMENTS
 from kit.submitter.job import code_archive
 
@@ -41,7 +42,7 @@ def site_packages():
 @pytest.mark.parametrize("module", ["kit.onsite.main", "kit.onsite.driver", "kit.onsite.tunnel"])
 def test_programs_start_from_the_shipped_archive_alone(tmp_path, module):
     archive = tmp_path / "code.zip"
-    archive.write_bytes(code_archive())
+    archive.write_bytes(code_archive(load_experiment("fashion_mnist")))
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(archive)}
     argv = [sys.executable, "-c", IMPORT, module, *sorted(site_packages())]
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -50,7 +51,7 @@ def test_programs_start_from_the_shipped_archive_alone(tmp_path, module):
 
 def test_shell_program_of_a_step_is_read_from_the_archive(tmp_path):
     archive = tmp_path / "code.zip"
-    archive.write_bytes(code_archive())
+    archive.write_bytes(code_archive(load_experiment("fashion_mnist")))
     code = "from importlib.resources import files; import kit.onsite; "
     code += "print((files('kit.onsite') / 'step.sh').read_text())"
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(archive)}

@@ -109,8 +109,8 @@ def test_cause_that_only_slurm_knows_comes_before_what_the_job_guessed(jobs, sta
     "reported",
     [
         {"training": {"x": 1}},
-        {"training": {"epoch": 1, "epochs": 5, "loss": "x"}},
-        {"training": {"epoch": 1, "epochs": 5, "loss": None}},
+        {"training": {"step": 1, "steps": 5, "loss": "x"}},
+        {"training": {"step": 1, "steps": 5, "loss": None}},
         {"training": [1]},
         {"tunnel": {"port": 1}},
         {"tunnel": [1]},

@@ -10,9 +10,11 @@ import time
 
 import pytest
 from filelock import FileLock, Timeout
+from own_experiments import write
 
 from kit.base import ROOT, Busy, KitError, UsageError, read_history, read_json
 from kit.base.settings import load
+from kit.experiments import load_experiment
 from kit.runs import history as runs
 
 FACTS = {"figures": {"accuracy": 0.5}, "data": {"title": "none"}}
@@ -58,7 +60,7 @@ def test_fresh_leaves_an_unfinished_run_alone(loaded):
 def test_other_parameters_or_another_experiment_are_another_run(loaded, monkeypatch):
     first = start(loaded)
     assert start(loaded, {"epochs": 2}).id != first.id
-    monkeypatch.setattr(runs, "experiment_hash", lambda: "other")
+    monkeypatch.setattr(runs, "load_experiment", lambda _: load_experiment("digits"))
     assert start(loaded).id != first.id
 
 
@@ -74,19 +76,18 @@ def test_what_is_judged_after_the_training_does_not_orphan_an_unfinished_run(loa
     assert (again.id, again.resumed) == (first.id, True)
 
 
-def test_editing_the_kit_outside_the_experiment_does_not_orphan_an_unfinished_run(
-    tmp_path, monkeypatch
-):
-    own, other = tmp_path / "kit/experiments/fashion_mnist/model.py", tmp_path / "kit/report/a.py"
-    for path in (own, other):
-        path.parent.mkdir(parents=True)
-        path.write_text("")
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "kit/runs/history.py"))
-    before = runs.experiment_hash()
-    other.write_text("# edited")
-    assert runs.experiment_hash() == before
-    own.write_text("# edited")
-    assert runs.experiment_hash() != before
+def test_editing_the_experiment_is_another_run_and_its_source_is_kept(loaded, tmp_path):
+    path = write(tmp_path / "own")
+
+    def started():
+        return runs.start_run(loaded, "local", {}, "d", experiment=load_experiment(str(path)))
+
+    first = started()
+    first.lock.release(force=True)
+    assert started().id == first.id
+    path.write_text(path.read_text() + "\n# edited\n")
+    assert started().id != first.id
+    assert "edited" not in (first.folder / "source/experiment/mean_model.py").read_text()
 
 
 def test_commit_versions_and_host_of_the_start_are_recorded(loaded, monkeypatch):

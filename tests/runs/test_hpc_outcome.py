@@ -11,16 +11,22 @@ from memory_store import MemoryStore
 
 from kit.base import DataError, UsageError, time_record
 from kit.base.settings import load
-from kit.experiments import Thresholds
+from kit.experiments import Thresholds, load_experiment
+from kit.experiments.fashion_mnist import published_files
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.kfp_here import DONE, run_local
 from kit.runs.objects import StageStore
-from kit.runs.outcome import CLOUD_HPC, Outcome, hpc_arguments_of, hpc_files, read_outcome
+from kit.runs.outcome import CLOUD_HPC, Outcome, hpc_arguments_of, published_facts, read_outcome
 from kit.runs.requests import RunRequest
 from kit.runs.stages import HPC_EVALUATE, HPC_PREPROCESS, HPC_TRAIN, cloud_hpc_train
 from kit.store import open_store
 
 RUN = "cloud-hpc-0123456789ab-1"
+METRICS = published_files.metrics_of(
+    {"accuracy": 0.5, "precision": 0.25, "recall": 0.5}
+    | {f"class-{kind}": [0.5] * 10 for kind in ("accuracy", "precision", "recall")}
+)
+FASHION = load_experiment("fashion_mnist")
 HPC = '[hpc]\nssh_host = "x"\nproject_dir = "/proj"\n'
 SACCT = {"1": {"JobID": "7", "State": "COMPLETED"}}
 
@@ -39,16 +45,18 @@ def stages(start=100.0):
     records[HPC_TRAIN] |= {
         "training": time_record("remote-model-training", 112.0, 119.0, 7.0),
         "ray_job": time_record("train-fmnist-cnn", 111.0, 119.5),
+        "configured": True,
         "slurm": {"sacct": SACCT, "seff": {"State": "COMPLETED (exit code 0)"}},
     }
-    records[HPC_EVALUATE] |= {"performance": {"accuracy": 0.5}}
+    records[HPC_EVALUATE] |= {"metrics": METRICS}
     return records
 
 
 @pytest.mark.parametrize(("configured", "n"), [(False, 1), (True, 2)])
 def test_the_published_files_have_the_articles_names_and_contents(configured, n):
     outcome = Outcome(CLOUD_HPC, stages(), [], 99.0, 131.0)
-    files = hpc_files(outcome, configured)
+    outcome.trained["configured"] = configured
+    files = FASHION.published("cloud-hpc", published_facts(outcome))
     assert list(files) == [
         f"cloud-hpc/times/components-{n}.json",
         f"cloud-hpc/times/training-{n}.json",
@@ -65,7 +73,7 @@ def test_the_published_files_have_the_articles_names_and_contents(configured, n)
         "remote-model-training",
         "train-fmnist-cnn",
     ]
-    assert (sacct, metrics) == (SACCT, {"accuracy": 0.5})
+    assert (sacct, metrics) == (SACCT, published_files.performance(METRICS))
 
 
 def test_a_stage_that_was_killed_while_its_job_ran_makes_the_run_a_resumed_one():
@@ -97,11 +105,11 @@ def test_the_arguments_are_those_of_the_pipeline_and_plain_data(site):
         run=RUN,
         data_hash="a" * 64,
         configured=False,
-        hyperparameters=Parameters(epochs=3),
+        hyperparameters=Parameters(epochs=3).model_dump(),
         workers=2,
     )
     given = hpc_arguments_of(
-        site, request, gates=Thresholds({"accuracy": 0.5, "precision": 0.5, "recall": 0.5})
+        site, request, FASHION, gates=Thresholds({"accuracy": 0.5, "precision": 0.5, "recall": 0.5})
     )
     assert json.loads(json.dumps(given)) == given
     assert (given["workers"], given["configured"], given["hyperparameters"]["epochs"]) == (
@@ -119,7 +127,10 @@ def test_a_profile_without_a_site_is_refused():
     none = dataclasses.replace(load("sandbox"), hpc=None)
     with pytest.raises(UsageError, match=r"\[hpc\]"):
         hpc_arguments_of(
-            none, request, gates=Thresholds({"accuracy": 0.5, "precision": 0.5, "recall": 0.5})
+            none,
+            request,
+            FASHION,
+            gates=Thresholds({"accuracy": 0.5, "precision": 0.5, "recall": 0.5}),
         )
 
 
@@ -135,13 +146,13 @@ def test_an_outcome_is_read_from_the_records_and_a_missing_one_is_named():
     objects.commit(HPC_EVALUATE, records[HPC_EVALUATE])
     outcome = read_outcome(objects, 99.0, 131.0, CLOUD_HPC)
     assert outcome.losses == [[1, 2.5]]
-    assert hpc_files(outcome, True)["cloud-hpc/artifacts/sacct-2.json"] == SACCT
+    assert published_facts(outcome)["sacct"] == SACCT
 
 
 def test_both_names_of_the_evaluation_reach_the_stage_of_their_target(site, tmp_path):
     """The two pipelines share the component; here every stage was finished by an earlier start."""
     arguments = hpc_arguments_of(
-        site, RunRequest(run=RUN, data_hash="a" * 64), gates=Thresholds({"accuracy": 0.5})
+        site, RunRequest(run=RUN, data_hash="a" * 64), FASHION, gates=Thresholds({"accuracy": 0.5})
     )
     bucket = open_store(site, arguments["bucket"])
     bucket.ensure_bucket()
@@ -150,9 +161,11 @@ def test_both_names_of_the_evaluation_reach_the_stage_of_their_target(site, tmp_
     trained = objects.commit(HPC_TRAIN, records[HPC_TRAIN])
     judged = {"passed": True, "missed": [], "thresholds": {"accuracy": 0.5}}
     figures = {"accuracy": 0.5, "precision": 0.5, "recall": 0.5}
-    more = {"trained": trained, "gates": judged, "performance": figures}
+    more = {"trained": trained, "gates": judged, "metrics": figures}
     objects.commit(HPC_EVALUATE, records[HPC_EVALUATE] | more)
-    states = run_local(CLOUD_HPC.pipeline, CLOUD_HPC.components, arguments, tmp_path / "run")
+    states = run_local(
+        CLOUD_HPC.pipeline + "fmnist", CLOUD_HPC.components, arguments, tmp_path / "run"
+    )
     assert [(state.name, state.state) for state in states] == [
         (name, DONE) for name in CLOUD_HPC.components
     ]

@@ -14,6 +14,7 @@ from kit.runs.outcome import CLOUD
 T0, T1, T2 = "2026-01-01T00:00:00Z", "2026-01-01T00:00:30Z", "2026-01-01T00:00:40Z"
 TRAIN, TEST = CLOUD.components
 ARGUMENTS = {"profile": "sandbox", "run_id": "cloud-0-1", "bucket": "b", "data_hash": "d"}
+ARGUMENTS |= {"experiment": "fashion_mnist", "code": "c", "hyperparameters": {}, "gates": {}}
 
 
 def follow(
@@ -26,7 +27,7 @@ def follow(
         warnings.simplefilter("error", FutureWarning)
         result = run_on_cluster(
             access_of(url, env_file),
-            CLOUD.pipeline,
+            CLOUD.pipeline + "fmnist",
             CLOUD.components,
             ARGUMENTS,
             "cloud-0-1",
@@ -131,7 +132,11 @@ def test_a_refusal_is_not_taken_for_an_outage(
 def test_a_cluster_that_is_not_there_is_reported_at_once() -> None:
     with pytest.raises(Unreachable, match="does not answer"):
         run_on_cluster(
-            Access("http://127.0.0.1:1"), CLOUD.pipeline, CLOUD.components, ARGUMENTS, "cloud-0-1"
+            Access("http://127.0.0.1:1"),
+            CLOUD.pipeline + "fmnist",
+            CLOUD.components,
+            ARGUMENTS,
+            "cloud-0-1",
         )
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from cloud_site import BUCKET, make_site, small_data
 from fake_kfp import FakeKfp, run, serving, task
+from idx_files import as_data
 
 from kit import tracking
 from kit.base import DataError, UsageError, read_login
 from kit.base.settings import Port, Settings, load
-from kit.experiments import Thresholds
+from kit.experiments import Thresholds, load_experiment
 from kit.experiments.fashion_mnist.parameters import MAX_SEED, Parameters
 from kit.runs import outcome as outcome_module
 from kit.runs import stages
@@ -29,6 +30,9 @@ from kit.store import bucket_name, open_store
 
 RUN = "cloud-0123456789ab-1"
 HP = Parameters(epochs=2, learning_rate=0.01)
+FASHION = load_experiment("fashion_mnist")
+WHAT = "fashion_mnist", "", HP.model_dump()
+ARGUMENTS = {"profile": "x", "experiment": "fashion_mnist"}
 NO_GATES = Thresholds({"accuracy": 0.0, "precision": 0.0, "recall": 0.0})
 PUBLISHED_TIME = {"name": str, "start-time": float, "end-time": float, "total-seconds": float}
 
@@ -44,9 +48,14 @@ def objects(site: Settings) -> StageStore:
 
 
 def arguments(site: Settings, objects: StageStore, **changes: Any) -> dict[str, Any]:
-    data = small_data()
+    data = as_data(small_data())
     objects.put_data(data)
-    given = {"hyperparameters": HP, "gates": NO_GATES, **changes}
+    given = {
+        "experiment": FASHION,
+        "hyperparameters": HP.model_dump(),
+        "gates": NO_GATES,
+        **changes,
+    }
     return arguments_of(site, RUN, BUCKET, data.hash, **given)
 
 
@@ -63,7 +72,7 @@ def an_outcome(start: float, end: float) -> Outcome:
     }
     evaluated = {
         "time": time_of("evaluate", 151.0, 160.0),
-        "performance": {"accuracy": 0.5},
+        "metrics": {"accuracy": 0.5},
         "mlflow": {"state": "logged"},
         "spans": {"download": 2.0, "mlflow": 3.0},
     }
@@ -118,7 +127,9 @@ def test_the_arguments_are_data_and_fit_the_pipeline(site: Settings, objects: St
         "profile": "folders",
         "run_id": RUN,
         "bucket": BUCKET,
-        "data_hash": small_data().hash,
+        "data_hash": as_data(small_data()).hash,
+        "experiment": "fashion_mnist",
+        "code": FASHION.code,
         "hyperparameters": {
             "epochs": 2,
             "batch_size": 4,
@@ -142,7 +153,7 @@ def test_inside_a_cluster_mlflow_has_the_address_of_its_service(site: Settings) 
     )
     outside = dataclasses.replace(site, ports=ports)
     urls = [
-        arguments_of(chosen, RUN, BUCKET, "d", HP, NO_GATES)["mlflow_url"]
+        arguments_of(chosen, RUN, BUCKET, "d", FASHION, HP.model_dump(), NO_GATES)["mlflow_url"]
         for chosen in (inside, outside)
     ]
     assert urls == ["http://mlflow.mlflow:5000", ""]
@@ -151,7 +162,9 @@ def test_inside_a_cluster_mlflow_has_the_address_of_its_service(site: Settings) 
 def test_the_largest_seed_goes_in_whole_and_kfp_does_not_round_it(site: Settings) -> None:
     most = MAX_SEED
     hp = Parameters(epochs=2, learning_rate=0.01, seed=most)
-    given = arguments_of(site, RUN, BUCKET, "d", hp, NO_GATES)["hyperparameters"]["seed"]
+    given = arguments_of(site, RUN, BUCKET, "d", FASHION, hp.model_dump(), NO_GATES)[
+        "hyperparameters"
+    ]["seed"]
     assert given == most
     assert float(most) < float(most + 1), "KFP passes numbers as floats: neighbours would be one"
 
@@ -179,7 +192,7 @@ def test_a_run_ends_with_metrics_times_and_a_registered_model(
     for record in (*times.values(), outcome.trained["training"]):
         assert {name: type(value) for name, value in record.items()} == PUBLISHED_TIME
     read = tracking.read(site, "cloud-fmnist-pipeline", RUN)
-    assert read["metrics"]["accuracy"] == pytest.approx(outcome.performance["accuracy"])
+    assert read["metrics"]["accuracy"] == pytest.approx(outcome.metrics["accuracy"])
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path != secret]
     assert [path for path in written if b"planted-secret" in path.read_bytes()] == []
 
@@ -223,14 +236,16 @@ def test_a_run_killed_while_it_trains_ends_with_the_result_of_an_unbroken_one(
     site: Settings, objects: StageStore, tmp_path: Path
 ) -> None:
     """The component may outlive the kill: then it is waited for, not started a second time."""
-    given = arguments(site, objects, hyperparameters=Parameters(epochs=60, learning_rate=0.01))
+    given = arguments(
+        site, objects, hyperparameters=Parameters(epochs=60, learning_rate=0.01).model_dump()
+    )
     kill_a_run_when("states[0].message.startswith('step')", given, tmp_path)
     outcome = run_pipeline(site, objects, given, tmp_path / "run")
     unbroken = StageStore(objects.store, "cloud-0123456789ab-2")
     again = run_pipeline(site, unbroken, given | {"run_id": unbroken.run_id}, tmp_path / "run-2")
     assert outcome.losses == again.losses
     assert outcome.losses[-1][0] == 60 * 100
-    assert outcome.performance == again.performance
+    assert outcome.metrics == again.metrics
 
 
 @pytest.mark.slow
@@ -275,7 +290,7 @@ def test_what_a_pod_could_not_log_is_logged_from_here(
     site: Settings, objects: StageStore, tmp_path: Path
 ) -> None:
     given = arguments(site, objects)
-    trained = stages.preprocess_train("folders", RUN, BUCKET, given["data_hash"], **HP.model_dump())
+    trained = stages.preprocess_train("folders", RUN, BUCKET, given["data_hash"], *WHAT)
     gates = dict(NO_GATES)
     stages.evaluate("folders", RUN, BUCKET, trained, gates, mlflow_url="http://127.0.0.1:1")
     shutil.rmtree(site.profile_dir / "runs" / RUN)  # a pod's results folder goes away with it
@@ -291,10 +306,10 @@ def test_on_a_cluster_the_traceback_comes_from_the_store(
     site: Settings, objects: StageStore, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError):
-        stages.preprocess_train("folders", RUN, BUCKET, "absent", **HP.model_dump())
+        stages.preprocess_train("folders", RUN, BUCKET, "absent", *WHAT)
     failed = task(PREPROCESS_TRAIN, "FAILED", "2026-01-01T00:00:00Z")
     with serving(FakeKfp([run("FAILED", failed)])) as url, pytest.raises(PipelineFailed) as caught:
-        run_pipeline(on_a_cluster(site, url), objects, {"profile": "x"}, tmp_path)
+        run_pipeline(on_a_cluster(site, url), objects, ARGUMENTS, tmp_path)
     assert "get_data" in caught.value.traceback
     assert caught.value.got.startswith("kit.base.errors.DataError: the data set absent")
 
@@ -321,7 +336,7 @@ def test_in_the_sandbox_a_run_goes_through_the_real_store_and_the_real_mlflow(
     assert outcome.mlflow["state"] == "logged"
     assert outcome.mlflow["link"].startswith(sandbox.cloud.mlflow_url)
     read = tracking.read(sandbox, "cloud-fmnist-pipeline", objects.run_id)
-    assert read["metrics"]["recall"] == pytest.approx(outcome.performance["recall"])
+    assert read["metrics"]["recall"] == pytest.approx(outcome.metrics["recall"])
     assert read["artifacts"] == ["model/model.safetensors", "predicted_qualities/predictions.npy"]
     assert read["tags"]["kit.profile"] == "sandbox"
     password = read_login(sandbox).password.reveal()
@@ -358,5 +373,5 @@ def test_a_pipeline_that_was_resumed_on_a_cluster_counts_from_its_first_componen
     monkeypatch.setattr(outcome_module, "_log_again", lambda *_: {"state": "logged"})
     clock = iter([180.0, 201.0])
     there = on_a_cluster(site, "http://127.0.0.1:1")
-    outcome = run_pipeline(there, objects, {}, tmp_path, clock=lambda: next(clock))
+    outcome = run_pipeline(there, objects, ARGUMENTS, tmp_path, clock=lambda: next(clock))
     assert outcome.pipeline_s == 102.0

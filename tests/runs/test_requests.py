@@ -114,7 +114,7 @@ def test_a_request_is_read_as_it_was_written():
         run=RUN,
         data_hash=HASH,
         configured=False,
-        hyperparameters=Parameters(epochs=3, learning_rate=0.01),
+        hyperparameters=Parameters(epochs=3, learning_rate=0.01).model_dump(),
         workers=4,
     )
     assert read_request(RUN, write_request(request)) == request

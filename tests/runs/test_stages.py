@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from cloud_site import BUCKET, make_site, small_data
+from idx_files import as_data
 from mlflow_store import empty_store
 
 from kit import tracking
@@ -19,8 +20,9 @@ from kit.base import DataError, KitError, NoSuchObject, ObjectDamaged, UsageErro
 from kit.base.settings import Settings
 from kit.experiments import GatesNotPassed
 from kit.experiments.fashion_mnist import training
-from kit.experiments.fashion_mnist.images import LABELS, Dataset
+from kit.experiments.fashion_mnist.images import LABELS, Dataset, read_folder
 from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments.running import Data
 from kit.runs import stages
 from kit.runs.objects import StageStore
 from kit.runs.stages import EVALUATE, PREPROCESS_TRAIN
@@ -46,23 +48,33 @@ def objects(site: Settings) -> StageStore:
 
 
 @pytest.fixture(scope="module")
-def data() -> Dataset:
+def images() -> Dataset:
     return small_data()
 
 
+@pytest.fixture(scope="module")
+def data(images: Dataset) -> Data:
+    return as_data(images)
+
+
 @pytest.fixture
-def uploaded(objects: StageStore, data: Dataset) -> StageStore:
+def uploaded(objects: StageStore, data: Data) -> StageStore:
     assert objects.put_data(data)
     return objects
 
 
-def train(data: Dataset, **changes: Any) -> str:
-    return stages.preprocess_train("folders", RUN, BUCKET, data.hash, **{**HP, **changes})
+def train(data: Data, **changes: Any) -> str:
+    return trained_on(data.hash, **changes)
+
+
+def trained_on(data_hash: str, code: str = "", **changes: Any) -> str:
+    what = "fashion_mnist", code, {**HP, **changes}
+    return stages.preprocess_train("folders", RUN, BUCKET, data_hash, *what)
 
 
 def weights(objects: StageStore) -> dict[str, list[float]]:
     """The numbers in the trained model (the file's header may order its words differently)."""
-    content = objects.get(objects.finished(PREPROCESS_TRAIN)["objects"]["model.safetensors"])
+    content = objects.get(objects.finished(PREPROCESS_TRAIN)["objects"]["out/model.safetensors"])
     return {name: array.ravel().tolist() for name, array in safetensors.numpy.load(content).items()}
 
 
@@ -74,65 +86,76 @@ def evaluate(trained: str, **changes: Any) -> tuple[str, dict[str, float]]:
 
 
 def test_a_data_set_comes_back_as_it_was_and_is_uploaded_once(
-    objects: StageStore, data: Dataset
+    objects: StageStore, data: Data, images: Dataset, tmp_path: Path
 ) -> None:
     assert objects.put_data(data) is True
     assert objects.put_data(data) is False
-    back, about = objects.get_data(data.hash)
-    assert objects.get_test_data(about).test_images.tobytes() == data.test_images.tobytes()
-    assert back.hash == data.hash
-    assert (back.source, back.files, back.warning) == (data.source, data.files, data.warning)
-    assert back.train_images.dtype == np.uint8
+    about = objects.get_data(data.hash, tmp_path / "back")
+    back = read_folder(tmp_path / "back")
+    assert back.test_images.tobytes() == images.test_images.tobytes()
+    assert (about["title"], about["warning"]) == (data.info.title, data.info.warning)
 
 
 def test_a_data_set_is_uploaded_again_when_its_object_is_gone(
-    uploaded: StageStore, data: Dataset
+    uploaded: StageStore, data: Data, tmp_path: Path
 ) -> None:
-    uploaded.store.delete(f"data/{data.hash}-test.safetensors")
+    uploaded.store.delete(f"data/{data.hash}/t10k-labels-idx1-ubyte")
     with pytest.raises(KitError):
-        uploaded.get_data(data.hash)
+        uploaded.get_data(data.hash, tmp_path / "back")
     assert uploaded.put_data(data) is True
-    assert uploaded.get_data(data.hash)[0].hash == data.hash
+    assert uploaded.get_data(data.hash, tmp_path / "back")["hash"] == data.hash
 
 
-def test_a_data_set_that_is_not_there_is_named(objects: StageStore) -> None:
+def test_a_data_set_that_is_not_there_is_named(objects: StageStore, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data set 0a1b is not in the bucket"):
-        objects.get_data("0a1b")
+        objects.get_data("0a1b", tmp_path)
 
 
 def test_data_changed_behind_the_kit_s_back_is_not_used(
-    uploaded: StageStore, data: Dataset
+    uploaded: StageStore, data: Data, tmp_path: Path
 ) -> None:
-    other = small_data(train=404)
+    other = as_data(small_data(train=404))
     uploaded.put_data(other)
-    name = "data/{}-train.safetensors".format
+    name = "data/{}/train-images-idx3-ubyte".format
     uploaded.store.put(name(data.hash), uploaded.store.get(name(other.hash)))
     with pytest.raises(ObjectDamaged, match="not the ones that were put there"):
-        uploaded.get_data(data.hash)
+        uploaded.get_data(data.hash, tmp_path / "one")
     about = json.loads(uploaded.store.get(f"data/{other.hash}.json"))
     uploaded.store.put(f"data/{data.hash}.json", json.dumps(about).encode())
     with pytest.raises(DataError, match=f"the data set {other.hash}"):
-        uploaded.get_data(data.hash)
+        uploaded.get_data(data.hash, tmp_path / "two")
 
 
-def test_an_object_that_is_not_a_data_set_is_refused(uploaded: StageStore, data: Dataset) -> None:
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside"])
+def test_a_file_outside_the_folder_of_the_data_is_refused(
+    uploaded: StageStore, data: Data, tmp_path: Path, name: str
+) -> None:
     about = json.loads(uploaded.store.get(f"data/{data.hash}.json"))
-    about["objects"]["test"] = uploaded.keep("garbage", b"\x00" * 100)
+    about["objects"] = {name: uploaded.keep("garbage", b"x")}
     uploaded.store.put(f"data/{data.hash}.json", json.dumps(about).encode())
+    with pytest.raises(DataError, match="leads out of its folder"):
+        uploaded.get_data(data.hash, tmp_path / "back")
+    assert list(tmp_path.rglob("outside")) == []
+
+
+def test_a_record_of_no_data_set_is_refused(
+    uploaded: StageStore, data: Data, tmp_path: Path
+) -> None:
+    uploaded.store.put(f"data/{data.hash}.json", b'{"schema": 1}')
     with pytest.raises(DataError, match="not a data set"):
-        uploaded.get_data(data.hash)
+        uploaded.get_data(data.hash, tmp_path / "back")
 
 
 # -- preprocess-train --------------------------------------------------------------------------
 
 
 def test_training_leaves_model_losses_and_a_record_with_times(
-    uploaded: StageStore, data: Dataset
+    uploaded: StageStore, data: Data, images: Dataset
 ) -> None:
     record_hash = train(data)
     record, found_hash = uploaded.record(PREPROCESS_TRAIN) or ({}, "")
     assert record_hash == found_hash
-    reference = training.train(data, Parameters(**HP))
+    reference = training.train(images, Parameters(**HP))
     assert weights(uploaded) == {
         name: tensor.flatten().tolist() for name, tensor in reference.model.state_dict().items()
     }
@@ -148,16 +171,16 @@ def test_training_leaves_model_losses_and_a_record_with_times(
 
 
 def test_a_finished_training_is_not_done_again(
-    uploaded: StageStore, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    uploaded: StageStore, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = train(data)
     monkeypatch.setattr(training, "train", None)
     assert train(data) == first
 
 
-@pytest.mark.parametrize("lost", ["model.safetensors", "losses.json", "preprocess-train.json"])
+@pytest.mark.parametrize("lost", ["out/model.safetensors", "losses.json", "preprocess-train.json"])
 def test_what_is_missing_of_a_training_is_made_again(
-    uploaded: StageStore, data: Dataset, lost: str
+    uploaded: StageStore, data: Data, lost: str
 ) -> None:
     train(data)
     before = weights(uploaded)
@@ -176,7 +199,7 @@ def test_a_damaged_record_counts_as_none(uploaded: StageStore, text: bytes) -> N
 
 
 def test_a_training_killed_in_its_second_epoch_resumes_there_with_the_same_result(
-    uploaded: StageStore, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    uploaded: StageStore, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dies(step: int, steps: int, loss: float) -> None:
         if 2 * step > steps:
@@ -187,16 +210,16 @@ def test_a_training_killed_in_its_second_epoch_resumes_there_with_the_same_resul
         train(data)
     assert uploaded.record(PREPROCESS_TRAIN) is None
     train(data)
-    assert uploaded.finished(PREPROCESS_TRAIN)["epochs_resumed"] == 1
+    assert uploaded.finished(PREPROCESS_TRAIN)["resumed_step"] == 100
     broken = weights(uploaded)
     uploaded.store.delete(f"runs/{RUN}/preprocess-train.json")
     train(data)
-    assert uploaded.finished(PREPROCESS_TRAIN)["epochs_resumed"] == 0
+    assert uploaded.finished(PREPROCESS_TRAIN)["resumed_step"] == 0
     assert weights(uploaded) == broken
 
 
 def test_the_work_folder_is_gone_when_the_stage_is_done(
-    uploaded: StageStore, data: Dataset, site: Settings
+    uploaded: StageStore, data: Data, site: Settings
 ) -> None:
     train(data)
     left = [path for path in site.cache_dir.rglob("*") if path.is_file()]
@@ -212,17 +235,23 @@ def test_the_work_folder_is_gone_when_the_stage_is_done(
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_before_anything_is_done(
-    uploaded: StageStore, data: Dataset, changes: dict[str, Any], error: type[KitError]
+    uploaded: StageStore, data: Data, changes: dict[str, Any], error: type[KitError]
 ) -> None:
     with pytest.raises(error):
         train(data, **changes)
     assert uploaded.record(PREPROCESS_TRAIN) is None
 
 
+def test_another_version_of_the_experiment_is_not_trained(uploaded: StageStore, data: Data) -> None:
+    with pytest.raises(DataError, match=r"the run's have 000000000000[\s\S]*same version"):
+        trained_on(data.hash, code="0" * 64)
+    assert uploaded.record(PREPROCESS_TRAIN) is None
+
+
 def test_a_failure_leaves_its_traceback_in_the_store(objects: StageStore) -> None:
     assert objects.failure(PREPROCESS_TRAIN) == ""
     with pytest.raises(DataError, match="upload it first"):
-        stages.preprocess_train("folders", RUN, BUCKET, "no-such-hash", **HP)
+        trained_on("no-such-hash")
     text = objects.failure(PREPROCESS_TRAIN)
     assert text.startswith("Traceback (most recent call last)")
     assert "kit.base.errors.DataError: the data set no-such-hash is not in the bucket" in text
@@ -251,19 +280,20 @@ def registered(site: Settings) -> list[tuple[str, str]]:
 
 
 def test_a_model_that_passes_is_recorded_logged_and_registered(
-    uploaded: StageStore, data: Dataset, site: Settings
+    uploaded: StageStore, data: Data, images: Dataset, site: Settings
 ) -> None:
     record_hash, figures = evaluate(train(data), commit="c0ffee")
     record, found_hash = uploaded.record(EVALUATE) or ({}, "")
     assert record_hash == found_hash
     assert record["gates"]["passed"] is True
-    assert figures == {k: record["performance"][k] for k in ("accuracy", "precision", "recall")}
+    assert figures == record["metrics"]
     predictions = np.load(
-        io.BytesIO(uploaded.get(record["objects"]["predictions.npy"])), allow_pickle=False
+        io.BytesIO(uploaded.get(record["objects"]["out/predictions.npy"])), allow_pickle=False
     )
-    assert predictions.shape == data.test_labels.shape
-    assert np.mean(predictions == data.test_labels) == pytest.approx(
-        np.trace(record["confusion"]) / len(predictions)
+    assert predictions.shape == images.test_labels.shape
+    confusion = json.loads(uploaded.get(record["objects"]["out/confusion.json"]))
+    assert np.mean(predictions == images.test_labels) == pytest.approx(
+        np.trace(confusion) / len(predictions)
     )
     logged = in_mlflow(site)
     kinds = ("accuracy", "precision", "recall")
@@ -288,7 +318,7 @@ def test_a_model_that_passes_is_recorded_logged_and_registered(
 
 
 def test_a_model_that_does_not_pass_is_recorded_and_logged_but_not_registered(
-    uploaded: StageStore, data: Dataset, site: Settings
+    uploaded: StageStore, data: Data, site: Settings
 ) -> None:
     evaluate(train(data), gates=HIGH_GATES)
     record = uploaded.finished(EVALUATE)
@@ -302,7 +332,7 @@ def test_a_model_that_does_not_pass_is_recorded_and_logged_but_not_registered(
 
 
 def test_a_strict_run_fails_after_everything_is_recorded(
-    uploaded: StageStore, data: Dataset, site: Settings, monkeypatch: pytest.MonkeyPatch
+    uploaded: StageStore, data: Data, site: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = train(data)
     with pytest.raises(GatesNotPassed, match="strict") as caught:
@@ -315,7 +345,7 @@ def test_a_strict_run_fails_after_everything_is_recorded(
 
 
 def test_a_finished_evaluation_is_not_done_again(
-    uploaded: StageStore, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    uploaded: StageStore, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = train(data)
     first = evaluate(trained)
@@ -324,15 +354,15 @@ def test_a_finished_evaluation_is_not_done_again(
 
 
 def test_another_model_than_the_trained_one_is_not_evaluated(
-    uploaded: StageStore, data: Dataset
+    uploaded: StageStore, data: Data
 ) -> None:
     trained = train(data)
     with pytest.raises(DataError, match="not the one to be evaluated"):
         evaluate("0" * 64)
-    uploaded.store.put(f"runs/{RUN}/model.safetensors", b"someone else's model")
+    uploaded.store.put(f"runs/{RUN}/out/model.safetensors", b"someone else's model")
     with pytest.raises(DataError, match="not the one to be evaluated"):
         evaluate(trained)
-    uploaded.store.delete(f"runs/{RUN}/model.safetensors")
+    uploaded.store.delete(f"runs/{RUN}/out/model.safetensors")
     with pytest.raises(DataError, match="run again"):
         evaluate(trained)
     with pytest.raises(NoSuchObject):
@@ -340,7 +370,7 @@ def test_another_model_than_the_trained_one_is_not_evaluated(
 
 
 def test_mlflow_away_costs_the_run_nothing_and_is_made_up_by_a_sync(
-    uploaded: StageStore, data: Dataset, site: Settings
+    uploaded: StageStore, data: Data, site: Settings
 ) -> None:
     evaluate(train(data), mlflow_url="http://127.0.0.1:1")
     record = uploaded.finished(EVALUATE)
@@ -356,7 +386,7 @@ def test_mlflow_away_costs_the_run_nothing_and_is_made_up_by_a_sync(
     assert destination == "http://127.0.0.1:1"
     (folder / "mlflow.json").unlink()  # as on the machine of the notebook, where nothing waits
     assert tracking.log_run(site, run).state == "logged"
-    assert in_mlflow(site)["metrics"]["accuracy"] == record["performance"]["accuracy"]
+    assert in_mlflow(site)["metrics"]["accuracy"] == record["metrics"]["accuracy"]
 
 
 # -- started twice, killed, judged again -----------------------------------------------------------
@@ -387,9 +417,7 @@ def test_a_component_that_waited_for_another_one_ends_well(site: Settings) -> No
     assert list((site.cache_dir / "stages").iterdir()) == []
 
 
-def test_other_gates_judge_again_without_training_again(
-    uploaded: StageStore, data: Dataset
-) -> None:
+def test_other_gates_judge_again_without_training_again(uploaded: StageStore, data: Data) -> None:
     trained = train(data)
     evaluate(trained, gates=HIGH_GATES)
     assert uploaded.finished(EVALUATE)["gates"]["passed"] is False

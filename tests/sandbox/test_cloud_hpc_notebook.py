@@ -199,7 +199,7 @@ def test_the_figures_are_those_of_the_target_local_to_the_last_digit(done, envir
     assert ended.returncode == 0, ended.stderr[-4000:]
     local = history(environ)[-1]
     assert local["target"] == "local"
-    assert [line["performance"] for line in done[1].values()] == [local["performance"]] * 2
+    assert [line["metrics"] for line in done[1].values()] == [local["metrics"]] * 2
 
 
 def test_no_secret_is_in_anything_that_the_runs_left(done, environ):

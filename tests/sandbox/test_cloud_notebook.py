@@ -95,7 +95,7 @@ def test_mlflow_has_every_name_that_the_article_logged(done, environ):
     assert found["tags"]["kit.target"] == "cloud"
     assert found["tags"]["kit.profile"] == "sandbox"
     assert found["tags"]["mlflow.source.git.commit"]
-    assert found["metrics"]["accuracy"] == pytest.approx(done[1]["performance"]["accuracy"])
+    assert found["metrics"]["accuracy"] == pytest.approx(done[1]["metrics"]["accuracy"])
     units = found["metrics"]["cloud-billing-units"]
     assert round(units, 2) == done[1]["figures"]["cloud_bu"] > 0
     assert found["metrics"]["storage-billing-units"] > 0
@@ -137,7 +137,7 @@ def test_local_and_cloud_give_the_same_figures_to_the_last_digit(done, environ):
     ended = kit(environ, "run", "local", "-p", "epochs", "5")
     assert ended.returncode == 0, ended.stderr[-4000:]
     local = read_history(done[0] / "history.jsonl")[0][-1]
-    assert local["performance"] == done[1]["performance"]
+    assert local["metrics"] == done[1]["metrics"]
 
 
 def test_no_secret_is_in_results_output_arguments_or_the_store(done, environ):

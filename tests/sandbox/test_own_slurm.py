@@ -12,11 +12,11 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
-from idx_files import real_or_striped_images, small_data_dir
+from idx_files import as_data, real_or_striped_images, small_data_dir
 
 from kit.base import NoSuchBucket, read_json
 from kit.base.settings import SITES, load
-from kit.experiments.fashion_mnist import training
+from kit.experiments.fashion_mnist import published_files, training
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.notebook import run as notebook
 from kit.onsite import ray_cluster
@@ -81,7 +81,7 @@ def test_the_experiment_runs_to_a_result_with_two_workers_and_asks_no_cloud(own)
     assert "COMPLETED" in said
     here = training.train(real_or_striped_images(), Parameters(**hp), workers=2)
     measured = training.evaluate(here.model, real_or_striped_images(), Parameters(**hp))
-    assert record["performance"] == measured.performance
+    assert published_files.performance(record["metrics"]) == measured.performance
     assert work.outcome.trained["workers"] == 2
     assert work.outcome.trained["slurm"]["nodes"] == 2
     metrics = own / "results/slurm/cloud-hpc/artifacts/cloud-hpc-metrics-2.json"
@@ -119,12 +119,16 @@ def test_submitter_process_sees_a_request_at_once_and_its_api_reports_to_the_end
             assert f"127.0.0.1:{port}/runs" in process.stderr.readline()
             jobs.ensure_bucket()
             data.ensure_bucket()
-            images = real_or_striped_images()
+            images = as_data(real_or_striped_images())
             StageStore(data, "any").put_data(images)
             assert face("/runs") == []
             run = f"cloud-hpc-{secrets.token_hex(6)}-1"
             RunRequests(jobs).ask(
-                RunRequest(run=run, data_hash=images.hash, hyperparameters=Parameters(epochs=2))
+                RunRequest(
+                    run=run,
+                    data_hash=images.hash,
+                    hyperparameters=Parameters(epochs=2).model_dump(),
+                )
             )
             until(lambda: face(f"/runs/{run}")["progress"], 30)
             until(lambda: face(f"/runs/{run}")["finished"], 120, 0.5)

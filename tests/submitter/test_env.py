@@ -272,7 +272,20 @@ def test_a_package_that_is_not_locked_is_named(tmp_path):
     names = tmp_path / "names"
     names.write_text("# a comment\nray\nno-such-package\n")
     with pytest.raises(DataError, match="no-such-package"):
-        hpc_env.pins(names)
+        hpc_env.pins(names=names)
+
+
+def test_requirements_of_an_experiment_make_another_environment():
+    more = ("scikit-learn", "einops==0.8.1", "ray")
+    lines = hpc_env.pins(more).splitlines()
+    assert set(lines) - set(hpc_env.pins().splitlines()) == {
+        f"scikit-learn=={hpc_env.locked()['scikit-learn']}",
+        "einops==0.8.1",
+    }
+    assert len(lines) == len(set(lines))
+    site = Hpc(ssh_host="x", project_dir="/p")
+    calls = {hpc_env.environment_call(site, "0" * 12, True, names) for names in ((), more)}
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("attempt_id", ["", "../../x", "0123456789ab;reboot"])

@@ -10,9 +10,11 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from own_experiments import GOOD, write
 
 from kit.base import UsageError
 from kit.base.settings import Cloud, Hpc
+from kit.experiments import load_experiment
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.slurm import build_script
 from kit.submitter import env as hpc_env
@@ -20,6 +22,7 @@ from kit.submitter import job as ray_job
 from kit.submitter import tunnel_key as tunnel
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ray-job.sh"
+FASHION = load_experiment("fashion_mnist")
 PROJECT = "/projappl/project_2001234"
 HPC = Hpc(
     ssh_host="hpc",
@@ -41,11 +44,12 @@ TASK = ray_job.Task(
     number=2,
     attempt_id="0123456789ab",
     data_hash="d" * 64,
-    data=f"{PROJECT}/kit/inputs/{'d' * 64}.safetensors",
+    data=f"{PROJECT}/kit/inputs/{'d' * 64}.zip",
     code=f"{PROJECT}/kit/inputs/{'c' * 64}.zip",
     code_hash="c" * 64,
     configured=True,
-    hyperparameters=Parameters(epochs=3),
+    hyperparameters=Parameters(epochs=3).model_dump(),
+    module="kit.experiments.fashion_mnist",
     previous=f"{PROJECT}/kit/tries/ba9876543210",
     tunnel=tunnel.tunnel_settings(
         Cloud(tunnel_address="10.1.2.3"), {"host": "vm.example", "port": 22, "user": "kit-tunnel"}
@@ -113,6 +117,7 @@ def test_the_task_is_data_with_the_version_of_ray_and_nothing_secret():
         "data_hash",
         "data",
         "hyperparameters",
+        "module",
         "previous",
         "ray",
     }
@@ -120,8 +125,8 @@ def test_the_task_is_data_with_the_version_of_ray_and_nothing_secret():
 
 
 def test_the_archive_has_the_same_bytes_again_and_runs_without_the_rest(tmp_path):
-    content = ray_job.code_archive()
-    assert content == ray_job.code_archive()
+    content = ray_job.code_archive(FASHION)
+    assert content == ray_job.code_archive(FASHION)
     names = zipfile.ZipFile(BytesIO(content)).namelist()
     assert {
         "kit/onsite/main.py",
@@ -136,3 +141,23 @@ def test_the_archive_has_the_same_bytes_again_and_runs_without_the_rest(tmp_path
     argv = [sys.executable, "-c", code]
     done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True)
     assert str(path) in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("package", [False, True])
+def test_an_experiment_of_ones_own_is_in_the_archive_and_is_found_there(tmp_path, package):
+    text = GOOD
+    if package:
+        folder = tmp_path / "own" / "mean_model"
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("from mean_model.parts import *\n")
+        (folder / "parts.py").write_text(text)
+        experiment = load_experiment(str(folder))
+    else:
+        experiment = load_experiment(str(write(tmp_path / "own", text)))
+    path = tmp_path / "code.zip"
+    path.write_bytes(ray_job.code_archive(experiment))
+    code = "from kit.experiments import imported_experiment as load; print(load('mean_model').name)"
+    environ = {**os.environ, "PYTHONPATH": str(path)}
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert done.stdout == "mean_model\n", done.stderr

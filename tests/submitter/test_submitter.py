@@ -29,7 +29,7 @@ from kit.submitter import env as hpc_env
 from kit.submitter import staging
 from kit.submitter.submitter import LIST_ALL_INTERVAL_S, MAX_ATTEMPTS, RESULT_WAIT_S
 
-TRAINING = {"epoch": 3, "epochs": 5, "loss": 0.53123}
+TRAINING = {"step": 3, "steps": 5, "loss": 0.53123}
 
 
 class Killed(BaseException):
@@ -46,7 +46,7 @@ def test_request_becomes_a_job_and_its_files_a_result(world):
     assert world.until_finished().state is RunState.DONE
     result = world.requests.read(RUN, "result")
     assert result["job"]["state"] == "COMPLETED"
-    assert {"model.safetensors", "metrics.json", "job.log", "sacct.txt"} <= set(result["files"])
+    assert {"out/model.safetensors", "metrics.json", "job.log", "sacct.txt"} <= set(result["files"])
     for reference in result["files"].values():
         content = world.data.objects[reference["key"]]
         assert hashlib.sha256(content).hexdigest() == reference["sha256"]
@@ -377,7 +377,7 @@ def test_result_does_not_depend_on_the_number_of_passes(world, passes):
     theirs = {k: c for k, c in other.requests.store.objects.items() if "progress" not in k}
     assert set(ended) == set(theirs)
     mine, them = (json.loads(all_[f"runs/{RUN}/result.json"]) for all_ in (ended, theirs))
-    for name in ("model.safetensors", "predictions.npy", "metrics.json", "job.log"):
+    for name in ("out/model.safetensors", "out/predictions.npy", "metrics.json", "job.log"):
         assert mine["files"][name] == them["files"][name]
 
 
@@ -481,11 +481,11 @@ def test_unreachable_site_is_reported_and_waited_for(world, error, words):
         ({"state": "RUNNING", "why": "it works", "nodes": ["c1", "c2"]}, "on c1,c2"),
         (
             {"state": "RUNNING", "why": "", "nodes": ["c1"], "training": TRAINING},
-            "epoch 3/5, loss 0.531, on c1",
+            "step 3/5, loss 0.531, on c1",
         ),
         (
             {"state": "UNKNOWN", "why": "no answer", "nodes": ["c1"], "training": TRAINING},
-            "epoch 3/5, loss 0.531, UNKNOWN: no answer",
+            "step 3/5, loss 0.531, UNKNOWN: no answer",
         ),
     ],
 )
@@ -625,7 +625,7 @@ def test_a_file_that_is_not_the_manifests_is_not_published(world):
     submitter.once()
     world.play()
     world.play()
-    world.files[f"/proj/kit/tries/{attempt_id(RUN, 1)}/model.safetensors"] = b"another model"
+    world.files[f"/proj/kit/tries/{attempt_id(RUN, 1)}/out/model.safetensors"] = b"another model"
     submitter.once()
     assert world.requests.read(RUN, "result") is None
     assert "it was changed" in world.requests.read(RUN, "progress")["why"]
@@ -834,7 +834,7 @@ def test_committed_result_is_published_without_the_figures_that_never_come(world
     passes(world, submitter, RESULT_WAIT_S, 10)
     result = world.requests.read(RUN, "result")
     assert result["missing"]
-    assert {"model.safetensors", "sacct.txt"} <= set(result["files"])
+    assert {"out/model.safetensors", "sacct.txt"} <= set(result["files"])
 
 
 @pytest.mark.parametrize("fault", ["no figures", "changed file", "removed file"])
@@ -845,7 +845,7 @@ def test_wait_for_a_result_has_an_end_where_each_pass_is_a_new_process(world, fa
     world.site.lag = fault == "no figures"
     world.play()
     world.play()
-    model = f"/proj/kit/tries/{attempt_id(RUN, 1)}/model.safetensors"
+    model = f"/proj/kit/tries/{attempt_id(RUN, 1)}/out/model.safetensors"
     if fault == "changed file":
         world.files[model] = b"another model"
     elif fault == "removed file":
@@ -865,7 +865,7 @@ def test_committed_file_that_was_changed_ends_the_run_with_that_cause(world):
     submitter.once()
     world.play()
     world.play()
-    world.files[f"/proj/kit/tries/{attempt_id(RUN, 1)}/model.safetensors"] = b"another model"
+    world.files[f"/proj/kit/tries/{attempt_id(RUN, 1)}/out/model.safetensors"] = b"another model"
     passes(world, submitter, 2 * RESULT_WAIT_S, 10)
     assert world.requests.status(RUN).state is RunState.ENDED
     assert "committed file" in world.requests.read(RUN, "try-1/ended")["failure"]["cause"]

@@ -43,13 +43,13 @@ def old(tmp_path):
     )
     attempt(world, attempt_id(DONE, 1), CODE, ended=True)
     attempt(world, attempt_id(OPEN, 1), OTHER_CODE, ended=False)
-    for name in (f"{CODE}.zip", f"{OTHER_CODE}.zip", f"{DATA}.safetensors"):
+    for name in (f"{CODE}.zip", f"{OTHER_CODE}.zip", f"{DATA}.zip"):
         file(world.kit / "inputs" / name)
     for name in ("request", "try-1/submitted"):
         world.requests.write(OPEN, name, {})
     for name in ("request", "try-1/submitted", "result"):
         world.requests.write(DONE, name, {})
-    world.data.put(f"runs/{DONE}/try-1/model.safetensors", b"x" * 1000)
+    world.data.put(f"runs/{DONE}/try-1/out/model.safetensors", b"x" * 1000)
     age(world)
     return world
 
@@ -63,7 +63,7 @@ def file(path):
 def attempt(world, name, code, ended):
     folder = world.kit / "tries" / name
     file(folder / "job.sh").write_text(
-        f"export KIT_CODE=/proj/kit/inputs/{code}.zip data=/proj/kit/inputs/{DATA}.safetensors"
+        f"export KIT_CODE=/proj/kit/inputs/{code}.zip data=/proj/kit/inputs/{DATA}.zip"
     )
     if ended:
         (folder / "commit").symlink_to("manifest-0")
@@ -95,7 +95,7 @@ def test_attempt_and_code_of_a_finished_run_are_removed_and_an_open_one_keeps_it
     assert left == {
         f"tries/{attempt_id(OPEN, 1)}",
         f"inputs/{OTHER_CODE}.zip",
-        f"inputs/{DATA}.safetensors",
+        f"inputs/{DATA}.zip",
     }
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from buckets import remove_bucket
-from idx_files import real_or_striped_images
+from idx_files import as_data, real_or_striped_images
 from kit_sandbox import roots
 from slurm_site import until
 
@@ -31,7 +31,8 @@ class Bench:
     """Asks for runs, does a submitter's passes, looks at jobs; `close` undoes all of it."""
 
     def __init__(self, profile):
-        self.profile, self.data = profile, real_or_striped_images()
+        self.profile, self.images = profile, real_or_striped_images()
+        self.data = as_data(self.images)
         self.submitter = submitter_for(profile)
         self.requests, self.children = self.submitter.requests, []
         for store in (self.requests.store, self.submitter.data):
@@ -42,7 +43,7 @@ class Bench:
 
     def ask(self, configured=True, **hyperparameters):
         run = f"cloud-hpc-{secrets.token_hex(6)}-1"
-        hp = Parameters(**hyperparameters)
+        hp = Parameters(**hyperparameters).model_dump()
         self.requests.ask(
             RunRequest(run=run, data_hash=self.data.hash, configured=configured, hyperparameters=hp)
         )

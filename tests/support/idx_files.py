@@ -1,14 +1,19 @@
 """Write IDX files, right and wrong ones, for tests and benchmarks."""
 
+import atexit
 import gzip
 import os
+import shutil
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from kit.experiments.contract import files_below, hash_of
 from kit.experiments.fashion_mnist import images as fashion_mnist
 from kit.experiments.fashion_mnist.images import LABELS, SIDE, Dataset
+from kit.experiments.running import Data
 
 
 def images_bytes(images: np.ndarray) -> bytes:
@@ -31,6 +36,14 @@ def four_files(data: Dataset) -> dict[str, bytes]:
         name: gzip.compress(content, 1, mtime=0)
         for name, content in zip(fashion_mnist.FILES, plain, strict=True)
     }
+
+
+def as_data(data: Dataset) -> Data:
+    """The data set as the kit carries it: files of a folder, which lasts as long as the tests."""
+    folder = Path(tempfile.mkdtemp(prefix="kit-test-data-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    fashion_mnist.write_folder(folder, data)
+    return Data(folder, hash_of(files_below(folder)), data.info())
 
 
 def write_folder(folder: Path, data: Dataset) -> Path:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from fake_slurm import FakeHost, Site, script_and_words
-from idx_files import striped_images
+from idx_files import as_data, striped_images
 from memory_store import MemoryStore
 
 from kit.base.settings import Hpc, load
@@ -21,7 +21,7 @@ from kit.submitter.scripts import script
 from kit.submitter.submitter import Submitter
 
 RUN = "cloud-hpc-0123456789ab-1"
-DATA = striped_images(40, 10)
+DATA = as_data(striped_images(40, 10))
 
 
 class WorkingSite(Site):
@@ -34,7 +34,7 @@ class WorkingSite(Site):
     def commit(self, job):
         folder = f"/proj/kit/tries/{job.attempt_id}"
         hashes = {}
-        for name in RESULTS:
+        for name in (*RESULTS, "out/model.safetensors", "out/predictions.npy"):
             content = f"{name} of {job.attempt_id}".encode()
             self.files[f"{folder}/{name}"] = content
             hashes[name] = hashlib.sha256(content).hexdigest()
@@ -113,7 +113,10 @@ class World:
     def ask(self, **hp):
         return self.requests.ask(
             RunRequest(
-                run=RUN, data_hash=DATA.hash, configured=True, hyperparameters=Parameters(**hp)
+                run=RUN,
+                data_hash=DATA.hash,
+                configured=True,
+                hyperparameters=Parameters(**hp).model_dump(),
             )
         )
 

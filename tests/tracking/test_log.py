@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from kit.experiments import load_experiment
 from kit.tracking.log import (
     RunLog,
+    metric_points,
     mlflow_params,
-    performance_metrics,
     run_log,
     sacct_metrics,
     seff_metrics,
@@ -65,29 +66,9 @@ def test_a_table_that_is_not_a_run_is_refused(tmp_path: Path, change: dict[str, 
         RunLog(**{**table, **change})
 
 
-def test_performance_becomes_three_totals_and_three_points_for_each_label() -> None:
-    performance = {
-        "name": "x",
-        "accuracy": 0.5,
-        "precision": 0.6,
-        "recall": 0.7,
-        "class-accuracy": [0.1, 0.2],
-        "class-precision": [0.3, 0.4],
-        "class-recall": [0.8, 0.9],
-    }
-    assert performance_metrics(performance, ["top", "ankle-boot"], 17) == (
-        ("accuracy", 0.5, 0, 17),
-        ("precision", 0.6, 0, 17),
-        ("recall", 0.7, 0, 17),
-        ("top-accuracy", 0.1, 0, 17),
-        ("ankle-boot-accuracy", 0.2, 0, 17),
-        ("top-precision", 0.3, 0, 17),
-        ("ankle-boot-precision", 0.4, 0, 17),
-        ("top-recall", 0.8, 0, 17),
-        ("ankle-boot-recall", 0.9, 0, 17),
-    )
-    with pytest.raises(ValueError, match="zip"):
-        performance_metrics(performance, ["top"], 17)
+def test_metrics_become_points_of_one_time() -> None:
+    points = metric_points({"accuracy": 0.5, "top-accuracy": 1}, 17)
+    assert points == (("accuracy", 0.5, 0, 17), ("top-accuracy", 1.0, 0, 17))
 
 
 def test_parameters_get_their_prefix_and_become_text() -> None:
@@ -139,11 +120,11 @@ def pipeline_run(tmp_path, passed=True, workers=2):
         "hyperparameters": {"epochs": 5, "seed": 42},
         "configured": False,
         "data": {"source": "folder"},
+        "experiment": load_experiment("fashion_mnist").facts(),
+        "objects": {"out/model.safetensors": {}, "out/predictions.npy": {}},
     }
-    kinds = ("accuracy", "precision", "recall")
-    performance = {kind: 0.5 for kind in kinds} | {f"class-{kind}": [0.5] * 10 for kind in kinds}
     gates = {"passed": passed, "thresholds": {"accuracy": 0.8}}
-    evaluated = {"gates": gates, "performance": performance, "tags": {"kit.profile": "x"}}
+    evaluated = {"gates": gates, "metrics": {"accuracy": 0.5}, "tags": {}, "objects": {}}
     return run_log("cloud-hpc-0123456789ab-1", trained, evaluated, [(2000, 1.5)], tmp_path)
 
 

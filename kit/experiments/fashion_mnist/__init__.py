@@ -2,7 +2,7 @@
 
 Here are the names that the kit asks an experiment for. `training.py` is read from top to bottom;
 `fast_step.py` is its step written out by hand, faster on the CPU; `images.py` reads the images and
-`download.py` fetches them; `parameters.py` holds what can be changed; `published.py` has the
+`download.py` fetches them; `parameters.py` holds what can be changed; `published_files.py` has the
 shapes of the published files. Only `training.py` and `fast_step.py` need PyTorch.
 """
 
@@ -21,6 +21,9 @@ NAME = "fashion_mnist"
 LABEL, MODEL = "fmnist", "FMNIST-CNN"  # in the published names of pipelines and models
 METRICS = ("accuracy", "precision", "recall")  # each is a share, from 0 to 1
 PRIMARY = "accuracy"
+LOADING = (  # a line that reads the model, with its path for {!r}
+    "from kit.experiments.fashion_mnist.training import load_model; model = load_model(Path({!r}))"
+)
 GATES = {"accuracy": 0.8, "precision": 0.8, "recall": 0.8}
 
 __all__ = ["GATES", "METRICS", "NAME", "PRIMARY", "Parameters", "data", "evaluate", "train"]
@@ -69,13 +72,14 @@ def evaluate(ctx: Context) -> dict[str, float]:
     import numpy as np
 
     from kit.base import write_bytes
-    from kit.experiments.fashion_mnist import images, published, training
+    from kit.experiments.fashion_mnist import images, training
+    from kit.experiments.fashion_mnist.published_files import metrics_of
 
     model = training.load_model(ctx.out / "model.safetensors")
     result = training.evaluate(model, images.read_folder(ctx.data), ctx.parameters)
     np.save(ctx.out / "predictions.npy", result.predictions, allow_pickle=False)
     write_bytes(ctx.out / "confusion.json", json.dumps(result.confusion.tolist()).encode())
-    return published.metrics_of(result.performance)
+    return metrics_of(result.performance)
 
 
 def figures(ctx: Context) -> dict[str, Any]:
@@ -83,3 +87,10 @@ def figures(ctx: Context) -> dict[str, Any]:
     from kit.experiments.fashion_mnist import pictures
 
     return pictures.figures(ctx)
+
+
+def published(target: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the published files of a target, in the shapes of the article."""
+    from kit.experiments.fashion_mnist import published_files
+
+    return published_files.published_files(target, facts)

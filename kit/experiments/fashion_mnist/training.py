@@ -24,7 +24,7 @@ from kit.base import DataError, UsageError
 from kit.experiments.fashion_mnist.fast_step import FastStep
 from kit.experiments.fashion_mnist.images import LABELS, Dataset, read_folder
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.fashion_mnist.published import CLASSIFIER
+from kit.experiments.fashion_mnist.published_files import CLASSIFIER
 from kit.experiments.fashion_mnist.tensor_files import read_tensors, write_tensors
 
 LOSS_POINT_STEPS = 2000  # steps in one point of the loss curve; fewer when an epoch is short

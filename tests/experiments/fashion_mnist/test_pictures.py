@@ -16,7 +16,7 @@ def ctx(tmp_path):
     (tmp_path / "data").mkdir()
     images.write_folder(tmp_path / "data", real_or_striped_images())
     values = FASHION.parameters(epochs=1, batch_size=64)
-    return Context(tmp_path / "data", tmp_path / "out", tmp_path / "checkpoint", values)
+    return Context(tmp_path / "data", tmp_path, values)
 
 
 def test_confusion_is_drawn_after_the_evaluation(ctx):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from kit.base import time_file
 from kit.experiments.fashion_mnist import METRICS
 from kit.experiments.fashion_mnist.images import LABELS
 
@@ -27,3 +28,27 @@ def performance(metrics: Mapping[str, float]) -> dict[str, Any]:
         f"class-{name}": [metrics[f"{label}-{name}"] for label in LABELS] for name in METRICS
     }
     return {"name": CLASSIFIER, **{name: metrics[name] for name in METRICS}, **by_class}
+
+
+def published_files(target: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the published files of a run by path; `facts` are those of `Experiment.published`.
+
+    Those of cloud-hpc have the suffix 2 with an environment that was configured, else 1.
+    """
+    measured = performance(facts["metrics"])
+    metrics = {"performance": measured, "time": facts["time"]}
+    if target == "local":
+        return {"local/artifacts/local_metrics.json": metrics}
+    if target == "cloud":
+        return {
+            "cloud/artifacts/cloud-metrics.json": metrics,
+            "cloud/times/pipeline_data.json": facts["components"],
+        }
+    number = 2 if facts["configured"] else 1
+    return {
+        f"cloud-hpc/times/components-{number}.json": facts["components"],
+        f"cloud-hpc/times/training-{number}.json": time_file([facts["time"], facts["ray_job"]]),
+        f"cloud-hpc/artifacts/cloud-hpc-metrics-{number}.json": measured,
+        f"cloud-hpc/artifacts/sacct-{number}.json": facts["sacct"],
+        f"cloud-hpc/artifacts/seff-{number}.json": facts["seff"],
+    }

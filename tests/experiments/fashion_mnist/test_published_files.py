@@ -1,6 +1,6 @@
 """The published shape of the metrics and the metrics by name are the same figures."""
 
-from kit.experiments.fashion_mnist import published
+from kit.experiments.fashion_mnist import published_files as published
 
 
 def test_metrics_by_name_and_the_published_record_are_the_same_figures():

@@ -1,0 +1,57 @@
+"""A table of the runs of each experiment, with its own metrics."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+from kit.base import Json
+from kit.base.settings import Settings
+from kit.experiments import DEFAULT
+from kit.report.table import Table, experiment_of_run, read_runs, wilson
+
+
+def own_tables(settings: Settings) -> dict[str, Table]:
+    """Return a table for each experiment beside the article's that has finished runs."""
+    runs = read_runs(settings)[0]
+    names = dict.fromkeys(map(experiment_of_run, runs))
+    return {name: experiment_table(runs, name) for name in names if name != DEFAULT}
+
+
+def experiment_table(runs: Iterable[Json], name: str) -> Table:
+    """Return a column for each target: the median of its runs with the newest parameters."""
+    groups: dict[str, list[Json]] = {}
+    for run in runs:
+        if experiment_of_run(run) != name:
+            continue
+        group = groups.setdefault(run["target"], [])
+        if group and _kind(group[-1]) != _kind(run):
+            group.clear()
+        group.append(run)
+    return {target: _column(group) for target, group in groups.items()}
+
+
+def _kind(run: Json) -> object:
+    return run["parameters"], (run.get("data") or {}).get("hash")
+
+
+def _column(group: Sequence[Json]) -> dict[str, str]:
+    newest = group[-1]
+    cells = {"data": str((newest.get("data") or {}).get("title", "")), "runs": str(len(group))}
+    for label, key in (("training s", "training_s"), ("pipeline s", "pipeline_s")):
+        values = [run["figures"][key] for run in group if key in run.get("figures", {})]
+        cells[label] = f"{statistics.median(values):,.2f}" if values else "-"
+    for metric in newest.get("metrics") or {}:
+        if "-" not in metric:
+            values = [run["metrics"][metric] for run in group if metric in run["metrics"]]
+            cells[metric] = f"{statistics.median(values):.4f}"
+    return {**cells, **_interval(newest)}
+
+
+def _interval(run: Json) -> dict[str, str]:
+    """Return the interval of the primary metric where it is the share of the items tested on."""
+    name, items = run.get("primary"), (run.get("data") or {}).get("test_items") or 0
+    share = (run.get("metrics") or {}).get(name, math.nan)
+    if not (items and 0 <= share <= 1 and math.isclose(share * items, round(share * items))):
+        return {}
+    low, high = wilson(share, items)
+    return {f"{name}, 95 % interval (Wilson)": f"{low:.4f} to {high:.4f}"}

@@ -1,0 +1,55 @@
+"""Runs of each experiment have a table of their own, with its metrics."""
+
+import pytest
+from report_runs import add_run
+
+from kit.report import experiments, page
+from kit.report.table import columns
+
+
+def run_of(name, target="local", metrics=None, **more):
+    data = {"hash": "d", "title": "some data", "test_items": 10}
+    return {
+        "run": f"{target}-0-1",
+        "target": target,
+        "experiment": name,
+        "parameters": {"a": 1},
+        "data": data,
+        "figures": {"training_s": 2.0},
+        "metrics": metrics or {"accuracy": 0.5, "top-accuracy": 0.25},
+        "primary": "accuracy",
+        **more,
+    }
+
+
+def test_table_has_the_medians_of_the_newest_kind_of_runs():
+    runs = [
+        run_of("digits", metrics={"accuracy": 0.1}, parameters={"a": 0}),
+        run_of("digits", metrics={"accuracy": 0.5}),
+        run_of("digits", metrics={"accuracy": 0.7}),
+        run_of("other"),
+    ]
+    (column,) = experiments.experiment_table(runs, "digits").values()
+    assert (column["accuracy"], column["runs"], column["training s"]) == ("0.6000", "2", "2.00")
+    assert column["accuracy, 95 % interval (Wilson)"] == "0.3968 to 0.8922"
+    assert "top-accuracy" not in column
+
+
+@pytest.mark.parametrize("value", [0.512, 30.0, -1.0])
+def test_metric_that_is_not_a_share_of_the_items_has_no_interval(value):
+    column = experiments.experiment_table([run_of("x", metrics={"accuracy": value})], "x")["local"]
+    assert [label for label in column if "interval" in label] == []
+
+
+def test_runs_of_another_experiment_are_not_beside_the_article(loaded, monkeypatch):
+    add_run(loaded, "local", 60.0)
+    before = [column.title for column in columns(loaded)[0]]
+    history = loaded.profile_dir / "history.jsonl"
+    from kit.base import append_history
+
+    append_history(history, run_of("digits"))
+    assert [column.title for column in columns(loaded)[0]] == before
+    text = page.text(loaded, "table")[0]
+    assert "Experiment digits" in text
+    assert "Experiment fashion_mnist" not in text
+    assert list(page.runs_of_experiment(loaded, "digits").columns) == ["local"]
