@@ -157,7 +157,7 @@ def test_kit_run_local_keeps_everything_with_the_run(environ, tmp_path):
     (line,) = history
     folder = base / "runs" / line["run"]
     kept = {path.name for path in folder.iterdir()}
-    assert {"local.ipynb", "local_metrics.json", "record.json", "model.safetensors"} <= kept
+    assert {"local.ipynb", "local_metrics.json", "record.json", "out"} <= kept
     published = read_json(base / "local/artifacts/local_metrics.json")
     assert published["time"]["name"] == "local-model-training"
     assert line["data"]["files"]
@@ -205,9 +205,9 @@ def test_a_killed_run_resumes_under_its_id_and_ends_as_an_uninterrupted_one(envi
     assert unbroken.returncode == 0, unbroken.stderr[-2000:]
     whole = read_history(base / "history.jsonl")[0][-1]
     assert whole["resumed"] is False
-    assert whole["performance"] == line["performance"]
-    other = base / "runs" / whole["run"] / "model.safetensors"
-    assert other.read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert whole["metrics"] == line["metrics"]
+    other = base / "runs" / whole["run"] / "out/model.safetensors"
+    assert other.read_bytes() == (folder / "out/model.safetensors").read_bytes()
 
 
 def test_one_profile_serves_budget_run_and_results():
