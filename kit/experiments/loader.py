@@ -44,9 +44,7 @@ def load_experiment(reference: str, own_files: bool = True) -> Experiment:
     path = Path(reference)
     if own_files and (path.suffix == ".py" or os.sep in reference):
         return _from_file(path)
-    if not NAME.fullmatch(reference) or len(reference) > MAX_NAME:
-        step = f"use small letters, digits and single underscores, at most {MAX_NAME}"
-        raise UsageError(f"{reference!r:.80} is not the name of an experiment", "", step)
+    legal_name(reference)
     if reference in BUILT_IN:
         return _checked(_import(f"kit.experiments.{reference}", reference), reference)
     for point in importlib.metadata.entry_points(group=GROUP):
@@ -56,6 +54,18 @@ def load_experiment(reference: str, own_files: bool = True) -> Experiment:
         if file.exists():
             return _from_file(file)
     raise _unknown(reference, own_files)
+
+
+def legal_name(name: str) -> str:
+    """Return a name that an experiment may have. Raises UsageError for another text."""
+    if not NAME.fullmatch(name) or len(name) > MAX_NAME:
+        step = f"use small letters, digits and single underscores, at most {MAX_NAME}"
+        raise UsageError(f"{name!r:.80} is not the name of an experiment", "", step)
+    if name in sys.stdlib_module_names:
+        raise UsageError(
+            f"name an experiment {name}", "Python has a module of that name", "use another"
+        )
+    return name
 
 
 def remember(experiment: Experiment) -> None:
