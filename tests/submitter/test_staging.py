@@ -1,9 +1,10 @@
 """What is copied to the site before a job: the inputs and the kit's code, each once."""
 
 import pytest
+from own_experiments import write
 from submitter_world import DATA, RUN, World
 
-from kit.runs.requests import RunState
+from kit.runs.requests import RunRequest, RunState
 
 
 @pytest.fixture
@@ -41,3 +42,48 @@ def test_code_on_the_site_that_was_changed_is_copied_again(world):
     world.requests.store.delete(f"runs/{RUN}/try-1/submitted.json")
     world.submitter().once()
     assert world.files[code] == good
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        ({"code": "0" * 64}, "not 000000000000"),
+        ({"experiment": "unknown_one"}, "unknown experiment 'unknown_one'"),
+        ({"experiment": "mean_model"}, "unknown experiment 'mean_model'"),
+        ({"experiment": "mean_model", "hyperparameters": {"steps": 0}}, "unknown experiment"),
+    ],
+)
+def test_request_of_an_experiment_that_the_submitter_has_not_is_refused(
+    world, tmp_path, monkeypatch, request_, why
+):
+    """No code comes out of a bucket, and no file of the working folder is executed."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path)
+    world.requests.ask(RunRequest(run=RUN, data_hash=DATA.hash, **request_))
+    world.submitter().once()
+    assert world.requests.status(RUN).state is RunState.REFUSED
+    assert why in world.requests.read(RUN, "refused")["why"]
+    assert world.site.jobs == []
+
+
+def test_request_of_a_listed_experiment_is_submitted_and_its_parameters_are_checked(
+    world, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("KIT_EXPERIMENTS", "")
+    request = RunRequest(
+        run=RUN, data_hash=DATA.hash, experiment="mean_model", hyperparameters={"steps": 0}
+    )
+    world.requests.ask(request)
+    monkeypatch.setenv("KIT_EXPERIMENTS", str(write(tmp_path / "own")))
+    world.submitter().once()
+    assert "steps = 0 is not valid" in world.requests.read(RUN, "refused")["why"]
+    assert world.site.jobs == []
+
+
+def test_own_experiment_of_the_submitter_is_shipped_and_run(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_EXPERIMENTS", str(write(tmp_path / "own")))
+    world.requests.ask(RunRequest(run=RUN, data_hash=DATA.hash, experiment="mean_model"))
+    assert world.until_finished().state is RunState.DONE
+    (script,) = world.site.scripts.values()
+    assert '"module": "mean_model"' in script
+    assert '"hyperparameters": {"steps": 3}' in script

@@ -57,7 +57,9 @@ def summary(record: Json | None) -> str:
     """Return the figures of a run on a line, and below it what is wrong with data or MLflow."""
     if record is None:
         return "  done"
-    figures = ", ".join(f"{key} {value:.5g}" for key, value in record["figures"].items())
+    primary = record.get("primary", "")
+    shown = {primary: record["metrics"][primary]} if primary else {}
+    figures = ", ".join(f"{k} {v:.5g}" for k, v in {**record["figures"], **shown}.items())
     lines = [f"  {record['run']}: {figures}"]
     if warning := record["data"].get("warning"):
         lines.append(f"  data: {warning}")
