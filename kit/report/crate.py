@@ -12,6 +12,8 @@ from typing import Any
 
 from kit.base import DataError, Json, UsageError, refuse_secrets, sha256_of
 from kit.base.settings import Settings
+from kit.experiments import DEFAULT
+from kit.report.table import experiment_of_run
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
@@ -36,8 +38,8 @@ ABOUT = {
     "job.log": "the log of the batch job",
     "stages.json": "the records of the pipeline's components",
     "losses.json": "training loss by step",
-    "model.safetensors": "the trained weights",
 }
+OWN = {"out": "a result that the experiment wrote", SOURCE: "the experiment's source file"}
 
 
 def export(settings: Settings, run: Json, target: Path) -> Path:
@@ -62,13 +64,13 @@ def export(settings: Settings, run: Json, target: Path) -> Path:
 
 def _files(folder: Path) -> list[Path]:
     """List the files that are exported: the run's own files, no checkpoints and no locks."""
-    kept = (".json", ".ipynb", ".txt", ".log", ".sh", ".safetensors")
+    kept = (".json", ".ipynb", ".txt", ".log", ".sh", ".lock")
     paths = [*sorted(folder.iterdir()), *sorted((folder / SOURCE).glob("*.*"))]
-    return [
-        path
-        for path in paths
-        if path.is_file() and path.suffix in (*kept, ".lock") and not path.name.startswith(".")
-    ]
+    own = [path for path in paths if path.is_file() and path.suffix in kept]
+    own = [path for path in own if not path.name.startswith(".")]
+    for below in ("out", f"{SOURCE}/experiment"):
+        own += [path for path in sorted((folder / below).rglob("*")) if path.is_file()]
+    return own
 
 
 def _crate(run: Json, folder: Path, files: list[Path]) -> Any:
@@ -77,9 +79,11 @@ def _crate(run: Json, folder: Path, files: list[Path]) -> Any:
     crate: Any = ROCrate(version="1.1")
     crate.metadata.extra_terms.update(TERMS)
     target, name = run["target"], str(run["run"])
-    crate.name = f"{name}: Fashion-MNIST on the target {target}"
+    experiment = experiment_of_run(run)
+    crate.name = f"{name}: {experiment} on the target {target}"
+    origin = f" of {ARTICLE}" if experiment == DEFAULT else ""
     crate.description = (
-        f"One run of the experiment of {ARTICLE} on the target {target}, profile "
+        f"One run of the experiment {experiment}{origin} on the target {target}, profile "
         f"{run.get('profile', '?')}: notebook, parameters, versions, data hashes, results and bill."
     )
     crate.license = "https://spdx.org/licenses/MIT"
@@ -89,7 +93,8 @@ def _crate(run: Json, folder: Path, files: list[Path]) -> Any:
         for uri, name in PROFILES.items()
     ]
     workflow = _workflow(crate, target, run, folder)
-    results = [_file(crate, path) for path in files if path.parent == folder]
+    shown = [path for path in files if path.parent != folder / SOURCE]
+    results = [_file(crate, path, path.relative_to(folder).as_posix()) for path in shown]
     inputs = [*_parameters(crate, workflow, run), *_data(crate, workflow, run)]
     action = crate.add_action(
         workflow,
@@ -183,20 +188,21 @@ def _data(crate: Any, workflow: Any, run: Json) -> list[Any]:
     return [given, *files]
 
 
-def _file(crate: Any, path: Path) -> Any:
+def _file(crate: Any, path: Path, name: str) -> Any:
     kinds = {
         ".json": "application/json",
         ".ipynb": "application/x-ipynb+json",
-        ".safetensors": "application/octet-stream",
     }
-    about = ABOUT.get(path.name, "a published file, or the executed notebook with its outputs")
+    about = ABOUT.get(name, "a published file, or the executed notebook with its outputs")
+    about = OWN.get(name.partition("/")[0], about)
+    other = "application/octet-stream" if name.startswith("out/") else "text/plain"
     return crate.add_file(
         str(path),
-        f"run/{path.name}",
+        f"run/{name}",
         properties={
-            "name": path.name,
+            "name": name,
             "description": about,
-            "encodingFormat": kinds.get(path.suffix, "text/plain"),
+            "encodingFormat": kinds.get(path.suffix, other),
             "contentSize": str(path.stat().st_size),
             "sha256": sha256_of(path.read_bytes()),
         },

@@ -307,8 +307,8 @@ def read(settings: "Settings", experiment: str, run_id: str) -> Json:
 
 
 def rows(found: Json) -> list[dict[str, str]]:
-    """Return what was read back as a table, less the figures by class and by row of sacct."""
-    parts = ("-accuracy", "-precision", "-recall")
+    """Return what was read back as a table, less the figures of parts and by row of sacct."""
+    parts = tuple(f"-{name}" for name in found["metrics"] if "-" not in name)
     table = [
         {"kind": kind, "name": name, "value": str(value)}
         for kind in ("params", "metrics", "tags")

@@ -45,6 +45,8 @@ def run(loaded):
     (run.folder / "source").mkdir(exist_ok=True)
     run.save("source/local.ipynb", START)
     run.save("source/requirements.lock", "torch==1\n")
+    (run.folder / "out").mkdir()
+    (run.folder / "out/model.safetensors").write_bytes(b"weights")
     (run.folder / "checkpoint").mkdir()
     (run.folder / "checkpoint" / "1.pt").write_bytes(b"x")
     data = {"hash": "d" * 64, "title": "own files 7 + 1", "files": {"train images": "a" * 64}}
@@ -62,6 +64,7 @@ def test_the_crate_names_notebook_parameters_versions_data_results_and_lock(load
     assert found["./"]["mainEntity"] == {"@id": "workflow/local.ipynb"}
     results = {each["@id"] for each in action["result"]}
     assert {"run/local_metrics.json", "run/sacct.txt", "run/record.json"} <= results
+    assert {"run/out/model.safetensors", "run/source/experiment/training.py"} <= results
     inputs = {found[each["@id"]]["name"]: found[each["@id"]] for each in action["object"]}
     assert (inputs["epochs"]["value"], inputs["strict"]["value"]) == ("5", "false")
     assert inputs["own files 7 + 1"]["value"] == "d" * 64

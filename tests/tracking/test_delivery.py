@@ -331,6 +331,7 @@ def test_the_bill_comes_to_the_same_mlflow_run_before_or_after_the_rest(
     units = {"Cloud BU": Decimal("0.25"), "Storage BU": Decimal("0.0005"), "GPU-h": Decimal(2)}
     seff = {"Non-Interactive BUs": "23.17"}
     trained = {"training": times, "time": times, "slurm": {"seff": seff}}
+    trained["experiment"] = {"name": "fashion_mnist", "label": "fmnist"}
     bill = units_log(RUN, trained, units)
     rest = RunLog(bill.experiment, RUN, RUN, 10_000, 60_000, params={"hp-epochs": "5"})
     parts = (bill, rest) if late else (rest, bill, bill)
