@@ -133,9 +133,9 @@ def unbroken(cloud):
 
 
 def same(outcome, unbroken):
-    return (outcome.losses, outcome.performance) == (
+    return (outcome.losses, outcome.metrics) == (
         unbroken.outcome.losses,
-        unbroken.outcome.performance,
+        unbroken.outcome.metrics,
     )
 
 

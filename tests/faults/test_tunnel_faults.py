@@ -197,8 +197,8 @@ def test_a_vm_that_goes_away_and_comes_back_costs_the_window_only(bench, running
         for pid in connections():
             os.kill(pid, signal.SIGKILL)
         window(bench, running, barred=1)
-        epoch = bench.training(running)["epoch"]
-        bench.passes_until(running, lambda: bench.training(running)["epoch"] > epoch)
+        step = bench.training(running)["step"]
+        bench.passes_until(running, lambda: bench.training(running)["step"] > step)
     until(answers(port), 90, 0.5)
     assert bench.states(running) == ["RUNNING"]
     seen("sshd of the VM stopped mid-run", "run continues, says why; window back later")
