@@ -246,7 +246,7 @@ def _add_results(app: FastAPI) -> None:
         rows = person.files(run).items()
         return [Artefact(name=name, bytes=at["bytes"], sha256=at["sha256"]) for name, at in rows]
 
-    @app.get("/runs/{run}/artefacts/{name}", response_class=Response)
+    @app.get("/runs/{run}/artefacts/{name:path}", response_class=Response)
     def artefact(run: RunId, name: str, person: CurrentPerson) -> Response:
         """Return one file of a finished run, checked by its hash."""
         return Response(person.file(run, name), media_type="application/octet-stream")

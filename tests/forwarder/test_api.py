@@ -224,7 +224,7 @@ def test_invalid_wait_is_refused(ask, wait):
 
 
 def test_files_and_log_of_a_finished_run_are_fetched_and_checked(world, ask):
-    kept = {"job.log": b"the log\n", "sacct.txt": b"JobID|\n"}
+    kept = {"job.log": b"the log\n", "sacct.txt": b"JobID|\n", "out/model.npy": b"m"}
     files = {}
     for name, content in kept.items():
         at = world.write(world.data, RUN, f"try-1/{name}", content)
@@ -235,6 +235,7 @@ def test_files_and_log_of_a_finished_run_are_fetched_and_checked(world, ask):
         name: len(content) for name, content in kept.items()
     }
     assert ask("GET", f"/runs/{RUN}/artefacts/sacct.txt") == (200, b"JobID|\n")
+    assert ask("GET", f"/runs/{RUN}/artefacts/out/model.npy") == (200, b"m")
     assert ask("GET", f"/runs/{RUN}/log") == (200, "the log\n")
     assert ask("GET", f"/runs/{RUN}/artefacts/..%2f..%2fpeople")[0] == 404
     assert ask("GET", f"/runs/{RUN}/artefacts/none")[0] == 404
