@@ -8,7 +8,11 @@ import click
 from kit.cli.options import echo_json, echo_rows, echo_table, json_option, profile_option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kit.store import ObjectStore
+
+    Opener = Callable[[], ObjectStore]
 
 
 @click.command("credentials")
@@ -54,19 +58,23 @@ def store_group(ctx: click.Context, profile: str | None, bucket: str | None) -> 
     Example:
       kit store --profile sandbox ls runs/
     """
-    from kit.base.settings import load
-    from kit.store import bucket_name, open_store
 
-    settings = load(profile)
-    name = bucket or bucket_name(settings, "pipeline")
-    ctx.obj = open_store(settings, name)
+    def opened() -> "ObjectStore":
+        """Open the bucket; called by the commands, so that `-h` needs no login."""
+        from kit.base.settings import load
+        from kit.store import bucket_name, open_store
+
+        settings = load(profile)
+        return open_store(settings, bucket or bucket_name(settings, "pipeline"))
+
+    ctx.obj = opened
 
 
 @store_group.command("ls")
 @click.argument("prefix", default="")
 @json_option
 @click.pass_obj
-def store_ls(bucket: "ObjectStore", prefix: str, as_json: bool) -> None:
+def store_ls(opened: "Opener", prefix: str, as_json: bool) -> None:
     """List objects.
 
     Shows size, time of the last change (UTC) and key of each object whose key begins with
@@ -77,7 +85,7 @@ def store_ls(bucket: "ObjectStore", prefix: str, as_json: bool) -> None:
       kit store ls data/
     """
     echo_rows(
-        list(bucket.list(prefix)),
+        list(opened().list(prefix)),
         as_json,
         lambda row: {
             "bytes": f"{row.size:>13,}",
@@ -91,7 +99,7 @@ def store_ls(bucket: "ObjectStore", prefix: str, as_json: bool) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("key", required=False)
 @click.pass_obj
-def store_put(bucket: "ObjectStore", file: Path, key: str | None) -> None:
+def store_put(opened: "Opener", file: Path, key: str | None) -> None:
     """Upload a file.
 
     Uploads FILE under KEY (default: the file's name). The bucket is created when it is missing.
@@ -103,7 +111,7 @@ def store_put(bucket: "ObjectStore", file: Path, key: str | None) -> None:
     from kit.store import progress_bar
 
     with progress_bar(file.name, file.stat().st_size) as progress:
-        info = bucket.put(key or file.name, file, make_bucket=True, progress=progress)
+        info = opened().put(key or file.name, file, make_bucket=True, progress=progress)
     click.echo(f"{info.key}: {info.size:,} bytes, sha256 {info.sha256}")
 
 
@@ -111,7 +119,7 @@ def store_put(bucket: "ObjectStore", file: Path, key: str | None) -> None:
 @click.argument("key")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_obj
-def store_get(bucket: "ObjectStore", key: str, file: Path) -> None:
+def store_get(opened: "Opener", key: str, file: Path) -> None:
     """Download an object to a file.
 
     Writes the object KEY to FILE, whole and checked or not at all. An existing regular file is
@@ -123,15 +131,15 @@ def store_get(bucket: "ObjectStore", key: str, file: Path) -> None:
     """
     from kit.store import progress_bar
 
-    with progress_bar(key, bucket.stat(key).size) as progress:
-        info = bucket.get_file(key, file, progress=progress)
+    with progress_bar(key, opened().stat(key).size) as progress:
+        info = opened().get_file(key, file, progress=progress)
     click.echo(f"{file}: {info.size:,} bytes, sha256 {info.sha256}")
 
 
 @store_group.command("rm")
 @click.argument("keys", nargs=-1, required=True)
 @click.pass_obj
-def store_rm(bucket: "ObjectStore", keys: tuple[str, ...]) -> None:
+def store_rm(opened: "Opener", keys: tuple[str, ...]) -> None:
     """Remove objects.
 
     Removes the objects KEYS. Removed objects cannot be restored.
@@ -141,5 +149,5 @@ def store_rm(bucket: "ObjectStore", keys: tuple[str, ...]) -> None:
       kit store rm notes/README.md
     """
     for key in keys:
-        bucket.delete(key)
+        opened().delete(key)
         click.echo(f"removed {key}")

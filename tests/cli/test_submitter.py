@@ -16,7 +16,7 @@ from kit.forwarder import api
     ("content", "mode", "message"),
     [
         ('{ # cut\n "HPC_KEY": "k"', 0o600, "is not a JSON document"),
-        ('{ # one\n "HPC_KEY": "k"}', 0o600, "CLOUD_ENVIROMENT is missing"),
+        ('{ # one\n "HPC_KEY": "k"}', 0o600, "compose-secrets.json: CLOUD_ENVIROMENT"),
         ("{}", 0o644, "read by others"),
     ],
 )

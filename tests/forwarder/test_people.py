@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from click.testing import CliRunner
 
-from kit.base import UsageError
+from kit.base import LOGIN_NAMES, UsageError
 from kit.base.settings import load
 from kit.cli.forwarder import forwarder_group
 from kit.forwarder.collect import Buckets
@@ -96,7 +96,10 @@ def test_files_named_by_variables_may_begin_with_the_home_folder(tmp_path, monke
     monkeypatch.setenv("HOME", str(tmp_path))
     token = new_token(tmp_path / "people", "anna")
     monkeypatch.setenv("KIT_FORWARDER_PEOPLE", "~/people")
-    assert [person.name for person in people_of(load("sandbox", {})).values()] == ["anna"]
+    (tmp_path / ".env").write_text("".join(f"{name}=x\n" for name in LOGIN_NAMES))
+    (tmp_path / ".env").chmod(0o600)
+    settings = load("sandbox", {"KIT_ENV_FILE": str(tmp_path / ".env")})
+    assert [person.name for person in people_of(settings).values()] == ["anna"]
     for name, text in (("redis", "redis://:secret@localhost/0"), ("login", "me:secret")):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o600)
