@@ -16,7 +16,7 @@ from kit.base.settings import Settings
 from kit.billing import HOUR, cloud_lines, number, rate_of
 
 FOLDER = ROOT / "env" / "vm"
-REMOTE = ".cache/kit/vm-setup"  # in the user's home there, where nobody else can write
+REMOTE = ".kit-vm-setup"  # in the home there: nobody else can write it, and it exists on a new VM
 STEP_TIMEOUT_S = 1800.0
 NAME = "kit-platform"
 GROUP = "kit-ssh"
