@@ -143,7 +143,7 @@ def test_a_pipeline_killed_mid_training_is_resumed(bench, seen, tmp_path):
     environ = {**os.environ, "KIT_TEST_SITES": str(tmp_path), "KIT_CACHE_DIR": str(tmp_path / "c")}
     environ |= {"PYTHONPATH": f"{ROOT}:{HERE.parent / 'in_child'}"}
     environ |= {"KIT_RESULTS_DIR": str(tmp_path / "results")}
-    environ |= {"KIT_DATA_DIR": str(write_folder(tmp_path / "data", bench.data))}
+    environ |= {"KIT_DATA_DIR": str(write_folder(tmp_path / "data", bench.images))}
     start = [sys.executable, "-c", PIPELINE, "60"]
     with (tmp_path / "log").open("wb") as log:
         options = {"env": environ, "start_new_session": True, "stdout": log, "stderr": log}
@@ -292,7 +292,7 @@ cd {hpc.project_dir}/kit/venvs; readlink {key}; ln -sfT {made} {key}
 
 def test_the_time_limit_keeps_the_last_epoch_for_the_next_attempt(bench, seen):
     run = bench.ask(epochs=60)
-    bench.passes_until(run, lambda: (bench.training(run) or {}).get("epoch", 0) > 2)
+    bench.passes_until(run, lambda: (bench.training(run) or {}).get("step", 0) > 2 * EPOCH_STEPS)
     job = bench.sacct(run)[0][0]
     with bench.frozen(run):
         admin("scontrol", "update", f"JobId={job}", "TimeLimit=1")
