@@ -33,7 +33,8 @@ def new_command(name: str) -> None:
     text = resources.files("kit.experiments").joinpath("new.py.j2").read_text(encoding="utf-8")
     write_text(path, text.replace("{{ name }}", name))
     load_experiment(str(path))
-    click.echo(f"wrote {path}\nnext: kit check {name}; kit run local -p experiment {name}")
+    click.echo(f"wrote {path}\nnext: kit check {name}")
+    click.echo(f"then: kit run local --profile laptop -p experiment {name}")
 
 
 @click.command("check")

@@ -112,7 +112,8 @@ def submit_command(
     else:
         click.echo(f"{row.run} {row.state}: {row.slurm} {row.job}, {row.why}", err=options["wait"])
     if not status.done:
-        _note(f"follow it: kit logs {row.run}; end it: kit cancel {row.run}")
+        of = f"--profile {settings.profile} {row.run}"
+        _note(f"follow it: kit logs {of}; end it: kit cancel {of}")
     ctx.exit(exit_code_of(status) if status.done else 0)
 
 
