@@ -305,7 +305,8 @@ def test_the_time_limit_keeps_the_last_epoch_for_the_next_attempt(bench, seen):
     result = follow(bench.requests, run, 0, lambda _: None)
     times = json.loads(bench.submitter.data.get(result["files"]["times.json"]["key"]))
     assert times["resumed_step"] >= 2 * EPOCH_STEPS
-    assert [bench.states(run, n) for n in (1, 2)] == [["FAILED"], ["COMPLETED"]]
+    assert bench.states(run, 1) in (["FAILED"], ["TIMEOUT"])  # by itself, or ended by a busy node
+    assert bench.states(run, 2) == ["COMPLETED"]
     text = bench.submitter.data.get(result["files"]["sacct-tries.txt"]["key"]).decode()
     lines = billing.actual(bench.profile, usages(bench.profile, text), result["job"]["id"])
     assert [line.note for line in lines] == [billing.LOST, ""]  # the bill has both jobs
