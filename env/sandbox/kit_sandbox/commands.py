@@ -23,6 +23,9 @@ from kit_sandbox.files import PLACES, PROGRAMS
 from kit_sandbox.services import Report, Service
 
 PROFILES = ("sandbox", "sandbox-trixie")  # the second is a Slurm site beside the first
+profile_option = click.option(
+    "--profile", type=click.Choice(PROFILES), default="sandbox", show_default=True, help="Site."
+)
 
 
 def up(settings: Settings, report: Report) -> None:
@@ -229,9 +232,7 @@ def install_command() -> None:
 )
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--host", default="login", show_default=True, help="Name of the host.")
-@click.option(
-    "--profile", type=click.Choice(PROFILES), default="sandbox", show_default=True, help="Site."
-)
+@profile_option
 def exec_command(argv: tuple[str, ...], host: str, profile: str) -> None:
     """Run a command where the services run.
 
@@ -280,9 +281,7 @@ def lock_command(name: str) -> None:
 
 @group.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object: services, hpc, files.")
-@click.option(
-    "--profile", type=click.Choice(PROFILES), default="sandbox", show_default=True, help="Site."
-)
+@profile_option
 @click.pass_context
 def status_command(ctx: click.Context, as_json: bool, profile: str) -> None:
     """Check each service.
@@ -310,9 +309,7 @@ def status_command(ctx: click.Context, as_json: bool, profile: str) -> None:
 @click.option(
     "-n", "lines", default=40, type=click.IntRange(1), show_default=True, help="Number of lines."
 )
-@click.option(
-    "--profile", type=click.Choice(PROFILES), default="sandbox", show_default=True, help="Site."
-)
+@profile_option
 def logs_command(name: str, lines: int, profile: str) -> None:
     """Show the end of a service's logs.
 
