@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from idx_files import striped_images
+from tiny_training import TINY, interrupt_in_epoch, train
 from usual_model import AsUsual, bits
 
 from kit.experiments.fashion_mnist import training
@@ -14,22 +14,6 @@ from kit.experiments.fashion_mnist.training import (
     as_labels,
     as_tensor,
 )
-
-TINY = striped_images(50, 30)  # 13 steps an epoch, the last one with 2 images
-
-
-def train(data, hp, folder=None):
-    return training.train(data, hp, folder)
-
-
-def interrupt_in_epoch(number, epochs):
-    """A report that interrupts the training within that epoch, counted from 1."""
-
-    def report(step, steps, loss):
-        if step * epochs > (number - 1) * steps:
-            raise KeyboardInterrupt
-
-    return report
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 7])
