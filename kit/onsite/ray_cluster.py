@@ -139,8 +139,8 @@ class Cluster:
         say("Ray has ended")
 
     def _end_steps(self) -> None:
-        """End every step by closing its stdin; Slurm reports a step that does not end."""
-        for step in self.steps.values():
+        """End every step by closing its stdin, the head's last; Slurm reports one that does not."""
+        for step in reversed(self.steps.values()):
             if step.stdin:
                 step.stdin.close()
         for step in self.steps.values():

@@ -40,4 +40,9 @@ if kill -0 "$ray" 2>/dev/null; then
     for _ in {1..30}; do kill -0 "$ray" 2>/dev/null || break; sleep 0.1; done
     sweep; rm -rf "$private"; exit 0
 fi
-kill "$stdin"; wait "$ray"; code=$?; sweep; exit $((code ? code : 1))
+wait "$ray"; code=$?
+# At the end of a job the head ends, and this Ray with it, maybe just before the end of this stdin:
+# then the step has done its work. (The sweep would end the process that waits for stdin.)
+for _ in {1..20}; do kill -0 "$stdin" || break; sleep 0.1; done 2>/dev/null
+if ! kill -0 "$stdin" 2>/dev/null; then sweep; rm -rf "$private"; exit 0; fi
+kill "$stdin"; sweep; exit $((code ? code : 1))

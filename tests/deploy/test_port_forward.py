@@ -32,6 +32,7 @@ KIT = [sys.executable, "-m", "kit", "port-forward"]
 # the forwards listen here, one address for each worker; the VM's loopback is 127.0.0.1
 WORKER = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0)
 HERE, OTHER = f"127.0.3.{3 + WORKER}", f"127.0.4.{3 + WORKER}"
+SANDBOX = f"127.0.5.{3 + WORKER}"  # of its own: the slow tests may run beside those of the sandbox
 
 
 def until(what, seconds=20.0):
@@ -166,8 +167,8 @@ def assert_none_is_left(program, seconds=10.0):
     assert not left, f"{len(left)} process(es) of {program} left"
 
 
-def sockets():
-    folder = Path(f"/tmp/kit-ssh-{os.getuid()}") / f"forward-{HERE}"
+def sockets(address=HERE):
+    folder = Path(f"/tmp/kit-ssh-{os.getuid()}") / f"forward-{address}"
     return list(folder.iterdir()) if folder.exists() else []
 
 
@@ -412,14 +413,14 @@ def test_connection_that_ends_while_kubectl_starts_leaves_none(tmp_path):
 
 @pytest.mark.sandbox
 def test_sandbox_services_come_back_after_a_killed_connection(sandbox, started):
-    running = started("--profile", "sandbox", "--bind", HERE)
+    running = started("--profile", "sandbox", "--bind", SANDBOX)
     running.ready()
     table = running.out.read_text()
-    rows = {each.name: each for each in list_forwards(load("sandbox"), HERE)}
+    rows = {each.name: each for each in list_forwards(load("sandbox"), SANDBOX)}
     assert set(rows) == {"mlflow", "prometheus", "forwarder", "flower", "worker", "ray"}
 
     def healthy():
-        return answers(f"http://{HERE}:{rows['mlflow'].to.port}/health")
+        return answers(f"http://{SANDBOX}:{rows['mlflow'].to.port}/health")
 
     assert healthy()
     os.kill(running.master(), signal.SIGKILL)
@@ -434,4 +435,4 @@ def test_sandbox_services_come_back_after_a_killed_connection(sandbox, started):
             assert secret not in table + running.err.read_text()
     assert running.stop() == 0
     assert not healthy()
-    assert sockets() == []
+    assert sockets(SANDBOX) == []

@@ -13,6 +13,9 @@ from kit.forwarder.api import forwarder_api
 from kit.forwarder.serve import serve
 
 document = schemathesis.openapi.from_dict(json.loads(json.dumps(forwarder_api({}).openapi())))
+# The parameters of a request are those of its experiment, which no document can list: a body that
+# the schema allows may name others, and is answered with 422.
+document.config.checks.positive_data_acceptance.expected_statuses.append("422")
 
 
 # Slow: xdist's scheduling by file loses all but one of several tests with the same id

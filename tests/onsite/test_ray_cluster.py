@@ -90,6 +90,13 @@ def gone(pid):
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+def wait_gone(pid, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not gone(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return gone(pid)
+
+
 def pid_in(path):
     while not path.exists() or not path.read_text().strip():
         time.sleep(0.02)
@@ -106,6 +113,22 @@ def test_step_ends_with_its_stdin_and_leaves_nothing_behind(tmp_path):
     assert step.wait(15) == 0
     assert gone(child)
     assert not private.exists()
+
+
+def test_ray_that_ends_with_the_head_just_before_its_stdin_has_done_its_work(tmp_path):
+    private, step = ray_step(tmp_path, f"echo $$ >{tmp_path / 'pid'}")
+    assert wait_gone(pid_in(tmp_path / "pid"))
+    time.sleep(0.3)
+    step.stdin.close()
+    assert step.wait(15) == 0
+    assert not private.exists()
+
+
+@pytest.mark.parametrize(("code", "step_code"), [(0, 1), (7, 7)])
+def test_ray_that_ends_alone_is_a_failure(tmp_path, code, step_code):
+    private, step = ray_step(tmp_path, f"exit {code}")
+    assert step.wait(15) == step_code
+    assert private.exists()  # nodes may share it
 
 
 def test_step_that_is_end_requested_ends_at_once(tmp_path):

@@ -153,7 +153,7 @@ def test_a_second_try_that_works_is_a_success(tmp_path: Path) -> None:
     names = ["second-time-lucky"]
     arguments = {"mark": str(tmp_path / "mark")}
     (state,) = run_local("kfp_examples:lucky", names, arguments, tmp_path)
-    assert (state.state, state.tries, state.message) == ("done", 2, "the second try does not")
+    assert (state.state, state.tries, state.message) == ("done", 2, "the second attempt does not")
 
 
 @pytest.mark.slow
