@@ -60,6 +60,18 @@ def test_a_notebook_uses_only_public_names(notebook):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_installs_nothing_not_even_in_a_comment(notebook):
+    """A running kernel does not see what it installs; a Python other than 3.11 gets an error.
+
+    `make lab` installs first, and the README says that Colab and Binder have another Python.
+    """
+    cells = json.loads(notebook.read_text())["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells)
+    assert not re.search(r"pip\d?\s+install|%pip|Colab|Binder", source)
+    assert "| Binder, Colab | no: another Python |" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_imports_only_the_kit_and_no_module_of_it(notebook):
     nodes = ast.walk(ast.parse(code(notebook)))
     imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
