@@ -9,6 +9,7 @@ ANY = ("0.0.0.0", "::")  # noqa: S104 - compared, nothing listens here
 
 # Where the reverse tunnels of jobs may listen on the cloud VM.
 TUNNEL_PORTS = range(8280, 8290)
+SUBMITTER_PORT = 6600  # of its HTTP API
 
 
 def port_holders(addresses: Iterable[Address]) -> dict[Address, str]:

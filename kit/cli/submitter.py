@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from kit.base.ports import SUBMITTER_PORT
 from kit.cli.options import listening_options, pass_on_profile, profile_option
 
 
@@ -12,7 +13,7 @@ from kit.cli.options import listening_options, pass_on_profile, profile_option
 @click.option(
     "--once", is_flag=True, help="Do one pass and exit, without the HTTP API.  [default: no]"
 )
-@listening_options(6600, "the HTTP API")
+@listening_options(SUBMITTER_PORT, "the HTTP API")
 @click.pass_context
 def submitter_group(
     ctx: click.Context, profile: str | None, once: bool, address: str, port: int

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kit.base import SecretReadable, SecretTracked, UsageError
-from kit.base.ports import port_holders
+from kit.base.ports import SUBMITTER_PORT, port_holders
 from kit.base.settings import Port, Settings
 from kit.doctor.context import Check, CheckContext
 from kit.doctor.diagnosis import DiagnosisError, Known
@@ -96,7 +96,7 @@ def _tracking_uri(context: CheckContext) -> str:
 
 def _submitter(context: CheckContext) -> str:
     port = context.settings.ports.get("submitter")
-    address = (port.address or "127.0.0.1", port.port) if port else ("127.0.0.1", 6600)
+    address = (port.address or "127.0.0.1", port.port) if port else ("127.0.0.1", SUBMITTER_PORT)
     if not _listens(*address):
         raise DiagnosisError("submitter-away", f"{address[0]}:{address[1]}")
     return f"{address[0]}:{address[1]} answers"

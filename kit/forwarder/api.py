@@ -29,7 +29,6 @@ from kit.forwarder.serve import TokenAuth, answer
 from kit.runs.requests import RUN_ID, RunRequest, RunState
 from kit.runs.requests import RunStatus as StoredStatus
 
-SUBMITTER_PORT = 6600
 OPEN_PATHS = ("/docs", "/openapi.json")  # how to ask is public
 MAX_WAIT_S = 60.0
 LONG_POLL_S = 0.5  # between two looks of a long poll

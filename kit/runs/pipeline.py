@@ -9,10 +9,9 @@ points.
 
 import copy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from kfp import compiler, dsl, kubernetes
+from kfp import dsl, kubernetes
 
 from kit.runs.stages import HPC_EVALUATE
 
@@ -208,8 +207,3 @@ def __getattr__(name: str) -> Any:
     return dsl.pipeline(
         name=f"{target.replace('_', '-')}-{shown}-pipeline", description=description.format(shown)
     )(chain)
-
-
-def compile_to(path: Path, pipeline: Any) -> None:
-    """Write a pipeline as YAML, the form that Kubeflow's own page takes for an upload."""
-    compiler.Compiler().compile(pipeline, str(path))

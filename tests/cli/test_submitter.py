@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from kit.base import ROOT
+from kit.base.ports import SUBMITTER_PORT
 from kit.cli.submitter import submitter_group
-from kit.forwarder import api
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_stack_starts_this_command_with_a_local_port():
     assert service["command"][0] == "kit"
     with submitter_group.make_context("submitter", service["command"][2:]) as ctx:
         assert (ctx.params["profile"], ctx.params["once"]) == ("sandbox", False)
-        assert service["ports"] == [f"127.0.0.1:{ctx.params['port']}:{api.SUBMITTER_PORT}"]
+        assert service["ports"] == [f"127.0.0.1:{ctx.params['port']}:{SUBMITTER_PORT}"]
     assert set(service["secrets"]) == set(stack["secrets"])
     files = [v for v in service["environment"].values() if v.startswith("/run/secrets/")]
     assert {path.rpartition("/")[2] for path in files} <= set(service["secrets"])

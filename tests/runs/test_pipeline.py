@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kfp import compiler
 
 from kit.base import ROOT, UsageError
 from kit.experiments import Thresholds, fashion_mnist
@@ -30,7 +31,8 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def compiled(name: str, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    pipeline.compile_to(path, pkgutil.resolve_name(TARGETS[name].pipeline + "fmnist"))
+    pipeline_of_run = pkgutil.resolve_name(TARGETS[name].pipeline + "fmnist")
+    compiler.Compiler().compile(pipeline_of_run, str(path))
     return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
