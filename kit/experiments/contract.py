@@ -9,6 +9,8 @@
 Optional: `figures(ctx)` returns pictures by title, drawn from the files that exist so far;
 `PRIMARY` names the metric of the tables; `GATES` are the least metrics of a model that is
 registered; `REQUIREMENTS` lists packages that the site's environment needs beside the kit's own;
+`DISTRIBUTED = True` says that `train` uses `ctx.prepare` and `ctx.order`, so that several workers
+can each carry it out as a rank of torch.distributed;
 `LABEL` and `MODEL` are the names in pipelines and MLflow, where they differ from `NAME`;
 `published(target, facts)` returns the files to publish, where these have a shape of their own. The
 file `model.*` in ctx.out is the one that is registered, and `LOADING` a line that loads it.
@@ -18,9 +20,9 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,8 +67,10 @@ class Context:
     """Folders, parameters and progress of one run, the same on every target.
 
     `data` is the folder that the experiment's `data` filled, `out` the folder for the results,
-    `checkpoint` a folder that a killed training finds again when it is started again. `workers`
-    is how many processes may share the training (`submit`), `device` is cpu or cuda.
+    `checkpoint` a folder that a killed training finds again when it is started again. `device` is
+    cpu or cuda. `workers` is how many processes share the training: those of a distributed
+    experiment all carry out `train`, each with its `rank`, and what others than rank 0 write is
+    discarded; any other experiment may share work by `map`.
     """
 
     def __init__(
@@ -76,7 +80,9 @@ class Context:
         parameters: Any,
         workers: int = 1,
         show: Report = ignore_progress,
-        submit: Callable[..., Callable[[], Any]] = partial,
+        map_calls: Callable[..., Iterable[Any]] = map,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.data, self.out, self.checkpoint = data, folder / "out", folder / "checkpoint"
         self.parameters, self.workers = parameters, workers
@@ -84,7 +90,8 @@ class Context:
         self.losses: list[tuple[int, float]] = []
         self.resumed_step = 0
         self.times: tuple[float, float, float] | None = None
-        self._show, self._submit = show, submit
+        self.rank, self._ranks = rank, ranks
+        self._show, self._map = show, map_calls
         self._file: Any = None
 
     def report(self, step: int, steps: int, loss: float) -> None:
@@ -106,16 +113,38 @@ class Context:
         self._show(int(step), int(steps), float(loss))
 
     def prepare(self, model: Any) -> Any:
-        """Return a PyTorch model on the run's device."""
-        return model.to(self.device)
+        """Return a PyTorch model on the run's device, to be trained.
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-        """Begin a call in another worker; calling the result waits for it.
-
-        `function` is one of a module's own, arguments and result are arrays, numbers or texts.
-        Where there is no other worker it runs when its result is asked for.
+        With several ranks its gradients are the mean over all ranks (DistributedDataParallel);
+        `model` has the same weights, and is what to save.
         """
-        return self._submit(function, *arguments)
+        model = model.to(self.device)
+        if self._ranks == 1:
+            return model
+        from torch.nn.parallel import DistributedDataParallel
+
+        return DistributedDataParallel(model)
+
+    def order(self, items: Any) -> Any:
+        """Return this rank's share of the items of an epoch, an array or a tensor in their order.
+
+        Every rank gets as many: the first items fill up the last shares. All ranks must give the
+        same order, as from a generator with the same seed.
+        """
+        if self._ranks == 1:
+            return items
+        from torch.utils.data import DistributedSampler
+
+        share: Iterable[int] = DistributedSampler(items, self._ranks, self.rank, shuffle=False)
+        return items[list(share)]
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """Call a function with each item, in the workers where there are several; results in order.
+
+        `function` is one of a module's own, items and results are arrays, numbers or texts. An
+        error of one call is raised.
+        """
+        return list(self._map(function, items))
 
     def record_time(self, start: float, end: float, seconds: float) -> None:
         """Record when the training began and ended and how long it took, over all its starts.
@@ -210,6 +239,11 @@ class Experiment:
     def gates(self) -> Thresholds:
         """The least metrics of a model that is registered."""
         return Thresholds(getattr(self.module, "GATES", {}))
+
+    @property
+    def distributed(self) -> bool:
+        """Whether several workers train as ranks of torch.distributed."""
+        return bool(getattr(self.module, "DISTRIBUTED", False))
 
     @property
     def requirements(self) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def start(
     the least metrics of a model that is registered (None: the experiment's); `strict` fails the
     run when one is missed. `runner` is where the pipeline runs
     ("" for the profile's). For cloud-hpc: `configured` uses an environment that is on the site,
-    `workers` share each epoch, `tunnel` is reverse, none, or None for the profile's. Raises
+    `workers` share the training, `tunnel` is reverse, none, or None for the profile's. Raises
     UsageError for a wrong value, DataError for damaged data, Busy when the run is being executed.
     """
     settings = load(profile)

@@ -12,37 +12,52 @@ import sys
 import time
 import traceback
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from kit.base import DataError, Json, Timeline, host_facts, time_record, versions, write_json
 from kit.experiments import Context, imported_experiment, running
-from kit.experiments.contract import files_below, hash_of
+from kit.experiments.contract import Experiment, files_below, hash_of, ignore_progress
 from kit.onsite.names import DRIVER_FAILED, FAILURE, METRICS, PROGRESS, TIMES
+from kit.onsite.ranks import joined, own_folder, wait_for_all
 
 REPORT_INTERVAL_S = 1.0
+CAUSE_S = 5.0
 
 
-def work(task: Json, folder: Path) -> None:
-    """Train and evaluate, in a Ray worker; a later attempt continues from the checkpoint."""
+def work(task: Json, folder: Path, rank: int = 0) -> None:
+    """Train and evaluate, in a Ray worker; a later attempt continues from the checkpoint.
+
+    A distributed training is carried out by one worker for each rank; the first one evaluates.
+    """
     experiment, timeline = imported_experiment(task["module"]), Timeline()
-    with timeline.span("data"):
-        unpack_data(Path(task["data"]), folder / "data", task["data_hash"])
-    checkpoint = folder / "checkpoint"
-    earlier = Path(task["previous"] or "/nowhere") / "checkpoint"
-    if earlier.is_dir() and not checkpoint.exists():
-        shutil.copytree(earlier, checkpoint)
-    ctx = Context(
-        folder / "data",
-        folder,
-        experiment.parameters(**task["hyperparameters"]),
-        task["workers"],
-        Reporter(folder / PROGRESS),
-        _submit(task),
-    )
-    with timeline.span("training"):
-        trained = running.train(experiment, ctx)
+    ranks = ranks_of(experiment, task)
+    parameters = experiment.parameters(**task["hyperparameters"])
+    device = str(getattr(parameters, "device", "cpu"))
+    with joined(folder, rank, ranks, device):
+        if rank == 0:
+            with timeline.span("data"):
+                stage(task, folder)
+        wait_for_all(ranks)
+        own = own_folder(folder, rank)
+        ctx = Context(
+            folder / "data",
+            own,
+            parameters,
+            task["workers"],
+            Reporter(folder / PROGRESS) if rank == 0 else ignore_progress,
+            _map(task),
+            rank,
+            ranks,
+        )
+        wait_for_all(ranks)  # no checkpoint is written before all have a copy of the last
+        with timeline.span("training"):
+            trained = running.train(experiment, ctx)
+        wait_for_all(ranks)
+    if rank:
+        shutil.rmtree(own)
+        return
     with timeline.span("evaluation"):
         metrics = running.evaluate(experiment, ctx)
     shutil.rmtree(folder / "data")  # the site's project folder has a quota
@@ -61,6 +76,20 @@ def work(task: Json, folder: Path) -> None:
     write_json(folder / TIMES, times)
 
 
+def ranks_of(experiment: Experiment, task: Json) -> int:
+    """Return how many workers carry out the training, each as a rank."""
+    return int(task["workers"]) if experiment.distributed else 1
+
+
+def stage(task: Json, folder: Path) -> None:
+    """Put the data set and the checkpoint of the attempt before into the folder."""
+    unpack_data(Path(task["data"]), folder / "data", task["data_hash"])
+    checkpoint = folder / "checkpoint"
+    earlier = Path(task["previous"] or "/nowhere") / "checkpoint"
+    if earlier.is_dir() and not checkpoint.exists():
+        shutil.copytree(earlier, checkpoint)
+
+
 def unpack_data(archive: Path, folder: Path, data_hash: str) -> None:
     """Unpack the data set that the submitter put on the site. Raises DataError."""
     try:
@@ -75,18 +104,19 @@ def unpack_data(archive: Path, folder: Path, data_hash: str) -> None:
         raise DataError(f"read {archive}", f"the data set {found}", f"{data_hash} is expected")
 
 
-def _submit(task: Json) -> Callable[..., Callable[[], Any]]:
-    """Return how `Context.submit` begins a call in another Ray worker; a lost one fails the run."""
+def _map(task: Json) -> Callable[..., Iterable[Any]]:
+    """Return how `Context.map` calls a function in other Ray workers; a lost one fails the run."""
+    if task["workers"] == 1:
+        return map
 
-    def begin(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-        """Begin a call; calling the result waits for it."""
+    def in_workers(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         import ray
 
         remote = ray.remote(**_needs(task), scheduling_strategy="SPREAD")(function)
-        reference = remote.remote(*arguments)
-        return lambda: ray.get(reference)
+        results: list[Any] = ray.get([remote.remote(item) for item in items])
+        return results
 
-    return begin
+    return in_workers
 
 
 def _needs(task: Json) -> dict[str, int]:
@@ -109,17 +139,50 @@ class Reporter:
             write_json(self.path, {"step": step, "steps": steps, "loss": loss})
 
 
+def wait(calls: list[Any]) -> None:
+    """Wait for all ranks. Raises the error of the first one that fails.
+
+    The ranks that a lost one has left fail too, by an error of the network that says less: they
+    are given a moment for the cause to appear.
+    """
+    import ray
+
+    left = calls
+    failures: list[Exception] = []
+    while left and not failures:
+        done, left = ray.wait(left)
+        failures = [err for err in map(_failure, done) if err]
+    if failures:
+        late, _ = ray.wait(left, num_returns=len(left), timeout=CAUSE_S) if left else ([], [])
+        failures += [err for err in map(_failure, late) if err]
+        lost = [err for err in failures if not isinstance(err, ray.exceptions.RayTaskError)]
+        raise (lost or failures)[0]
+
+
+def _failure(call: Any) -> Exception | None:
+    """Return how a call that has ended failed, if it did."""
+    import ray
+
+    try:
+        ray.get(call)
+    except ray.exceptions.RayError as err:
+        return err  # type: ignore[no-any-return]
+    return None
+
+
 def main() -> int:
-    """Run the training in a Ray worker, the first of them, and wait for it."""
+    """Run the training in a Ray worker for each rank, and wait for them."""
     import ray
 
     from kit.onsite import driver  # by its own name, so that the workers import it
 
     task, folder = json.loads(os.environ["KIT_TASK"]), Path(os.environ["KIT_ATTEMPT"])
     ray.init()
-    remote = ray.remote(**_needs(task))(driver.work)
+    ranks = ranks_of(imported_experiment(task["module"]), task)
+    spread = {"scheduling_strategy": "SPREAD"} if ranks > 1 else {}
+    remote = ray.remote(**_needs(task), **spread)(driver.work)
     try:
-        ray.get(remote.remote(task, folder))
+        wait([remote.remote(task, folder, rank) for rank in range(ranks)])
     except ray.exceptions.RayError as err:
         cause = err.cause if isinstance(err, ray.exceptions.RayTaskError) else err
         known = {

@@ -123,7 +123,7 @@ class RunRequest(Checked):
         description="Parameters of the training; those left out have their defaults.",
     )
     workers: int = Field(
-        default=1, ge=1, le=MAX_WORKERS, description="Workers that share each epoch."
+        default=1, ge=1, le=MAX_WORKERS, description="Workers that share the training."
     )
     tunnel: str = Field(
         default="",

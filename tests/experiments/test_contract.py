@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
 from kit.base import DataError, UsageError
 from kit.experiments.contract import Context, files_below, hash_of
@@ -51,8 +53,24 @@ def test_a_loss_that_is_not_a_number_ends_the_training(tmp_path, loss):
         reported(context(tmp_path), [(1, loss)])
 
 
-def test_other_workers_calls_run_here_where_there_is_no_other_worker(tmp_path):
-    assert context(tmp_path).submit(json.dumps, [1])() == "[1]"
+def test_map_calls_here_where_there_is_no_other_worker(tmp_path):
+    assert context(tmp_path).map(json.dumps, [[1], {}]) == ["[1]", "{}"]
+    with pytest.raises(TypeError):
+        context(tmp_path).map(json.dumps, [{1}])
+
+
+def test_one_rank_has_all_items_and_the_model_itself(tmp_path):
+    ctx = context(tmp_path)
+    ctx.device = "cpu"
+    model, items = torch.nn.Linear(1, 1), np.arange(5)
+    assert ctx.prepare(model) is model
+    assert ctx.order(items) is items
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_ranks_have_equal_shares_that_hold_every_item(tmp_path, kind):
+    shares = [context(tmp_path, rank=r, ranks=3).order(kind([4, 2, 0, 1, 3])) for r in range(3)]
+    assert [share.tolist() for share in shares] == [[4, 1], [2, 3], [0, 4]]
 
 
 def test_hash_is_over_names_and_contents(tmp_path):

@@ -25,6 +25,7 @@ from idx_files import write_folder
 from kit_sandbox import roots
 from kit_sandbox import services as sandbox_services
 from private_sshd import PrivateSshd
+from rank_attempts import Attempts
 from slurm_site import until
 
 from kit.base import KitError, Unreachable
@@ -240,6 +241,30 @@ def test_a_lost_node_fails_the_job_and_is_named(bench, seen):
     assert error.next_step
     assert bench.states(run) == ["FAILED"]
     seen("Ray worker node lost", error.got.splitlines()[0][:60])
+
+
+def test_a_killed_rank_fails_the_attempt_and_the_next_one_resumes(bench, seen, tmp_path):
+    run = bench.ask(workers=2, epochs=30)
+    bench.passes_until(run, lambda: (bench.training(run) or {}).get("step", 0) > 2 * EPOCH_STEPS)
+    ranks = bench.workers(run)
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    bench.finish(run)
+    error = failure_of(bench, run)
+    assert "worker" in error.got
+    assert error.traceback
+    bench.requests.ask_again(run)
+    assert bench.finish(run).number == 2
+    result = follow(bench.requests, run, 0, lambda _: None)
+    times = json.loads(bench.submitter.data.get(result["files"]["times.json"]["key"]))
+    assert times["resumed_step"] >= 2 * EPOCH_STEPS
+    here = Attempts(tmp_path, bench.images, epochs=30).run("here")
+    theirs = bench.submitter.data.get(result["files"]["out/model.safetensors"]["key"])
+    assert theirs == (here / "out/model.safetensors").read_bytes()
+    cpu = [row["TotalCPU"] for row in result["sacct"].values() if row["JobName"] == "bash"]
+    assert len(cpu) == 2
+    assert "00:00:00" not in cpu  # both nodes worked
+    seen("one of two ranks killed", "attempt failed; the next one has the bits of two ranks here")
 
 
 def test_a_training_that_fails_shows_its_own_traceback(bench, seen):

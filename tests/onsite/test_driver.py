@@ -51,24 +51,6 @@ def test_driver_trains_to_the_same_bits_as_here(staged, tmp_path):
     assert progress["step"] == progress["steps"] == 200
 
 
-def test_shares_of_other_workers_have_the_same_bits_as_here(staged, tmp_path):
-    images, task, folder = staged
-    driver.work({**task, "workers": 3}, folder)
-    here = training.train(images, Parameters(epochs=2), workers=3)
-    assert (folder / MODEL).read_bytes() == saved(here.model, tmp_path / "here.safetensors")
-    assert json.loads((folder / "times.json").read_text())["workers"] == 3
-
-
-@pytest.fixture(autouse=True)
-def workers_in_this_process(monkeypatch):
-    """Calls of other workers run here when their results are asked for."""
-
-    def submit(task):
-        return lambda function, *arguments: lambda: function(*arguments)
-
-    monkeypatch.setattr(driver, "_submit", submit)
-
-
 def test_later_attempt_continues_from_the_last_epoch(staged, tmp_path):
     _, task, folder = staged
     driver.work(task, folder)

@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from idx_files import as_data, real_or_striped_images, small_data_dir
+from rank_attempts import Attempts
 
 from kit.base import NoSuchBucket, read_json
 from kit.base.settings import SITES, load
@@ -79,8 +80,9 @@ def test_the_experiment_runs_to_a_result_with_two_workers_and_asks_no_cloud(own)
     record = work.finish()
     assert asked_of_the_cloud() == before
     assert "COMPLETED" in said
-    here = training.train(real_or_striped_images(), Parameters(**hp), workers=2)
-    measured = training.evaluate(here.model, real_or_striped_images(), Parameters(**hp))
+    here = Attempts(own, real_or_striped_images(), **hp).run("here") / "out/model.safetensors"
+    model = training.load_model(here)
+    measured = training.evaluate(model, real_or_striped_images(), Parameters(**hp))
     assert published_files.performance(record["metrics"]) == measured.performance
     assert work.outcome.trained["workers"] == 2
     assert work.outcome.trained["slurm"]["nodes"] == 2

@@ -41,12 +41,11 @@ class Bench:
 
     # What a person does.
 
-    def ask(self, configured=True, **hyperparameters):
+    def ask(self, configured=True, workers=1, **hyperparameters):
         run = f"cloud-hpc-{secrets.token_hex(6)}-1"
         hp = Parameters(**hyperparameters).model_dump()
-        self.requests.ask(
-            RunRequest(run=run, data_hash=self.data.hash, configured=configured, hyperparameters=hp)
-        )
+        asked = {"run": run, "data_hash": self.data.hash, "hyperparameters": hp}
+        self.requests.ask(RunRequest(**asked, configured=configured, workers=workers))
         return run
 
     def passes_until(self, run, done, seconds=120):

@@ -6,21 +6,18 @@ Here are the names that the kit asks an experiment for. `training.py` is read fr
 shapes of the published files. Only `training.py` and `fast_step.py` need PyTorch.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kit.base.settings import cache_dir
 from kit.experiments.contract import Context, DataInfo
 from kit.experiments.fashion_mnist.parameters import Parameters
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 NAME = "fashion_mnist"
 LABEL, MODEL = "fmnist", "FMNIST-CNN"  # in the published names of pipelines and models
 METRICS = ("accuracy", "precision", "recall")  # each is a share, from 0 to 1
 PRIMARY = "accuracy"
+DISTRIBUTED = True
 LOADING = (  # a line that reads the model, with its path for {!r}
     "from kit.experiments.fashion_mnist.training import load_model; model = load_model(Path({!r}))"
 )
@@ -39,7 +36,7 @@ def data(folder: Path, source: Path | None) -> DataInfo:
 
 
 def train(ctx: Context) -> None:
-    """Train and write the model; workers share each epoch."""
+    """Train and write the model; several workers are ranks of one training."""
     from kit.experiments.fashion_mnist import images, training
 
     trained = training.train(
@@ -47,22 +44,10 @@ def train(ctx: Context) -> None:
         ctx.parameters,
         ctx.checkpoint,
         ctx.report,
-        ctx.workers,
-        lambda vectors, order: _shard(ctx, vectors, order),
+        training.Ranks(ctx.workers, ctx.prepare, ctx.order),
     )
     training.save_model(trained.model, ctx.out / "model.safetensors")
     ctx.record_time(trained.start, trained.end, trained.seconds)
-
-
-def _shard(ctx: Context, vectors: "Tensor", order: "Tensor") -> "Callable[[], Tensor]":
-    """Begin another worker's shard of an epoch, as `training.ShardRunner` says."""
-    import torch
-
-    from kit.experiments.fashion_mnist import training
-
-    arrays = vectors.numpy(), order.numpy()
-    wait = ctx.submit(training.train_stored_shard, str(ctx.data), ctx.parameters, *arrays)
-    return lambda: torch.tensor(wait())
 
 
 def evaluate(ctx: Context) -> dict[str, float]:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from kit.base import DataError, UsageError
 from kit.experiments.fashion_mnist.fast_step import FastStep
-from kit.experiments.fashion_mnist.images import LABELS, Dataset, read_folder
+from kit.experiments.fashion_mnist.images import LABELS, Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.fashion_mnist.published_files import CLASSIFIER
 from kit.experiments.fashion_mnist.tensor_files import read_tensors, write_tensors
@@ -97,10 +96,15 @@ class Step(Protocol):
 
 
 class PlainStep:
-    """The step as it is usually written: forward, backward, optimizer."""
+    """The step as it is usually written: forward, backward, optimizer.
 
-    def __init__(self, model: Model, parameters: Parameters) -> None:
-        self.model = model
+    `prepared` computes the scores, where that is not the model itself.
+    """
+
+    def __init__(
+        self, model: Model, parameters: Parameters, prepared: nn.Module | None = None
+    ) -> None:
+        self.prepared = prepared or model
         rate, momentum = parameters.learning_rate, parameters.momentum
         self.optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
         self.velocity = {}
@@ -111,7 +115,7 @@ class PlainStep:
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Take one step on images (N, 1, 28, 28) and labels (N,)."""
         with torch.enable_grad():
-            loss = F.cross_entropy(self.model(images), labels)
+            loss = F.cross_entropy(self.prepared(images), labels)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -139,9 +143,17 @@ def torch_settings(parameters: Parameters) -> Iterator[None]:
 
 # --- loop -------------------------------------------------------------------------------------
 
-# Begins another worker's shard of an epoch with the arguments (state, order) of `train_shard`;
-# calling the result waits for it.
-ShardRunner = Callable[[Tensor, Tensor], Callable[[], Tensor]]
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together (`Context.prepare`, `Context.order`)."""
+
+    count: int = 1
+    prepare: Callable[[nn.Module], nn.Module] = lambda model: model
+    order: Callable[[Tensor], Tensor] = lambda order: order
+
+
+ALONE = Ranks()
 
 
 @dataclass(frozen=True)
@@ -180,24 +192,21 @@ def train(
     parameters: Parameters,
     checkpoint_dir: Path | None = None,
     report: Report = ignore_progress,
-    workers: int = 1,
-    run_shard: ShardRunner | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trained:
     """Train for `parameters.epochs`; with `checkpoint_dir`, save every epoch and resume there.
 
     A training that was killed and started again gives the same bits as an unbroken one. `report`
-    is called a few times an epoch. With several `workers` each trains on its shard of every
-    epoch's images, all from the same weights and velocities, and the mean of theirs goes into
-    the next epoch (local SGD, arXiv:1805.09767); `run_shard` trains the other shards at the same
-    time, without it they are trained here one by one, with the same bits. Losses are the first
-    worker's, steps are counted for all. Raises UsageError if the device does not exist or the
-    loss is not finite, DataError for a checkpoint that is damaged or of another training.
+    is called a few times an epoch. With several ranks each takes its share of every epoch's
+    images, `batch_size` at a time, and the mean of their gradients makes the step: as if the
+    batch were so many times as large. Losses are this rank's, steps are counted for all. Raises
+    UsageError if the device does not exist or the loss is not finite, DataError for a checkpoint
+    that is damaged or of another training.
     """
-    run_shard = run_shard or (lambda *shard: partial(train_shard, data, parameters, *shard))
     path = checkpoint_dir / "checkpoint.safetensors" if checkpoint_dir else None
-    identity = parameters.model_dump() | {"data": data.hash, "workers": workers}
+    identity = parameters.model_dump() | {"data": data.hash, "workers": ranks.count}
     with torch_settings(parameters), torch.no_grad():
-        state = _begin(parameters)
+        state = _begin(parameters, ranks)
         if path and path.exists():
             _restore(path, state, identity)
         resumed = state.epoch
@@ -205,13 +214,8 @@ def train(
         labels = as_labels(data.train_labels, parameters.device)
         while state.epoch < parameters.epochs:
             clock = time.perf_counter()
-            order = torch.randperm(len(images), generator=state.shuffle)
-            shard, *other_shards = torch.tensor_split(order, workers)
-            before = _vectors(state)
-            others = [run_shard(before, other) for other in other_shards]
-            _train_epoch(state, images, labels, shard, parameters, workers, report)
-            if others:
-                _set_vectors(state, _mean([_vectors(state), *(wait() for wait in others)]))
+            order = ranks.order(torch.randperm(len(images), generator=state.shuffle))
+            _train_epoch(state, images, labels, order, parameters, ranks.count, report)
             state.seconds += time.perf_counter() - clock
             state.epoch, state.end = state.epoch + 1, time.time()
             if path:
@@ -219,13 +223,17 @@ def train(
     return Trained(state.model, state.losses, state.start, state.end, state.seconds, resumed)
 
 
-def _begin(parameters: Parameters) -> _State:
+def _begin(parameters: Parameters, ranks: Ranks) -> _State:
     """Seed first, then build: the same seed gives the same weights and the same order."""
     torch.manual_seed(parameters.seed)
     model = Model().to(parameters.device)
-    kind = FastStep if parameters.fast_step else PlainStep
+    step: Step
+    if parameters.fast_step and ranks.count == 1:
+        step = FastStep(model, parameters)
+    else:
+        step = PlainStep(model, parameters, ranks.prepare(model))
     shuffle = torch.Generator().manual_seed(parameters.seed)
-    return _State(model, kind(model, parameters), shuffle, 0, [], time.time(), 0.0, 0.0)
+    return _State(model, step, shuffle, 0, [], time.time(), 0.0, 0.0)
 
 
 def _train_epoch(
@@ -253,59 +261,6 @@ def _train_epoch(
             raise UsageError("the training diverged", got, "lower learning_rate")
         state.losses.append((step, mean))
         report(step, parameters.epochs * steps_per_epoch, mean)
-
-
-def train_shard(data: Dataset, parameters: Parameters, vectors: Tensor, order: Tensor) -> Tensor:
-    """Train on one worker's shard of an epoch: weights and velocities before, then after it.
-
-    `vectors` (2, number of weights) and the result are on the CPU.
-    """
-    with torch_settings(parameters), torch.no_grad():
-        state = _begin(parameters)
-        _set_vectors(state, vectors)
-        images = as_tensor(data.train_images[order.numpy()], parameters.device)
-        labels = as_labels(data.train_labels[order.numpy()], parameters.device)
-        xs, ys = (torch.split(part, parameters.batch_size) for part in (images, labels))
-        for x, y in zip(xs, ys, strict=True):
-            state.step(x, y)
-        return _vectors(state)
-
-
-def train_stored_shard(
-    folder: str, parameters: Parameters, vectors: NDArray[np.float32], order: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Do `train_shard` in another process: arrays in, an array out, the data set from a folder."""
-    shard = torch.tensor(vectors), torch.tensor(order)
-    return train_shard(_stored(folder), parameters, *shard).numpy()
-
-
-@lru_cache(1)  # a worker computes a shard of every epoch
-def _stored(folder: str) -> Dataset:
-    return read_folder(Path(folder))
-
-
-def _vectors(state: _State) -> Tensor:
-    """Return a copy (2, number of weights) on the CPU: all weights, all velocities."""
-    weights = torch.cat([weight.detach().reshape(-1) for weight in state.model.parameters()])
-    velocity = torch.cat([part.reshape(-1) for part in state.step.velocity.values()])
-    return torch.stack([weights, velocity]).cpu()
-
-
-def _set_vectors(state: _State, vectors: Tensor) -> None:
-    """Continue from weights and velocities that `_vectors` returned."""
-    weights = [weight.detach() for weight in state.model.parameters()]
-    sizes = [weight.numel() for weight in weights]
-    for targets, vector in zip((weights, state.step.velocity.values()), vectors, strict=True):
-        for target, part in zip(targets, vector.split(sizes), strict=True):
-            target.copy_(part.view(target.shape))
-
-
-def _mean(vectors: list[Tensor]) -> Tensor:
-    """Average the workers' results. Raises UsageError when one of them diverged."""
-    mean = torch.stack(vectors).mean(0)
-    if not mean.isfinite().all():
-        raise UsageError("the training diverged", "in one of the workers", "lower learning_rate")
-    return mean
 
 
 # --- checkpoint -------------------------------------------------------------------------------

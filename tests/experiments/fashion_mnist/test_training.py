@@ -19,6 +19,7 @@ from torch import nn
 from usual_model import AsUsual, bits
 
 from kit.base import DataError, UsageError
+from kit.experiments.contract import Context
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.fast_step import FastStep
 from kit.experiments.fashion_mnist.parameters import Parameters
@@ -126,60 +127,22 @@ def test_every_image_is_seen_once_an_epoch_in_another_order(monkeypatch):
     assert done.losses[-1][0] == 26
 
 
-def test_workers_share_each_epoch_and_continue_from_their_mean(monkeypatch):
+def test_ranks_share_each_epoch_and_step_together(monkeypatch):
+    """Each has as many images, so the first of an epoch are seen twice where they do not divide."""
     seen = []
-    take = FastStep.__call__
-    monkeypatch.setattr(FastStep, "__call__", lambda *a: seen.append(a[1].clone()) or take(*a))
+    take = training.PlainStep.__call__
+    keep = lambda *a: seen.append(a[1].clone()) or take(*a)  # noqa: E731
+    monkeypatch.setattr(training.PlainStep, "__call__", keep)
     hp = Parameters(epochs=1)
-    done = training.train(TINY, hp, workers=3)
-    assert [len(x) for x in seen] == [4, 4, 4, 4, 1] * 2 + [4, 4, 4, 4]  # 17 + 17 + 16 of 50
-    assert done.losses[-1][0] == 15
-    alone = training.train(TINY, hp, None)
-    all_images = as_tensor(TINY.train_images).sum((1, 2, 3)).sort()[0]
-    assert torch.equal(torch.cat(seen[:14]).sum((1, 2, 3)).sort()[0], all_images)
-    assert bits(done.model) != bits(alone.model)
-    monkeypatch.undo()
-    parts, before = [], []
-
-    def run_shard(vectors, part):
-        before.append(vectors)
-        parts.append(training.train_shard(TINY, hp, vectors, part))
-        return lambda: parts[-1]
-
-    two = training.train(TINY, hp, workers=2, run_shard=run_shard)
+    for rank in range(3):
+        share = Context(None, Path("none"), hp, 3, rank=rank, ranks=3).order
+        done = training.train(TINY, hp, ranks=training.Ranks(3, order=share))
+        assert done.losses[-1][0] == 15
+    assert [len(x) for x in seen] == [4, 4, 4, 4, 1] * 3  # 17 of 50 each
+    sums = torch.cat(seen).sum((1, 2, 3)).tolist()
     order = torch.randperm(50, generator=torch.Generator().manual_seed(hp.seed))
-    first = training.train_shard(TINY, hp, before[0], order[:25])
-    mean = torch.stack([first, parts[0]]).mean(0)[0]
-    assert bits(two.model) == mean.numpy().tobytes()
-
-
-def test_one_worker_gives_the_usual_training():
-    hp = Parameters(epochs=2)
-    usual, one = (
-        training.train(TINY, hp, *more) for more in ((), (None, training.ignore_progress, 1))
-    )
-    assert bits(usual.model) == bits(one.model)
-    assert usual.losses == one.losses
-
-
-def test_workers_resume_after_an_interruption_with_the_same_bits(tmp_path):
-    hp = Parameters(epochs=3)
-
-    with pytest.raises(KeyboardInterrupt):
-        training.train(TINY, hp, tmp_path, interrupt_in_epoch(3, 3), 2)
-    resumed = training.train(TINY, hp, tmp_path, workers=2)
-    assert resumed.epochs_resumed == 2
-    assert bits(resumed.model) == bits(training.train(TINY, hp, workers=2).model)
-    with pytest.raises(DataError, match="workers"):
-        training.train(TINY, hp, tmp_path, workers=1)
-
-
-def test_a_worker_that_diverges_fails_the_training():
-    def run_shard(vectors, part):
-        return lambda: vectors * float("nan")
-
-    with pytest.raises(UsageError, match="one of the workers"):
-        training.train(TINY, Parameters(epochs=1), workers=2, run_shard=run_shard)
+    wanted = as_tensor(TINY.train_images)[[*order, order[0]]].sum((1, 2, 3)).tolist()
+    assert sorted(sums) == sorted(wanted)
 
 
 def test_one_loss_point_is_a_mean_over_its_steps(monkeypatch):
