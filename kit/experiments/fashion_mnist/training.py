@@ -198,8 +198,8 @@ def train(
 
     A training that was killed and started again gives the same bits as an unbroken one. `report`
     is called a few times an epoch. With several ranks each takes its share of every epoch's
-    images, `batch_size` at a time, and the mean of their gradients makes the step: as if the
-    batch were so many times as large. Losses are this rank's, steps are those of all ranks. Raises
+    images, `batch_size` at a time, and the mean of their gradients makes the step: it is that of a
+    batch of `batch_size` x ranks. Losses are this rank's, the steps those of all ranks. Raises
     UsageError if the device does not exist or the loss is not finite, DataError for a checkpoint
     that is damaged or of another training.
     """
