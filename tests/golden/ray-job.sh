@@ -57,11 +57,11 @@ load_module pytorch/2.13
 export KIT_TASK='{"attempt_id": "0123456789ab", "data": "/projappl/project_2001234/kit/inputs/dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd.zip", "data_hash": "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd", "hyperparameters": {"batch_size": 4, "device": "cpu", "epochs": 3, "fast_step": true, "learning_rate": 0.001, "momentum": 0.9, "seed": 42, "threads": 1}, "module": "kit.experiments.fashion_mnist", "number": 2, "previous": "/projappl/project_2001234/kit/tries/ba9876543210", "ray": "2.60.0", "run": "cloud-hpc-0123456789ab-1", "tunnel": {"address": "10.1.2.3", "alias": "vm", "host": "vm.example", "port": 22, "ports": [8280, 8281, 8282, 8283, 8284, 8285, 8286, 8287, 8288, 8289], "user": "kit-tunnel"}, "workers": 1}'
 export KIT_CODE=/projappl/project_2001234/kit/inputs/cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc.zip
 export KIT_CODE_HASH=cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # $attempt is set by the fence
 # The code is named by its hash; it is compared before it is executed. Exit codes below 96 are
 # those of kit/onsite/names.py; 88: CODE_CHANGED.
 private=
-trap '[ -z "$private" ] || rm -rf "$private"' EXIT
+trap '[ -z "$private" ] || rm -rf "$private" "${private%/*}/attempt-${attempt##*/}"' EXIT
 if ! echo "$KIT_CODE_HASH  $KIT_CODE" | sha256sum --check --status; then
     echo "$KIT_CODE is not the code that was staged: remove it, then run again" >&2
     exit 88
@@ -70,14 +70,16 @@ fi
 # shellcheck shell=bash disable=SC2034
 # environment PROJECT KEY PINS PYTHON ATTEMPT CONFIGURED: puts the folder of the environment into
 # $venv; builds one where there is none, or where CONFIGURED is not yes. $private is $venv when
-# only this attempt uses it.
+# only this attempt uses it. Two submitters may build one for the same attempt: the symlink
+# `attempt-ATTEMPT` decides which of them is used, and the other one is removed.
 # A module's PYTHONPATH would come before the venv's own packages: `module.pth` puts it behind.
 say() { printf '%(%T)T %s\n' -1 "$*"; }
 # An environment is executed: it must be our own, and nobody else may write into it.
 trusted() { [ -O "$1" ] && [ -z "$(find "$1/" -maxdepth 0 -perm /022)" ]; }
 environment() {
-    local root=$1/kit key=$2 python=$4 attempt=$5 configured=$6 made
+    local root=$1/kit key=$2 python=$4 attempt=$5 configured=$6 made other
     local link=$root/venvs/$key wheels=$root/wheels/$3 pins=$root/wheels/$3.txt
+    local own=$root/venvs/attempt-$attempt
     private=
     umask 077
     if [ "$configured" = yes ] && venv=$(readlink -e "$link") && trusted "$venv" &&
@@ -85,14 +87,13 @@ environment() {
         say "environment: found $venv"
         return
     fi
-    # One that this attempt built before it was interrupted.
-    for venv in "$root/venvs/$key".*; do
-        [ "$(cat "$venv/.try" 2>/dev/null)" = "$attempt" ] && [ -e "$venv/.ready" ] || continue
-        trusted "$venv" || continue
+    # One that was built for this attempt before a submitter was interrupted.
+    if venv=$(readlink -e "$own") && trusted "$venv" && [[ $venv == */"$key".* ]]; then
         [ "$(readlink "$link")" = "${venv##*/}" ] || private=$venv
         say "environment: found this attempt's own $venv"
         return
-    done
+    fi
+    [ -d "$1" ] || { echo "no folder $1" >&2; return 1; }
     made=$key.$(cat /proc/sys/kernel/random/uuid)
     venv=$root/venvs/$made
     private=$venv
@@ -114,12 +115,15 @@ environment() {
         install --no-deps --no-compile --no-index --find-links "$wheels" \
         --requirement "$pins" || return
     "$venv/bin/python" -c 'import ray, torch' || return
-    touch "$venv/.ready"
+    if ! ln -sT "$made" "$own" 2>/dev/null && other=$(readlink -e "$own") && trusted "$other"; then
+        rm -rf "$venv"
+        venv=$other private=$other made=${other##*/}
+    fi
     ln -sT "$made" "$link" 2>/dev/null
     if [ "$(readlink "$link")" = "$made" ]; then
         private=
     elif [ "$configured" = yes ] && trusted "$(readlink -e "$link")"; then
-        rm -rf "$venv"
+        rm -rf "$venv" "$own"
         private=
         venv=$(readlink -e "$link") || return
     fi

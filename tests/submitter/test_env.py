@@ -150,6 +150,37 @@ def test_two_builders_at_once_end_with_one_published(site, tmp_path):
     assert [str(path) for path in folders] == list(found)
 
 
+@pytest.mark.parametrize("configured", [True, False])
+def test_two_submitters_build_for_one_attempt_and_the_losers_is_removed(site, configured):
+    """Both were asked for the same attempt: one job is submitted, so one environment stays."""
+    make(site, attempt_id="bbbbbbbbbbbb") if not configured else None
+    hpc_env.stage_pins(LocalHost(), site)
+    call = hpc_env.environment_call(site, ATTEMPT, configured)
+    script = f"{hpc_env.FUNCTION}\n{call}; echo $venv $private"
+    builders = [
+        subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    answers = {builder.communicate()[0].splitlines()[-1] for builder in builders}
+    assert len(answers) == 1
+    venv, *private = answers.pop().split()
+    assert private == ([] if configured else [venv])
+    names = {row.name: row.published for row in hpc_env.list_environments(LocalHost(), site)}
+    assert names.pop(Path(venv).name) is configured
+    assert list(names.values()) == ([] if configured else [True])
+
+
+def test_environment_that_loses_leaves_no_symlink_behind(site):
+    own, _, _ = make(site, attempt_id="bbbbbbbbbbbb")
+    venvs = Path(own).parent
+    private, *_ = make(site, configured=False)
+    assert (venvs / f"attempt-{ATTEMPT}").readlink() == Path(Path(private).name)
+    assert hpc_env.remove_environments(LocalHost(), site, []) == [Path(private).name]
+    assert not (venvs / f"attempt-{ATTEMPT}").is_symlink()
+    again, private, _ = make(site, configured=False)
+    assert (Path(again).exists(), private) == (True, True)
+
+
 def test_unused_private_environments_are_removed(site):
     host = LocalHost()
     published, *_ = make(site)

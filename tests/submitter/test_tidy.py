@@ -161,6 +161,7 @@ def test_packages_and_environments_that_new_runs_use_are_kept(old):
     for name in (published, private):
         file(venvs / name / ".try").write_text(attempt_id(OPEN, 1))
     (venvs / pins).symlink_to(published)
+    (venvs / f"attempt-{attempt_id(OPEN, 1)}").symlink_to(private)
     age(old)
     rows = kept(old)
     assert rows[f"wheels/{pins}"] == rows[f"wheels/{pins}.txt"] == "new runs use it"
@@ -169,6 +170,7 @@ def test_packages_and_environments_that_new_runs_use_are_kept(old):
     age(old)
     assert {"wheels/000000000000", "wheels/000000000000.txt", f"venvs/{private}"} <= removed(old)
     assert [row.name for row in env.list_environments(LocalHost(), hpc)] == [published]
+    assert {path.name for path in venvs.iterdir()} == {pins, published}
 
 
 def test_file_that_is_not_the_kits_is_neither_listed_nor_removed(old):

@@ -1,14 +1,16 @@
 # shellcheck shell=bash disable=SC2034
 # environment PROJECT KEY PINS PYTHON ATTEMPT CONFIGURED: puts the folder of the environment into
 # $venv; builds one where there is none, or where CONFIGURED is not yes. $private is $venv when
-# only this attempt uses it.
+# only this attempt uses it. Two submitters may build one for the same attempt: the symlink
+# `attempt-ATTEMPT` decides which of them is used, and the other one is removed.
 # A module's PYTHONPATH would come before the venv's own packages: `module.pth` puts it behind.
 say() { printf '%(%T)T %s\n' -1 "$*"; }
 # An environment is executed: it must be our own, and nobody else may write into it.
 trusted() { [ -O "$1" ] && [ -z "$(find "$1/" -maxdepth 0 -perm /022)" ]; }
 environment() {
-    local root=$1/kit key=$2 python=$4 attempt=$5 configured=$6 made
+    local root=$1/kit key=$2 python=$4 attempt=$5 configured=$6 made other
     local link=$root/venvs/$key wheels=$root/wheels/$3 pins=$root/wheels/$3.txt
+    local own=$root/venvs/attempt-$attempt
     private=
     umask 077
     if [ "$configured" = yes ] && venv=$(readlink -e "$link") && trusted "$venv" &&
@@ -16,14 +18,13 @@ environment() {
         say "environment: found $venv"
         return
     fi
-    # One that this attempt built before it was interrupted.
-    for venv in "$root/venvs/$key".*; do
-        [ "$(cat "$venv/.try" 2>/dev/null)" = "$attempt" ] && [ -e "$venv/.ready" ] || continue
-        trusted "$venv" || continue
+    # One that was built for this attempt before a submitter was interrupted.
+    if venv=$(readlink -e "$own") && trusted "$venv" && [[ $venv == */"$key".* ]]; then
         [ "$(readlink "$link")" = "${venv##*/}" ] || private=$venv
         say "environment: found this attempt's own $venv"
         return
-    done
+    fi
+    [ -d "$1" ] || { echo "no folder $1" >&2; return 1; }
     made=$key.$(cat /proc/sys/kernel/random/uuid)
     venv=$root/venvs/$made
     private=$venv
@@ -45,12 +46,15 @@ environment() {
         install --no-deps --no-compile --no-index --find-links "$wheels" \
         --requirement "$pins" || return
     "$venv/bin/python" -c 'import ray, torch' || return
-    touch "$venv/.ready"
+    if ! ln -sT "$made" "$own" 2>/dev/null && other=$(readlink -e "$own") && trusted "$other"; then
+        rm -rf "$venv"
+        venv=$other private=$other made=${other##*/}
+    fi
     ln -sT "$made" "$link" 2>/dev/null
     if [ "$(readlink "$link")" = "$made" ]; then
         private=
     elif [ "$configured" = yes ] && trusted "$(readlink -e "$link")"; then
-        rm -rf "$venv"
+        rm -rf "$venv" "$own"
         private=
         venv=$(readlink -e "$link") || return
     fi

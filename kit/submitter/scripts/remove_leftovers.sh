@@ -4,5 +4,8 @@
 cd "$1" || exit
 while read -r name; do
     case $name in tries/*) [ -L "$name/commit" ] || continue ;; esac
+    case $name in
+    venvs/*) find venvs -mindepth 1 -maxdepth 1 -type l -lname "${name#venvs/}" -delete ;;
+    esac
     rm -rf -- "$name" && echo "$name"
 done
