@@ -180,6 +180,20 @@ def test_missing_project_folder_is_an_error_and_not_created(ask, project):
     assert not project.exists()
 
 
+def test_disk_that_is_away_for_a_while_never_leads_to_a_second_submission(ask, project):
+    """Staging comes first: it must not create the folder in which the attempt is then not seen."""
+    submit(ask, project)
+    away = project.rename(project.with_name("away"))
+    with pytest.raises(CommandFailed, match="no folder"):
+        LocalHost().put(b"data", f"{project}/kit/inputs/x")
+    with pytest.raises(CommandFailed, match="cannot use the folder"):
+        submit(ask, project)
+    assert not project.exists()
+    away.rename(project)
+    submit(ask, project)
+    assert len(lines(project.parent / "calls")) == 1
+
+
 def test_log_is_read_from_the_last_offset(project):
     folder = project / "kit" / "tries" / A
     folder.mkdir(parents=True)

@@ -11,9 +11,10 @@ import pytest
 from buckets import remove_bucket
 from memory_store import MemoryStore
 
-from kit.base import BucketTaken, StoreUnavailable, UsageError, read_login
+from kit.base import BucketTaken, LocalHost, StoreUnavailable, UsageError, read_login
 from kit.base.settings import load
 from kit.runs.requests import RunRequests
+from kit.slurm import ACCOUNT_COLUMNS
 from kit.store import FolderStore
 from kit.submitter import compose_secrets
 from kit.submitter import loop as submitter_loop
@@ -182,6 +183,30 @@ def stack(tmp_path, monkeypatch):
 
     write()
     return write
+
+
+def test_rays_token_of_a_batch_script_that_was_killed_is_removed(stack, tmp_path):
+    """`kill -9` of the script's shell: nothing on the node removes it, so the submitter does."""
+    programs, attempt_id = tmp_path / "bin", "0123456789ab"
+    row = {"JobID": "7", "JobName": f"kit-{attempt_id}", "State": "FAILED", "ExitCode": "0:9"}
+    row |= {"Submit": "1700000000", "Start": "1700000001", "End": "1700000009", "Partition": "p"}
+    listing = [ACCOUNT_COLUMNS, [row.get(column, "") for column in ACCOUNT_COLUMNS]]
+    sacct = "".join(f"echo '{'|'.join(line)}'\n" for line in listing)
+    programs.mkdir()
+    for name, text in {"squeue": "", "scancel": "", "sacct": sacct}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}")
+        (programs / name).chmod(0o755)
+    profile = load("slurm")
+    hpc = dataclasses.replace(profile.hpc, project_dir=str(tmp_path))
+    submitter = submitter_loop.submitter_for(dataclasses.replace(profile, hpc=hpc))
+    submitter.slurm.host = LocalHost(prefix=("env", f"PATH={programs}:{os.environ['PATH']}"))
+    folder = Path(submitter.slurm.paths.attempt(attempt_id))
+    folder.mkdir(parents=True)
+    (folder / "owner").symlink_to("7.0")
+    for name in ("ray.token", "tunnel.key", "metrics.json"):
+        (folder / name).touch()
+    assert submitter.slurm.settle(attempt_id).done
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {"metrics.json"}
 
 
 def test_stack_uses_the_logins_of_its_secrets_file(stack):
