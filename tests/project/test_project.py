@@ -1,11 +1,14 @@
 """What holds the project together: packages, documents, no secrets and no foreign paths."""
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -34,6 +37,16 @@ def tracked() -> list[Path]:
     argv = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
     return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def load_script(name: str) -> ModuleType:
+    """Import a script of env/, which is in no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "env" / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def requirements() -> list[Requirement]:
@@ -71,6 +84,31 @@ def test_every_requirement_of_pyproject_is_met_by_the_lock():
 def test_the_lock_has_only_exact_and_neutral_versions():
     for line in LOCK.read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)
+
+
+def test_keystones_lock_names_every_package_once_with_the_hashes_of_its_files():
+    text = (ROOT / "env" / "sandbox" / "keystone.lock").read_text().replace("\\\n", "")
+    names = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            pin, *hashes = line.split()
+            assert re.fullmatch(r"[a-z0-9-]+==[0-9][A-Za-z0-9.]*", pin)
+            assert hashes
+            assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", word) for word in hashes)
+            names.append(pin.split("==")[0])
+    assert len(names) == len(set(names))
+    assert {"keystone", "waitress"} < set(names)
+
+
+def test_make_lock_writes_keystones_packages_with_their_hashes(monkeypatch):
+    lock = load_script("lock")
+    pip_compile = Mock(return_value="x==1 \\\n    --hash=sha256:0\n\n# unsafe\n# setuptools\n")
+    monkeypatch.setattr(lock, "compile_lock", pip_compile)
+    assert lock.resolve_keystone() == "x==1 \\\n    --hash=sha256:0\n"
+    assert pip_compile.call_args.args == ("--generate-hashes", "-")
+    assert pip_compile.call_args.kwargs == {"stdin": "keystone==30.0.0\nwaitress==3.0.2"}
+    written = (ROOT / "env" / "sandbox" / "keystone.lock").read_text()
+    assert written.startswith(lock.KEYSTONE_HEAD)
 
 
 def test_only_pytorch_comes_from_the_index_that_is_named_for_it():

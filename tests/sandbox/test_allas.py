@@ -19,7 +19,7 @@ from sandbox_command import kit_sandbox
 from swiftclient import Connection
 from swiftclient.exceptions import ClientException
 
-from kit.base import ROOT, KitError
+from kit.base import KitError
 from kit.base.settings import load
 from kit.store import RetryPolicy, keystone_for
 from kit.store.s3 import S3Store
@@ -215,12 +215,3 @@ def test_no_password_is_in_the_arguments_of_any_process(sandbox):
         with contextlib.suppress(OSError):
             words = path.read_text(errors="replace")
             assert not [secret for secret in planted if secret in words], words[:50]
-
-
-def test_the_lock_names_every_package_once_and_exactly():
-    lines = (ROOT / "env" / "sandbox" / "keystone.lock").read_text().splitlines()
-    wanted = [line for line in lines if not line.startswith("#")]
-    assert all(line.count("==") == 1 for line in wanted)
-    names = [line.split("==")[0].lower() for line in wanted]
-    assert len(names) == len(set(names))
-    assert {"keystone", "waitress"} < set(names)

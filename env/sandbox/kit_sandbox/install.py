@@ -32,7 +32,7 @@ def install(settings: Settings, report: Report, name: str = "bookworm") -> Path:
         report("installing the Python packages of Keystone …")
         _call([sys.executable, "-m", "venv", "--without-pip", str(cache / "keystone")])
         python = str(cache / "keystone" / "bin" / "python")
-        _call([*pip[:3], "--python", python, *pip[3:], "-r", str(lock)])
+        _call([*pip[:3], "--python", python, *pip[3:], "--require-hashes", "-r", str(lock)])
         _complete(cache / "keystone", lock)
     target = root.with_name(f"{root.name}.pytorch")
     if _is_stale(target, torch):
