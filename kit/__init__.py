@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kit.base.settings import load as load_profile
     from kit.experiments.contract import Context, DataInfo
     from kit.experiments.parameters import Parameters
+    from kit.experiments.trial import check
     from kit.notebook.run import Run, show_code, show_estimate, start
     from kit.report import plots
     from kit.report.article import sizes as notebook_sizes
@@ -59,6 +60,7 @@ _PLACES = {
     "Slurm": "kit.slurm:Slurm",
     "Unreachable": "kit.base.errors:Unreachable",
     "UsageError": "kit.base.errors:UsageError",
+    "check": "kit.experiments.trial:check",
     "compare_runs": "kit.report.page:runs_of_experiment",
     "compare_with_article": "kit.report.page:beside_article",
     "dashboard_panels": "kit.report.dashboard:panels",
@@ -95,6 +97,7 @@ __all__ = [
     "Slurm",
     "Unreachable",
     "UsageError",
+    "check",
     "compare_runs",
     "compare_with_article",
     "dashboard_panels",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from kit.experiments import Experiment
+    from kit.experiments.trial import Checked
 
 
 @click.command("new")
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 def new_command(name: str) -> None:
     """Make an experiment of your own.
 
-    Writes NAME.py into this folder: a small experiment that runs as it is, to be changed. NAME
-    has small letters, digits and single underscores.
+    Writes into this folder NAME.py, a small experiment that runs as it is, to be changed; its
+    tests, a notebook, and a README.md where there is none. NAME has small letters, digits and
+    single underscores.
 
     \b
     Example:
@@ -27,13 +28,24 @@ def new_command(name: str) -> None:
     from kit.experiments import load_experiment
     from kit.experiments.loader import experiment_names, legal_name
 
-    path = Path(f"{legal_name(name)}.py")
-    if name in experiment_names() or path.exists():
-        raise UsageError(f"make {path}", "an experiment of that name exists", "use another name")
-    text = resources.files("kit.experiments").joinpath("new.py.j2").read_text(encoding="utf-8")
-    write_text(path, text.replace("{{ name }}", name))
-    load_experiment(str(path))
-    click.echo(f"wrote {path}\nnext: kit check {name}")
+    legal_name(name)
+    files = {
+        "module.py": Path(f"{name}.py"),
+        "test.py": Path(f"test_{name}.py"),
+        "notebook.ipynb": Path(f"{name}.ipynb"),
+        "readme.md": Path("README.md"),
+    }
+    taken = [str(path) for path in list(files.values())[:-1] if path.exists()]
+    if name in experiment_names() or taken:
+        got = f"{', '.join(taken)} exists" if taken else "an experiment of that name exists"
+        raise UsageError(f"make the experiment {name}", got, "use another name")
+    for template, path in files.items():
+        if not path.exists():
+            source = resources.files("kit.experiments").joinpath("new", f"{template}.j2")
+            write_text(path, source.read_text(encoding="utf-8").replace("{{ name }}", name))
+            click.echo(f"wrote {path}")
+    load_experiment(f"{name}.py")
+    click.echo(f"next: kit check {name}")
     click.echo(f"then: kit run local --profile laptop -p experiment {name}")
 
 
@@ -42,53 +54,50 @@ def new_command(name: str) -> None:
 def check_command(experiment: str) -> None:
     """Try an experiment before it is run.
 
-    Makes the data set of EXPERIMENT (a name or a file), trains with the default parameters,
-    interrupts the training halfway and resumes it, and evaluates, all in a temporary folder.
+    Makes the data set of EXPERIMENT (a name or a file), trains with the default parameters, kills
+    the training halfway and resumes it, and evaluates, all in a clean process and a temporary
+    folder. Reports what would fail on another target.
 
     \b
     Example:
       kit check my_model
     """
-    from kit.base import temporary_folder
+    from kit.base import UsageError
+    from kit.base.settings import load
     from kit.experiments import load_experiment
+    from kit.experiments.packages import missing_packages
+    from kit.experiments.trial import check
+    from kit.submitter.env import site_packages
 
     loaded = load_experiment(experiment)
     click.echo(f"{loaded.name}: its five names are there; code {loaded.code[:12]}")
-    with temporary_folder() as folder:
-        for sentence in _tried(loaded, folder):
-            click.echo(sentence)
+    checked = check(loaded.reference, load().data_dir)
+    for sentence in _sentences(checked):
+        click.echo(sentence)
+    missing = missing_packages(loaded.sources, site_packages(loaded.requirements))
+    problems = [*checked.problems]
+    problems += [
+        f"a site does not install {package}, which it imports ({module}): add it to REQUIREMENTS,"
+        " or import it in the function `data`, which does not run there"
+        for module, package in missing.items()
+    ]
+    if problems:
+        raise UsageError(
+            f"check {loaded.name}", "; ".join(problems), "correct these, then check again"
+        )
 
 
-def _tried(experiment: "Experiment", folder: Path) -> list[str]:
-    """Return what happened in each step. Raises the error of the step that failed."""
-    from kit.base.settings import load
-    from kit.experiments import Context, running
-
-    def interrupt(step: int, steps: int, loss: float) -> None:
-        """Interrupt the training halfway."""
-        if 2 * step >= steps:
-            raise KeyboardInterrupt
-
-    data = running.make_data(experiment, folder / "cache", load().data_dir)
-    sentences = [f"data: {data.info.title}"]
-    parameters = experiment.parameters()
-    try:
-        running.train(experiment, Context(data.folder, folder, parameters, show=interrupt))
-    except KeyboardInterrupt:
-        sentences.append("training: interrupted halfway")
-    else:
-        sentences.append("training: it never calls ctx.report, so its progress is not shown")
-    ctx = Context(data.folder, folder, parameters)
-    trained = running.train(experiment, ctx)
-    resumed = (
-        f"resumed after step {trained.resumed_step}"
-        if trained.resumed_step
-        else ("started from the beginning: it keeps nothing in ctx.checkpoint")
-    )
-    sentences.append(f"again: {resumed}, {trained.seconds:.1f} s")
-    metrics = running.evaluate(experiment, ctx)
-    sentences.append(
-        "metrics: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    )
-    sentences.append(f"files: {', '.join(running.out_files(ctx.out))}")
-    return sentences
+def _sentences(checked: "Checked") -> list[str]:
+    """Return what happened in each step."""
+    first = "killed halfway" if checked.reported else "it never calls ctx.report: no progress"
+    resumed = "started from the beginning: it keeps nothing in ctx.checkpoint"
+    if checked.resumed_step:
+        resumed = f"resumed after step {checked.resumed_step}"
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in checked.metrics.items())
+    return [
+        f"data: {checked.data}",
+        f"training: {first}",
+        f"again: {resumed}, {checked.seconds:.1f} s",
+        f"metrics: {metrics}",
+        f"files: {', '.join(checked.files)}",
+    ]

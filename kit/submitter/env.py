@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kit.base import ROOT, CommandFailed, DataError, Host, UsageError, sha256_of
 from kit.base.settings import Hpc
+from kit.experiments.packages import canonical, with_dependencies
 from kit.slurm import ATTEMPT_ID, SitePaths, module_lines
 from kit.submitter.scripts import script
 
@@ -26,6 +27,8 @@ LOCK = ROOT / "requirements.lock"
 
 FUNCTION = script("environment")
 NAME = re.compile("[0-9a-f]{12}[.][0-9a-f-]{36}")
+# What the site's module brings: PyTorch, NumPy, and what these need.
+FROM_MODULE = frozenset(map(canonical, with_dependencies(["torch", "numpy"])))
 NEXT_STEP = "fix what it names, then run again"
 
 # The replies are lines that begin with a mark: other output of the site may surround them.
@@ -51,7 +54,8 @@ class Environment:
 def pins(more: Sequence[str] = (), names: Path = REQUIREMENTS, lock: Path = LOCK) -> str:
     """Return the packages with their versions, one a line. Raises DataError for one not locked.
 
-    `more` are an experiment's own: with the version of the lock, or as they are written.
+    `more` are an experiment's own: with the version of the lock, or as they are written, and with
+    the packages that these need, as far as they are installed here.
     """
     versions = locked(lock)
     wanted = [line for line in names.read_text().splitlines() if line and line[0] != "#"]
@@ -59,8 +63,14 @@ def pins(more: Sequence[str] = (), names: Path = REQUIREMENTS, lock: Path = LOCK
     if missing:
         raise DataError(f"{names} names what {lock} has not", ", ".join(missing), "make lock")
     lines = [f"{name}=={versions[name]}" for name in wanted]
+    more = [n for n in with_dependencies(more) if n in more or n not in FROM_MODULE]
     lines += [f"{name}=={versions[name]}" if name in versions else name for name in more]
     return "".join(f"{line}\n" for line in dict.fromkeys(lines))
+
+
+def site_packages(more: Sequence[str] = ()) -> list[str]:
+    """Return the names of all packages that an experiment finds on the site."""
+    return [*map(canonical, pins(more).splitlines()), *FROM_MODULE]
 
 
 def locked(lock: Path = LOCK) -> dict[str, str]:

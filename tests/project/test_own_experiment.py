@@ -26,6 +26,11 @@ def test_the_commands_of_the_page_run_in_an_empty_folder(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "again: resumed after step 100" in done.stdout
+    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    notebook_run = [sys.executable, "-m", "papermill", "my_model.ipynb", "done.ipynb"]
+    for argv in (pytest_run, notebook_run):
+        made = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True)
+        assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]
     table = done.stdout.partition("Experiment my_model")[2]
     assert re.search(r"local +cloud", table)
     assert re.search(r"error +0\.00\d\d +0\.06\d\d", table)

@@ -309,10 +309,11 @@ def test_a_package_that_is_not_locked_is_named(tmp_path):
 def test_requirements_of_an_experiment_make_another_environment():
     more = ("scikit-learn", "einops==0.8.1", "ray")
     lines = hpc_env.pins(more).splitlines()
-    assert set(lines) - set(hpc_env.pins().splitlines()) == {
-        f"scikit-learn=={hpc_env.locked()['scikit-learn']}",
-        "einops==0.8.1",
-    }
+    added = {line.split("==")[0] for line in set(lines) - set(hpc_env.pins().splitlines())}
+    assert {"scikit-learn", "einops", "scipy", "joblib", "threadpoolctl"} <= added  # what they need
+    assert not added & {"numpy", "torch"}  # the site's module has them
+    assert f"scikit-learn=={hpc_env.locked()['scikit-learn']}" in lines
+    assert "einops==0.8.1" in lines
     assert len(lines) == len(set(lines))
     site = Hpc(ssh_host="x", project_dir="/p")
     calls = {hpc_env.environment_call(site, "0" * 12, True, names) for names in ((), more)}
@@ -323,6 +324,11 @@ def test_requirements_of_an_experiment_make_another_environment():
 def test_invalid_attempt_id_is_refused(site, attempt_id):
     with pytest.raises(UsageError):
         hpc_env.environment_call(site, attempt_id, True)
+
+
+def test_package_of_the_module_is_installed_only_where_it_is_asked_for_by_name():
+    assert "numpy<2" in hpc_env.pins(["numpy<2"]).splitlines()
+    assert {"numpy", "torch", "einops"} <= set(hpc_env.site_packages(["einops"]))
 
 
 def test_function_is_valid_bash():
