@@ -111,6 +111,8 @@ def submit_command(
         echo_json([row])
     else:
         click.echo(f"{row.run} {row.state}: {row.slurm} {row.job}, {row.why}", err=options["wait"])
+    if status.message:
+        _note(f"the site says: {status.message}")
     if not status.done:
         of = f"--profile {settings.profile} {row.run}"
         _note(f"follow it: kit logs {of}; end it: kit cancel {of}")

@@ -154,6 +154,8 @@ def sentence(progress: Json) -> str:
     with contextlib.suppress(*_OTHER_SHAPE):
         if tunnel := progress.get("tunnel"):
             text += f"; {tunnel_sentence(tunnel)}"
+    if (message := progress.get("message")) and not progress.get("training"):
+        text += f"; the site says: {message}"
     with contextlib.suppress(*_OTHER_SHAPE):
         if training := progress.get("training"):
             steps = f"step {training['step']}/{training['steps']}"

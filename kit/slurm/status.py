@@ -45,7 +45,7 @@ class JobStatus:
     executing, so a new attempt would repeat work. `observed`: this is positive evidence.
     `missing_s`: how long the submission has been found nowhere although squeue and sacct
     answered. `nodes` as squeue writes them (`c[1-3]`). `opened`: somebody submitted the attempt, or
-    closed it so that nobody can.
+    closed it so that nobody can. `message`: what the site said when it accepted the job.
     """
 
     attempt_id: str
@@ -61,6 +61,7 @@ class JobStatus:
     missing_s: float = 0
     nodes: str = ""
     opened: bool = False
+    message: str = ""
 
     @property
     def succeeded(self) -> bool:
@@ -76,6 +77,7 @@ def status_of(attempt: Attempt, **more: Any) -> JobStatus:
         "restart_count": attempt.restart_count or 0,
         "started": attempt.started,
         "opened": bool(attempt.submit or attempt.owner),
+        "message": attempt.reply.message if attempt.reply else "",
     }
     return JobStatus(**{**links, **more})
 

@@ -239,12 +239,14 @@ class SubmitReply:
     """The answer of sbatch: an id, a refusal, or neither (the job may exist all the same).
 
     `limited`: refused by a limit on the number of jobs, which passes when other jobs end.
+    `message`: what a job_submit plugin of the site said beside an accepted job.
     """
 
     job_id: str
     refused: bool
     text: str
     limited: bool = False
+    message: str = ""
 
 
 QUEUE_FORMAT = "%i|%T|%V|%S|%N|%j|%r"  # name and reason may hold blanks: they come last
@@ -259,9 +261,10 @@ _COLUMNS = (
 ACCOUNT_COLUMNS = tuple(_COLUMNS.split(","))
 # `scripts/submit.sh` uses these two as well (grep -E). The first, without regard to case: sbatch
 # could not ask the controller, or got no answer, so the job may exist.
+_LOST_PATTERN = "timed out|unable to contact|connect failure|zero bytes|message (receive|send)"
 NO_ANSWER_PATTERN = (
-    "timed out|unable to contact|connect failure|connection|communication|zero bytes"
-    "|message (receive|send)|authentication|munge|controller|interrupted|temporarily"
+    f"{_LOST_PATTERN}|connection|communication|authentication|munge|controller|interrupted"
+    "|temporarily"
 )
 # Limits on the number of submitted jobs.
 LIMIT_PATTERN = r"(Assoc|QOS)(Grp|Max)[A-Za-z]*Submit[A-Za-z]*Limit"
@@ -272,14 +275,18 @@ def read_reply(code: int, out: str, err: str) -> SubmitReply:
     """Read the answer of `sbatch --parsable`: the id (`id[;cluster]` alone on a line) or a refusal.
 
     A failure is a refusal unless its text names the controller or the connection: after `Socket
-    timed out` the job may have been accepted and run. A killed sbatch has no answer either.
+    timed out` the job may have been accepted and run. A killed sbatch has no answer either. Lines
+    before sbatch's own last sentence may be the site's, in words of any kind.
     """
     ids = set(re.findall(r"^(\d{1,12})(?:;[\w.-]+)?\r?$", out, flags=re.MULTILINE))
     text = " ".join(f"{err}\n{out}".split())[-1000:]
     if len(ids) == 1:
-        return SubmitReply(ids.pop(), False, text)
+        said = [line.strip().removeprefix("sbatch: ") for line in err.splitlines()]
+        return SubmitReply(ids.pop(), False, text, message=" ".join(filter(None, said))[:300])
     failed = code not in (0, 124) and code < 128 and not ids and bool(err.strip())
-    refused = failed and not re.search(NO_ANSWER_PATTERN, err, re.IGNORECASE)
+    own = re.findall(r"submission failed: (.*)", err)
+    lost = re.search(_LOST_PATTERN, err, re.IGNORECASE)
+    refused = failed and not lost and not re.search(NO_ANSWER_PATTERN, (own or [err])[-1], re.I)
     limited = refused and bool(re.search(LIMIT_PATTERN, err))
     return SubmitReply("", refused, text or "no output", limited)
 

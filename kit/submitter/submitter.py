@@ -299,6 +299,7 @@ class Submitter:
             job = self.slurm.settle(job.attempt_id)  # closes what has ended
         if not job.done:
             shown = {"state": job.state.name, "why": job.why, "job": job.job_id}
+            shown |= {"message": job.message} if job.message else {}
             self._show(status.run, {**shown, "nodes": [job.nodes] if job.nodes else [], **progress})
             return
         again = not job.started or status.number <= self.hpc.retries

@@ -43,6 +43,13 @@ def test_script_is_submitted_with_its_own_options_and_a_note(own, script):  # no
     assert len(own.jobs) == 1
 
 
+def test_message_of_the_site_is_printed_beside_the_job(own, script):  # noqa: F811
+    own.message = "Your project has 12 BU left"
+    code, text = kit("submit", script)
+    assert code == 0
+    assert "kit: the site says: Your project has 12 BU left\n" in text
+
+
 def test_changed_script_argument_name_or_resource_is_a_new_job(own, script, tmp_path):  # noqa: F811
     calls = [[script], [script, "x"], ["--name", "other", script], ["-c", "2", script]]
     for words in calls:

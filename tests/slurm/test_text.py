@@ -27,17 +27,47 @@ from kit.slurm.text import (
 )
 
 SITE = "slurm-22.05/"
+NEWER = "slurm-24.11/"  # of a site whose job_submit plugin speaks at each submission
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *("sbatch-bad-partition.txt", "sbatch-bad-account.txt", "sbatch-too-long.txt"),
-        *("sbatch-too-many-nodes.txt", "sbatch-too-much-memory.txt", "sbatch-no-such-gres.txt"),
+        *(
+            f"{site}sbatch-{what}.txt"
+            for site in (SITE, NEWER)
+            for what in ("bad-partition", "bad-account", "too-long", "too-many-nodes")
+        ),
+        *(f"{site}sbatch-too-much-memory.txt" for site in (SITE, NEWER)),
+        *(f"{site}sbatch-no-such-gres.txt" for site in (SITE, NEWER)),
+        *(NEWER + "sbatch-too-many-cores.txt", NEWER + "sbatch-refused-by-plugin.txt"),
     ],
 )
 def test_refusals_of_a_real_slurm_are_recognised(name):
-    assert read_reply(1, "", captured.read(SITE + name)).refused
+    reply = read_reply(1, "", captured.read(name))
+    assert (reply.refused, reply.message) == (True, "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Socket timed out on send/recv operation",
+        "Unable to contact slurm controller (connect failure)",
+        "Zero Bytes were transmitted or received",
+    ],
+)
+def test_lost_connection_before_the_last_sentence_is_no_refusal(words):
+    err = f"sbatch: error: {words}\nsbatch: error: Batch job submission failed: Unspecified error\n"
+    assert not read_reply(1, "", err).refused
+
+
+def test_message_of_the_site_beside_an_accepted_job_is_kept():
+    err = captured.read(NEWER + "sbatch-message.txt")
+    reply = read_reply(0, captured.read(NEWER + "sbatch-parsable.txt"), err)
+    assert (reply.job_id, reply.refused) == ("10", False)
+    assert reply.message == "Your project has 12 BU left"
+    assert read_reply(0, "10\n", "").message == ""
+    assert read_reply(0, "10\n", "x" * 5000).message == "x" * 300
 
 
 @pytest.mark.parametrize(
@@ -55,6 +85,7 @@ def test_refusals_of_a_real_slurm_are_recognised(name):
         (124, "", "", "", False),
         (1, "", captured.read(SITE + "sbatch-bad-partition.txt"), "", True),
         (1, "", captured.read(SITE + "sbatch-controller-down.txt"), "", False),
+        (1, "", captured.read(NEWER + "sbatch-controller-down.txt"), "", False),
         (1, "", captured.read(SITE + "sbatch-munge-down.txt"), "", False),
         (1, "", "sbatch: error: Requested time limit is invalid", "", True),
         (1, "", "sbatch: error: Zero Bytes were transmitted or received", "", False),
@@ -96,6 +127,22 @@ def test_reads_squeue_and_sacct_as_the_kit_calls_them():
     assert [step.step for step in steps] == ["batch", "0"]
 
 
+def test_reads_squeue_and_sacct_of_a_newer_slurm():
+    running, ended, waiting = read_queue(captured.read(NEWER + "squeue-asked.txt"))
+    assert (running.state, running.nodes) == (JobState.RUNNING, "g1")
+    assert (ended.state, ended.nodes) == (JobState.COMPLETED, "c[1-2]")
+    assert (waiting.state, waiting.nodes, waiting.reason) == (JobState.PENDING, "", "BeginTime")
+    (drained,) = read_queue(captured.read(NEWER + "squeue-drained.txt"))
+    assert (drained.state, explain_reason(drained.reason)) == (JobState.PENDING, drained.reason)
+    assert drained.reason.startswith("Nodes required for job are DOWN, DRAINED or reserved")
+    rows = read_account(captured.read(NEWER + "sacct-asked.txt"))
+    assert tuple(rows[0].columns) == ACCOUNT_COLUMNS
+    assert all(row.complete for row in rows)
+    (job, *steps) = read_account(captured.read(NEWER + "sacct-running.txt"))
+    assert (job.state, job.end) == (JobState.RUNNING, None)
+    assert [step.step for step in steps] == ["batch"]
+
+
 def test_empty_queue_is_an_empty_list():
     assert read_queue("") == []
 
@@ -108,6 +155,7 @@ GOOD = "1|RUNNING|1795453398|1795453399|c1|name|None\n"
     [
         captured.read(SITE + "squeue-default-running.txt"),
         captured.read(SITE + "squeue-controller-down.txt"),
+        captured.read(NEWER + "squeue-controller-down.txt"),
         captured.read(SITE + "squeue-controller-hung.txt"),
         "CLUSTER: lx",
         "squeue: warning: rate limited",
@@ -142,6 +190,16 @@ def test_steps_and_earlier_starts_are_kept_apart():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
+        (NEWER + "sacct-timeout.txt", [("3", "TIMEOUT", 0, 0, True)]),
+        (
+            NEWER + "sacct-asked.txt",
+            [
+                ("4", "COMPLETED", 0, 0, True),
+                ("5", "FAILED", 3, 0, True),
+                ("6", "FAILED", 0, 9, True),
+                ("7", "CANCELLED", 0, 0, True),
+            ],
+        ),
         ("sacct-completed.txt", [("1", "COMPLETED", 0, 0, True)]),
         ("sacct-cancelled.txt", [("18", "CANCELLED", 0, 0, True)]),
         ("sacct-clean-end.txt", [("31", "COMPLETED", 0, 0, True)]),
@@ -170,13 +228,15 @@ def test_steps_and_earlier_starts_are_kept_apart():
     ],
 )
 def test_reads_the_accounting_of_real_jobs(name, expected):
-    rows = [row for row in read_account(captured.read(SITE + name)) if not row.step]
+    text = captured.read(name if name.startswith(NEWER) else SITE + name)
+    rows = [row for row in read_account(text) if not row.step]
     got = [(r.job_id, r.state.name, r.exit_code, r.signal, r.end is not None) for r in rows]
     assert got == expected
 
 
 def test_unknown_job_is_an_empty_accounting():
     assert read_account(captured.read(SITE + "sacct-unknown-job.txt")) == []
+    assert read_account(captured.read(NEWER + "sacct-unknown-job.txt")) == []
 
 
 def test_noise_before_the_header_is_skipped():
@@ -190,6 +250,8 @@ def test_noise_before_the_header_is_skipped():
         "",
         "1|COMPLETED\n",
         captured.read(SITE + "sacct-database-down.txt"),
+        captured.read(NEWER + "sacct-database-down.txt"),
+        captured.read(NEWER + "sacct-old-column.txt"),
         captured.read(SITE + "sacct-completed.txt")[:-30],
         "JobID|State\n1|COMPLETED|extra\n",
         "JobID|State|JobName\n1|COMPLETED\n",

@@ -54,6 +54,18 @@ def test_request_becomes_a_job_and_its_files_a_result(world):
     assert result["seff"]["Source"] == "computed from sacct"
 
 
+def test_message_of_the_site_reaches_the_person_while_the_job_is_queued(world):
+    world.site.message = "Your project has 12 BU left"
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    submitter.once()
+    progress = world.requests.read(RUN, "progress")
+    assert progress["state"] in ("PENDING", "RUNNING")
+    assert "the site says: Your project has 12 BU left" in sentence(progress)
+    assert world.until_finished().state is RunState.DONE
+
+
 @pytest.mark.parametrize("private", [True, False])
 def test_environment_on_the_login_node_is_reported_and_used(tmp_path, monkeypatch, private):
     world, reasons = World(tmp_path), []

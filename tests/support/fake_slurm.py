@@ -53,6 +53,7 @@ class Site:
         self.replies = {}  # attempt_id -> (text, time)
         self.jobs = []
         self.sbatch = "ok"  # ok, late, drop, noise, error, twice, refuse, limit, hung
+        self.message = ""  # of a job_submit plugin, beside an accepted job
         self.late = []  # attempt_ids whose sbatch has not landed yet
         self.controller = self.database = True
         self.database_error = DATABASE_AWAY
@@ -136,6 +137,8 @@ class Site:
         if mode == "noise":
             lines = ["out Hello 1", *lines, "out bye 2"]
         text = "exit 0\n" + "".join(f"{line}\n" for line in lines)
+        if self.message:
+            text += f"err sbatch: {self.message}\n"
         if mode in refusals:
             text = f"exit 1\nerr sbatch: error: {refusals[mode]}\n"
         if mode == "drop":
