@@ -132,12 +132,14 @@ def node_hours(job: JobSpec) -> float:
 def module_lines(site: "JobSpec | Hpc") -> list[str]:
     """Return the bash lines that load the modules of a job or a profile; a failure exits 96.
 
-    A batch shell has no `module` before its start file was read. Used by the job, by the
-    environment's builder on the login node and by the doctor.
+    A batch shell has no `module` before its start file was read: `module_init`, else the site's
+    /etc/profile. Used by the job, by the environment's builder on the login node and by the doctor.
     """
     lines = []
     if site.module_init:
         lines.append(f"source {shlex.quote(_checked('module_init', site.module_init, '/.*'))}")
+    elif site.module_path or site.modules:
+        lines.append(shell("profile").rstrip())
     if site.module_path:
         lines.append(f"module use {shlex.quote(_checked('module_path', site.module_path, '/.*'))}")
     names = [_checked("modules", name, r"[\w.+/-]+") for name in site.modules]

@@ -234,3 +234,13 @@ def test_module_that_cannot_be_loaded_ends_the_job(tmp_path, module, code):
     text = "\n".join([*module_lines(job), "echo done"])
     done = subprocess.run(["bash"], input=text, text=True, capture_output=True)
     assert (done.returncode, done.stdout) == (code, "" if code else "done\n")
+
+
+@pytest.mark.parametrize("fields", [{"modules": ("git",)}, {"module_path": "/appl/modules"}])
+def test_site_without_module_init_reads_the_login_profile_where_module_is_missing(fields):
+    text = "\n".join(module_lines(dataclasses.replace(LEAST, **fields)))
+    assert text.index("/etc/profile") < text.index("module ", text.index("\nfi\n"))
+    defined = "module() { LOADEDMODULES=git/1; }\numask 077\n"
+    done = subprocess.run(["bash"], input=f"{defined}{text}\numask", text=True, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, "0077\n")
+    assert "/etc/profile" not in "\n".join(module_lines(LEAST))
