@@ -8,6 +8,7 @@ from pathlib import Path
 import debian_programs
 import pytest
 from kit_sandbox import services as sandbox_services
+from kit_sandbox.sites import PROFILES
 from kit_sandbox.supervisor import control
 from sandbox_command import kit_sandbox
 
@@ -33,6 +34,16 @@ def sandbox():
     yield json.loads(kit_sandbox("status", "--json").stdout)
     if not was_up:
         kit_sandbox("down")
+
+
+@pytest.fixture(scope="session")
+def second_site(sandbox):
+    """The second Slurm site beside the sandbox, as `sandbox`; it is stopped at the end."""
+    started = kit_sandbox("up", "--site", "both")
+    assert started.returncode == 0, started.stderr[-3000:]
+    status = kit_sandbox("status", "--profile", PROFILES[1], "--json")
+    yield json.loads(status.stdout)
+    assert kit_sandbox("down", "--site", "second").returncode == 0
 
 
 @contextlib.contextmanager

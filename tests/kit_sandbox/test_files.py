@@ -212,3 +212,27 @@ def test_second_site_is_rendered_with_the_keys_of_the_first(settings, short):
     assert (site / "etc" / "cgroup.conf").read_text() == "CgroupPlugin=disabled\n"
     programs = (site / "etc" / "supervisord.conf").read_text()
     assert programs.count("[program:") == len(files.SITE)
+
+
+def test_second_site_differs_from_the_first_for_its_users(settings, short):
+    second = load("sandbox-trixie", {"KIT_SANDBOX_DIR": str(short / "s")})
+    folders = []
+    for profile in (settings, second):
+        folders.append(files.state_folder(profile))
+        files.prepare(profile, folders[-1], short / "debian")
+    texts = [(folder / "etc" / "sshd_login.conf").read_text() for folder in folders]
+    assert f"AuthorizedKeysFile {folders[0]}/etc/ssh/login_keys/%u\n" in texts[0]
+    assert "AuthorizedKeysFile none\n" in texts[1]
+    assert ("AllowUsers hpcuser\n" in texts[0], "AllowUsers mvirtane\n" in texts[1]) == (True, True)
+    assert [text.count("LANG=C.UTF-8") for text in texts] == [1, 0]
+    controllers = [(folder / "etc" / "daemon" / "slurm.conf").read_text() for folder in folders]
+    assert [text.count("\nJobSubmitPlugins=lua\n") for text in controllers] == [0, 1]
+    for name, expected in (
+        ("daemon/job_submit.lua", [False, True]),
+        ("modules/pytorch/2.13", [False, True]),
+        ("modules/pytorch/2.13.lua", [True, False]),
+    ):
+        assert [(folder / "etc" / name).exists() for folder in folders] == expected
+    module = folders[1] / "etc" / "modules" / "pytorch" / "2.13"
+    assert module.read_text().startswith("#%Module")
+    assert module.stat().st_mode & 0o777 == 0o644, "jobs of another account read it"

@@ -12,18 +12,18 @@ from pathlib import Path
 
 from buckets import remove_bucket
 from idx_files import as_data, real_or_striped_images
-from kit_sandbox import roots
+from kit_sandbox import sites
 from slurm_site import until
 
 from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.objects import StageStore
-from kit.runs.requests import RunRequest, attempt_id
+from kit.runs.requests import RunRequest, attempt_id, site_id
 from kit.submitter import env as hpc_env
 from kit.submitter.loop import run_loop as loop
 from kit.submitter.loop import submitter_for
 
-USER = roots.ACCOUNTS[0]
+USER = sites.SITES["sandbox"].user
 OURS = r"kit\.onsite\.main|kit\.onsite\.driver|raylet/raylet|gcs_server|ssh .*-R"
 
 
@@ -45,6 +45,7 @@ class Bench:
         run = f"cloud-hpc-{secrets.token_hex(6)}-1"
         hp = Parameters(**hyperparameters).model_dump()
         asked = {"run": run, "data_hash": self.data.hash, "hyperparameters": hp}
+        asked |= {"profile": self.profile.profile, "site": site_id(self.profile)}
         self.requests.ask(RunRequest(**asked, configured=configured, workers=workers))
         return run
 
@@ -133,7 +134,7 @@ def ps(columns):
 
 def processes(*words, user=USER):
     """The processes of an account of the sandbox whose command has these words."""
-    argv = ["pgrep", "-u", str(roots.account_uid(user)), "-af", ".*".join(words)]
+    argv = ["pgrep", "-u", str(sites.account_uid(user)), "-af", ".*".join(words)]
     return subprocess.run(argv, capture_output=True, text=True).stdout.splitlines()
 
 

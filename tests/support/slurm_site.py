@@ -17,8 +17,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from kit_sandbox import roots
+from kit_sandbox import files
 from kit_sandbox import services as sandbox_services
+from kit_sandbox.sites import SITES
 from kit_sandbox.supervisor import control
 from private_sshd import PrivateSshd, free_port
 
@@ -107,10 +108,10 @@ class Relay:
 class SlurmSite:
     """Everything a fault test needs of the sandbox; `close` undoes it."""
 
-    def __init__(self):
-        self.settings = load("sandbox")
-        self.state = self.settings.sandbox_dir
-        self.user = roots.ACCOUNTS[0]
+    def __init__(self, profile="sandbox"):
+        self.settings, self.kind = load(profile), SITES[profile]
+        self.state = files.folder_of(self.settings)
+        self.user = self.kind.user
         self.folder = Path(tempfile.mkdtemp(prefix="kit-faults-", dir=self.state / "home"))
         self.folder.chmod(0o755)
         (self.folder / "bin").mkdir()
@@ -127,12 +128,15 @@ class SlurmSite:
     # Clients.
 
     def login(self, name, **options):
-        """Start an sshd of the test's own that logs in as the jobs' user."""
+        """Start an sshd of the test's own that logs in as the jobs' user, as the site's does."""
         path = f"{self.folder}/bin:/usr/local/bin:/usr/bin:/bin"
-        setenv = f"SLURM_CONF={self.conf} PATH={path}"
+        setenv = f"SLURM_CONF={self.conf} PATH={path} LANG={self.kind.locale} TZ={self.kind.zone}"
+        options = {"certificates": not self.kind.takes_keys, **options}
         sshd = PrivateSshd(
             self.folder / name, user=self.user, setenv=setenv, sandbox=self.state, **options
         )
+        if not self.kind.takes_keys:
+            sshd.certify(time.time() - 60, time.time() + 3600)
         self.sshds.append(sshd)
         return sshd.start()
 

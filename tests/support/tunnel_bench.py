@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from hpc_bench import Bench, ps
-from kit_sandbox import roots
+from kit_sandbox import sites
 
 from kit.base.settings import load
 
@@ -18,7 +18,7 @@ LONG = 3000  # epochs: the job runs until the test ends it
 ADDRESS = load("sandbox").cloud.tunnel_address
 KEYS = Path(load("sandbox").cloud.tunnel_keys)
 TUNNEL_USER = "kit-tunnel"
-TUNNEL_UID = str(roots.account_uid(TUNNEL_USER))
+TUNNEL_UID = str(sites.account_uid(TUNNEL_USER))
 
 
 @contextlib.contextmanager

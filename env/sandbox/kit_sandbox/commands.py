@@ -21,8 +21,8 @@ from kit.base.settings import Settings, load
 from kit_sandbox import files, install, keys, old, processes, roots, services
 from kit_sandbox.files import PLACES, PROGRAMS
 from kit_sandbox.services import Report, Service
+from kit_sandbox.sites import PROFILES, SITES, VM_ACCOUNTS
 
-PROFILES = ("sandbox", "sandbox-trixie")  # the second is a Slurm site beside the first
 profile_option = click.option(
     "--profile", type=click.Choice(PROFILES), default="sandbox", show_default=True, help="Site."
 )
@@ -41,13 +41,13 @@ def up(settings: Settings, report: Report) -> None:
         if services.supervisor(folder) is None:
             _end_leftovers(folder, report)
             _refuse_taken_ports(settings)
-            name = "trixie" if files.is_second(settings) else "bookworm"
-            files.prepare(settings, folder, install.install(settings, report, name))
+            root = install.install(settings, report, SITES[settings.profile].root)
+            files.prepare(settings, folder, root)
             services.start(folder)
         else:
             services.refuse_other_version(settings)
             services.start_stopped(folder, report)
-        keys.sign(folder, *roots.ACCOUNTS[:2])
+        keys.sign(folder, SITES[settings.profile].user, VM_ACCOUNTS[0])
         services.wait(folder, report)
 
 
@@ -61,7 +61,7 @@ def down(settings: Settings, wipe: bool, report: Report) -> None:
     with _exclusive(folder):
         supervisor = services.supervisor(folder)
         if supervisor is not None:
-            _cancel_jobs(folder, report)
+            _cancel_jobs(folder, SITES[settings.profile].user, report)
             below = processes.descendants(supervisor)
             # jobs that are still there: slurmd would wait for them
             processes.end(services.orphans(folder, supervisor), grace_s=0.5)
@@ -131,10 +131,10 @@ def _end_leftovers(folder: Path, report: Report) -> None:
         processes.end(left)
 
 
-def _cancel_jobs(folder: Path, report: Report) -> None:
+def _cancel_jobs(folder: Path, user: str, report: Report) -> None:
     """Cancel all jobs and wait a few seconds for them to end."""
     try:
-        services.run(folder, ["scancel", f"--user={roots.ACCOUNTS[0]}"], timeout=3)
+        services.run(folder, ["scancel", f"--user={user}"], timeout=3)
         for _ in range(12):
             queue = services.run(folder, ["squeue", "-h"], timeout=3)
             if not queue.stdout.strip():

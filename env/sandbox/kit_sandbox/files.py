@@ -8,6 +8,7 @@ import shutil
 import socket
 import string
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from kit.base.settings import Settings
 from kit_sandbox import keys, roots, supervisor
 from kit_sandbox.folders import check_owner, own_folder
 from kit_sandbox.keys import write_private
-from kit_sandbox.roots import ACCOUNTS
+from kit_sandbox.sites import SITES, VM_ACCOUNTS
 
 SOURCE = ROOT / "env" / "sandbox"
 MARKER = ".kit-sandbox"  # in every state folder: `--wipe` removes nothing else
@@ -154,7 +155,7 @@ def has_network() -> bool:
 
 def variables(settings: Settings, folder: Path) -> dict[str, str]:
     """Return every variable that a template of `env/sandbox/etc` or a shell script may use."""
-    hpc, cloud, tunnel = ACCOUNTS
+    site, (cloud, tunnel) = SITES[settings.profile], VM_ACCOUNTS
     # Slurm looks up IPv4 addresses only, and finds none on a machine without a network
     both = "" if has_network() else "EnableIPv6"
     values = {
@@ -167,8 +168,8 @@ def variables(settings: Settings, folder: Path) -> dict[str, str]:
         "PYTHON": sys.executable,
         "KEYSTONE": str(settings.cache_dir / "sandbox" / "keystone" / "bin" / "python"),
         "OWNER_UID": str(os.getuid()),
-        "DAEMON_USER": "root" if os.getuid() == 0 else hpc,
-        "HPC_USER": hpc,
+        "DAEMON_USER": "root" if os.getuid() == 0 else site.user,
+        "HPC_USER": site.user,
         "CLOUD_USER": cloud,
         "TUNNEL_USER": tunnel,
         "PROJECTS": " ".join(PROJECTS),  # the first becomes the user's default account
@@ -177,7 +178,10 @@ def variables(settings: Settings, folder: Path) -> dict[str, str]:
         "TOKEN_SECONDS": os.environ.get("KIT_SANDBOX_TOKEN_SECONDS", "28800"),
         "MLFLOW_USER": "kit",
         "PROMETHEUS_USER": "kit",
-        "TZ": "UTC",
+        "TZ": site.zone,
+        "SITE_LOCALE": site.locale,
+        "LOGIN_KEYS": f"{folder}/etc/ssh/login_keys/%u" if site.takes_keys else "none",
+        "SLURMCTLD": site.controller,
     }
     for name in PLACES.values():
         address, port = place_of(settings, name)
@@ -207,6 +211,13 @@ def _bcrypt(folder: Path, password: str) -> str:
     return path.read_text()
 
 
+def _templates(settings: Settings, folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield each configuration file of a site and its template: those of all, then its own."""
+    for source in (SOURCE / "etc", SOURCE / f"etc_{'second' if is_second(settings) else 'first'}"):
+        for template in sorted(source.rglob("*.in")):
+            yield folder / "etc" / template.relative_to(source).with_suffix(""), template
+
+
 def prepare(settings: Settings, folder: Path, root: Path) -> dict[str, str]:
     """Write folders, keys and every configuration file for services in `root`.
 
@@ -226,12 +237,11 @@ def prepare(settings: Settings, folder: Path, root: Path) -> dict[str, str]:
     if is_second(settings):  # one person, one key, one certificate for both sites
         shutil.copytree(folder.parent / "etc" / "ssh", folder / "etc" / "ssh", dirs_exist_ok=True)
     keys.create(folder, values)
-    for template in sorted((SOURCE / "etc").rglob("*.in")):
-        target = folder / "etc" / template.relative_to(SOURCE / "etc").with_suffix("")
+    for target, template in _templates(settings, folder):
         text = string.Template(template.read_text()).substitute(values)
         write_private(target, text)
-        if target.name in PUBLIC or target.suffix == ".lua":
-            target.chmod(0o755 if text.startswith("#!") else 0o644)
+        if target.name in PUBLIC or "modules" in target.relative_to(folder).parts:
+            target.chmod(0o755 if text.startswith("#!/") else 0o644)
     hosts = (folder / "etc" / "hosts").read_text() + Path("/etc/hosts").read_text()
     (folder / "etc" / "hosts").write_text(hosts)
     lines = [f"{key}={shlex.quote(value)}" for key, value in sorted(values.items())]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kit.base import CommandFailed
 from kit_sandbox.folders import give
-from kit_sandbox.roots import account_uid
+from kit_sandbox.sites import account_uid
 
 CERTIFICATE_HOURS = 24  # as long as a centre's certificate lives
 

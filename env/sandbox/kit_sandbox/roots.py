@@ -19,17 +19,15 @@ from urllib.parse import unquote
 
 from kit.base import ROOT, DataError, KitError, UsageError
 from kit_sandbox.folders import own_folder
+from kit_sandbox.sites import FIRST_UID, SITES, site_in
 
 Report = Callable[[str], None]
 SOURCE = ROOT / "env" / "sandbox"
 ENTER = SOURCE / "enter.sh"
-NAMES = ("bookworm", "trixie")
+NAMES = tuple(site.root for site in SITES.values())
 MACHINE = "x86_64"  # the machine of the locks, as uname says it; "amd64" in Debian's words
 PUBLIC_MIRROR = "http://deb.debian.org/debian"
 KEYRING = "usr/share/keyrings/debian-archive-keyring.gpg"
-# who runs jobs, administers the VM, opens tunnels: accounts inside a root only
-ACCOUNTS = ("hpcuser", "clouduser", "kit-tunnel")
-FIRST_UID = 59001  # of the accounts that root makes: outside the ranges that systems give out
 STAMP = "etc/kit-root"
 LINK = "root"  # in every state folder: to the root of its services
 # Dir::*: nothing of the machine's own apt is read or changed but how it reaches the network
@@ -77,7 +75,8 @@ def make(cache: Path, name: str, report: Report) -> Path:
             shutil.rmtree(left_over, ignore_errors=True)
         own_folder(new, 0o755, step)
         ids = (FIRST_UID, FIRST_UID) if os.getuid() == 0 else (os.getuid(), os.getgid())
-        _call([SOURCE / "roots" / "unpack.sh", new, *ids, *packages], "unpack Debian packages")
+        words = [SOURCE / "roots" / "unpack.sh", new, *ids, *packages]
+        _call(words, "unpack Debian packages", more=_differences(name))
         (new / STAMP).write_text(_recipe(name))
         if root.exists():
             root.rename(folder / f"{name}.old")
@@ -112,11 +111,6 @@ def check_machine(folder: Path) -> None:
             "container started with --cap-add SYS_ADMIN --security-opt seccomp=unconfined "
             "--security-opt apparmor=unconfined",
         )
-
-
-def account_uid(name: str) -> int:
-    """Return the uid of an account inside a root: one's own, unless root made it."""
-    return FIRST_UID + ACCOUNTS.index(name) if os.getuid() == 0 else os.getuid()
 
 
 def inside(state: Path, argv: Sequence[str | Path], host: str = "login") -> list[str]:
@@ -248,7 +242,19 @@ def _lines(path: Path) -> list[str]:
 def _recipe(name: str) -> str:
     """Return a hash of all that a root is made from."""
     parts = [SOURCE / "roots" / f"{name}.lock", SOURCE / "roots" / "unpack.sh"]
-    return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+    texts = [*(part.read_bytes() for part in parts), repr(_differences(name)).encode()]
+    return hashlib.sha256(b"".join(texts)).hexdigest()
+
+
+def _differences(name: str) -> dict[str, str]:
+    """Return the variables of `unpack.sh` that make the root of a site that site's."""
+    site = site_in(name)
+    return {
+        "SITE_USER": site.user,
+        "SITE_SHELL": site.login_shell,
+        "SITE_ZONE": site.zone,
+        "SITE_LOCALE": site.locale,
+    }
 
 
 def _made_from(root: Path) -> str:
@@ -277,10 +283,15 @@ def _exclusive(file: Path, report: Report) -> Iterator[None]:
         yield
 
 
-def _call(argv: Sequence[object], tried: str, folder: Path | None = None) -> None:
+def _call(
+    argv: Sequence[object],
+    tried: str,
+    folder: Path | None = None,
+    more: Mapping[str, str] | None = None,
+) -> None:
     """Run a program with the locale C. Raises KitError with what it said."""
     words = [str(word) for word in argv]
-    environ = os.environ | {"LC_ALL": "C"}
+    environ = {**os.environ, "LC_ALL": "C", **(more or {})}
     done = subprocess.run(words, capture_output=True, text=True, cwd=folder, env=environ)
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip())[-2000:] or "no output"

@@ -1,8 +1,10 @@
 #!/bin/bash
 # unpack.sh ROOT UID GID DEB…: unpack Debian packages into the empty folder ROOT as whoever calls
 # it, then make what their maintainer scripts would have made and the services need. No script of a
-# package runs, no file gets another owner, none is setuid.
+# package runs, no file gets another owner, none is setuid. SITE_USER, SITE_SHELL, SITE_ZONE and
+# SITE_LOCALE: the account that runs jobs, its login shell, the time zone and the locale of the site.
 set -euo pipefail
+here=$(dirname "$(dirname "$(realpath "$0")")")
 root=$1 uid=$2 gid=$3; shift 3
 umask 022
 mkdir -p "$root"/usr/{bin,sbin,lib,lib64}
@@ -19,9 +21,12 @@ cd "$root"
 # base-passwd; the sandbox's own accounts, which have one uid when only one is to be had
 cp usr/share/base-passwd/passwd.master etc/passwd
 cp usr/share/base-passwd/group.master etc/group
-for name in hpcuser clouduser kit-tunnel; do
+site_user=${SITE_USER:-hpcuser}
+for name in "$site_user" clouduser kit-tunnel; do
+    shell=/bin/bash
+    [ "$name" != "$site_user" ] || shell=${SITE_SHELL:-$shell}
     # "*": no password, and not locked either (sshd without PAM refuses a locked account)
-    echo "$name:*:$uid:$gid::/home/$name:/bin/bash" >>etc/passwd
+    echo "$name:*:$uid:$gid::/home/$name:$shell" >>etc/passwd
     echo "$name:x:$gid:" >>etc/group
     mkdir -p "home/$name"
     [ "$(id -u)" != 0 ] || { uid=$((uid + 1)); gid=$((gid + 1)); }
@@ -41,6 +46,7 @@ link lua5.4 usr/bin/lua
 link which.debianutils usr/bin/which
 link bsd-csh usr/bin/csh
 link tcsh usr/bin/csh
+link tclsh8.6 usr/bin/tclsh
 for name in usr/lib/*-linux-gnu/{blas,lapack}; do
     link "${name##*/}/lib${name##*/}.so.3" "${name%/*}/lib${name##*/}.so.3"
 done
@@ -49,3 +55,8 @@ cat usr/share/ca-certificates/mozilla/*.crt >etc/ssl/certs/ca-certificates.crt
 # what is mounted over must exist
 mkdir -p run/sshd projappl opt/pytorch opt/debian12 opt/kit
 touch etc/hosts etc/resolv.conf etc/pip.conf
+# tzdata, locales
+ln -sf "/usr/share/zoneinfo/${SITE_ZONE:-UTC}" etc/localtime
+locale=${SITE_LOCALE:-C.UTF-8}
+[ "$locale" = C.UTF-8 ] || "$here/enter.sh" "$PWD" localhost \
+    localedef --no-archive -i "${locale%.*}" -f "${locale#*.}" "$locale"
