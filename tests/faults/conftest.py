@@ -1,6 +1,7 @@
 """The table of faults: each test says what was seen, and it is printed at the end."""
 
 import pytest
+from kit_sandbox.sites import PROFILES
 
 TABLE = pytest.StashKey[list]()
 
@@ -26,11 +27,21 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"{fault:<{width}}  {outcome}")
 
 
+def pytest_generate_tests(metafunc):
+    """Run what is marked `both_sites` on the second site as well."""
+    if metafunc.definition.get_closest_marker("both_sites"):
+        name = "site" if "site" in metafunc.fixturenames else "bench"
+        metafunc.parametrize(name, PROFILES, indirect=True)
+
+
 @pytest.fixture(scope="module")
-def site(sandbox):
-    """The sandbox's Slurm; the module fails when one of its jobs is left over."""
+def site(sandbox, request):
+    """The Slurm of a site; the module fails when one of its jobs is left over."""
     from slurm_site import SlurmSite
 
-    site = SlurmSite()
+    profile = getattr(request, "param", PROFILES[0])
+    if profile != PROFILES[0]:
+        request.getfixturevalue("second_site")
+    site = SlurmSite(profile)
     yield site
     site.close()

@@ -22,8 +22,8 @@ import pytest
 from allas_site import AllasSite
 from hpc_bench import USER, Bench, Place, nothing_runs, processes, ps
 from idx_files import write_folder
-from kit_sandbox import roots
 from kit_sandbox import services as sandbox_services
+from kit_sandbox import sites
 from private_sshd import PrivateSshd
 from rank_attempts import Attempts
 from slurm_site import until
@@ -52,16 +52,19 @@ def place(sandbox):
     return Place()
 
 
-def profile_of_its_own(**hpc):
-    """The sandbox with buckets of one test's own."""
-    profile = load("sandbox")
+def profile_of_its_own(name="sandbox", **hpc):
+    """A site of the sandbox with buckets of one test's own."""
+    profile = load(name)
     store = dataclasses.replace(profile.store, bucket_prefix=f"t{secrets.token_hex(4)}")
     return dataclasses.replace(profile, store=store, hpc=dataclasses.replace(profile.hpc, **hpc))
 
 
 @pytest.fixture
-def bench(place):
-    made = Bench(profile_of_its_own())
+def bench(place, request):
+    name = getattr(request, "param", "sandbox")
+    if name != "sandbox":
+        request.getfixturevalue("second_site")
+    made = Bench(profile_of_its_own(name))
     yield made
     made.close()
     until(nothing_runs, 30)
@@ -85,6 +88,7 @@ def admin(*argv, check=True):
     sandbox_services.run(load("sandbox").sandbox_dir, argv, check=check)
 
 
+@pytest.mark.both_sites
 def test_the_site_gives_the_same_bits_as_this_process(bench, seen, tmp_path):
     run = bench.ask()
     bench.finish(run)
@@ -115,6 +119,7 @@ def test_a_killed_submitter_is_followed_by_another(bench, seen, when):
     seen(f"submitter killed {when}", "the next one published the result of the one job")
 
 
+@pytest.mark.both_sites
 def test_two_submitters_and_two_runs_at_once_are_two_jobs(bench, seen):
     runs = [bench.ask() for _ in range(2)]
     for _ in range(2):
@@ -277,6 +282,7 @@ def test_a_training_that_fails_shows_its_own_traceback(bench, seen):
     seen("the driver raises", "FAILED, its traceback where the person looks")
 
 
+@pytest.mark.both_sites
 def test_a_killed_driver_is_named(bench, seen):
     run = bench.ask(epochs=LONG)
     bench.passes_until(run, lambda: bench.training(run))
@@ -472,8 +478,8 @@ def test_hostile_requests_are_refused_and_harmless(bench, seen, tmp_path):
 @pytest.fixture
 def theirs(place, allas):
     """The bench of another user with a project folder and an environment of their own."""
-    mine, user = profile_of_its_own().hpc, roots.ACCOUNTS[1]
-    if roots.account_uid(user) == roots.account_uid(USER):
+    mine, user = profile_of_its_own().hpc, sites.VM_ACCOUNTS[0]
+    if sites.account_uid(user) == sites.account_uid(USER):
         pytest.skip("an ordinary user's sandbox has one uid, so no second user of the site")
     home = Path(mine.project_dir).with_name(f"t{secrets.token_hex(4)}")
     venv = f"kit/venvs/{hpc_env.environment_key(mine, hpc_env.pins())}"
@@ -481,7 +487,7 @@ def theirs(place, allas):
     shutil.copytree(before, home / venv, symlinks=True)
     ray = home / venv / "bin" / "ray"  # it names its Python in its first line
     ray.write_text(ray.read_text().replace(str(before), str(home / venv)))
-    subprocess.run(["chown", "-R", str(roots.account_uid(user)), home], check=True)
+    subprocess.run(["chown", "-R", str(sites.account_uid(user)), home], check=True)
     box = load("sandbox").sandbox_dir
     folder = Path(tempfile.mkdtemp(prefix="sshd-", dir=box / "home"))
     folder.chmod(0o755)

@@ -27,7 +27,7 @@ def profile(site):
     """Return a function that writes a profile for an sshd, and the variables that find it."""
     folder = site.folder / "sites"
     folder.mkdir()
-    text = (ROOT / "env" / "sites" / "sandbox.toml").read_text()
+    text = (ROOT / "env" / "sites" / f"{site.settings.profile}.toml").read_text()
     wanted = r"^\[(?:hpc|partitions|rates\.cpu)\]\n(?:(?!\[).*\n)*"
     sections = "\n".join(re.findall(wanted, text, re.M))
     sections = re.sub(
@@ -95,6 +95,7 @@ def test_two_processes_at_once_submit_one_job(site, own, seen):
         seen(f"kit submit by {number} processes at once", "1 job in sacct")
 
 
+@pytest.mark.both_sites
 def test_client_killed_during_sbatch_and_called_again_submits_one_job(site, own, seen):
     slurm = open_slurm(own)
     for moment in (0.2, 1.0, 2.5):
@@ -139,6 +140,7 @@ def test_ssh_killed_during_sbatch_costs_nothing(site, profile, seen):
     seen("ssh killed 0.5 s into sbatch, submitted again in Python", "1 job in sacct")
 
 
+@pytest.mark.both_sites
 def test_failing_script_gives_its_exit_code_log_state_and_bill(site, own, tmp_path, seen):
     script = tmp_path / "fails.sh"
     script.write_text(
@@ -168,6 +170,7 @@ def test_failing_script_gives_its_exit_code_log_state_and_bill(site, own, tmp_pa
     seen("script with exit 3", f"kit submit --wait exits 3; the comment is {comment.strip()!r}")
 
 
+@pytest.mark.both_sites
 def test_running_job_is_cancelled_and_cannot_succeed(site, own, seen):
     code, out, err = call(own, "submit", *SMALL, "--", "sleep", "300")
     assert code == 0, err
