@@ -1,13 +1,25 @@
 """The checks on the supercomputer: every fault is seeded, and each has its own diagnosis."""
 
 import pytest
-from doctor_faults import assert_diagnosed, by_name, faults_of
+from doctor_faults import SANDBOX, assert_diagnosed, by_name, faults_of
+from kit_sandbox.sites import PROFILES
 
 from kit.doctor import hpc, link_race
 
 
 @pytest.mark.parametrize("fault", [*faults_of(hpc), *faults_of(link_race)])
 def test_seeded_fault_has_its_own_diagnosis(bench, fault):
+    assert_diagnosed(fault, bench)
+
+
+OF_SLURM = ("partition-unknown", "account-missing", "slurm-away", "module-missing", "seff-missing")
+
+
+@pytest.mark.sandbox
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [row for row in SANDBOX if row.diagnosis in OF_SLURM], ids=str)
+def test_fault_of_slurm_is_diagnosed_on_the_second_site_too(second_site, bench, fault):
+    bench.base = PROFILES[1]
     assert_diagnosed(fault, bench)
 
 

@@ -443,7 +443,6 @@ def test_missing_project_folder_is_never_created(site, seen):
     seen("project folder not mounted", "an error that names it, no folder made, no submission")
 
 
-@pytest.mark.both_sites
 def test_orphan_on_a_lost_node_cannot_publish_and_its_requeue_cannot_work(site, seen):
     attempt_id, slurm = site.attempt_id(), site.slurm()
     body = (

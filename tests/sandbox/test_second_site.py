@@ -229,9 +229,10 @@ def test_each_submitter_works_only_for_its_own_profile(second_site):
         second.passes_until(run, lambda: second.shown(run).get("job"))
         assert f"the site says: {MESSAGE}" in sentence(second.shown(run) | {"training": None})
         left_alone(first, run, RunState.SUBMITTED)
-        assert second.finish(run).state is RunState.DONE
-        assert second.states(run) == ["COMPLETED"]
-        assert first.sacct(run) == []
+        first.requests.cancel(run)
+        left_alone(first, run, RunState.CANCELLING)
+        assert second.finish(run).state is RunState.CANCELLED
+        assert (len(second.sacct(run)), first.sacct(run)) == (1, [])
         run = first.ask()
         left_alone(second, run)
         first.requests.cancel(run)

@@ -47,6 +47,8 @@ MADE = {
 class Bench:
     """The machines and files that a fault is seeded in; everything it started ends with `close`."""
 
+    base = "sandbox"  # the profile of the sandbox's site that the faults are seeded in
+
     def __init__(self, folder: Path, monkeypatch) -> None:
         self.folder, self.monkeypatch = folder, monkeypatch
         self.ends = contextlib.ExitStack()
@@ -59,10 +61,9 @@ class Bench:
         ground = CheckContext(dataclasses.replace(BARE, **parts), lambda: time.time() + ahead_s)
         return doctor.run_checks(ground, limit_s)
 
-    @staticmethod
-    def loaded(env_file=None, **parts):
-        """Load the sandbox's profile with some keys changed: part -> key -> value."""
-        loaded = load("sandbox")
+    def loaded(self, env_file=None, **parts):
+        """Load the profile of a sandbox's site with some keys changed: part -> key -> value."""
+        loaded = load(self.base)
         changed = {
             name: dataclasses.replace(getattr(loaded, name), **keys) for name, keys in parts.items()
         }

@@ -14,6 +14,7 @@ from buckets import remove_bucket
 from doctor_bench import BARE, ENV
 from fake_keystone import FakeKeystone
 from fake_kfp import FakeKfp, serving
+from kit_sandbox import files as sandbox_files
 from kit_sandbox import services as sandbox_services
 from kit_sandbox.supervisor import control
 from memory_store import MemoryStore
@@ -221,7 +222,7 @@ def recorded(argv, name):
 
 def without(bench, name):
     """Stop a service of the sandbox; it is there again after the test."""
-    folder = bench.loaded().sandbox_dir
+    folder = sandbox_files.folder_of(bench.loaded())
     control(folder).stopProcess(name)
     bench.ends.callback(start_again, folder, name)
     return bench.sandbox()
