@@ -1,4 +1,5 @@
-# `make reproduce` runs the experiments and prints the table, `make test` checks everything.
+# `make reproduce` runs the experiments and prints the table, `make test` checks the kit, and
+# `make test-faults` breaks it on purpose; together the last two run every test once.
 # Both do all the set-up they need. `make local` is the quick way to a first result.
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ TORCH := $(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) \
   $(shell grep '^torch==' requirements.lock),:)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup local reproduce test lint lab docs bench sandbox sandbox-down audit lock docs-reference platform-source images
+.PHONY: help setup local reproduce test test-faults lint lab docs bench sandbox sandbox-down audit lock docs-reference platform-source images
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -51,9 +52,13 @@ lint: setup ## linters, types, imports, shell files, spelling
 	  xargs $(BIN)/shellcheck --shell=bash --severity=warning --exclude=SC1091
 	@$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs notebooks kit env
 
-test: setup lint ## linters, types, all tests, on the sandbox's real services
+test: setup lint ## linters, types, unit tests, the services, a run of each target, documents
 	@$(KIT) sandbox install
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not sandbox and not slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not sandbox and not slow and not core"
+	@$(BIN)/python -m pytest -q -m core --durations=10 --durations-min=5
+
+test-faults: setup ## all other tests: faults on the sandbox's real services, slow tests
+	@$(KIT) sandbox install
 	@tests/sandbox_and_slow.sh $(BIN)/python --durations=25 --durations-min=5
 
 sandbox: setup ## start the sandbox's services

@@ -116,6 +116,7 @@ def test_a_word_that_does_not_exist_is_found(line):
     assert any(wrong_of(words) for words in commands(line))
 
 
+@pytest.mark.core
 @pytest.mark.sandbox
 @pytest.mark.slow
 @pytest.mark.parametrize(

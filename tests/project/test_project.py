@@ -295,6 +295,7 @@ README_BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text
 NOT_RUN = ("git clone", "make reproduce", "make test", "make lab", "make bench", "sudo ", "pip ")
 
 
+@pytest.mark.core
 @pytest.mark.sandbox
 @pytest.mark.slow
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from kit.base import ROOT
 
 SCRIPT = ROOT / "tests" / "sandbox_and_slow.sh"
+NAMES = ("sandboxandnotcore", "slowandnotsandboxandnotcore")  # the selections without spaces
 
 
 @pytest.fixture
@@ -47,22 +48,22 @@ def temporary(tmp_path):
     [("exit 0", "exit 0", 0), ("exit 1", "exit 0", 1), ("exit 0", "exit 1", 1)],
 )
 def test_it_passes_only_if_both_runs_pass_and_shows_both(tmp_path, python, sandbox, slow, code):
-    (tmp_path / "sandbox").write_text(sandbox)
-    (tmp_path / "slowandnotsandbox").write_text(f"sleep 0.3; echo the last line; {slow}")
+    (tmp_path / "sandboxandnotcore").write_text(sandbox)
+    (tmp_path / "slowandnotsandboxandnotcore").write_text(f"sleep 0.3; echo the last line; {slow}")
     done = subprocess.run(
         argv(python), capture_output=True, text=True, env=environ(tmp_path), timeout=60
     )
     assert done.returncode == code
     assert done.stdout.splitlines() == [
-        "ran sandbox with --durations=3",
-        "ran slow and not sandbox with --durations=3",
+        "ran sandbox and not core with --durations=3",
+        "ran slow and not sandbox and not core with --durations=3",
         "the last line",
     ]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_both_runs(tmp_path, python, number, code):
-    for name in ("sandbox", "slowandnotsandbox"):
+    for name in NAMES:
         (tmp_path / name).write_text("exec sleep 60")
     script = subprocess.Popen(
         argv(python),
@@ -71,7 +72,7 @@ def test_a_signal_ends_both_runs(tmp_path, python, number, code):
         # A job in the background of a shell ignores SIGINT, and so would the script.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    pids = [tmp_path / f"{name}.pid" for name in ("sandbox", "slowandnotsandbox")]
+    pids = [tmp_path / f"{name}.pid" for name in NAMES]
     deadline = time.monotonic() + 60
     while not all(path.exists() and path.read_text() for path in pids):
         assert time.monotonic() < deadline

@@ -26,6 +26,7 @@ def site(tmp_path_factory):
     return ROOT / "build" / "site"
 
 
+@pytest.mark.core
 @pytest.mark.slow
 def test_the_site_has_every_page_of_the_documents_and_every_notebook(site):
     pages = {str(path.relative_to(site).with_suffix("")) for path in site.rglob("*.html")}
@@ -34,6 +35,7 @@ def test_the_site_has_every_page_of_the_documents_and_every_notebook(site):
             assert str(path.relative_to(ROOT).with_suffix("")) in pages
 
 
+@pytest.mark.core
 @pytest.mark.slow
 def test_a_browser_loads_nothing_from_elsewhere(site):
     for path in site.rglob("*.html"):
@@ -42,6 +44,7 @@ def test_a_browser_loads_nothing_from_elsewhere(site):
         assert STYLE.findall(content) == []
 
 
+@pytest.mark.core
 @pytest.mark.slow
 def test_commands_and_python_names_are_documented_from_the_code(site):
     commands = (site / "docs" / "site" / "commands.html").read_text()

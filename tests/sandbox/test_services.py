@@ -15,6 +15,7 @@ from sandbox_command import kit_sandbox
 
 from kit.base.settings import load
 
+pytestmark = pytest.mark.core
 WITH_A_PORT = set(sandbox_files.PLACES)
 
 
