@@ -11,6 +11,7 @@ import base64
 import hmac
 import os
 import sys
+from pathlib import Path
 
 import uvicorn
 
@@ -57,6 +58,10 @@ def main() -> None:
     from mlflow.server import handlers
     from mlflow.server.fastapi_app import app
 
+    sys.path.append(str(Path(__file__).parents[1] / "images" / "mlflow"))
+    from mlflow_own_store import refuse_other_locations
+
+    refuse_other_locations()
     # Otherwise clients are sent to the object store itself, whose CA they do not know.
     handlers.MultipartUploadMixin = handlers.MultipartDownloadMixin = NoSuchStore
     handlers.initialize_backend_stores(backend, backend, "mlflow-artifacts:/")

@@ -136,7 +136,8 @@ def unused(sources: dict[str, str], public: set[str]) -> list[str]:
 def test_name_that_the_product_defines_is_used_by_the_product():
     """A name that only tests use, or that a door lists and nobody takes, is a leftover."""
     texts = "\n".join(path.read_text() for path in (ROOT / "notebooks").glob("*.ipynb"))
-    entry_points = (ROOT / "pyproject.toml").read_text()
+    files = [ROOT / "pyproject.toml", *(ROOT / "env").rglob("entry_points.txt")]
+    entry_points = "\n".join(path.read_text() for path in files)
     public = set(kit.__all__) | set(re.findall(r"\w+", texts + entry_points))
     sources = {str(path.relative_to(ROOT)): path.read_text() for path in PRODUCT}
     assert unused(sources, public) == []
