@@ -2,7 +2,8 @@
 
 A value that is absent (`Unknown`, `N/A`) becomes None and an unknown state word becomes `UNKNOWN`;
 text of the wrong form raises DataError and is never read as 0. A line of squeue that is not a row
-costs that line only. Checked against Slurm 22.05 and published files of CSC Mahti (2024).
+costs that line only. Checked against Slurm 22.05, 24.11 and published files of CSC
+Mahti (2024).
 """
 
 import datetime
