@@ -110,6 +110,7 @@ def run_command(
         click.echo(reproduce.summary(record))
         if record:
             click.echo(f"  files: {settings.profile_dir / 'runs' / record['run']}")
+            click.echo(f"  next: kit report, the article's table with it; kit bill {record['run']}")
     if repeat > 1 and record:
         click.echo(reproduce.repeated(settings, record))
 

@@ -21,6 +21,7 @@ from kit.base import (
 )
 from kit.base.settings import Settings
 from kit.experiments import Experiment, Thresholds, load_experiment
+from kit.runs.cells import CellProgress, sections, usual_seconds
 from kit.runs.history import TARGETS
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -138,7 +139,10 @@ def run(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None
     values = fill(notebook, values)
     with temporary_folder() as folder:
         executed = folder / notebook.name
-        failure = _execute(notebook, executed, values)
+        usual_s = usual_seconds(settings, name, values)
+        titles = sections(read_json(notebook)["cells"])
+        with CellProgress(name, titles, usual_s, sys.stderr) as progress:
+            failure = _execute(notebook, executed, values, progress)
         refuse_secrets(settings, [executed])
         run_id = _run_id(executed)
         kept = _keep(settings, executed, run_id, failure)
@@ -150,7 +154,9 @@ def run(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None
     return record
 
 
-def _execute(notebook: Path, executed: Path, values: Mapping[str, Any]) -> Any:
+def _execute(
+    notebook: Path, executed: Path, values: Mapping[str, Any], progress: CellProgress
+) -> Any:
     """Run the notebook with its streams shown here; return the failure or None."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm 4.70 misses ipywidgets, which nothing here needs
@@ -167,9 +173,10 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, Any]) -> Any:
             str(executed),
             dict(values),
             kernel_name="python3",
-            progress_bar=sys.stderr.isatty(),
-            stdout_file=sys.stdout,
-            stderr_file=sys.stderr,
+            progress_bar=False,
+            on_cell_start=progress.start_cell,
+            stdout_file=progress.around(sys.stdout),
+            stderr_file=progress.around(sys.stderr),
             config=Config({"KernelManager": sockets}),
             shutdown_kernel="immediate",  # all is on disk; a graceful end takes three seconds
         )

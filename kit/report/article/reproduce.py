@@ -5,6 +5,7 @@ need no service. The end says what was left out and how to get it.
 """
 
 import os
+import textwrap
 from collections.abc import Callable
 
 from kit.base import Json, KitError, UsageError
@@ -12,7 +13,7 @@ from kit.base.settings import Settings, load
 from kit.report.article import reproduction
 from kit.report.article.figures import column_of
 from kit.report.noise import compare
-from kit.report.table import build_table, columns, read_table, to_form
+from kit.report.table import WIDTH, build_table, columns, read_table, to_form
 from kit.runs import notebooks
 from kit.tracking import Logged
 
@@ -60,7 +61,8 @@ def summary(record: Json | None) -> str:
     primary = record.get("primary", "")
     shown = {primary: record["metrics"][primary]} if primary else {}
     figures = ", ".join(f"{k} {v:.5g}" for k, v in {**record["figures"], **shown}.items())
-    lines = [f"  {record['run']}: {figures}"]
+    text = f"  {record['run']}: {figures}"
+    lines = [textwrap.fill(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False)]
     if warning := record["data"].get("warning"):
         lines.append(f"  data: {warning}")
     if "tracking" in record and (note := Logged(**record["tracking"]).sentence()):
