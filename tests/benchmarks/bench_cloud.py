@@ -1,6 +1,6 @@
 """What a cloud run costs beside its training: the aim is 12 s (the article's run: 289 s).
 
-Needs the sandbox. The data set is generated: 60,000 + 10,000 images, one epoch.
+Needs the sandbox. The data set is the official one: 60,000 + 10,000 images, one epoch.
 Usage: python tests/benchmarks/bench_cloud.py [PROFILE]
 """
 
@@ -9,7 +9,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from idx_files import as_data, striped_images
+from idx_files import as_data, official_images
 
 from kit.base.settings import load
 from kit.experiments import Thresholds, load_experiment
@@ -27,7 +27,7 @@ def main() -> None:
     store = open_store(loaded, bucket)
     store.ensure_bucket()
     objects = StageStore(store, f"cloud-{uuid.uuid4().hex[:12]}-1")
-    data = as_data(striped_images())
+    data = as_data(official_images())
     objects.put_data(data)
     given = arguments_of(
         loaded,

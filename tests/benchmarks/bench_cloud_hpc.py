@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 from buckets import remove_bucket
-from idx_files import as_data, striped_images
+from idx_files import as_data, official_images, striped_images
 
 from kit.base.settings import Settings, load
 from kit.experiments import Thresholds, load_experiment
@@ -118,7 +118,7 @@ def overhead(bench: Bench, repeats: int) -> None:
 
 def share(bench: Bench) -> None:
     """Share of the job's own time that is training, at full size."""
-    trained = bench.pipeline(as_data(striped_images()), True, 5).trained
+    trained = bench.pipeline(as_data(official_images()), True, 5).trained
     training, job = trained["training"]["total-seconds"], trained["slurm"]["elapsed_s"]
     print_row(
         f"training of the job's {job:.0f} s, 60,000 images", 100 * training / job, 100 * SHARE, "%"

@@ -1,6 +1,6 @@
 """Start-up, everything beside training, and peak memory of `kit run local`.
 
-One table from one run on this machine. The data set is generated: 60,000 + 10,000 images.
+One table from one run on this machine. The data set is the official one.
 Usage: python tests/benchmarks/bench_local.py
 """
 

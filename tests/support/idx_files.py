@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kit.base.settings import cache_dir
 from kit.experiments.contract import files_below, hash_of
 from kit.experiments.fashion_mnist import images as fashion_mnist
 from kit.experiments.fashion_mnist.images import LABELS, SIDE, Dataset
@@ -53,7 +54,7 @@ def write_folder(folder: Path, data: Dataset) -> Path:
     return folder
 
 
-def striped_images(train: int = 60_000, test: int = 10_000) -> Dataset:
+def striped_images(train: int, test: int) -> Dataset:
     """Images of stripes, one direction a label: the same bytes on every machine.
 
     Integers only (no rounding that differs) and the legacy generator, whose stream is frozen.
@@ -96,6 +97,11 @@ def small_data_dir(folder: Path) -> Path:
     return write_folder(folder, real_or_striped_images())
 
 
+def official_images() -> Dataset:
+    """The official 60,000 + 10,000 images: downloaded at the first use, then from the cache."""
+    return fashion_mnist.load(None, cache_dir())
+
+
 def full_size_data_dir(folder: Path) -> Path:
-    """A folder of 60,000 + 10,000 striped images."""
-    return write_folder(folder, striped_images())
+    """A folder of the official 60,000 + 10,000 images."""
+    return write_folder(folder, official_images())
