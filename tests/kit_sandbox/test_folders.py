@@ -41,6 +41,29 @@ def test_folder_of_another_user_is_refused_by_name(tmp_path):
         check_owner(tmp_path, os.getuid() + 1, "")
 
 
+@pytest.mark.parametrize("kind", ["symlink", "open to others"])
+def test_parent_that_somebody_else_made_in_between_is_refused(tmp_path, monkeypatch, kind):
+    """It is missing when it is looked for, and there when it is created."""
+    parent = tmp_path / "a"
+
+    def exists(path):
+        if path == parent and not os.path.lexists(parent):
+            if kind == "symlink":
+                (tmp_path / "elsewhere").mkdir()
+                parent.symlink_to(tmp_path / "elsewhere")
+            else:
+                parent.mkdir()
+                parent.chmod(0o777)
+            return False
+        return real(path)
+
+    real = os.path.exists
+    monkeypatch.setattr(os.path, "exists", exists)
+    with pytest.raises(UsageError, match=f"{parent} cannot be used"):
+        own_folder(parent / "b", 0o700, "")
+    assert list(parent.iterdir()) == []
+
+
 @pytest.mark.parametrize("place", ["home", "home/x", "home/x/keys"])
 @pytest.mark.parametrize("kind", ["folder", "file", "nowhere"])
 def test_symlink_on_the_way_is_refused_and_its_target_unchanged(tmp_path, place, kind):

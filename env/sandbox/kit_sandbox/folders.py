@@ -17,14 +17,21 @@ from kit_sandbox.processes import user_name
 def own_folder(folder: Path, mode: int, next_step: str) -> Path:
     """Create a folder of this user with this mode, or set the mode of the one that is there.
 
-    It is created first and looked at afterwards, so that nobody can come between. Raises
-    UsageError if it is a symlink, not a folder, another user's, or writable by others.
+    It is created first and looked at afterwards, so that nobody can come between; missing folders
+    above it likewise. Raises UsageError if one of them is a symlink, not a folder, another user's,
+    or writable by others.
     """
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=mode, parents=True)
-    check_owner(folder, os.getuid(), next_step)
+    _create(folder, mode, next_step)
     folder.chmod(mode)
     return folder
+
+
+def _create(folder: Path, mode: int, next_step: str) -> None:
+    if not os.path.exists(folder.parent):
+        _create(folder.parent, 0o755, next_step)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=mode)
+    check_owner(folder, os.getuid(), next_step)
 
 
 def check_owner(folder: Path, uid: int, next_step: str) -> None:
