@@ -334,6 +334,7 @@ def test_message_of_a_login_that_runs_no_command_is_shown(own, program, kind, go
     assert step in caught.value.next_step
 
 
+@pytest.mark.slow
 def test_background_process_of_a_start_file_does_not_delay_the_answer(own):
     sshd = own(more='ForceCommand sleep 20 & eval "$SSH_ORIGINAL_COMMAND"')
     begun = time.monotonic()

@@ -245,6 +245,7 @@ def test_kubectl_on_the_vm_ends_when_the_client_falls_silent(cluster, started):
     until(lambda: len(kubectls(folder)) == 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["sh", "bash", "dash"])
 def test_kubectl_loop_ends_without_a_heartbeat_and_stays_with_one(tmp_path, shell):
     (tmp_path / "kubectl").write_text("#!/bin/sh\nwhile :; do sleep 1; done\n")

@@ -50,6 +50,7 @@ def test_closed_site_is_reported_with_its_reason():
     assert "closed in 2026: use new" in finding.answer
 
 
+@pytest.mark.slow
 def test_check_that_hangs_is_reported_and_delays_no_other(monkeypatch):
     def hangs(_ground):
         time.sleep(60)

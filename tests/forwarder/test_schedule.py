@@ -99,6 +99,7 @@ def test_how_late_a_pass_is_follows_from_when_it_expires():
     assert waited_s(None, PASS_S) == 0
 
 
+@pytest.mark.slow
 def test_unreachable_redis_is_reported_once_and_nothing_is_sent(away, caplog):
     beat = RedisCheckingScheduler(app_for(away, Passes()))
     begin = time.monotonic()

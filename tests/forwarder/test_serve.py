@@ -107,6 +107,7 @@ def test_wrong_tokens_slow_their_own_address_down():
     assert auth._penalty({"client": ("10.0.0.2", 1)}) == 0
 
 
+@pytest.mark.slow
 def test_wrong_token_is_answered_late_and_the_right_one_at_once(port, monkeypatch):
     monkeypatch.setattr(serve, "FREE_GUESSES", 0)
     monkeypatch.setattr(serve, "MAX_PENALTY_S", 0.5)
@@ -139,6 +140,7 @@ def test_oldest_waiting_connection_makes_room_before_its_deadline(monkeypatch):
             held[-1].recv(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begin", ["GET / HTTP/1.1\r\nHost: x\r\nX-a: ", "", "body"])
 def test_slow_clients_are_closed_and_hold_up_nobody(monkeypatch, begin):
     monkeypatch.setattr(serve, "MAX_CONNECTIONS", 20)

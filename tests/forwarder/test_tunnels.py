@@ -138,6 +138,7 @@ def test_missing_token_and_unreachable_server_are_reported(server):
         cluster_at(url).publish([a_tunnel()])
 
 
+@pytest.mark.slow
 def test_server_that_never_answers_is_given_up(monkeypatch):
     monkeypatch.setattr(tunnels, "ANSWER_S", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -43,6 +43,7 @@ def test_grandchildren_are_found_and_ended(spawn):
     assert not any(processes.is_alive(row) for row in family)
 
 
+@pytest.mark.slow
 def test_process_that_ignores_term_is_killed_after_its_grace(spawn):
     child = spawn(sys.executable, "-c", STUBBORN)
     child.stdout.readline()

@@ -20,6 +20,7 @@ MODEL = "out/model.safetensors"
 IMAGES = striped_images(400, 100)
 
 
+@pytest.mark.slow
 def test_two_ranks_step_as_one_with_a_batch_twice_as_large(tmp_path):
     folder = Attempts(tmp_path, IMAGES, epochs=2).run("one")
     ours = training.load_model(folder / MODEL)
@@ -33,6 +34,7 @@ def test_two_ranks_step_as_one_with_a_batch_twice_as_large(tmp_path):
     assert not left & {"data", "rank-1", MEETING}
 
 
+@pytest.mark.slow
 def test_a_lost_rank_fails_the_attempt_and_the_next_one_has_the_bits_of_an_unbroken_one(tmp_path):
     attempts = Attempts(tmp_path, IMAGES, epochs=12)
     broken, ranks = attempts.start("broken")

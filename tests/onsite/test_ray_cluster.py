@@ -131,6 +131,7 @@ def test_ray_that_ends_alone_is_a_failure(tmp_path, code, step_code):
     assert private.exists()  # nodes may share it
 
 
+@pytest.mark.slow
 def test_step_that_is_end_requested_ends_at_once(tmp_path):
     private, step = ray_step(tmp_path, STUBBORN.format(tmp_path / "pid"))
     child, begun = pid_in(tmp_path / "pid"), time.monotonic()

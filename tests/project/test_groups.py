@@ -1,5 +1,6 @@
 """`make test` and `make test-faults` together run every test exactly once."""
 
+import ast
 import json
 import re
 import subprocess
@@ -89,3 +90,35 @@ def test_the_groups_are_a_partition_of_all_tests_that_pytest_collects(tmp_path):
     assert counts.total() == len(items)
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
     assert files == {name.partition("::")[0] for name, _ in items}
+
+
+# An upper limit for seconds that pass on the clock: what else runs on the machine exceeds it.
+TIMED = re.compile(r"assert (?:[\d.]+ <=? )?time\.(?:monotonic|time|perf_counter)\(\) - \w+ < \d")
+
+
+def timed_tests(text):
+    """The tests of a file that assert an upper limit, and are neither `slow` nor `sandbox`."""
+    tree = ast.parse(text)
+    marks = [ast.unparse(n) for n in tree.body if isinstance(n, ast.Assign)]
+    if any(m.startswith("pytestmark") and re.search(r"\.(slow|sandbox)", m) for m in marks):
+        return []
+    return [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and node.name.startswith("test_")
+        and TIMED.search(ast.unparse(node))
+        and not any(re.search(r"\.(slow|sandbox)", ast.unparse(d)) for d in node.decorator_list)
+    ]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda p: p.stem)
+def test_no_unit_test_depends_on_the_load_of_the_machine(path):
+    assert timed_tests(path.read_text()) == []
+
+
+@pytest.mark.parametrize(("mark", "names"), [("", ["test_a"]), ("@pytest.mark.slow\n", [])])
+def test_a_timed_unit_test_is_found_unless_it_is_marked(mark, names):
+    text = f"{mark}def test_a():\n    x()\n    assert time.monotonic() - begun < 5\n"
+    assert timed_tests(text) == names
+    assert timed_tests("pytestmark = pytest.mark.slow\n" + text) == []

@@ -55,6 +55,7 @@ def test_seconds_of_an_unknown_name_count_as_not_attributed(loaded):
     assert (parts["not attributed"], sum(parts.values())) == (2.0, 63.0)
 
 
+@pytest.mark.slow
 def test_pictures_are_svg_and_pdf_and_the_same_each_time(loaded, tmp_path):
     add_run(loaded, "local", 60.0)
     paths = report_page.save_pictures(loaded, tmp_path / "pictures")

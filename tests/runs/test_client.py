@@ -61,6 +61,7 @@ def test_a_run_is_asked_for_once_followed_and_its_result_read(world, port):
     assert said[0] == RunState.REQUESTED.when
 
 
+@pytest.mark.slow
 def test_a_change_ends_the_wait_at_once(world, port):
     ours = client(port, wait_s=30)
     ours.ask(REQUEST)

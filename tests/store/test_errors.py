@@ -151,6 +151,7 @@ def test_aws_settings_of_another_program_do_not_matter(server, tmp_path, monkeyp
     assert "Credential=access/" in server.seen[0][1]["Authorization"]
 
 
+@pytest.mark.slow
 def test_an_untrusted_certificate_is_not_asked_again(slept, monkeypatch):
     import urllib3
 

@@ -349,6 +349,7 @@ def test_the_bill_comes_to_the_same_mlflow_run_before_or_after_the_rest(
 # Folders with any name, and folders that are moved.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["what? now", "my%20results", "a#b", "100% Työ pöytä"])
 def test_the_database_is_inside_a_results_folder_of_any_name(tmp_path: Path, name: str) -> None:
     site = site_of(tmp_path / name)
@@ -564,6 +565,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_costs_seconds_and_loses_nothing(tmp_path: Path) -> None:
     site = site_of(tmp_path / "results", f"http://127.0.0.1:{free_port()}")
     began = time.monotonic()

@@ -230,6 +230,7 @@ training.train(striped_images(50, 30), Parameters(epochs=int(sys.argv[2])), Path
 """
 
 
+@pytest.mark.slow
 def test_killed_with_signal_9_again_and_again_gives_the_unbroken_result(tmp_path):
     epochs, kills = 300, 0
     support = str(Path(__file__).parents[2] / "support")
