@@ -1,6 +1,7 @@
 """The report as one HTML page that needs nothing else, as pictures for a paper, and as text."""
 
 import base64
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,6 +16,7 @@ from kit.report.article.figures import ODDITIES, SOURCES, by_kind, published_sec
 from kit.report.experiments import experiment_table, own_tables
 from kit.report.noise import INTERVAL, compare, seconds_by_kind
 from kit.report.table import (
+    WIDTH,
     Column,
     build_table,
     columns,
@@ -218,6 +220,8 @@ def text(settings: Settings, form: str) -> tuple[str, list[str]]:
         "The published figures": ODDITIES,
     }
     for name, lines in parts.items():
+        if form == "table":
+            lines = [textwrap.fill(line, WIDTH, break_on_hyphens=False) for line in lines]
         if lines:
             result += f"\n\n{heads}{name}\n\n" + "\n".join(mark + line for line in lines)
     return result, problems

@@ -66,6 +66,13 @@ def test_the_table_comes_as_text_markdown_csv_latex_and_html(loaded, tmp_path):
     assert "where-the-seconds-went.svg" in invoke("--pictures", str(tmp_path / "p"))
 
 
+def test_every_line_of_the_report_fits_a_terminal(loaded):
+    add_run(loaded, "local", 60.0)
+    text, _ = report_page.text(loaded, "table")
+    assert "The published figures" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
 def test_repeated_runs_end_with_their_median_spread_and_what_is_noise(loaded, monkeypatch):
     for number in (1, 2):
         add_run(loaded, "cloud", 20.0, number=number)
