@@ -7,7 +7,12 @@ import pytest
 from idx_files import small_data_dir
 from notebook_runs import history, kit
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.core]
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.slow,
+    pytest.mark.core,
+    pytest.mark.timeout(900),
+]
 RUNS = (("local", None), ("cloud", None), ("cloud-hpc", False), ("cloud-hpc", True))
 
 
