@@ -9,7 +9,7 @@ from pathlib import Path
 import captured
 import pytest
 
-from kit.base import DataError, UsageError, dumps
+from kit.base import ROOT, DataError, UsageError, dumps
 from kit.base.settings import Rate, load
 from kit.billing import rates
 from kit.report.article.figures import article_figures
@@ -214,6 +214,21 @@ def test_a_rate_that_cannot_be_used_is_named_by_key_and_file(change, message):
         rates.job_lines(site, held_resources("odd"))
     assert "env/sites/roihu.toml: [rates.odd]" in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_rate_in_a_profile_of_ones_own_is_named_with_the_file_that_was_read(tmp_path):
+    """Otherwise the person edits the wrong file."""
+    own = tmp_path / "own.toml"
+    text = (ROOT / "env" / "sites" / "roihu.toml").read_text()
+    own.write_text(text.replace('name = "roihu"', 'name = "own"'))
+    site = load("own", {"KIT_SITES_DIR": str(tmp_path)})
+    odd = dataclasses.replace(site.rates["small"], rate="1,5", max={})
+    site = dataclasses.replace(site, rates={"small": odd})
+    for partition, key in (("small", "[rates.small]"), ("mars", "[rates.mars] is missing")):
+        with pytest.raises(UsageError) as caught:
+            rates.job_lines(site, held_resources(partition))
+        assert f"{own}: {key}" in str(caught.value)
+        assert "env/sites" not in str(caught.value)
 
 
 def test_memory_that_decides_the_price_but_is_not_known_is_an_error():
