@@ -1,6 +1,5 @@
 """The sandbox's state folder and the files rendered into it; no service runs here."""
 
-import shutil
 import stat
 import subprocess
 import tempfile
@@ -154,20 +153,6 @@ def test_prometheus_password_hash_is_bcrypt(settings):
     assert digest.startswith("$2b$04$")
     assert bcrypt.checkpw(password.encode(), digest.encode())
     assert digest in (folder / "etc" / "prometheus_web.yml").read_text()
-
-
-@pytest.mark.parametrize(
-    ("user", "ports"), [("kit-tunnel", "clientspecified"), ("clouduser", "no"), ("else", "no")]
-)
-def test_only_the_tunnels_user_opens_ports_for_others_on_the_vm(settings, user, ports):
-    folder = files.state_folder(settings)
-    values = files.prepare(settings, folder, folder / "debian")
-    names = {"kit-tunnel": values["TUNNEL_USER"], "clouduser": values["CLOUD_USER"]}
-    argv = [shutil.which("sshd"), "-T", "-f", folder / "etc" / "sshd_cloud.conf"]
-    who = ["-C", f"user={names.get(user, user)},host=h,addr=127.0.0.1"]
-    done = subprocess.run([*argv, *who], capture_output=True, text=True)
-    assert f"gatewayports {ports}\n" in done.stdout.lower(), done.stderr
-    assert "allowstreamlocalforwarding no" in done.stdout.lower()
 
 
 def test_symlink_in_place_of_the_tunnel_users_keys_is_refused(settings, short):
