@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from allas_site import AllasSite
 from hpc_bench import nothing_runs, processes, ps
+from kit_sandbox import services as sandbox_services
 from slurm_site import until
 from tunnel_bench import (
     ADDRESS,
@@ -291,9 +292,8 @@ def test_a_killed_job_leaves_no_key_port_or_process(vm, seen):
         line = f"-{bench.folder(run).name}"
         assert line in KEYS.read_text()
         job = bench.sacct(run)[0][0]
-        conf = vm.folder / "etc" / "slurm.conf"
         argv = ["scancel", "--signal=KILL", "--full", job]
-        subprocess.run(argv, env={**os.environ, "SLURM_CONF": str(conf)}, check=True)
+        sandbox_services.run(bench.profile.sandbox_dir, argv, check=True)
         bench.finish(run)
         until(lambda: not taken(port), 15)
         bench.submitter.once()
