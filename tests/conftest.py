@@ -37,13 +37,21 @@ def sandbox():
 
 
 @pytest.fixture(scope="session")
-def second_site(sandbox):
-    """The second Slurm site beside the sandbox, as `sandbox`; it is stopped at the end."""
+def second_site_ends(sandbox):
+    """Stop the second Slurm site after all tests, before the sandbox."""
+    yield
+    assert kit_sandbox("down", "--site", "second").returncode == 0
+
+
+@pytest.fixture(scope="module")
+def second_site(second_site_ends):
+    """The second Slurm site beside the sandbox, as `sandbox`.
+
+    Every module starts it if needed: tests of another one may have stopped the whole sandbox.
+    """
     started = kit_sandbox("up", "--site", "both")
     assert started.returncode == 0, started.stderr[-3000:]
-    status = kit_sandbox("status", "--profile", PROFILES[1], "--json")
-    yield json.loads(status.stdout)
-    assert kit_sandbox("down", "--site", "second").returncode == 0
+    return json.loads(kit_sandbox("status", "--profile", PROFILES[1], "--json").stdout)
 
 
 @contextlib.contextmanager

@@ -126,7 +126,8 @@ def test_missing_package_is_a_sentence_not_a_traceback(monkeypatch):
 
 @pytest.fixture
 def loaded(sandbox, monkeypatch):
-    monkeypatch.delenv("KIT_ENV_FILE", raising=False)
+    for name in ("KIT_ENV_FILE", "KIT_DATA_DIR"):  # each adds or changes a check
+        monkeypatch.delenv(name, raising=False)
     return load("sandbox")
 
 

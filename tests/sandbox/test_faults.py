@@ -125,7 +125,7 @@ def test_a_job_outlives_the_controller_that_was_away(folder, ssh):
 
 
 def test_after_a_killed_supervisor_there_are_no_double_daemons_and_jobs_go_on(folder, ssh):
-    job, state = running(ssh, "#!/bin/bash\nsleep 60\n")
+    job, state = running(ssh, "#!/bin/bash\nsleep 110\n")  # longer than a start on a busy machine
     before = status()
     (supervisor,) = [s for s in processes.supervisors() if s.folder == folder]
     os.kill(supervisor.process.pid, signal.SIGKILL)
@@ -158,6 +158,7 @@ def stopped_after_a_job(ssh, request):
     job = ssh("rm -f pid; sbatch --parsable -p small -t 2", input=script)
     pid = int(wait_until(lambda: ssh("cat pid 2>/dev/null || :"), within=10))
     assert processes.live_process(pid)
+    kit_sandbox("down", "--site", "second")  # where other tests have started it: not timed here
     begin = time.monotonic()
     request.getfixturevalue("stopped")
     assert time.monotonic() - begin < 10, f"job {job} held it up"
