@@ -1,0 +1,126 @@
+"""Experiments that are not the article's: killed and resumed on all three targets.
+
+`digits` comes with the kit; `net` is what a person makes of the file that `kit new` writes: a
+PyTorch model that several workers can train, with a package that the site does not have.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from notebook_runs import history, kit
+
+from kit import store
+from kit.base import SSHHost
+from kit.base.settings import load
+from kit.runs.requests import RunRequests, attempt_id
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(600)]
+TRAINING = '''
+def train(ctx):
+    """Fit the line by PyTorch; all ranks step together."""
+    import torch
+
+    points = torch.tensor(json.loads((ctx.data / "points.json").read_text()))
+    model, saved = torch.nn.Linear(1, 1), ctx.checkpoint / "state.json"
+    state = {"step": 0, "weight": [[0.0]], "bias": [0.0]}
+    if saved.exists():
+        state = json.loads(saved.read_text())
+    model.load_state_dict({name: torch.tensor(state[name]) for name in ("weight", "bias")})
+    net, steps = ctx.prepare(model), ctx.parameters.steps
+    rate = ctx.parameters.learning_rate
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    for step in range(state["step"] + 1, steps + 1):
+        order = torch.randperm(len(points), generator=torch.Generator().manual_seed(step))
+        mine = points[ctx.order(order)]
+        loss = torch.nn.functional.mse_loss(net(mine[:, :1]), mine[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 20 == 0 or step == steps:
+            values = {name: value.tolist() for name, value in model.state_dict().items()}
+            saved.write_text(json.dumps({"step": step, **values}))
+            ctx.report(step, steps, loss.item())
+    if ctx.workers > 1:
+        import iniconfig  # only the site has it, by REQUIREMENTS
+
+        assert iniconfig
+    a, b = model.weight.item(), model.bias.item()
+    (ctx.out / "model.json").write_text(json.dumps({"a": a, "b": b}))
+
+'''
+LONG = {"digits": ("epochs", "1500"), "net": ("steps", "20000")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A person's folder with the experiment."""
+    folder = tmp_path_factory.mktemp("own")
+    made = kit(dict(os.environ), "new", "net", cwd=folder)
+    assert made.returncode == 0, made.stderr
+    path = folder / "net.py"
+    text = path.read_text()
+    i, j = text.index("def train"), text.index("def evaluate")
+    text = text[:i] + TRAINING.lstrip() + "\n" + text[j:]
+    names = 'PRIMARY = "error"\nDISTRIBUTED = True\nREQUIREMENTS = ("iniconfig",)\n'
+    path.write_text(text.replace('PRIMARY = "error"\n', names))
+    return folder
+
+
+def results(tmp_path):
+    return {**os.environ, "KIT_RESULTS_DIR": str(tmp_path)}
+
+
+def training(target, tmp_path, jobs):
+    """Whether the one run there is has kept a part of its training."""
+    for run in tmp_path.glob(f"sandbox/runs/{target}-*"):
+        if target == "cloud-hpc":
+            return bool((jobs.read(run.name, "progress") or {}).get("training"))
+        kept = run if target == "local" else load("sandbox").cache_dir / "stages" / run.name
+        return any(path.stat().st_size for path in kept.rglob("checkpoint/losses.jsonl"))
+    return False
+
+
+@pytest.mark.parametrize("target", ["local", "cloud", "cloud-hpc"])
+@pytest.mark.parametrize("experiment", ["digits", "net"])
+def test_killed_run_of_any_experiment_resumes_on_every_target(
+    no_submitter, folder, tmp_path, experiment, target
+):
+    environ, site = results(tmp_path), load("sandbox")
+    jobs = RunRequests(store.open_store(site, store.bucket_name(site, "submitter")))
+    words = ["run", target, "-p", "experiment", experiment, "-p", *LONG[experiment]]
+    argv = [sys.executable, "-m", "kit", *words]
+    with (tmp_path / "first.log").open("w") as log:
+        first = subprocess.Popen(argv, env=environ, cwd=folder, stdout=log, stderr=log)
+    while not training(target, tmp_path, jobs):
+        assert first.poll() is None, (tmp_path / "first.log").read_text()[-4000:]
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    ended = kit(environ, *words, cwd=folder)
+    while "is being executed by another process" in ended.stderr:  # its kernel notices soon
+        ended = kit(environ, *words, cwd=folder)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    (line,) = history(environ)
+    assert line["resumed"] is True
+    assert line["experiment"] == experiment
+    if target == "cloud-hpc":
+        host = SSHHost(site.hpc.ssh_host, site.hpc.ssh_config, site.hpc.user)
+        name = f"--name=kit-{attempt_id(line['run'], 1)}"
+        listed = host.run(["sacct", "-nXP", "-S", "now-1hours", name, "--format=JobID,State"]).out
+        assert listed.split() == [f"{line['slurm']['job']['id']}|COMPLETED"]
+
+
+def test_two_workers_train_it_on_two_nodes_with_a_package_of_its_own(
+    no_submitter, folder, tmp_path
+):
+    environ = results(tmp_path)
+    words = ["run", "cloud-hpc", "-p", "experiment", "net", "-p", "workers", "2"]
+    ended = kit(environ, *words, cwd=folder)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    (line,) = history(environ)
+    assert line["metrics"]["error"] < 0.2
+    assert line["parameters"]["steps"] == 200
