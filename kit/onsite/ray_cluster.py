@@ -28,6 +28,8 @@ LOG_END_BYTES = 3000
 # How Slurm's and Ray's logs name a step that was killed for its memory, with and without cgroups.
 _OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|out[ -]of[ -]memory|exceeded .*memory limit", re.I)
 _PORT_TAKEN = re.compile(r"address already in use|already occupied", re.I)
+# Ray gives its own processes 30 s to start, which no option changes (ray/_private/node.py, 2.60).
+_NODE_BUSY = re.compile(r"timed out during startup|no node info found for head node", re.I)
 _RAY_OPTIONS = (
     "--block",
     "--dashboard-agent-listen-port=0",
@@ -81,9 +83,11 @@ class Cluster:
             try:
                 return self._start_once()
             except RayFailed as err:  # Ray binds its ports seconds after they were chosen
-                if not attempts_left or not _PORT_TAKEN.search(err.got):
+                taken = _PORT_TAKEN.search(err.got)
+                if not attempts_left or not (taken or _NODE_BUSY.search(err.got)):
                     raise
-                say("another program took a port of Ray's head: Ray is started with other ports")
+                why = "another program took one of its ports" if taken else "a node is busy"
+                say(f"Ray could not be started, {why}: it is started again with other ports")
                 self._end_steps()
                 self.steps.clear()
 

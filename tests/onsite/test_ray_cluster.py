@@ -45,9 +45,13 @@ def test_no_node_starts_ray_at_a_fixed_port():
     assert not ray_cluster.listens("127.0.0.88", ports[0])
 
 
+BUSY = "Exception: The current node timed out during startup. This could happen because"
+
+
+@pytest.mark.parametrize("words", ["bind: Address already in use", BUSY])
 @pytest.mark.parametrize(("taken", "starts"), [(2, 3), (9, 3)])
-def test_head_whose_port_was_taken_is_started_with_other_ports(
-    tmp_path, monkeypatch, taken, starts
+def test_head_whose_port_was_taken_or_whose_node_was_busy_is_started_with_other_ports(
+    tmp_path, monkeypatch, taken, starts, words
 ):
     """Ray binds the ports that were chosen for it seconds later, when somebody may have them."""
     made = Cluster(["c1"], Path("ray"), tmp_path, "1")
@@ -56,7 +60,7 @@ def test_head_whose_port_was_taken_is_started_with_other_ports(
     def step(node, *options):
         port = int(next(word for word in options if word.startswith("--port=")).split("=")[1])
         used.append(port)
-        (tmp_path / f"ray-{node}.log").write_text("bind: Address already in use\n")
+        (tmp_path / f"ray-{node}.log").write_text(f"{words}\n")
         code = "exit 1"
         if len(used) > taken:
             server = "import socket, sys; s = [socket.create_server((sys.argv[1], int(p))) for p in"
