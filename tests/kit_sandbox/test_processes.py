@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -71,11 +70,29 @@ def test_zombie_does_not_count_as_alive(spawn):
     assert processes.live_process(child.pid) is None
 
 
-def test_processes_are_found_by_their_root_folder(tmp_path):
-    mine = processes.live_process(os.getpid())
-    assert mine in processes.below_root(Path("/"))
-    assert processes.below_root(tmp_path) == []
-    assert processes.below_root(tmp_path / "missing") == []
+ENTERED = """
+set -e
+mount -t tmpfs tmpfs "$1"
+for name in bin usr lib lib64 proc; do mkdir -p "$1/$name"; mount --rbind "/$name" "$1/$name"; done
+mkdir -p "$1$2/run"; mount --bind "$2/run" "$1$2/run"
+exec chroot "$1" sh -c "echo in; exec sleep 60"
+"""
+
+
+def test_processes_of_one_sandbox_are_told_from_those_of_another_in_the_same_root(tmp_path, spawn):
+    """As `enter.sh` makes them: one tree of a root, in which each mounts its own folder."""
+    tree, folders = tmp_path / "root", [tmp_path / "one", tmp_path / "two"]
+    tree.mkdir()
+    own = ["--mount"] if os.getuid() == 0 else ["--mount", "--user", "--map-root-user"]
+    entered = []
+    for folder in folders:
+        (folder / "run").mkdir(parents=True)
+        words = ["unshare", *own, "--propagation", "private", "bash", "-c", ENTERED, "-"]
+        entered.append(spawn(*words, str(tree), str(folder)))
+        assert entered[-1].stdout.readline()
+    found = [[each.pid for each in processes.of_sandbox(folder)] for folder in folders]
+    assert found == [[entered[0].pid], [entered[1].pid]]
+    assert processes.of_sandbox(tmp_path / "missing") == []
 
 
 def test_memory_of_this_process_is_plausible():

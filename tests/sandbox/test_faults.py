@@ -59,7 +59,7 @@ def stopped(folder):
 
 def of_this_sandbox(folder):
     """The processes that name the folder in their arguments, or run in its root."""
-    below = processes.below_root(folder / "root")
+    below = processes.of_sandbox(folder)
     argv = ["pgrep", "-af", str(folder) + "/"]
     lines = subprocess.run(argv, capture_output=True, text=True).stdout.splitlines()
     return [line for line in lines if "pgrep" not in line] + below

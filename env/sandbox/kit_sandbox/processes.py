@@ -54,14 +54,18 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def below_root(root: Path) -> list[psutil.Process]:
-    """List the live processes whose root folder is this one, of any user."""
+def of_sandbox(folder: Path) -> list[psutil.Process]:
+    """List the live processes of any user that entered a Debian root for this sandbox's folder.
+
+    Sandboxes of one user share the root's tree; `enter.sh` mounts the folder's own parts there.
+    """
     rows = []
-    if root.exists():
-        for process in psutil.process_iter():
-            with contextlib.suppress(OSError):  # another user's, or gone
-                if os.path.samefile(f"/proc/{process.pid}/root", root):
-                    rows.append(process)
+    for process in psutil.process_iter():
+        root = f"/proc/{process.pid}/root"
+        with contextlib.suppress(OSError):  # another user's, or gone, or without that folder
+            ours = os.path.samefile(f"{root}{folder}/run", folder / "run")
+            if ours and not os.path.samefile(root, "/"):
+                rows.append(process)
     return rows
 
 
