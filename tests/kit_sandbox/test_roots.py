@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -57,7 +58,7 @@ def few(folder):
     shutil.copy(roots.SOURCE / "roots" / "unpack.sh", source / "roots")
     lines = (roots.SOURCE / "roots" / "bookworm.lock").read_text().splitlines(keepends=True)
     wanted = [line for line in lines if line[0] == "#" or line.split()[1].split("_")[0] in FEW]
-    assert len(wanted) == len(FEW) + 1
+    assert len(wanted) == len(FEW) + 2
     (source / "roots" / "bookworm.lock").write_text("".join(wanted))
     return source
 
@@ -173,6 +174,55 @@ def test_mirror_that_is_away_is_reported_and_the_next_call_goes_on(source, cache
     assert "network, mirror" in caught.value.next_step
     monkeypatch.delenv("KIT_SANDBOX_MIRROR")
     assert roots.make(cache, "bookworm", print).exists()
+
+
+STALE = """\
+apt=$(command -v -p apt-get)
+case "$*" in *download*) grep -q snapshot "$(dirname "$2")/sources.list" || {
+    echo "E: Version '3.23' for 'hostname' was not found" >&2; exit 100; };;
+esac
+exec "$apt" "$@"
+"""
+
+
+@pytest.mark.slow
+def test_package_that_the_mirror_has_no_more_comes_from_the_snapshot_of_the_locks_date(
+    source, cache, tmp_path, monkeypatch
+):
+    """The mirror of this machine plays the archive of that date."""
+    package = next(cache.glob("packages/hostname_*.deb"))
+    package.unlink()
+    (line,) = [row for row in roots._sources("bookworm").splitlines() if "bookworm main" in row]
+    mirror = line.split()[2]
+
+    def lines(main, security, name, options):
+        assert re.search(r"/snapshot/debian/2026\d{4}T\d{6}Z$", main), main
+        assert security.replace("-security/", "/") == main
+        return f"# snapshot\ndeb [{options}] {mirror} {name} main\n"
+
+    usual = roots._source_lines
+    choose = lambda main, *a: (lines if "snapshot" in main else usual)(main, *a)  # noqa: E731
+    monkeypatch.setattr(roots, "_source_lines", choose)
+    monkeypatch.setenv("KIT_SANDBOX_SNAPSHOT", "http://127.0.0.1/snapshot")
+    program(tmp_path, monkeypatch, "apt-get", STALE)
+    said = []
+    assert roots.make(cache, "bookworm", said.append).exists()
+    assert "newer packages than the lock" in said[1]
+    assert package.exists()
+
+
+@pytest.mark.slow
+def test_without_that_snapshot_a_new_lock_is_the_next_step(source, cache, tmp_path, monkeypatch):
+    next(cache.glob("packages/hostname_*.deb")).unlink()
+    monkeypatch.setenv("KIT_SANDBOX_SNAPSHOT", "http://127.0.0.1:9/snapshot")
+    program(tmp_path, monkeypatch, "apt-get", STALE)
+    with pytest.raises(KitError, match=r"3\.23[\s\S]*127\.0\.0\.1") as caught:
+        roots.make(cache, "bookworm", print)
+    assert "kit sandbox lock bookworm" in caught.value.next_step
+    lock = source / "roots" / "bookworm.lock"
+    lock.write_text(re.sub("# As of .*\n", "", lock.read_text()))
+    with pytest.raises(DataError, match="it has none"):
+        roots.make(cache, "bookworm", print)
 
 
 @pytest.mark.slow

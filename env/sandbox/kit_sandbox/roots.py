@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,10 @@ ENTER = SOURCE / "enter.sh"
 NAMES = tuple(site.root for site in SITES.values())
 MACHINE = "x86_64"  # the machine of the locks, as uname says it; "amd64" in Debian's words
 PUBLIC_MIRROR = "http://deb.debian.org/debian"
+# Every state of Debian's archive, by date; KIT_SANDBOX_SNAPSHOT names another such place.
+SNAPSHOT = "http://snapshot.debian.org/archive"
+AS_OF = "# As of "  # before the date in a lock, such as 20261127T184500Z
+GONE = "was not found"  # apt's words for a version that the mirror has no more
 KEYRING = "usr/share/keyrings/debian-archive-keyring.gpg"
 STAMP = "etc/kit-root"
 LINK = "root"  # in every state folder: to the root of its services
@@ -129,14 +134,15 @@ def write_lock(cache: Path, name: str, report: Report) -> Path:
     step = "remove it, or set KIT_CACHE_DIR to a folder of your own"
     packages = own_folder(own_folder(cache, 0o700, step) / "packages", 0o700, step)
     wanted = [line for line in _lines(SOURCE / "roots" / f"{name}.packages")]
-    with _exclusive(packages / "busy", report), _apt(packages, name) as (apt, archives):
+    with _exclusive(packages / "busy", report), _apt(packages, _sources(name)) as (apt, archives):
         words = ["install", "--yes", "--download-only", "?essential", *wanted]
         _call([*apt, *words], f"download the packages of {name}")
         rows = {path.name: _sha256(path) for path in archives.glob("*.deb")}
         for file in rows:
             (archives / file).replace(packages / file)
     lock = SOURCE / "roots" / f"{name}.lock"
-    head = f"# Packages of the root {name}; written by `kit sandbox lock {name}`.\n"
+    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    head = f"# Packages of the root {name}; written by `kit sandbox lock {name}`.\n{AS_OF}{now}\n"
     lock.write_text(head + "".join(f"{rows[file]}  {file}\n" for file in sorted(rows)))
     return lock
 
@@ -148,13 +154,34 @@ def _packages(folder: Path, name: str, report: Report) -> list[Path]:
         missing = [file for file in lock if not _is_good(folder / file, lock[file])]
         if missing:
             report(f"downloading {len(missing)} Debian packages for {name} …")
-            _download(folder, name, {file: lock[file] for file in missing})
+            _download(folder, name, {file: lock[file] for file in missing}, report)
     return [folder / file for file in lock]
 
 
-def _download(folder: Path, name: str, rows: Mapping[str, str]) -> None:
-    """Download packages; whole ones are kept, also when another one fails."""
-    with _apt(folder, name) as (apt, archives):
+def _download(folder: Path, name: str, rows: Mapping[str, str], report: Report) -> None:
+    """Download packages; whole ones are kept, also when another one fails.
+
+    A mirror keeps the newest version of a package only. What it has no more comes from the
+    snapshot of Debian's archive at the date of the lock, signed and compared like the rest.
+    """
+    try:
+        _download_from(_sources(name), folder, name, rows)
+    except KitError as err:
+        if GONE not in err.got:
+            raise
+        report("the mirror has newer packages than the lock: asking the snapshot of its date …")
+        try:
+            _download_from(_snapshot(name), folder, name, rows)
+        except DataError:
+            raise
+        except KitError as later:
+            got = f"{err.got}; {later.got}"
+            step = f"try again later, or write a new lock: kit sandbox lock {name}"
+            raise KitError(err.tried, got, step) from later
+
+
+def _download_from(sources: str, folder: Path, name: str, rows: Mapping[str, str]) -> None:
+    with _apt(folder, sources) as (apt, archives):
         try:
             words = ["download", *(_specification(file) for file in rows)]
             _call([*apt, *words], f"download the packages of {name}", archives)
@@ -172,7 +199,7 @@ def _download(folder: Path, name: str, rows: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def _apt(folder: Path, name: str) -> Iterator[tuple[list[str | Path], Path]]:
+def _apt(folder: Path, sources: str) -> Iterator[tuple[list[str | Path], Path]]:
     """Yield apt-get with folders and package lists of its own, and its archives folder."""
     apt = folder / "apt"
     shutil.rmtree(apt, ignore_errors=True)
@@ -180,7 +207,7 @@ def _apt(folder: Path, name: str) -> Iterator[tuple[list[str | Path], Path]]:
     for part in (archives / "partial", apt / "lists" / "partial"):
         part.mkdir(parents=True)
     (apt / "status").touch()
-    (apt / "sources.list").write_text(_sources(name))
+    (apt / "sources.list").write_text(sources)
     (apt / "apt.conf").write_text(APT_CONF.format(apt=apt, archives=archives))
     command: list[str | Path] = ["apt-get", "-c", apt / "apt.conf", "-qq"]
     try:
@@ -206,8 +233,26 @@ def _sources(name: str) -> str:
     security = _mirror("-security") or f"{main}-security"
     if os.environ.get("KIT_SANDBOX_MIRROR"):
         security = f"{main}-security"
+    return _source_lines(main, security, name, f"signed-by={keyring}")
+
+
+def _snapshot(name: str) -> str:
+    """Return apt's sources: Debian's archive as it was when the lock was written.
+
+    Raises DataError for a lock without a date.
+    """
+    lock = SOURCE / "roots" / f"{name}.lock"
+    dates = [line for line in lock.read_text().splitlines() if line.startswith(AS_OF)]
+    if not dates:
+        raise DataError(f"read the date of {lock}", "it has none", f"kit sandbox lock {name}")
+    base, date = os.environ.get("KIT_SANDBOX_SNAPSHOT", SNAPSHOT), dates[0].removeprefix(AS_OF)
+    main, security = (f"{base}/{kind}/{date}" for kind in ("debian", "debian-security"))
+    return _source_lines(main, security, name, f"check-valid-until=no signed-by=/{KEYRING}")
+
+
+def _source_lines(main: str, security: str, name: str, options: str) -> str:
     rows = [(main, name), (main, f"{name}-updates"), (security, f"{name}-security")]
-    return "".join(f"deb [signed-by={keyring}] {url} {suite} main\n" for url, suite in rows)
+    return "".join(f"deb [{options}] {url} {suite} main\n" for url, suite in rows)
 
 
 def _mirror(kind: str) -> str:
