@@ -29,7 +29,7 @@ class LazyGroup(click.Group):
         "check": "kit.cli.experiments:check_command",
         "credentials": "kit.cli.store:credentials_command",
         "doctor": "kit.cli.doctor:doctor_command",
-        "envs": "kit.cli.envs:envs_group",
+        "envs": "kit.cli.leftovers:envs_group",
         "export": "kit.cli.report:export_command",
         "forwarder": "kit.cli.forwarder:forwarder_group",
         "logs": "kit.cli.runs:logs_command",
@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
         "submit": "kit.cli.submit:submit_command",
         "submitter": "kit.cli.submitter:submitter_group",
         "sync": "kit.cli.run:sync_command",
-        "tidy": "kit.cli.tidy:tidy_command",
+        "tidy": "kit.cli.leftovers:tidy_command",
         "vm": "kit.cli.deploy:vm_group",
     }
     summaries: ClassVar[dict[str, str]] = {

@@ -180,6 +180,7 @@ def follow_job(
     seen, offset = 0.0, 0
 
     def look() -> tuple["JobStatus | None", str]:
+        """Return the status, and what could not be reached; write what the log has grown by."""
         nonlocal seen, offset
         try:
             status = slurm.settle(record.attempt_id)  # before the log: then the log is whole

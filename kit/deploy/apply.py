@@ -69,6 +69,7 @@ def _manifest(text: str) -> Manifest:
     block = re.search(r"^metadata:\n((?:  .*\n?)+)", text, re.M)
 
     def field(pattern: str, where: str) -> str:
+        """Return a value without quotes, or an empty text."""
         match = re.search(pattern, where, re.M)
         return match[1].strip("\"'") if match else ""
 

@@ -10,6 +10,7 @@ from kit.experiments.gates import GatesNotPassed, Thresholds
 from kit.experiments.loader import (
     DEFAULT,
     experiment_names,
+    experiment_with_code,
     imported_experiment,
     load_experiment,
     remember,

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kit.base import KitError, UsageError
+from kit.base import DataError, KitError, UsageError
 from kit.experiments.contract import Experiment, hash_of
 from kit.experiments.gates import Thresholds
 from kit.experiments.parameters import Parameters
@@ -54,6 +54,16 @@ def load_experiment(reference: str, own_files: bool = True) -> Experiment:
         if file.exists():
             return _from_file(file)
     raise _unknown(reference, own_files)
+
+
+def experiment_with_code(name: str, code: str) -> Experiment:
+    """Load an experiment. Raises DataError if its source files are not those of the run."""
+    experiment = load_experiment(name, own_files=False)
+    if code and experiment.code != code:
+        got = f"its source files have the hash {experiment.code[:12]}, the run's have {code[:12]}"
+        next_step = "bring the same version there, or start the run again with --fresh"
+        raise DataError(f"carry out the experiment {name}", got, next_step)
+    return experiment
 
 
 def legal_name(name: str) -> str:
@@ -110,7 +120,7 @@ def _from_file(path: Path) -> Experiment:
     source = path / "__init__.py" if path.is_dir() else path
     tried, name = f"load the experiment {path}", path.stem
     if not source.is_file():
-        raise UsageError(tried, "there is no such file", "give the path of its .py file")
+        raise UsageError(tried, "that file does not exist", "give the path of its .py file")
     if name in sys.stdlib_module_names or not name.isidentifier() or name == "kit":
         got = f"a module named {name!r} would hide one of Python's own"
         raise UsageError(tried, got, "rename the file, for instance to my_experiment.py")

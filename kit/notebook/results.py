@@ -1,20 +1,39 @@
 """The results of a finished run: published files, the run's folder, MLflow, the history."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
 from kit import tracking
 from kit.base import Json, KitError, time_record
 from kit.billing import bill_figures, bill_of_run, totals
-from kit.experiments import DEFAULT, Context
+from kit.experiments import DEFAULT, Context, Thresholds
 from kit.experiments.running import Data, Trained, out_names
 from kit.notebook.cloud_hpc import JOB_FILES
 from kit.runs.history import Run
 from kit.runs.objects import StageStore
 from kit.runs.outcome import Outcome, published_facts
 from kit.tracking import units_log
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run of a pipeline is judged and where it works; the last three are cloud-hpc's."""
+
+    gates: Thresholds
+    strict: bool = False
+    configured: bool = True
+    workers: int = 1
+    tunnel: str = ""
+
+    def as_parameters(self, target: str) -> Json:
+        """Return what the record of a run lists beside the experiment's parameters."""
+        judged = {"gates": dict(self.gates), "strict": self.strict}
+        if target == "cloud":
+            return judged
+        on_site = {"configured": self.configured, "workers": self.workers, "tunnel": self.tunnel}
+        return {**judged, **on_site} if target == "cloud-hpc" else {}
 
 
 def finish_local(

@@ -6,7 +6,6 @@ needs an earlier one says which.
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import kit
@@ -27,6 +26,7 @@ from kit.experiments import DEFAULT, Context, Thresholds, load_experiment, remem
 from kit.experiments.parameters import Parameters
 from kit.experiments.running import Data, Trained, model_file
 from kit.notebook import cloud_hpc, plan, results, show
+from kit.notebook.results import Options
 from kit.notebook.show import Pictures, Table, Text
 from kit.runs import history
 from kit.runs import outcome as pipelines
@@ -41,25 +41,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run of a pipeline is judged and where it works; the last three are cloud-hpc's."""
-
-    gates: Thresholds
-    strict: bool = False
-    configured: bool = True
-    workers: int = 1
-    tunnel: str = ""
-
-    def as_parameters(self, target: str) -> Json:
-        """Return what the record of a run lists beside the experiment's parameters."""
-        judged = {"gates": dict(self.gates), "strict": self.strict}
-        if target == "cloud":
-            return judged
-        on_site = {"configured": self.configured, "workers": self.workers, "tunnel": self.tunnel}
-        return {**judged, **on_site} if target == "cloud-hpc" else {}
 
 
 def start(

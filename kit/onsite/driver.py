@@ -110,6 +110,7 @@ def _map(task: Json) -> Callable[..., Iterable[Any]]:
         return map
 
     def in_workers(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """Call the function with each item, spread over the nodes."""
         import ray
 
         remote = ray.remote(**_needs(task), scheduling_strategy="SPREAD")(function)

@@ -1,5 +1,6 @@
 """A person's runs through the forwarder's API, requested and followed as by `RunRequests`."""
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,12 @@ from kit.base import (
     read_private,
 )
 from kit.base.settings import Settings
-from kit.runs.requests import RunRequest, RunState, RunStatus, as_json
+from kit.runs.requests import RunRequest, RunRequests, RunState, RunStatus, as_json
+from kit.store import bucket_name, open_store
 
 WAIT_S = 5.0  # the API answers at once when the state changes, else after this time
 ANSWER_S = 20.0  # beyond that wait
+log = logging.getLogger(__name__)
 ERRORS = {404: NoSuchObject, 409: Busy, 422: UsageError}
 
 
@@ -114,3 +117,10 @@ def forwarder_client(settings: Settings) -> ForwarderClient | None:
         raise UsageError(f"a token for the forwarder at {url} is missing", next_step=next_step)
     token = read_private(Path(path), "read the forwarder's token", next_step)
     return ForwarderClient(url, Secret(token.strip()))
+
+
+def requests_at(settings: Settings, bucket: str) -> RunRequests | ForwarderClient:
+    """Return the forwarder's API, if the profile has one for this bucket, else the store."""
+    client = forwarder_client(settings) if bucket == bucket_name(settings, "submitter") else None
+    log.info("requested by %s", f"the forwarder at {client.url}" if client else "the object store")
+    return client or RunRequests(open_store(settings, bucket))

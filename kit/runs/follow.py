@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from kit.base import DataError, Json, KitError, Unreachable
+from kit.base import DataError, Json, KitError, Unreachable, time_record
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequests, RunState, RunStatus
 from kit.store import ObjectStore
@@ -185,3 +185,16 @@ def write_stored_log(
         return True
     write(str(ending.get("log") or ending.get("why") or status.state.when).encode())
     return False
+
+
+def time_of_starts(stage: str, first_start: float, start: float, job_s: float) -> Json:
+    """Return the time of a stage that may have been killed while the job went on.
+
+    Of the time before this start only queue and job certainly belong to the run: the pipeline may
+    have been started again a day later.
+    """
+    end = time.time()
+    seconds = end - start
+    if first_start < start:
+        seconds = min(end - first_start, seconds + job_s)
+    return time_record(stage, first_start, end, seconds)

@@ -38,16 +38,17 @@ from kit.experiments import (
     Experiment,
     GatesNotPassed,
     Thresholds,
+    experiment_with_code,
     load_experiment,
     running,
 )
 from kit.experiments.parameters import Parameters
 from kit.experiments.running import model_file, out_names
-from kit.runs.client import ForwarderClient, forwarder_client
-from kit.runs.follow import follow
+from kit.runs.client import requests_at
+from kit.runs.follow import follow, time_of_starts
 from kit.runs.objects import StageStore
-from kit.runs.requests import RunRequest, RunRequests, site_id
-from kit.store import bucket_name, open_store
+from kit.runs.requests import RunRequest, site_id
+from kit.store import open_store
 from kit.tracking import log_run, predictions, run_log
 
 PREPROCESS_TRAIN, EVALUATE = "preprocess-train", "evaluate"
@@ -81,7 +82,7 @@ def preprocess_train(
 
     `code` is the hash of the experiment's source files where the run was started.
     """
-    wanted = wanted_experiment(experiment, code)
+    wanted = experiment_with_code(experiment, code)
     parameters = wanted.parameters(**hyperparameters)
     do = partial(_train_here, data_hash=data_hash, experiment=wanted, parameters=parameters)
     return _record_of(profile, run_id, bucket, PREPROCESS_TRAIN, do)[1]
@@ -171,16 +172,6 @@ def evaluate(
             "train longer, or lower the gates",
         )
     return record_hash, dict(record["metrics"])
-
-
-def wanted_experiment(name: str, code: str) -> Experiment:
-    """Load an experiment. Raises DataError if its source files are not those of the run."""
-    experiment = load_experiment(name, own_files=False)
-    if code and experiment.code != code:
-        got = f"its source files have the hash {experiment.code[:12]}, the run's have {code[:12]}"
-        next_step = "bring the same version there, or start the run again with --fresh"
-        raise DataError(f"carry out the experiment {name}", got, next_step)
-    return experiment
 
 
 def _record_of(
@@ -316,7 +307,7 @@ def _train_on_site(stage: Stage, request: RunRequest, bucket: str, follow_timeou
     times = json.loads(objects.get(result["files"]["times.json"]))
     about = json.loads(objects.store.get(f"data/{request.data_hash}.json"))
     job_s, queued_s = float(result["elapsed_s"] or 0), float(result["queued_s"] or 0)
-    whole = _time_with_earlier_starts(stage, first_start, job_s + queued_s)
+    whole = time_of_starts(stage.name, first_start, stage.start, job_s + queued_s)
     spans = {"queue": queued_s, "environment": max(0.0, job_s - sum(times["spans"].values()))}
     rest = whole["total-seconds"] - queued_s - job_s
     names = ("try", "token", "job", "sacct", "seff", "elapsed_s", "queued_s", "nodes", "cores")
@@ -336,26 +327,6 @@ def _train_on_site(stage: Stage, request: RunRequest, bucket: str, follow_timeou
         "time": whole,
         "spans": {**spans, **times["spans"], "submitting, collecting": max(0.0, rest)},
     }
-
-
-def _time_with_earlier_starts(stage: Stage, first_start: float, job_s: float) -> Json:
-    """Return the time of a stage that may have been killed while the job went on.
-
-    Of the time before this start only queue and job certainly belong to the run: the pipeline may
-    have been started again a day later.
-    """
-    end = time.time()
-    seconds = end - stage.start
-    if first_start < stage.start:
-        seconds = min(end - first_start, seconds + job_s)
-    return time_record(stage.name, first_start, end, seconds)
-
-
-def requests_at(settings: Settings, bucket: str) -> RunRequests | ForwarderClient:
-    """Return the forwarder's API, if the profile has one for this bucket, else the store."""
-    client = forwarder_client(settings) if bucket == bucket_name(settings, "submitter") else None
-    log.info("requested by %s", f"the forwarder at {client.url}" if client else "the object store")
-    return client or RunRequests(open_store(settings, bucket))
 
 
 def _judge(
@@ -378,12 +349,8 @@ def _judge(
             "run again: what is missing is recreated",
         )
     before = stored[0]
-    measured = (
-        _read_measured(stage, before, timeline)
-        if on_site
-        else _measure(stage, before, timeline, experiment)
-    )
-    record: Json = {**measured, "trained": trained, "tags": tags}
+    measure = _read_measured if on_site else partial(_measure, name=experiment)
+    record: Json = {**measure(stage, before, timeline), "trained": trained, "tags": tags}
     record["gates"] = thresholds.judge(record["metrics"])
     log.info("gates: %s", "; ".join(record["gates"]["missed"]) or "passed")
     losses = json.loads(objects.get(before["objects"]["losses.json"]))
@@ -402,7 +369,7 @@ def _judge(
 def _measure(stage: Stage, before: Json, timeline: Timeline, name: str) -> Json:
     """Download the results of the training and measure them here."""
     objects = stage.objects
-    experiment = wanted_experiment(name, before["experiment"]["code"])
+    experiment = experiment_with_code(name, before["experiment"]["code"])
     ctx = _context(stage, experiment.parameters(**before["hyperparameters"]))
     with timeline.span("download"):
         objects.get_data(before["data"]["hash"], ctx.data)

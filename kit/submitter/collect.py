@@ -11,7 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from kit.base import CommandFailed, DataError, Host, Json, dumps, sha256_of, temporary_folder
+from kit.base import (
+    CommandFailed,
+    DataError,
+    Host,
+    Json,
+    KitError,
+    dumps,
+    sha256_of,
+    temporary_folder,
+)
 from kit.experiments.running import check_name
 from kit.onsite import FAILURE, PROGRESS, TUNNEL_STATE
 from kit.runs.objects import StageStore
@@ -130,3 +139,10 @@ class Collector:
 def digest_of(content: Json) -> str:
     """Return a hash of a JSON value."""
     return sha256_of(dumps(content).encode())
+
+
+def never_began(attempt_id: str, cause: str, err: KitError) -> Json:
+    """Return why an attempt failed before its job could start, in the format of a failed job."""
+    failure = {"cause": cause, "got": err.got, "next": err.next_step}
+    # Stored files keep the key "token" for the attempt id: readers depend on it.
+    return {"token": attempt_id, "why": err.got, "worked": False, "failure": failure, "log": ""}

@@ -28,7 +28,7 @@ from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
 from kit.slurm import JobState, JobStatus, Slurm
 from kit.store import ObjectStore
 from kit.submitter import collect, staging
-from kit.submitter.collect import Collector, digest_of
+from kit.submitter.collect import Collector, digest_of, never_began
 from kit.submitter.env import EnvironmentBuildError
 from kit.submitter.job import job_spec
 from kit.submitter.tunnel_key import TunnelKeys
@@ -231,7 +231,9 @@ class Submitter:
             task = inputs.task(request, number, attempt)
         except EnvironmentBuildError as err:
             if not self.slurm.give_up(attempt).manifest:  # another submitter may have built it
-                self.requests.write(run, f"try-{number}/ended", _failed(attempt, err.tried, err))
+                self.requests.write(
+                    run, f"try-{number}/ended", never_began(attempt, err.tried, err)
+                )
             return
         if self._is_cancelled(run):  # staging may take minutes
             self._sweep([attempt])
@@ -241,7 +243,7 @@ class Submitter:
         except CommandFailed as err:
             if err.argv[0] != "sbatch":  # the folder is full or not writable: asked again later
                 raise
-            self.requests.write(run, f"try-{number}/ended", _failed(attempt, REFUSED, err))
+            self.requests.write(run, f"try-{number}/ended", never_began(attempt, REFUSED, err))
             return
         if job.done and not job.started and self._is_cancelled(run):
             return
@@ -325,7 +327,7 @@ class Submitter:
         except (CommandFailed, DataError) as err:  # a committed file is gone or was changed
             if not patient:
                 cause = "a committed file cannot be read"
-                ended = {**_failed(job.attempt_id, cause, err), "worked": True}
+                ended = {**never_began(job.attempt_id, cause, err), "worked": True}
                 self.requests.write(run, f"try-{number}/ended", ended)
                 return
             result, why = None, _explain(run, err)
@@ -393,10 +395,3 @@ def _explain(what: str, err: Exception) -> str:
         return str(err)
     log.error("%s", what, exc_info=err)
     return f"unexpected {type(err).__name__}: {str(err)[:300]}\nreport it with the submitter's log"
-
-
-def _failed(attempt_id: str, cause: str, err: KitError) -> Json:
-    """Return why an attempt failed before its job could start, in the format of a failed job."""
-    failure = {"cause": cause, "got": err.got, "next": err.next_step}
-    # Stored files keep the key "token" for the attempt id: readers depend on it.
-    return {"token": attempt_id, "why": err.got, "worked": False, "failure": failure, "log": ""}

@@ -92,6 +92,7 @@ def _on_site(submitter: Submitter, statuses: dict[str, RunStatus]) -> Iterator[L
     pins = f"wheels/{env.pins_key(env.pins())}"
 
     def why_kept(name: str) -> str:
+        """Return why a file of the site is kept; empty for one that may go."""
         folder, _, rest = name.partition("/")
         if folder == "tries":
             unknown = "no finished run of this profile has it"

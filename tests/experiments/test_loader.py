@@ -50,7 +50,7 @@ def test_submitter_knows_no_file_of_its_working_folder(tmp_path, monkeypatch):
 
 
 BAD = {
-    "no such file": (None, "there is no such file"),
+    "no such file": (None, "that file does not exist"),
     "imports something absent": ("import no_such_package_at_all", r"No module named 'no_such"),
     "syntax error": (GOOD + "\ndef x(:\n", r"line \d+: "),
     "raises at import": (GOOD + "\nraise ValueError('at import')\n", "ValueError: at import"),

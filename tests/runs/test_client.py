@@ -22,7 +22,7 @@ from kit.base import (
 from kit.base.settings import Port, load
 from kit.forwarder.api import forwarder_api
 from kit.forwarder.serve import serve
-from kit.runs import stages
+from kit.runs import client as forwarder
 from kit.runs.client import ForwarderClient, forwarder_client
 from kit.runs.follow import TrainingFailed, follow
 from kit.runs.requests import RunRequest, RunRequests, RunState
@@ -180,10 +180,10 @@ def test_the_api_is_used_where_the_profile_has_one_for_its_own_bucket(tmp_path, 
     assert (ours.url, ours.token.reveal()) == ("http://f:1", ANNA)
     assert ANNA not in repr(ours)
     assert forwarder_client(profile(forwarder_url="")) is None
-    monkeypatch.setattr(stages, "bucket_name", lambda *_: "ours")
-    monkeypatch.setattr(stages, "open_store", lambda *_: None)
-    assert isinstance(stages.requests_at(loaded, "ours"), ForwarderClient)
-    assert isinstance(stages.requests_at(loaded, "another"), RunRequests)
+    monkeypatch.setattr(forwarder, "bucket_name", lambda *_: "ours")
+    monkeypatch.setattr(forwarder, "open_store", lambda *_: None)
+    assert isinstance(forwarder.requests_at(loaded, "ours"), ForwarderClient)
+    assert isinstance(forwarder.requests_at(loaded, "another"), RunRequests)
 
 
 @pytest.mark.parametrize(("text", "mode"), [(ANNA, 0o644), (None, 0), ("\xe9", 0o600)])

@@ -24,6 +24,7 @@ from kit.experiments.fashion_mnist.images import LABELS, Dataset, read_folder
 from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.experiments.running import Data
 from kit.runs import stages
+from kit.runs.follow import time_of_starts
 from kit.runs.objects import StageStore
 from kit.runs.stages import EVALUATE, PREPROCESS_TRAIN
 from kit.store import open_store
@@ -441,9 +442,8 @@ def test_the_first_start_of_a_stage_is_stored(objects: StageStore) -> None:
     ],
 )
 def test_a_stage_killed_while_its_job_ran_reports_the_seconds_of_both_starts(
-    objects: StageStore, monkeypatch: pytest.MonkeyPatch, started_again, end, seconds
+    monkeypatch: pytest.MonkeyPatch, started_again, end, seconds
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: end)
-    stage = stages.Stage("cloud-hpc-train", None, objects, Path(), started_again)
-    record = stages._time_with_earlier_starts(stage, 100.0, 25.0)
+    record = time_of_starts("cloud-hpc-train", 100.0, started_again, 25.0)
     assert (record["start-time"], record["total-seconds"]) == (100.0, seconds)

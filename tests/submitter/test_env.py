@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from kit.base import CommandFailed, DataError, LocalHost, UsageError
 from kit.base.settings import Hpc
 from kit.cli import runs as runs_commands
-from kit.cli.envs import envs_group
+from kit.cli.leftovers import envs_group
 from kit.submitter import env as hpc_env
 
 ATTEMPT = "0123456789ab"

@@ -15,7 +15,7 @@ from memory_store import MemoryStore
 from kit.base import LocalHost
 from kit.base.settings import Hpc, load
 from kit.cli import runs as runs_commands
-from kit.cli.tidy import tidy_command
+from kit.cli.leftovers import tidy_command
 from kit.runs.requests import RunRequests, attempt_id
 from kit.slurm import SitePaths
 from kit.submitter import env

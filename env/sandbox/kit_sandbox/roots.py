@@ -226,7 +226,7 @@ def _sources(name: str) -> str:
     if not keyring.exists():
         raise UsageError(
             "check the signatures of Debian's packages",
-            f"there is no {keyring}",
+            f"{keyring} does not exist",
             "sudo apt-get install debian-archive-keyring",
         )
     main = os.environ.get("KIT_SANDBOX_MIRROR") or _mirror("") or PUBLIC_MIRROR
