@@ -155,7 +155,7 @@ def test_harmless_text_is_not_taken_for_a_secret(loaded, text):
 
 
 def test_an_executed_notebook_that_shows_a_secret_is_not_kept(loaded, tmp_path, monkeypatch):
-    def shows(_notebook, executed, _values):
+    def shows(_notebook, executed, *_):
         write_json(executed, {"cells": [{"outputs": [{"text": SECRETS[0]}]}]})
 
     monkeypatch.setattr(notebooks, "_execute", shows)

@@ -54,8 +54,12 @@ def client(port, token=ANNA, wait_s=0.2):
 def test_a_run_is_asked_for_once_followed_and_its_result_read(world, port):
     ours, said = client(port), []
     later = threading.Timer(0.5, world.done)
-    later.start()
-    result = follow(ours, RUN, 60, said.append, sleep=lambda _: None, ask=lambda: ours.ask(REQUEST))
+
+    def ask():
+        ours.ask(REQUEST)
+        later.start()
+
+    result = follow(ours, RUN, 60, said.append, sleep=lambda _: None, ask=ask)
     later.join()
     assert result == RunRequests(world.request_store).read(RUN, "result")
     assert said[0] == RunState.REQUESTED.when
