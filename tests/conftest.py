@@ -65,7 +65,7 @@ def stopped(*names):
     finally:
         for name in names:
             control(folder).startProcess(name)
-        sandbox_services.wait(folder, lambda _: None)
+        sandbox_services.wait_until_healthy(folder, lambda _: None)
 
 
 @pytest.fixture

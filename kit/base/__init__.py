@@ -37,7 +37,7 @@ from kit.base.files import (
     git,
     git_state,
     host_facts,
-    parse,
+    parse_json,
     read_json,
     sha256_of,
     temporary_folder,

@@ -199,7 +199,7 @@ def read_json(path: Path) -> Any:
         ) from err
 
 
-def parse(content: bytes | str, name: str) -> Json:
+def parse_json(content: bytes | str, name: str) -> Json:
     """Parse a JSON document of the kit, which has the current `schema`. Raises DataError."""
     try:
         document = json.loads(content)

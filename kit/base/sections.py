@@ -312,7 +312,7 @@ def reference() -> str:
     return "\n".join([*parts, budget])
 
 
-def template() -> str:
+def profile_template() -> str:
     """Return a commented profile with every key: required ones to fill in, others as comments."""
     lines = ["# A profile of the kit. Fill in the values in <angle brackets>."]
     for heading, cls, rows in _keys():

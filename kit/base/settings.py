@@ -31,8 +31,8 @@ from kit.base.sections import (
     Site,
     Store,
     exact,
+    profile_template,
     reference,
-    template,
 )
 
 __all__ = [
@@ -46,8 +46,8 @@ __all__ = [
     "Store",
     "load",
     "profile_names",
+    "profile_template",
     "reference",
-    "template",
 ]
 
 SITES = ROOT / "env" / "sites"

@@ -52,7 +52,7 @@ def port_forward_command(profile: str | None, bind: str, only_print: bool) -> No
     connection = port_forward.Connection(
         host, rows, lambda line: click.echo(f"kit port-forward: {line}", err=True)
     )
-    port_forward.run(connection, click.echo, stop)
+    port_forward.keep_forwarding(connection, click.echo, stop)
 
 
 @click.group("platform")

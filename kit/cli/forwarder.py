@@ -79,7 +79,7 @@ def forwarder_group(
         stack.enter_context(_serve_gauges(settings, forwarder, address, port))
         if people:
             stack.enter_context(_serve_api(people, address, api_port))
-        collect.run(forwarder)
+        collect.run_passes(forwarder)
 
 
 @forwarder_group.command("api")
@@ -129,7 +129,7 @@ def worker_command(ctx: click.Context, profile: str | None, address: str, port: 
     settings, _, forwarder = _open(profile)
     forwarder.run_pass()  # so that the first scrape has what was there before a restart
     with _serve_gauges(settings, forwarder, address, port):
-        ctx.exit(schedule.work(url, forwarder))
+        ctx.exit(schedule.run_worker(url, forwarder))
 
 
 @forwarder_group.command("flower")

@@ -106,7 +106,7 @@ def run_command(
     for number in range(1, repeat + 1):
         text = f"kit run {target}: run {number} of {repeat}, profile {settings.profile}"
         click.echo(text, err=True)
-        record = notebooks.run(settings, target, values)
+        record = notebooks.run_notebook(settings, target, values)
         click.echo(reproduce.summary(record))
         if record:
             click.echo(f"  files: {settings.profile_dir / 'runs' / record['run']}")
@@ -131,7 +131,7 @@ def plan_command(target: str, profile: str | None) -> None:
     from kit.base.settings import load
     from kit.notebook import plan
 
-    for title, text in plan.sections(load(profile), target, time.time()):
+    for title, text in plan.plan_sections(load(profile), target, time.time()):
         click.echo(f"# {title}\n\n{text}\n")
 
 

@@ -60,7 +60,7 @@ class Manifest:
         return match[1] if match and self.kind.endswith("WebhookConfiguration") else ""
 
 
-def parse(text: str) -> list[Manifest]:
+def parse_manifests(text: str) -> list[Manifest]:
     """Split what kustomize prints (keys in order, two blanks a level) into objects."""
     return [_manifest(part) for part in re.split(r"^---\n", text, flags=re.M) if part.strip()]
 
@@ -127,7 +127,7 @@ def apply(
     if PLACEHOLDER_BASE64 in text:
         step = "run `kit platform secrets`, then build without --placeholders"
         raise UsageError("apply the manifests", "they have placeholders for passwords", step)
-    for name, rows in stages(parse(text)).items():
+    for name, rows in stages(parse_manifests(text)).items():
         report(f"{name}: {len(rows)} objects")
         content = "---\n".join(row.text for row in rows).encode()
         _until_accepted(host, content, report, clock, sleep)

@@ -60,7 +60,7 @@ def refuse_taken(rows: Sequence[Forward]) -> None:
         raise Busy(f"{len(taken)} port(s) on {rows[0].bind} are taken", "; ".join(taken), step)
 
 
-class Service:
+class ForwardedService:
     """A service of Kubernetes, forwarded by a kubectl on the VM."""
 
     def __init__(self, row: Forward, report: Report) -> None:
@@ -106,7 +106,7 @@ class Connection:
 
     def __init__(self, host: SSHHost, rows: Sequence[Forward], report: Report) -> None:
         self.host, self.rows, self.report = host, rows, report
-        self.services: list[Service] = []
+        self.services: list[ForwardedService] = []
         self._master: subprocess.Popen[bytes] | None = None
         self._children: list[subprocess.Popen[str]] = []
         self._beat_at = 0.0
@@ -134,7 +134,7 @@ class Connection:
                 errors.seek(0)
                 message = errors.read().decode(errors="replace").strip()
                 raise self.host.failure(self._master.returncode, message)
-        self.services = [Service(row, self.report) for row in self.rows if row.to.svc]
+        self.services = [ForwardedService(row, self.report) for row in self.rows if row.to.svc]
         self._children = [service.start(self._loop(service.row)) for service in self.services]
 
     def alive(self) -> bool:
@@ -195,7 +195,7 @@ class Connection:
         return [*self.host.argv, *values, "-S", socket, "-T", *options, self.host.name, *end]
 
 
-def run(connection: Connection, show: Report, stop: threading.Event) -> None:
+def keep_forwarding(connection: Connection, show: Report, stop: threading.Event) -> None:
     """Forward until `stop`: show the table when all is ready, connect again when it ends.
 
     Raises Busy for taken ports and the error of the first connection; later only the error of a

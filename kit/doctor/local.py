@@ -57,7 +57,7 @@ def _compose_secrets(context: CheckContext) -> str:
     from kit.submitter import compose_secrets
 
     path = Path(os.environ["KIT_COMPOSE_SECRETS"])
-    names = [row.text("ENVIROMENT") for row in compose_secrets.read(path)["HPC"]]
+    names = [row.text("ENVIROMENT") for row in compose_secrets.read_platforms(path)["HPC"]]
     return f"{path}: {', '.join(names) or 'no site'}"
 
 

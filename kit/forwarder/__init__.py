@@ -5,6 +5,6 @@ need FastAPI (`api`) and Celery (`schedule`) are imported by their path where th
 reading at `collect.Forwarder.once`.
 """
 
-from kit.forwarder.collect import Buckets, Forwarder, buckets_of, forwarder_for, run
+from kit.forwarder.collect import Buckets, Forwarder, buckets_of, forwarder_for, run_passes
 from kit.forwarder.gauges import RunSnapshot, exposition, run_samples
 from kit.forwarder.tunnels import Tunnel, TunnelServices, live_tunnels

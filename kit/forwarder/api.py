@@ -89,7 +89,7 @@ class Problem(BaseModel):
     next: str
 
 
-def status_of(status: StoredStatus) -> RunStatus:
+def as_answer(status: StoredStatus) -> RunStatus:
     """Return a run's status in the form of the API."""
     run, number, state = status.run, status.number, status.state
     return RunStatus(
@@ -99,7 +99,7 @@ def status_of(status: StoredStatus) -> RunStatus:
 
 def detail_of(view: RunView) -> RunDetail:
     """Return a run's details in the form of the API."""
-    status = status_of(view.status).model_dump()
+    status = as_answer(view.status).model_dump()
     return RunDetail(**status, progress=view.progress, ended=view.ended or None, why=view.why)
 
 
@@ -198,7 +198,7 @@ def _add_views(app: FastAPI) -> None:
     @app.get("/runs")
     def runs(person: CurrentPerson) -> list[RunStatus]:
         """List your runs and their status."""
-        return [status_of(status) for status in person.statuses().values()]
+        return [as_answer(status) for status in person.statuses().values()]
 
     @app.get("/runs/{run}")
     async def run_detail(
@@ -220,12 +220,12 @@ def _add_requests(app: FastAPI) -> None:
     @app.post("/runs", status_code=202)
     def ask(request: RunRequest, person: CurrentPerson) -> RunStatus:
         """Request a run; a repeated request changes nothing."""
-        return status_of(person.ask(request))
+        return as_answer(person.ask(request))
 
     @app.post("/runs/{run}/cancel", status_code=202)
     def cancel(run: RunId, person: CurrentPerson) -> RunStatus:
         """Cancel a run; a finished run stays as it is."""
-        return status_of(person.cancel(run))
+        return as_answer(person.cancel(run))
 
     @app.get("/tunnels")
     def tunnels(person: CurrentPerson) -> list[Dashboard]:

@@ -22,7 +22,7 @@ from kit.base import (
     NoSuchObject,
     UsageError,
     dumps,
-    parse,
+    parse_json,
 )
 from kit.base.settings import Settings
 from kit.billing import job_units
@@ -194,7 +194,7 @@ class Forwarder:
 
     def _read_passes(self) -> list[Json]:
         try:
-            rows = parse(self.own.get(PASSES), PASSES)["passes"][-KEPT_PASSES:]
+            rows = parse_json(self.own.get(PASSES), PASSES)["passes"][-KEPT_PASSES:]
             gauges.task_samples(self.own_name, "forwarder-pass", rows)  # they can be shown
             return list(rows)
         except (DataError, ValueError, KeyError, TypeError):
@@ -222,7 +222,7 @@ def forwarder_for(loaded: Settings, users: Iterable[str] = ()) -> Forwarder:
     return Forwarder(loaded, buckets, open_store(loaded, own), own, cluster=cluster)
 
 
-def run(forwarder: Forwarder, stop: Callable[[], bool] = lambda: False) -> None:
+def run_passes(forwarder: Forwarder, stop: Callable[[], bool] = lambda: False) -> None:
     """Run passes until `stop` returns true."""
     due = time.monotonic()
     while not stop():
@@ -250,4 +250,4 @@ def _json(store: ObjectStore, info: ObjectInfo) -> Json:
     """Read a JSON object of the kit. Raises DataError, NoSuchObject."""
     if info.size > LARGEST:
         raise DataError(f"read {info.key}", f"{info.size} bytes, at most {LARGEST} are read")
-    return parse(store.get(info.key), info.key)
+    return parse_json(store.get(info.key), info.key)

@@ -131,7 +131,7 @@ def scheduled(app: Celery) -> Iterator[None]:
         beat.service.stop(wait=False)  # it may be waiting for a Redis that is away
 
 
-def work(url: Secret, forwarder: Forwarder) -> int:
+def run_worker(url: Secret, forwarder: Forwarder) -> int:
     """Run the worker until it is stopped; return its exit code.
 
     Raises CredentialRefused; waits while Redis does not answer.

@@ -52,7 +52,7 @@ def job_end(settings: Settings, now: float) -> float:
     return now + (parse_duration(settings.hpc_section(accepts_jobs=True).time) or 0)
 
 
-def sections(settings: Settings, target: str, now: float) -> list[tuple[str, str]]:
+def plan_sections(settings: Settings, target: str, now: float) -> list[tuple[str, str]]:
     """Describe what a run of `target` would do: title and text of each section."""
     if target == "local":
         return [("what would happen", _local(settings))]

@@ -11,7 +11,7 @@ from kit.billing import bill_figures, bill_of_run, totals
 from kit.experiments import DEFAULT, Context, Thresholds
 from kit.experiments.running import Data, Trained, out_names
 from kit.notebook.cloud_hpc import JOB_FILES
-from kit.runs.history import Run
+from kit.runs.history import StoredRun
 from kit.runs.objects import StageStore
 from kit.runs.outcome import Outcome, published_facts
 from kit.tracking import units_log
@@ -37,7 +37,7 @@ class Options:
 
 
 def finish_local(
-    run: Run, data: Data, ctx: Context, trained: Trained, metrics: Mapping[str, float]
+    run: StoredRun, data: Data, ctx: Context, trained: Trained, metrics: Mapping[str, float]
 ) -> Json:
     """Publish a local run; return its record."""
     times = time_record("local-model-training", trained.start, trained.end, trained.seconds)
@@ -50,7 +50,7 @@ def finish_local(
     return run.finish(names, {**_measured(run, data, metrics, figures), "tracking": asdict(logged)})
 
 
-def _save_published(run: Run, files: Mapping[str, Json]) -> dict[str, str]:
+def _save_published(run: StoredRun, files: Mapping[str, Json]) -> dict[str, str]:
     """Write the published files into the run's folder; return their names there by path."""
     names = {path: path.rpartition("/")[2] for path in files}
     for path, content in files.items():
@@ -59,7 +59,7 @@ def _save_published(run: Run, files: Mapping[str, Json]) -> dict[str, str]:
 
 
 def _measured(
-    run: Run, data: Data, metrics: Mapping[str, float], figures: Mapping[str, float]
+    run: StoredRun, data: Data, metrics: Mapping[str, float], figures: Mapping[str, float]
 ) -> Json:
     """Return what the record of every run holds of its data, its metrics and its figures.
 
@@ -75,7 +75,7 @@ def _measured(
 
 
 def _log_local(
-    run: Run,
+    run: StoredRun,
     data: Data,
     ctx: Context,
     trained: Trained,
@@ -105,12 +105,12 @@ def _log_local(
     )
 
 
-def finish_cloud(run: Run, data: Data, objects: StageStore, outcome: Outcome) -> Json:
+def finish_cloud(run: StoredRun, data: Data, objects: StageStore, outcome: Outcome) -> Json:
     """Publish a run of the cloud pipeline; return its record."""
     return _finish_pipeline(run, data, objects, outcome, {}, {})
 
 
-def finish_cloud_hpc(run: Run, data: Data, objects: StageStore, outcome: Outcome) -> Json:
+def finish_cloud_hpc(run: StoredRun, data: Data, objects: StageStore, outcome: Outcome) -> Json:
     """Publish a run of the cloud-hpc pipeline; return its record."""
     figures = {"ray_job_s": outcome.trained["ray_job"]["total-seconds"]}
     more = {"slurm": outcome.trained["slurm"], "site": outcome.trained["site"]}
@@ -118,7 +118,7 @@ def finish_cloud_hpc(run: Run, data: Data, objects: StageStore, outcome: Outcome
 
 
 def _finish_pipeline(
-    run: Run,
+    run: StoredRun,
     data: Data,
     objects: StageStore,
     outcome: Outcome,
@@ -147,7 +147,7 @@ def _finish_pipeline(
     return run.finish(names, facts)
 
 
-def _save_objects(run: Run, objects: StageStore, outcome: Outcome) -> None:
+def _save_objects(run: StoredRun, objects: StageStore, outcome: Outcome) -> None:
     """Fetch what the stages left into the run's folder: the experiment's files, log of the job."""
     run.save("losses.json", outcome.losses)
     objects.get_files(out_names(outcome.files), run.folder / "out")
@@ -156,7 +156,7 @@ def _save_objects(run: Run, objects: StageStore, outcome: Outcome) -> None:
             run.save(name, objects.get(outcome.files[name]))
 
 
-def _with_bill(run: Run, facts: Json, objects: StageStore) -> tuple[Json, dict[str, Decimal]]:
+def _with_bill(run: StoredRun, facts: Json, objects: StageStore) -> tuple[Json, dict[str, Decimal]]:
     """Write the bill into the run's folder; return the facts with its figures, and its totals.
 
     Includes the cost of the objects that the run stores. A missing rate does not fail the run;

@@ -108,7 +108,7 @@ class Run:
 
     def __init__(
         self,
-        run: history.Run,
+        run: history.StoredRun,
         data: Data,
         parameters: Parameters,
         options: Options,

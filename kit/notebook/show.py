@@ -12,7 +12,7 @@ from kit import tracking
 from kit.base import Json, Unreachable
 from kit.base.settings import Settings
 from kit.experiments import Experiment
-from kit.runs.history import Run
+from kit.runs.history import StoredRun
 
 if TYPE_CHECKING:
     import pandas
@@ -161,7 +161,7 @@ def value_table(values: Json) -> Table:
     return Table(pandas.DataFrame.from_dict(values, orient="index", columns=["value"]))
 
 
-def mlflow_table(settings: Settings, run: Run, logged: Json) -> Table:
+def mlflow_table(settings: Settings, run: StoredRun, logged: Json) -> Table:
     """Return what MLflow has of a run, or what became of its log (`logged`)."""
     import pandas
 
@@ -170,7 +170,7 @@ def mlflow_table(settings: Settings, run: Run, logged: Json) -> Table:
         return Table(pandas.DataFrame(rows), "", tracking.Logged(**logged).sentence())
     try:
         experiment = tracking.experiment_of(run.target, run.experiment.label)
-        stored = tracking.read(settings, experiment, run.id)
+        stored = tracking.read_logged_run(settings, experiment, run.id)
     except Unreachable as err:
         return Table(pandas.DataFrame(rows), logged["link"], f"MLflow is away now: {err.got}")
     return Table(pandas.DataFrame(tracking.rows(stored)), stored["link"], "")

@@ -20,7 +20,7 @@ from kit.base import DataError, Json, Timeline, host_facts, time_record, version
 from kit.experiments import Context, imported_experiment, running
 from kit.experiments.contract import Experiment, files_below, hash_of, ignore_progress
 from kit.onsite.names import DRIVER_FAILED, FAILURE, METRICS, PROGRESS, TIMES
-from kit.onsite.ranks import joined, own_folder, wait_for_all
+from kit.onsite.ranks import joined, rank_folder, wait_for_all
 
 REPORT_INTERVAL_S = 1.0
 CAUSE_S = 5.0
@@ -40,7 +40,7 @@ def work(task: Json, folder: Path, rank: int = 0) -> None:
             with timeline.span("data"):
                 stage(task, folder)
         wait_for_all(ranks)
-        own = own_folder(folder, rank)
+        own = rank_folder(folder, rank)
         ctx = Context(
             folder / "data",
             own,
@@ -140,7 +140,7 @@ class Reporter:
             write_json(self.path, {"step": step, "steps": steps, "loss": loss})
 
 
-def wait(calls: list[Any]) -> None:
+def wait_for_ranks(calls: list[Any]) -> None:
     """Wait for all ranks. Raises the error of the first one that fails.
 
     The ranks that a lost one has left fail too, by an error of the network that says less: they
@@ -183,7 +183,7 @@ def main() -> int:
     spread = {"scheduling_strategy": "SPREAD"} if ranks > 1 else {}
     remote = ray.remote(**_needs(task), **spread)(driver.work)
     try:
-        wait([remote.remote(task, folder, rank) for rank in range(ranks)])
+        wait_for_ranks([remote.remote(task, folder, rank) for rank in range(ranks)])
     except ray.exceptions.RayError as err:
         cause = err.cause if isinstance(err, ray.exceptions.RayTaskError) else err
         known = {

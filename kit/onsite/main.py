@@ -68,7 +68,7 @@ def drive(cluster: Cluster, attempt_id: str) -> Json:
     return time_record("train-fmnist-cnn", info.start_time / 1000, info.end_time / 1000)
 
 
-def run(task: Json, folder: Path, start: float) -> None:
+def run_job(task: Json, folder: Path, start: float) -> None:
     """Do the job's work and leave the manifest. Raises RayFailed."""
     import ray
 
@@ -105,7 +105,7 @@ def main() -> int:
     folder, start = Path.cwd(), time.time()
     failure = folder / FAILURE
     try:
-        run(json.loads(os.environ["KIT_TASK"]), folder, start)
+        run_job(json.loads(os.environ["KIT_TASK"]), folder, start)
     except RayFailed as err:
         say(str(err))
         if err.tried == DRIVER_FAILED and failure.exists():  # the driver's own has the cause

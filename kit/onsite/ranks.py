@@ -48,7 +48,7 @@ def wait_for_all(ranks: int) -> None:
         dist.barrier()
 
 
-def own_folder(folder: Path, rank: int) -> Path:
+def rank_folder(folder: Path, rank: int) -> Path:
     """Return the folder in which a rank works; its checkpoint is a copy of the first one's."""
     if rank == 0:
         return folder

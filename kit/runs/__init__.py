@@ -15,7 +15,7 @@ from kit.runs.follow import (
     sentence,
     write_stored_log,
 )
-from kit.runs.history import TARGETS, Run, start_run
+from kit.runs.history import TARGETS, StoredRun, start_run
 from kit.runs.objects import StageStore
 from kit.runs.requests import (
     MAX_REQUEST_BYTES,

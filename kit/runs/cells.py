@@ -20,7 +20,7 @@ REDRAW_INTERVAL_S = 1.0
 CLEAR_LINE = "\r\x1b[2K"
 
 
-def sections(cells: Iterable[Json]) -> dict[str, str]:
+def cell_headings(cells: Iterable[Json]) -> dict[str, str]:
     """Return the id of each code cell, with the heading above it."""
     title, titles = "", {}
     for cell in cells:

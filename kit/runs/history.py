@@ -89,7 +89,7 @@ class RunTimeline(Timeline):
 
 
 @dataclass
-class Run:
+class StoredRun:
     """One execution of a target and its folder `results/<profile>/runs/<id>/`.
 
     `first` is what was true when the run started: time, git commit, versions, host. `earlier_s`
@@ -173,7 +173,7 @@ def start_run(
     data_hash: str,
     fresh: bool = False,
     experiment: Experiment | None = None,
-) -> Run:
+) -> StoredRun:
     """Resume the newest unfinished run of this kind, or begin a new one.
 
     Without `experiment` it is a run of the article's. Raises Busy when another process is
@@ -198,7 +198,7 @@ def start_run(
     timeline.load(last_active)
     started = float(first.pop("started"))
     earlier_s = _earlier_seconds(folder, last_active)
-    return Run(
+    return StoredRun(
         id=folder.name,
         target=target,
         experiment=experiment,
@@ -328,7 +328,7 @@ def _hold(folder: Path) -> FileLock:
     return lock
 
 
-def _publish(run: Run, publish: Mapping[str, str]) -> None:
+def _publish(run: StoredRun, publish: Mapping[str, str]) -> None:
     """Replace the published files by this run's, then the manifest that names their run."""
     base = run.settings.profile_dir
     manifest_file = base / "manifest.json"

@@ -21,7 +21,7 @@ from kit.base import (
 )
 from kit.base.settings import Settings
 from kit.experiments import Experiment, Thresholds, load_experiment
-from kit.runs.cells import CellProgress, sections, usual_seconds
+from kit.runs.cells import CellProgress, cell_headings, usual_seconds
 from kit.runs.history import TARGETS
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -117,7 +117,7 @@ def _defaults(notebook: Path) -> dict[str, Any]:
     return found
 
 
-def run(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None:
+def run_notebook(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None:
     """Execute a notebook; return the record of the run that it made (None without a run).
 
     The executed notebook goes into the run's folder, or to `results/<profile>/<name>.ipynb`.
@@ -140,7 +140,7 @@ def run(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None
     with temporary_folder() as folder:
         executed = folder / notebook.name
         usual_s = usual_seconds(settings, name, values)
-        titles = sections(read_json(notebook)["cells"])
+        titles = cell_headings(read_json(notebook)["cells"])
         with CellProgress(name, titles, usual_s, sys.stderr) as progress:
             failure = _execute(notebook, executed, values, progress)
         refuse_secrets(settings, [executed])

@@ -26,7 +26,7 @@ from kit.base import (
     NoSuchBucket,
     NoSuchObject,
     dumps,
-    parse,
+    parse_json,
     sha256_of,
 )
 from kit.experiments.contract import files_below, hash_of
@@ -160,7 +160,7 @@ class StageStore:
     def _read(self, key: str) -> Json | None:
         """Read a JSON object; None if there is none or it is damaged."""
         try:
-            return parse(self.store.get(key), key)
+            return parse_json(self.store.get(key), key)
         except NoSuchBucket:
             raise
         except DataError:

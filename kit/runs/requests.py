@@ -34,7 +34,7 @@ from kit.base import (
     NoSuchObject,
     UsageError,
     dumps,
-    parse,
+    parse_json,
     sha256_of,
 )
 from kit.experiments import DEFAULT, load_experiment
@@ -353,7 +353,7 @@ class RunRequests:
         """Read an object of a run; None if there is none. Raises DataError if it is damaged."""
         key = _key(run, name)
         try:
-            return parse(self.store.get(key), key)
+            return parse_json(self.store.get(key), key)
         except (NoSuchObject, NoSuchBucket):
             return None
 

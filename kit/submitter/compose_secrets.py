@@ -60,7 +60,7 @@ class Platform:
         return value.reveal() if value else ""
 
 
-def read(path: Path) -> dict[str, list[Platform]]:
+def read_platforms(path: Path) -> dict[str, list[Platform]]:
     """Read the file: prefix -> its platforms.
 
     Raises UsageError for a file that git tracks, that others may read, that is not JSON, or has a
@@ -69,10 +69,10 @@ def read(path: Path) -> dict[str, list[Platform]]:
     """
     step = "make it from the template"
     text = read_private(path, f"cannot read {path}", step, encoding="utf-8")
-    return parse(text, str(path))
+    return parse_platforms(text, str(path))
 
 
-def parse(text: str, name: str = "compose-secrets.json") -> dict[str, list[Platform]]:
+def parse_platforms(text: str, name: str = "compose-secrets.json") -> dict[str, list[Platform]]:
     """Read the text of the file; see `read`."""
     try:
         table = json.loads(_COMMENT.sub(lambda match: match[1] or "", text))
@@ -176,7 +176,7 @@ def use_api_token(platforms: list[Platform], profile: str, folder: Path) -> None
         os.environ["KIT_FACE_TOKEN"] = path
 
 
-def template() -> str:
+def platforms_template() -> str:
     """Return the text of the file with every key explained, to be filled in."""
     rows = [f'    # {meaning}\n    "{key}": "none"' for key, meaning in MEANING.items()]
     return "{\n" + ",\n".join(rows) + "\n}\n"
@@ -206,7 +206,7 @@ def write_templates(folder: Path, ssh: str) -> list[Path]:
 
     A file that is there is never overwritten: then nothing is written at all.
     """
-    texts = {folder / "compose-secrets.json": template(), folder / "ssh-config": ssh}
+    texts = {folder / "compose-secrets.json": platforms_template(), folder / "ssh-config": ssh}
     for path in texts:
         if path.exists():
             raise UsageError(f"{path} is there already", next_step="move it away, or give --to")

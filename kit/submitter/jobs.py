@@ -23,7 +23,7 @@ from kit.base import (
     dumps,
     find_secrets,
     known_secrets,
-    parse,
+    parse_json,
     site_host,
     write_bytes,
     write_json,
@@ -139,8 +139,8 @@ def _admit(
 
 def _read(folder: Path) -> JobRecord:
     path, end = folder / "job.json", folder / "ended.json"
-    facts = parse(path.read_bytes(), str(path))
-    ended = parse(end.read_bytes(), str(end)) if end.exists() else None
+    facts = parse_json(path.read_bytes(), str(path))
+    ended = parse_json(end.read_bytes(), str(end)) if end.exists() else None
     try:
         job = facts["job"]
         return JobRecord(

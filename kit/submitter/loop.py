@@ -137,7 +137,7 @@ def open_submitter(profile: str | None) -> Iterator[tuple[Settings, Submitter]]:
 
 def _with_secrets(settings: Settings, secrets: Path, folder: Path) -> Settings:
     """Return settings whose logins are those of compose-secrets.json; files go into `folder`."""
-    hpc, platforms = settings.hpc_section(), compose_secrets.read(secrets)
+    hpc, platforms = settings.hpc_section(), compose_secrets.read_platforms(secrets)
     profile, cloud = settings.profile, settings.cloud
     compose_secrets.check_integration(platforms["INTEGRATION"], profile)
     config = folder / "config"

@@ -285,7 +285,7 @@ def connection(settings: "Settings", destination: str) -> Iterator[tuple[Any, st
             client.remove_quoted_folder(destination, home)
 
 
-def read(settings: "Settings", experiment: str, run_id: str) -> Json:
+def read_logged_run(settings: "Settings", experiment: str, run_id: str) -> Json:
     """Read back what MLflow has of a run: link, status, params, metrics, tags, artifacts.
 
     Asks where the run's folder says that it was logged, else where its target is logged. Raises

@@ -8,7 +8,7 @@ import pytest
 
 from kit.base import ROOT, UsageError
 from kit.base.sections import SECTIONS, TABLES
-from kit.base.settings import SITES, load, profile_names, read_profile, reference, template
+from kit.base.settings import SITES, load, profile_names, profile_template, read_profile, reference
 
 
 def read(tmp_path: Path, text: str):
@@ -36,7 +36,7 @@ def test_the_reference_page_describes_every_key():
 
 
 def test_the_template_is_a_profile_once_it_is_filled_in(tmp_path):
-    text = template()
+    text = profile_template()
     with pytest.raises(UsageError, match="not filled in"):
         read(tmp_path, text)
     filled = re.sub('^(\\w+) = "<.*>"$', '\\1 = "x"', text, flags=re.MULTILINE)

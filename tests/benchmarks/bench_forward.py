@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 
 from kit.base.settings import load
-from kit.deploy import port_forward as forward
+from kit.deploy.forwards import list_forwards
 
 HERE, ROUNDS = "127.0.0.4", 5
 COMMAND = [sys.executable, "-m", "kit", "port-forward", "--profile", "sandbox", "--bind", HERE]
@@ -59,8 +59,8 @@ def once(ports: list[int]) -> tuple[float, float]:
 
 
 def main() -> None:
-    rows = forward.forwards(load("sandbox"), HERE)
-    ports = [each.port for each in rows if each.name != "ray"]  # there only while a job runs
+    rows = list_forwards(load("sandbox"), HERE)
+    ports = [each.to.port for each in rows if each.name != "ray"]  # there only while a job runs
     times = [once(ports) for _ in range(ROUNDS)]
     print(f"{'kit forward':26}{'median':>10}{'slowest':>10}{'target':>9}")
     for what, values, target in zip(

@@ -13,7 +13,7 @@ def executed(monkeypatch, tmp_path):
     runs = []
     monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
     monkeypatch.setattr(
-        notebooks, "run", lambda _settings, name, values: runs.append((name, values))
+        notebooks, "run_notebook", lambda _settings, name, values: runs.append((name, values))
     )
     return runs
 
@@ -87,7 +87,7 @@ def test_end_of_a_run_names_what_waits_for_mlflow_and_the_warning_of_its_data(
         "tracking": {"run_id": "local-0123456789ab-1", "state": "waiting", "reason": "no answer"},
         "data": {"warning": "no test image of 9 classes"},
     }
-    monkeypatch.setattr(notebooks, "run", lambda *_: record)
+    monkeypatch.setattr(notebooks, "run_notebook", lambda *_: record)
     done = run("local")
     assert done.exit_code == 0, done.output
     assert "does not have run local-0123456789ab-1 yet (no answer)" in done.stdout

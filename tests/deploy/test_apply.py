@@ -85,7 +85,7 @@ def test_command_that_was_stopped_is_completed_by_the_next(calls):
 
 def test_each_object_comes_after_what_it_needs(built):
     for text, objects in built.values():
-        rows = apply.parse(text)
+        rows = apply.parse_manifests(text)
         stages = apply.stages(rows)
         assert sum(map(len, stages.values())) == len(rows) == len(objects)
         named = [

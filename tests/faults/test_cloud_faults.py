@@ -88,7 +88,7 @@ class Cloud:
 
     def points(self, run):
         """Every point that MLflow has of a run, without its time."""
-        found = tracking.read(run.loaded, "cloud-fmnist-pipeline", run.id)
+        found = tracking.read_logged_run(run.loaded, "cloud-fmnist-pipeline", run.id)
         destination = tracking.destination_of(run.loaded, "cloud")
         with delivery.connection(run.loaded, destination) as (client, _, _):
             return sorted(
@@ -262,8 +262,8 @@ def test_mlflow_stopped_while_the_run_is_logged(cloud, unbroken, seen):
 def test_mlflow_away_after_the_run_is_said_where_it_is_read_back(cloud, unbroken, seen):
     asked = (unbroken.loaded, "cloud-fmnist-pipeline", unbroken.id)
     with cloud.allas.stopped("mlflow"), pytest.raises(Unreachable, match="does not answer"):
-        tracking.read(*asked)
-    back = tracking.rows(tracking.read(*asked))
+        tracking.read_logged_run(*asked)
+    back = tracking.rows(tracking.read_logged_run(*asked))
     assert "accuracy" in {row["name"] for row in back if row["kind"] == "metrics"}
     seen("pipeline: MLflow away after", "said in the table, the run continues")
 

@@ -26,7 +26,7 @@ def loaded(tmp_path):
 
 
 def text(loaded, target):
-    return "\n".join(f"{title}\n{body}" for title, body in plan.sections(loaded, target, NOW))
+    return "\n".join(f"{title}\n{body}" for title, body in plan.plan_sections(loaded, target, NOW))
 
 
 def test_a_plan_needs_no_account_no_network_and_does_nothing(loaded, tmp_path, monkeypatch):
@@ -86,7 +86,7 @@ def test_a_profile_that_cannot_do_it_is_refused_with_the_reason(loaded):
         (replace(loaded, hpc=replace(loaded.hpc, partition="a b")), "cloud-hpc", "partition"),
     ]:
         with pytest.raises(UsageError, match=words):
-            plan.sections(wrong, target, NOW)
+            plan.plan_sections(wrong, target, NOW)
 
 
 def test_the_command_prints_it():
@@ -100,7 +100,9 @@ def test_the_command_prints_it():
 @pytest.mark.sandbox
 def test_the_sandboxs_certificate_is_named_with_its_end(sandbox):
     (shown,) = [
-        s for t, s in plan.sections(load("sandbox"), "cloud-hpc", time.time()) if t == "credentials"
+        s
+        for t, s in plan.plan_sections(load("sandbox"), "cloud-hpc", time.time())
+        if t == "credentials"
     ]
     assert "ssh certificate for hpc: until 20" in shown
     assert shown.count("lasts") == 1
@@ -118,7 +120,7 @@ def test_the_plan_of_a_site_needs_no_account_and_is_the_one_expected(name, monke
         (tmp_path / "slurm.toml").write_text(text)
         environ["KIT_SITES_DIR"] = str(tmp_path)
     site = load(name, environ)
-    *parts, (_, script) = plan.sections(site, "cloud-hpc", NOW)
+    *parts, (_, script) = plan.plan_sections(site, "cloud-hpc", NOW)
     asked = "\n".join(line for line in script.splitlines() if line.startswith("#SBATCH"))
     shown = "\n\n".join(f"# {title}\n\n{body}" for title, body in [*parts, ("asked", asked)])
     shown = shown.replace(f"-u1-{getpass.getuser()},", "-u1-<user>,")
@@ -129,4 +131,4 @@ def test_the_plan_of_a_site_needs_no_account_and_is_the_one_expected(name, monke
 
 def test_the_closed_site_is_refused_with_its_sentence_and_a_pointer():
     with pytest.raises(UsageError, match="use --profile roihu"):
-        plan.sections(load("mahti", {}), "cloud-hpc", NOW)
+        plan.plan_sections(load("mahti", {}), "cloud-hpc", NOW)

@@ -21,7 +21,7 @@ def main_in(folder, monkeypatch, error):
     def run(*_):
         raise error
 
-    monkeypatch.setattr(main, "run", run)
+    monkeypatch.setattr(main, "run_job", run)
     return main.main(), json.loads((folder / "failure.json").read_text())
 
 
@@ -58,7 +58,7 @@ def test_failure_that_cannot_be_written_has_its_own_exit_code(tmp_path, monkeypa
 
 def test_another_version_of_ray_is_refused_before_the_start(tmp_path):
     with pytest.raises(RayFailed, match=r"needs 2\.9\.0") as error:
-        main.run({"ray": "2.9.0"}, tmp_path, time.time())
+        main.run_job({"ray": "2.9.0"}, tmp_path, time.time())
     assert error.value.code == names.WRONG_RAY_VERSION
 
 

@@ -73,8 +73,8 @@ def test_error_of_the_run_is_the_loss_that_caused_the_others(monkeypatch, ends, 
         ray, "wait", lambda calls, num_returns=1, timeout=None: (calls[:num_returns], calls[1:])
     )
     if raised is None:
-        driver.wait([0, 1])
+        driver.wait_for_ranks([0, 1])
         return
     with pytest.raises(type(raised)) as caught:
-        driver.wait([0, 1])
+        driver.wait_for_ranks([0, 1])
     assert caught.value is raised

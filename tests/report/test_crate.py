@@ -160,5 +160,5 @@ def test_an_executed_notebook_that_shows_a_secret_is_not_kept(loaded, tmp_path, 
 
     monkeypatch.setattr(notebooks, "_execute", shows)
     with pytest.raises(SecretFound, match="keep local.ipynb"):
-        notebooks.run(loaded, "local", {})
+        notebooks.run_notebook(loaded, "local", {})
     assert not list(loaded.results_dir.rglob("*.ipynb"))

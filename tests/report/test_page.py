@@ -82,7 +82,7 @@ def test_repeated_runs_end_with_their_median_spread_and_what_is_noise(loaded, mo
         add_run(loaded, target, next(times))
         return read_history(loaded.profile_dir / "history.jsonl")[0][-1]
 
-    monkeypatch.setattr(notebooks, "run", execute)
+    monkeypatch.setattr(notebooks, "run_notebook", execute)
     done = CliRunner().invoke(cli, ["run", "local", "--repeat", "3"], catch_exceptions=False)
     assert (done.exit_code, next(times, None)) == (0, None)
     assert re.search(r"training s +60.00\n +\[50.00 to\n +70.00\]", done.stdout)
@@ -94,7 +94,7 @@ def test_a_budget_counts_also_where_the_site_cannot_be_asked_what_is_left(loaded
         raise Unreachable("reach hpc")
 
     monkeypatch.setattr(SSHHost, "run", away)
-    monkeypatch.setattr(notebooks, "run", lambda *_: None)
+    monkeypatch.setattr(notebooks, "run_notebook", lambda *_: None)
     asked = CliRunner().invoke(
         cli, ["run", "cloud-hpc", "--budget", "1000"], catch_exceptions=False
     )

@@ -36,9 +36,9 @@ def run_cells(screen, usual_s=None, ids=("c1", "added", "c2", "c3")):
 
 
 def test_a_code_cell_belongs_to_the_heading_above_it():
-    assert cells.sections(NOTEBOOK) == TITLES
-    assert cells.sections([]) == {}
-    assert cells.sections(NOTEBOOK[1:2]) == {"c1": ""}
+    assert cells.cell_headings(NOTEBOOK) == TITLES
+    assert cells.cell_headings([]) == {}
+    assert cells.cell_headings(NOTEBOOK[1:2]) == {"c1": ""}
 
 
 def test_without_a_terminal_each_section_has_a_line():

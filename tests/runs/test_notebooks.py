@@ -111,7 +111,7 @@ def test_values_of_the_command_line_are_python_literals_or_text():
 
 def test_an_unknown_notebook_names_those_that_exist():
     with pytest.raises(UsageError, match="local"):
-        notebooks.run(load("sandbox"), "nowhere", {})
+        notebooks.run_notebook(load("sandbox"), "nowhere", {})
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_a_killed_run_resumes_under_its_id_and_ends_as_an_uninterrupted_one(envi
 
 def test_one_profile_serves_budget_run_and_results():
     with pytest.raises(UsageError, match="--profile dear"):
-        notebooks.run(load("sandbox"), "local", {"profile": "dear"})
+        notebooks.run_notebook(load("sandbox"), "local", {"profile": "dear"})
 
 
 def test_a_full_disk_does_not_hide_what_the_notebook_itself_reported(tmp_path, monkeypatch):

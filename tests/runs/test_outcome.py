@@ -191,7 +191,7 @@ def test_a_run_ends_with_metrics_times_and_a_registered_model(
     assert [times[n]["name"] for n in "123"] == [*CLOUD.components, "pipeline"]
     for record in (*times.values(), outcome.trained["training"]):
         assert {name: type(value) for name, value in record.items()} == PUBLISHED_TIME
-    read = tracking.read(site, "cloud-fmnist-pipeline", RUN)
+    read = tracking.read_logged_run(site, "cloud-fmnist-pipeline", RUN)
     assert read["metrics"]["accuracy"] == pytest.approx(outcome.metrics["accuracy"])
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path != secret]
     assert [path for path in written if b"planted-secret" in path.read_bytes()] == []
@@ -297,7 +297,7 @@ def test_what_a_pod_could_not_log_is_logged_from_here(
     with serving(FakeKfp([run("SUCCEEDED")])) as url:
         outcome = run_pipeline(on_a_cluster(site, url), objects, given, tmp_path)
     assert outcome.mlflow["state"] == "logged"
-    read = tracking.read(site, "cloud-fmnist-pipeline", RUN)
+    read = tracking.read_logged_run(site, "cloud-fmnist-pipeline", RUN)
     assert read["artifacts"] == ["model/model.safetensors", "predicted_qualities/predictions.npy"]
     assert read["tags"]["kit.gates"] == "passed"
 
@@ -335,7 +335,7 @@ def test_in_the_sandbox_a_run_goes_through_the_real_store_and_the_real_mlflow(
     outcome = run_pipeline(sandbox, objects, given, tmp_path / "run")
     assert outcome.mlflow["state"] == "logged"
     assert outcome.mlflow["link"].startswith(sandbox.cloud.mlflow_url)
-    read = tracking.read(sandbox, "cloud-fmnist-pipeline", objects.run_id)
+    read = tracking.read_logged_run(sandbox, "cloud-fmnist-pipeline", objects.run_id)
     assert read["metrics"]["recall"] == pytest.approx(outcome.metrics["recall"])
     assert read["artifacts"] == ["model/model.safetensors", "predicted_qualities/predictions.npy"]
     assert read["tags"]["kit.profile"] == "sandbox"

@@ -271,7 +271,7 @@ def test_a_store_that_fails_does_not_hide_the_error_of_the_stage() -> None:
 
 
 def in_mlflow(site: Settings) -> dict[str, Any]:
-    return tracking.read(site, "cloud-fmnist-pipeline", RUN)
+    return tracking.read_logged_run(site, "cloud-fmnist-pipeline", RUN)
 
 
 def registered(site: Settings) -> list[tuple[str, str]]:

@@ -177,7 +177,7 @@ def test_the_notebook_shows_every_step_and_no_warning(done):
 
 def test_mlflow_has_every_name_that_the_article_logged(done, environ):
     for suffix, line in done[1].items():
-        found = tracking.read(loaded(environ), "cloud-hpc-fmnist-pipeline", line["run"])
+        found = tracking.read_logged_run(loaded(environ), "cloud-hpc-fmnist-pipeline", line["run"])
         wanted = {*KINDS, *(f"{label}-{kind}" for label in LABELS for kind in KINDS)}
         rows = range(1, len(line["slurm"]["sacct"]) + 1)
         wanted |= {f"{row}-{name}-seconds" for row in rows for name in SACCT}

@@ -87,7 +87,7 @@ def test_the_run_has_its_bill_by_kind_and_the_articles_rows(done):
 
 
 def test_mlflow_has_every_name_that_the_article_logged(done, environ):
-    found = tracking.read(loaded(environ), "cloud-fmnist-pipeline", done[1]["run"])
+    found = tracking.read_logged_run(loaded(environ), "cloud-fmnist-pipeline", done[1]["run"])
     wanted = {*KINDS, *(f"{label}-{kind}" for label in LABELS for kind in KINDS)}
     assert wanted <= set(found["metrics"])
     assert found["params"]["hp-epochs"] == "5"

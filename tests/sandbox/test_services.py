@@ -159,7 +159,7 @@ def test_the_table_shows_what_is_down_and_the_sum():
         Service("redis", True, 0.0123, "PONG", "running", 42, 0.0, "127.0.0.1", 6379, 12_000_000),
         Service("rgw", False, 0.0, "not running", "stopped"),
     ]
-    lines = commands.table(services).splitlines()
+    lines = commands.service_table(services).splitlines()
     assert lines[1].split() == (
         ["redis", "yes", lines[1].split()[2], "42", "127.0.0.1:6379", "12", "0.01", "PONG"]
     )

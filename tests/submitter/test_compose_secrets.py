@@ -13,10 +13,10 @@ from kit.base.settings import load
 from kit.cli.main import cli
 from kit.submitter.compose_secrets import (
     MEANING,
-    parse,
-    read,
+    parse_platforms,
+    platforms_template,
+    read_platforms,
     ssh_config,
-    template,
     write_templates,
 )
 
@@ -35,20 +35,20 @@ def text(**changes):
 
 
 def test_one_platform_a_prefix():
-    (hpc,) = parse(text())["HPC"]
+    (hpc,) = parse_platforms(text())["HPC"]
     assert (hpc.text("ENVIROMENT"), hpc.text("USER")) == ("roihu", "me")
     assert hpc.text("PASSWORD") == "correct horse # battery"
 
 
 def test_none_and_empty_mean_absent():
-    found = parse(text(HPC_PASSWORD="empty", STORAGE_ENVIROMENT="None"))
+    found = parse_platforms(text(HPC_PASSWORD="empty", STORAGE_ENVIROMENT="None"))
     assert found["HPC"][0].values["PASSWORD"] is None
     assert found["STORAGE"] == []
 
 
 def test_several_platforms_are_separated_by_bars():
     two = {f"HPC_{key}": "a|b" for key in ("ENVIROMENT", "ADDRESS", "USER", "KEY")}
-    first, second = parse(text(**two, HPC_PASSWORD="none | secret"))["HPC"]
+    first, second = parse_platforms(text(**two, HPC_PASSWORD="none | secret"))["HPC"]
     assert (first.text("USER"), second.text("USER")) == ("a", "b")
     assert first.values["PASSWORD"] is None
     assert second.text("PASSWORD") == "secret"
@@ -56,20 +56,20 @@ def test_several_platforms_are_separated_by_bars():
 
 def test_the_other_spelling_is_taken():
     changed = {key.replace("ENVIROMENT", "ENVIRONMENT"): value for key, value in GOOD.items()}
-    assert parse(json.dumps(changed))["HPC"][0].text("ENVIROMENT") == "roihu"
+    assert parse_platforms(json.dumps(changed))["HPC"][0].text("ENVIROMENT") == "roihu"
 
 
 def test_comments_of_the_original_are_accepted():
     lines = json.dumps(GOOD, indent=4).splitlines()
     commented = "\n".join(f"# about {n}\n{line} # {n}" for n, line in enumerate(lines))
-    assert parse(commented) == parse(text())
+    assert parse_platforms(commented) == parse_platforms(text())
 
 
 def test_the_template_is_read_and_explains_every_key():
-    assert parse(template()) == {
+    assert parse_platforms(platforms_template()) == {
         prefix: [] for prefix in ("CLOUD", "STORAGE", "HPC", "INTEGRATION")
     }
-    assert all(meaning in template() for meaning in MEANING.values())
+    assert all(meaning in platforms_template() for meaning in MEANING.values())
 
 
 BAD = {
@@ -92,7 +92,7 @@ BAD = {
 def test_a_mistake_is_named_without_showing_a_value(name):
     content, expected = BAD[name]
     with pytest.raises(UsageError) as error:
-        parse(content)
+        parse_platforms(content)
     assert expected in str(error.value)
     assert "horse" not in str(error.value)
     assert error.value.next_step
@@ -101,11 +101,11 @@ def test_a_mistake_is_named_without_showing_a_value(name):
 def test_a_missing_key_is_explained():
     without = {key: value for key, value in GOOD.items() if key != "HPC_KEY"}
     with pytest.raises(UsageError, match="private key for it, a path inside the container"):
-        parse(json.dumps(without))
+        parse_platforms(json.dumps(without))
 
 
 def test_no_secret_is_shown():
-    assert "horse" not in repr(parse(text()))
+    assert "horse" not in repr(parse_platforms(text()))
 
 
 def write(folder: Path, mode: int) -> Path:
@@ -118,21 +118,21 @@ def write(folder: Path, mode: int) -> Path:
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
 def test_a_file_that_others_may_read_is_refused(tmp_path, mode):
     with pytest.raises(UsageError, match="read by others"):
-        read(write(tmp_path, mode))
+        read_platforms(write(tmp_path, mode))
 
 
 def test_a_private_file_is_read(tmp_path):
-    assert read(write(tmp_path, 0o600)) == parse(text())
+    assert read_platforms(write(tmp_path, 0o600)) == parse_platforms(text())
 
 
 def test_a_file_that_git_tracks_is_refused_and_one_that_it_ignores_is_read(tmp_path):
     path = write(tmp_path, 0o600)
     (tmp_path / ".gitignore").write_text("*.json\n")
     subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
-    assert read(path) == parse(text())
+    assert read_platforms(path) == parse_platforms(text())
     subprocess.run(["git", "-C", str(tmp_path), "add", "-f", path.name], check=True)
     with pytest.raises(SecretTracked, match="tracked by git") as caught:
-        read(path)
+        read_platforms(path)
     assert f"git rm --cached {path}" in caught.value.next_step
     assert "horse" not in str(caught.value)
 
@@ -140,19 +140,19 @@ def test_a_file_that_git_tracks_is_refused_and_one_that_it_ignores_is_read(tmp_p
 def test_where_there_is_no_git_a_file_is_read(tmp_path, monkeypatch):
     (tmp_path / ".git").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert read(write(tmp_path, 0o600)) == parse(text())
+    assert read_platforms(write(tmp_path, 0o600)) == parse_platforms(text())
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UsageError, match="no-such"):
-        read(tmp_path / "no-such.json")
+        read_platforms(tmp_path / "no-such.json")
 
 
 NO_PASS = {"HPC_PASSWORD": "none"}
 
 
 def test_ssh_config_has_the_host_of_the_profile():
-    assert ssh_config(parse(text(**NO_PASS))["HPC"], "roihu", "login") == (
+    assert ssh_config(parse_platforms(text(**NO_PASS))["HPC"], "roihu", "login") == (
         "Host login\n    HostName roihu-cpu.csc.fi\n    User me\n"
         "    IdentityFile /run/secrets/local-roihu\n    IdentitiesOnly yes\n"
     )
@@ -169,7 +169,7 @@ def test_ssh_config_has_the_host_of_the_profile():
 )
 def test_what_ssh_cannot_use_is_refused(changes, profile, expected):
     with pytest.raises(UsageError) as error:
-        ssh_config(parse(text(**changes))["HPC"], profile, profile)
+        ssh_config(parse_platforms(text(**changes))["HPC"], profile, profile)
     assert expected in str(error.value)
 
 
@@ -182,7 +182,7 @@ def test_both_files_are_written_private_and_ssh_takes_its_block_filled_in(tmp_pa
     done = CliRunner().invoke(cli, argv)
     assert done.exit_code == 0, done.output
     secrets, config = tmp_path / "compose-secrets.json", tmp_path / "ssh-config"
-    assert parse(secrets.read_text()) == parse(template())
+    assert parse_platforms(secrets.read_text()) == parse_platforms(platforms_template())
     assert [path.stat().st_mode & 0o777 for path in (secrets, config)] == [0o600, 0o600]
     filled = re.sub(r"<[^>]*>", "value", config.read_text())
     config.write_text(filled)

@@ -59,7 +59,7 @@ class AllasSite:
 
     def wait(self, name):
         deadline = time.monotonic() + 60
-        while not sandbox_services.check(self.folder, name)[name].healthy:
+        while not sandbox_services.check_health(self.folder, name)[name].healthy:
             assert time.monotonic() < deadline, f"{name} is not healthy again"
             time.sleep(0.2)
 

@@ -231,7 +231,7 @@ def without(bench, name):
 def start_again(folder, name):
     control(folder).startProcess(name)
     deadline = time.monotonic() + 60
-    while not sandbox_services.check(folder, name)[name].healthy:
+    while not sandbox_services.check_health(folder, name)[name].healthy:
         assert time.monotonic() < deadline, f"{name} is not healthy again"
         time.sleep(0.2)
 

@@ -99,7 +99,7 @@ def small_data_dir(folder: Path) -> Path:
 
 def official_images() -> Dataset:
     """The official 60,000 + 10,000 images: downloaded at the first use, then from the cache."""
-    return fashion_mnist.load(None, cache_dir())
+    return fashion_mnist.load_images(None, cache_dir())
 
 
 def full_size_data_dir(folder: Path) -> Path:

@@ -34,7 +34,7 @@ from kit.tracking import (
     delivery,
     destination_of,
     log_run,
-    read,
+    read_logged_run,
     rows,
     sync,
     units_log,
@@ -146,7 +146,7 @@ def test_a_logged_run_can_be_read_back_whole(tmp_path: Path, site: Settings) -> 
     logged = log_run(site, run)
     assert (logged.state, logged.reason, logged.sentence()) == ("logged", "", "")
     assert content(site) == expected(run)
-    back = read(site, run.experiment, run.run_id)
+    back = read_logged_run(site, run.experiment, run.run_id)
     assert back["mlflow_run_id"] == logged.mlflow_run_id
     assert back["link"] == logged.link
     assert logged.link.startswith(f"run {logged.mlflow_run_id} in sqlite:///")
@@ -290,7 +290,7 @@ def test_two_processes_do_not_send_at_once(
 
 def test_a_run_that_mlflow_does_not_have_is_an_error(site: Settings) -> None:
     with pytest.raises(DataError, match="no run cloud-0-9 in cloud-fmnist-pipeline"):
-        read(site, "cloud-fmnist-pipeline", "cloud-0-9")
+        read_logged_run(site, "cloud-fmnist-pipeline", "cloud-0-9")
 
 
 def test_a_file_that_is_not_a_database_is_named(tmp_path: Path, site: Settings) -> None:
@@ -336,7 +336,7 @@ def test_the_bill_comes_to_the_same_mlflow_run_before_or_after_the_rest(
     rest = RunLog(bill.experiment, RUN, RUN, 10_000, 60_000, params={"hp-epochs": "5"})
     parts = (bill, rest) if late else (rest, bill, bill)
     assert {log_run(site, part).state for part in parts} == {"logged"}
-    back = read(site, "cloud-fmnist-pipeline", RUN)
+    back = read_logged_run(site, "cloud-fmnist-pipeline", RUN)
     assert back["metrics"] == {
         "cloud-billing-units": 0.25,
         "storage-billing-units": 0.0005,
@@ -435,7 +435,7 @@ def test_a_run_whose_address_cannot_be_one_waits_until_it_is_corrected(
     assert [row.state for row in sync(site)[0]] == ["waiting"]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert [row.state for row in sync(site)[0]] == ["logged"]
-    assert read(site, run.experiment, run.run_id)["params"]["hp-a"] == "1"
+    assert read_logged_run(site, run.experiment, run.run_id)["params"]["hp-a"] == "1"
 
 
 def test_file_system_without_locks_is_named_where_the_runs_wait(
@@ -576,7 +576,7 @@ def test_a_server_that_is_away_costs_seconds_and_loses_nothing(tmp_path: Path) -
     assert RUN in logged.sentence()
     assert "does not answer" in str(sync(site)[1][0])
     with pytest.raises(Unreachable):
-        read(site, "cloud-fmnist-pipeline", RUN)
+        read_logged_run(site, "cloud-fmnist-pipeline", RUN)
     assert [path.name for path in delivery.waiting(site)] == [RUN]
 
 
@@ -766,4 +766,4 @@ def test_the_sandboxs_mlflow_accepts_its_credential_and_refuses_another(tmp_path
     refused = log_run(site_of(site.results_dir, site.cloud.mlflow_url, str(wrong)), run)
     assert (refused.state, "refused the credential" in refused.reason) == ("waiting", True)
     assert log_run(site, run).state == "logged"
-    assert read(site, "tracking-test", run.run_id)["metrics"]["accuracy"] == 0.75
+    assert read_logged_run(site, "tracking-test", run.run_id)["metrics"]["accuracy"] == 0.75

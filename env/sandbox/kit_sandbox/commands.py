@@ -43,12 +43,12 @@ def up(settings: Settings, report: Report) -> None:
             _refuse_taken_ports(settings)
             root = install.install(settings, report, SITES[settings.profile].root)
             files.prepare(settings, folder, root)
-            services.start(folder)
+            services.start_supervisor(folder)
         else:
             services.refuse_other_version(settings)
             services.start_stopped(folder, report)
         keys.sign(folder, SITES[settings.profile].user, VM_ACCOUNTS[0])
-        services.wait(folder, report)
+        services.wait_until_healthy(folder, report)
 
 
 def down(settings: Settings, wipe: bool, report: Report) -> None:
@@ -300,7 +300,7 @@ def status_command(ctx: click.Context, as_json: bool, profile: str) -> None:
         document = {"services": [asdict(row) for row in rows], "hpc": site}
         click.echo(json.dumps(document | {"files": services.files(files.folder_of(settings))}))
     else:
-        click.echo(table(rows))
+        click.echo(service_table(rows))
     ctx.exit(0 if all(row.up for row in rows) else 3)
 
 
@@ -310,7 +310,7 @@ def status_command(ctx: click.Context, as_json: bool, profile: str) -> None:
     "-n", "lines", default=40, type=click.IntRange(1), show_default=True, help="Number of lines."
 )
 @profile_option
-def logs_command(name: str, lines: int, profile: str) -> None:
+def sandbox_logs(name: str, lines: int, profile: str) -> None:
     """Show the end of a service's logs.
 
     These are its output and its own log file.
@@ -323,7 +323,7 @@ def logs_command(name: str, lines: int, profile: str) -> None:
         click.echo(f"== {path}\n{text}")
 
 
-def table(rows: list[Service]) -> str:
+def service_table(rows: list[Service]) -> str:
     """Return the services as a table; memory in MB (10^6 bytes)."""
     header = ("service", "up", "since", "pid", "address", "MB", "check s", "answer")
     cells = [_cells(row) for row in rows]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-MODULE = ["-m", "kit_sandbox.supervisor"]  # how `services.start` calls it
+MODULE = ["-m", "kit_sandbox.supervisor"]  # how `services.start_supervisor` calls it
 
 
 @dataclass(frozen=True)

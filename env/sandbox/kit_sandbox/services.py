@@ -42,7 +42,7 @@ class Service:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HealthAnswer:
     """The answer of a health check and its time in seconds."""
 
     healthy: bool
@@ -55,15 +55,15 @@ def status(settings: Settings) -> list[Service]:
     folder, names = folder_of(settings), programs_of(settings)
     rows = {row["name"]: row for row in programs(folder)} if supervisor(folder) else {}
     running = [name for name in names if name in rows and rows[name]["pid"]]
-    answers = check(folder, *running) if running else {}
+    answers = check_health(folder, *running) if running else {}
     return [_service(settings, name, rows.get(name), answers.get(name)) for name in names]
 
 
 def _service(
-    settings: Settings, name: str, row: dict[str, Any] | None, answer: Answer | None
+    settings: Settings, name: str, row: dict[str, Any] | None, answer: HealthAnswer | None
 ) -> Service:
     row = row or {"statename": "STOPPED", "pid": 0}
-    answer = answer or Answer(False, 0.0, "not running")
+    answer = answer or HealthAnswer(False, 0.0, "not running")
     address, port = place_of(settings, PLACES[name]) if name in PLACES else ("", None)
     process = processes.live_process(row["pid"]) if row["pid"] else None
     family = [process, *processes.descendants(process)] if process else []
@@ -113,7 +113,7 @@ def run(folder: Path, argv: Sequence[str], **options: Any) -> "subprocess.Comple
     return subprocess.run(words, env=environ, capture_output=True, text=True, **options)
 
 
-def start(folder: Path) -> None:
+def start_supervisor(folder: Path) -> None:
     """Start the supervisor in the background; it starts all programs at once.
 
     The services run from the checkout that this module was loaded from.
@@ -192,7 +192,7 @@ def stop_programs(folder: Path, report: Report) -> None:
         report(f"the supervisor does not answer ({err}); its programs are ended one by one")
 
 
-def check(folder: Path, *names: str) -> dict[str, Answer]:
+def check_health(folder: Path, *names: str) -> dict[str, HealthAnswer]:
     """Run health checks at the same time, in one visit to the root; return their answers."""
     argv = ["bash", str(SOURCE / "svc"), "check", *names]
     with subprocess.Popen(
@@ -210,26 +210,28 @@ def check(folder: Path, *names: str) -> dict[str, Answer]:
             text, _ = process.communicate()
     rows = [line.split(" ", 3) for line in text.splitlines()]
     answers = {
-        row[0]: Answer(row[1] == "0", int(row[2]) / 1e6, row[3])
+        row[0]: HealthAnswer(row[1] == "0", int(row[2]) / 1e6, row[3])
         for row in rows
         if len(row) == 4 and row[0] in names
     }
-    late = Answer(
+    late = HealthAnswer(
         False, CHECK_S, text.strip()[-200:] if not answers else f"no answer in {CHECK_S:g} s"
     )
     return {name: answers.get(name, late) for name in names}
 
 
-def wait(folder: Path, report: Report) -> None:
+def wait_until_healthy(folder: Path, report: Report) -> None:
     """Wait until all health checks pass, reporting each service when it does.
 
     Raises KitError with the last answers if that takes longer than READY_S.
     """
     begin = time.monotonic()
     text = (folder / "etc" / "supervisord.conf").read_text()
-    late = {name: Answer(False, 0, "") for name in re.findall(r"^\[program:(.+)\]", text, re.M)}
+    late = {
+        name: HealthAnswer(False, 0, "") for name in re.findall(r"^\[program:(.+)\]", text, re.M)
+    }
     while late and time.monotonic() - begin < READY_S:
-        answers = check(folder, *late)
+        answers = check_health(folder, *late)
         for name in [name for name in late if answers[name].healthy]:
             report(f"{time.monotonic() - begin:5.1f} s  {name}")
         late = {name: answer for name, answer in answers.items() if not answer.healthy}

@@ -11,7 +11,7 @@ VM_ACCOUNTS = ("clouduser", "kit-tunnel")  # who administers the VM, who opens t
 FIRST_UID = 59001  # of the accounts that root makes: outside the ranges that systems give out
 
 
-class Site(NamedTuple):
+class SandboxSite(NamedTuple):
     """A site: its Debian root and what is made in it.
 
     `user` runs the jobs and has `login_shell`; sessions and jobs have `locale`, clocks
@@ -29,8 +29,8 @@ class Site(NamedTuple):
 
 
 SITES = {
-    "sandbox": Site("bookworm", "hpcuser", "/bin/bash", "UTC", "C.UTF-8", takes_keys=True),
-    "sandbox-trixie": Site(
+    "sandbox": SandboxSite("bookworm", "hpcuser", "/bin/bash", "UTC", "C.UTF-8", takes_keys=True),
+    "sandbox-trixie": SandboxSite(
         root="trixie",
         user="mvirtane",
         login_shell="/bin/tcsh",
@@ -43,7 +43,7 @@ SITES = {
 PROFILES = tuple(SITES)
 
 
-def site_in(root: str) -> Site:
+def site_in(root: str) -> SandboxSite:
     """Return the site whose Debian root has this name."""
     return next(site for site in SITES.values() if site.root == root)
 

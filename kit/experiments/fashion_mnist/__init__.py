@@ -30,7 +30,7 @@ def data(folder: Path, source: Path | None) -> DataInfo:
     """Write the four IDX files, unpacked: the same bytes wherever they came from."""
     from kit.experiments.fashion_mnist import images
 
-    dataset = images.load(source, cache_dir())
+    dataset = images.load_images(source, cache_dir())
     images.write_folder(folder, dataset)
     return dataset.info()
 

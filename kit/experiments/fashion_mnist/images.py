@@ -109,7 +109,7 @@ class Dataset:
         )
 
 
-def load(
+def load_images(
     data_dir: Path | None,
     cache_dir: Path,
     *,

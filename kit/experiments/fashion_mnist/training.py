@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kit.base import DataError, UsageError
+from kit.experiments.contract import Report, ignore_progress
 from kit.experiments.fashion_mnist.fast_step import FastStep
 from kit.experiments.fashion_mnist.images import LABELS, Dataset
 from kit.experiments.fashion_mnist.parameters import Parameters
@@ -29,13 +30,6 @@ from kit.experiments.fashion_mnist.tensor_files import read_tensors, write_tenso
 LOSS_POINT_STEPS = 2000  # steps in one point of the loss curve; fewer when an epoch is short
 EVALUATION_BATCH = 1000  # images; the result does not depend on it, the article used 4
 ONEDNN_FROM_BATCH = 32  # below, setting up oneDNN's kernels costs more than they save
-
-Report = Callable[[int, int, float], None]  # step, steps in all, mean loss since the last call
-
-
-def ignore_progress(step: int, steps: int, loss: float) -> None:
-    """Report nothing."""
-
 
 # --- data tensors -----------------------------------------------------------------------------
 
@@ -157,7 +151,7 @@ ALONE = Ranks()
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A trained model; `losses` are points (step, mean cross entropy since the last point).
 
     `start` and `end` are seconds since 1970. `seconds` is the time spent in the loop; for a run
@@ -193,7 +187,7 @@ def train(
     checkpoint_dir: Path | None = None,
     report: Report = ignore_progress,
     ranks: Ranks = ALONE,
-) -> Trained:
+) -> TrainedModel:
     """Train for `parameters.epochs`; with `checkpoint_dir`, save every epoch and resume there.
 
     A training that was killed and started again gives the same bits as an unbroken one. `report`
@@ -220,7 +214,7 @@ def train(
             state.epoch, state.end = state.epoch + 1, time.time()
             if path:
                 _save_checkpoint(path, state, identity)
-    return Trained(state.model, state.losses, state.start, state.end, state.seconds, resumed)
+    return TrainedModel(state.model, state.losses, state.start, state.end, state.seconds, resumed)
 
 
 def _begin(parameters: Parameters, ranks: Ranks) -> _State:

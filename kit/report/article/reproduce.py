@@ -42,7 +42,7 @@ def reproduce(settings: Settings, report: Report, start_sandbox: Callable[[], ob
             left_out.append(title)
             continue
         report(f"running the notebook {title} …")
-        report(summary(notebooks.run(settings, name, values)))
+        report(summary(notebooks.run_notebook(settings, name, values)))
     shown, problems = read_table(settings)
     text, path = reproduction.write(settings)
     for line in [to_form(shown, "table"), *problems, f"\n{text}", f"as a page: {path}"]:

@@ -82,7 +82,7 @@ def _numbered(count: int) -> dict[str, Any]:
     return {str(number): TIME for number in range(1, count + 1)}
 
 
-def published_files() -> list[PublishedFile]:
+def list_published_files() -> list[PublishedFile]:
     """List every published file, in the article's order."""
     accuracy, seconds = ("performance", "accuracy"), ("time", "total-seconds")
     files = []
@@ -136,7 +136,9 @@ def rows_of(settings: Settings) -> list[Row]:
     manifest = read_json(manifest_file) if manifest_file.exists() else {}
     history = read_history(settings.profile_dir / "history.jsonl")[0]
     runs = {run["run"]: run for run in history}
-    return [_row(settings, file, manifest.get(file.path, {}), runs) for file in published_files()]
+    return [
+        _row(settings, file, manifest.get(file.path, {}), runs) for file in list_published_files()
+    ]
 
 
 def _row(settings: Settings, file: PublishedFile, entry: Json, runs: Mapping[str, Json]) -> Row:

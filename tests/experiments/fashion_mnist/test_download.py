@@ -93,18 +93,20 @@ def program(path, script):
 
 
 def load(cache, *mirrors, package_dir=Path("/nowhere")):
-    return fashion_mnist.load(None, cache, package_dir=package_dir, mirrors=mirrors or [NOBODY])
+    return fashion_mnist.load_images(
+        None, cache, package_dir=package_dir, mirrors=mirrors or [NOBODY]
+    )
 
 
 def test_official_files_are_official_however_they_are_packed(tmp_path, official):
     folder = idx_files.write_folder(tmp_path / "data", SMALL)
-    assert fashion_mnist.load(folder, tmp_path).source == "official"
+    assert fashion_mnist.load_images(folder, tmp_path).source == "official"
     for name in fashion_mnist.FILES:
         content = gzip.decompress((folder / name).read_bytes())
         (folder / name).write_bytes(gzip.compress(content, 9, mtime=1))
-    assert fashion_mnist.load(folder, tmp_path).source == "official"
+    assert fashion_mnist.load_images(folder, tmp_path).source == "official"
     other = idx_files.write_folder(tmp_path / "other", striped_images(31, 20))
-    assert fashion_mnist.load(other, tmp_path).source == "folder"
+    assert fashion_mnist.load_images(other, tmp_path).source == "folder"
 
 
 def test_downloads_once_and_then_reads_the_cache(tmp_path, mirror, capsys):

@@ -70,12 +70,12 @@ def test_refuses_a_directory_and_a_missing_file(tmp_path):
 
 def test_reads_a_folder_packed_or_not_with_the_same_hash(tmp_path):
     folder = idx_files.write_folder(tmp_path, SMALL)
-    packed = fashion_mnist.load(folder, tmp_path)
+    packed = fashion_mnist.load_images(folder, tmp_path)
     for name in fashion_mnist.FILES:
         content = gzip.decompress((folder / name).read_bytes())
         (folder / name).unlink()
         (folder / name.removesuffix(".gz")).write_bytes(content)
-    plain = fashion_mnist.load(folder, tmp_path)
+    plain = fashion_mnist.load_images(folder, tmp_path)
     assert packed.hash == plain.hash == SMALL.hash
     assert packed.source == "folder"
     assert plain.files["train-labels-idx1-ubyte"] == hashlib.sha256(LABELS).hexdigest()
@@ -118,7 +118,7 @@ def _a_directory(folder):
 def test_a_damaged_folder_is_an_error(tmp_path, damage, says):
     damage(idx_files.write_folder(tmp_path, SMALL))
     with pytest.raises(DataError) as caught:
-        fashion_mnist.load(tmp_path, tmp_path / "cache")
+        fashion_mnist.load_images(tmp_path, tmp_path / "cache")
     assert says in caught.value.got
     assert str(tmp_path) in caught.value.tried
     assert caught.value.next_step
@@ -144,7 +144,7 @@ def test_a_wrong_data_folder_is_described(tmp_path):
         ("empty", "it holds nothing"),
     ):
         with pytest.raises(DataError) as caught:
-            fashion_mnist.load(tmp_path / name, tmp_path)
+            fashion_mnist.load_images(tmp_path / name, tmp_path)
         assert got in caught.value.got
         assert "dataset-fashion-mnist" in caught.value.next_step
 

@@ -161,11 +161,11 @@ def test_fewer_reserved_cpus_explain_fewer_billing_units(loaded, cores, colour, 
 
 
 def test_every_published_file_has_a_row():
-    published = {file.path for file in reproduction.published_files()}
+    published = {file.path for file in reproduction.list_published_files()}
     assert len(published) == 13
     folder = os.environ.get("KIT_TEST_DATA")
     if folder:  # the published files are at hand: each has the shape that is asked for
-        for file in reproduction.published_files():
+        for file in reproduction.list_published_files():
             path = Path(folder) / "article" / file.path
             if path.exists():
                 assert reproduction.difference(json.loads(path.read_text()), file.shape) == ""
