@@ -17,7 +17,7 @@ def ran(tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
     monkeypatch.setattr(
         notebooks,
-        "run",
+        "run_notebook",
         lambda settings, name, values: names.append((name, values, settings.profile)),
     )
     return names
