@@ -8,6 +8,7 @@ KIT := $(BIN)/kit
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 # Only PyTorch comes from TORCH_INDEX: beside pip's own index it could replace any other package.
 TORCH_INDEX ?=
+export TORCH_INDEX
 TORCH := $(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) \
   $(shell grep '^torch==' requirements.lock),:)
 

@@ -87,3 +87,15 @@ def test_package_of_keystone_with_another_hash_than_the_lock_is_refused(
         install.install(settings, print)
     installed = list((cache / "sandbox" / "keystone").glob("lib/*/site-packages/one.py"))
     assert len(installed) == (0 if change else 1)
+
+
+def test_pytorch_of_the_usual_index_comes_with_what_it_needs(listed):
+    """Its build there cannot be imported without NVIDIA's packages."""
+    assert install._torch_calls(listed, "") == [["-r", str(listed)]]
+
+
+def test_nothing_but_pytorch_is_taken_from_its_own_index(listed):
+    listed.write_text("# a comment\nnumpy\ntorch\nsympy\n")
+    torch, rest = install._torch_calls(listed, "https://example.org/cpu")
+    assert torch == ["--no-deps", "--index-url", "https://example.org/cpu", "torch"]
+    assert rest == ["--no-deps", "numpy", "sympy"]

@@ -26,22 +26,39 @@ def install(settings: Settings, report: Report, name: str = "bookworm") -> Path:
     root = roots.make(cache, name, report)
     if name != "bookworm":
         return root
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     lock, torch = SOURCE / "keystone.lock", SOURCE / "pytorch.txt"
     if _is_stale(cache / "keystone", lock):
         report("installing the Python packages of Keystone …")
         _call([sys.executable, "-m", "venv", "--without-pip", str(cache / "keystone")])
         python = str(cache / "keystone" / "bin" / "python")
-        _call([*pip[:3], "--python", python, *pip[3:], "--require-hashes", "-r", str(lock)])
+        words = ["--no-deps", "--require-hashes", "-r", str(lock)]
+        _call([*pip[:3], "--python", python, *pip[3:], *words])
         _complete(cache / "keystone", lock)
     target = root.with_name(f"{root.name}.pytorch")
     if _is_stale(target, torch):
         report("installing PyTorch for the jobs …")
         words = ["--target", str(target), "--python-version", "3.11", "--only-binary", ":all:"]
-        _call([*pip, *words, "-r", str(torch), "-c", str(ROOT / "requirements.lock")])
+        words += ["-c", str(ROOT / "requirements.lock")]
+        for more in _torch_calls(torch, os.environ.get("TORCH_INDEX", "")):
+            _call([*pip, *words, *more])
         target.chmod(0o755)
         _complete(target, torch)
     return root
+
+
+def _torch_calls(packages: Path, index: str) -> list[list[str]]:
+    """Return the arguments of the calls of pip that install PyTorch and what it needs.
+
+    The usual index has a build that cannot be imported without NVIDIA's packages, which no list
+    of ours has: there PyTorch's own dependencies are installed as well. `index` has another build
+    of PyTorch, and nothing else is taken from it.
+    """
+    if not index:
+        return [["-r", str(packages)]]
+    lines = packages.read_text().splitlines()
+    rest = [line for line in lines if line and line[0] != "#" and line != "torch"]
+    return [["--no-deps", "--index-url", index, "torch"], ["--no-deps", *rest]]
 
 
 def _is_stale(target: Path, source: Path) -> bool:
