@@ -13,7 +13,7 @@ from pathlib import Path
 from kit.base import KitError, NoSuchObject, site_host, temporary_folder, write_text
 from kit.base.settings import Settings, load
 from kit.onsite import EXIT_MEANINGS, LEFTOVERS
-from kit.runs.requests import RunRequests
+from kit.runs.requests import RunRequests, site_id
 from kit.slurm import Slurm
 from kit.store import ObjectStore, bucket_name, open_store
 from kit.submitter import compose_secrets
@@ -21,8 +21,8 @@ from kit.submitter.submitter import Submitter
 from kit.submitter.tunnel_key import tunnel_keys
 
 POLL_INTERVAL_S = 1.5  # between two passes: a request is seen within two seconds
-HEARTBEAT_KEY, HEARTBEAT_S = "submitter.json", 5.0  # an object that says a submitter is at work
-CLOCK_KEY = "asked-for-submitter.json"  # the heartbeat's age is measured by the store's clock
+HEARTBEAT_S = 5.0
+CLOCK_KEY = "asked-for-submitter.json"  # a heartbeat's age is measured by the store's clock
 MAX_BACK_OFF_S = 60.0
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def submitter_for(settings: Settings) -> Submitter:
 def run_loop(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
     """Run passes until `stop` returns true; after a failed pass, wait longer before the next."""
     pause = POLL_INTERVAL_S
-    with _heartbeat(submitter.requests.store) as alive:
+    with _heartbeat(submitter.requests.store, heartbeat_key(submitter.settings)) as alive:
         while not stop():
             try:
                 submitter.once()
@@ -58,8 +58,16 @@ def run_loop(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> 
             time.sleep(pause * (1 + 0.1 * random.random()))  # noqa: S311 - no secret
 
 
+def heartbeat_key(settings: Settings) -> str:
+    """Return the object that says that a submitter of this profile and its site is at work.
+
+    Submitters of several profiles may share a bucket; none works for another one's.
+    """
+    return f"submitter-{settings.profile}-{site_id(settings)}.json"
+
+
 @contextlib.contextmanager
-def _heartbeat(store: ObjectStore) -> Iterator[threading.Event]:
+def _heartbeat(store: ObjectStore, key: str) -> Iterator[threading.Event]:
     """Write a heartbeat while the block runs, however long a pass takes.
 
     The yielded event is cleared while passes fail: then another submitter may take over.
@@ -71,7 +79,7 @@ def _heartbeat(store: ObjectStore) -> Iterator[threading.Event]:
         while not ended.is_set():
             if alive.is_set():
                 try:
-                    write_heartbeat(store)
+                    write_heartbeat(store, key)
                 except Exception as err:  # noqa: BLE001 - the passes report the same
                     log.debug("no heartbeat: %s", err)
             ended.wait(HEARTBEAT_S)
@@ -85,7 +93,7 @@ def _heartbeat(store: ObjectStore) -> Iterator[threading.Event]:
         thread.join(1)
 
 
-def write_heartbeat(store: ObjectStore, key: str = HEARTBEAT_KEY) -> None:
+def write_heartbeat(store: ObjectStore, key: str) -> None:
     """Write a heartbeat into a bucket, which is created if it is missing.
 
     Raises BucketTaken for a bucket of another project.
@@ -94,25 +102,25 @@ def write_heartbeat(store: ObjectStore, key: str = HEARTBEAT_KEY) -> None:
     store.put(key, b"{}")
 
 
-def other_submitter_active(store: ObjectStore) -> bool:
+def other_submitter_active(store: ObjectStore, key: str) -> bool:
     """Return whether a submitter has written a heartbeat lately, by the store's clock alone.
 
     This only avoids duplicate work: two submitters do no harm.
     """
     write_heartbeat(store, CLOCK_KEY)
     try:
-        age = store.stat(CLOCK_KEY).modified - store.stat(HEARTBEAT_KEY).modified
+        age = store.stat(CLOCK_KEY).modified - store.stat(key).modified
     except NoSuchObject:
         return False
     return age.total_seconds() < 3 * HEARTBEAT_S
 
 
-def wait_for_other_submitter(store: ObjectStore, stop: Callable[[], bool]) -> None:
+def wait_for_other_submitter(store: ObjectStore, key: str, stop: Callable[[], bool]) -> None:
     """Wait while another submitter is active or the store cannot be asked, until `stop`."""
     reported = False
     while not stop():
         try:
-            if not other_submitter_active(store):
+            if not other_submitter_active(store, key):
                 log.info("no other submitter is at work here")
                 return
             if not reported:
@@ -161,6 +169,6 @@ def main(profile: str) -> None:
     def _orphaned() -> bool:
         return os.getppid() != parent
 
-    with open_submitter(profile) as (_, submitter):
-        wait_for_other_submitter(submitter.requests.store, _orphaned)
+    with open_submitter(profile) as (settings, submitter):
+        wait_for_other_submitter(submitter.requests.store, heartbeat_key(settings), _orphaned)
         run_loop(submitter, _orphaned)

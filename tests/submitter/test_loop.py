@@ -19,13 +19,15 @@ from kit.store import FolderStore
 from kit.submitter import compose_secrets
 from kit.submitter import loop as submitter_loop
 
+KEY = submitter_loop.heartbeat_key(load("sandbox"))
+
 
 class Passes:
     """A submitter whose passes have the outcomes listed, after which the loop stops."""
 
     def __init__(self, *outcomes):
         self.outcomes, self.done = list(outcomes), 0
-        self.requests = RunRequests(MemoryStore())
+        self.requests, self.settings = RunRequests(MemoryStore()), load("sandbox")
 
     def once(self):
         outcome = self.outcomes[self.done]
@@ -64,21 +66,32 @@ def test_submitter_is_active_until_its_heartbeat_is_old(pauses, tmp_path, monkey
     passes = Passes(None, None, StoreUnavailable("ask the store", "503"))
     passes.requests = RunRequests(store)
     store.ensure_bucket()
-    assert not submitter_loop.other_submitter_active(store)
+    assert not submitter_loop.other_submitter_active(store, KEY)
     store.delete(submitter_loop.CLOCK_KEY)
     remove_bucket(store)
     submitter_loop.run_loop(passes, passes.stop)
-    assert submitter_loop.other_submitter_active(store)
-    heartbeat = next(tmp_path.rglob(submitter_loop.HEARTBEAT_KEY))
+    assert submitter_loop.other_submitter_active(store, KEY)
+    heartbeat = next(tmp_path.rglob(KEY))
     old = time.time() - 3 * submitter_loop.HEARTBEAT_S - 1
     os.utime(heartbeat, (old, old))
-    assert not submitter_loop.other_submitter_active(store)
+    assert not submitter_loop.other_submitter_active(store, KEY)
+
+
+def test_submitter_of_another_profile_is_not_waited_for(pauses, tmp_path):
+    """They may share a bucket, and none works for the other: its runs would wait for ever."""
+    store = FolderStore("integration-submitter-s0-c0-u1-anna", tmp_path)
+    other = submitter_loop.heartbeat_key(load("sandbox-trixie"))
+    assert other != KEY
+    submitter_loop.write_heartbeat(store, other)
+    submitter_loop.wait_for_other_submitter(store, KEY, lambda: False)
+    assert pauses == []
+    assert submitter_loop.other_submitter_active(store, other)
 
 
 def test_submitter_waits_until_no_other_is_active(pauses, tmp_path, monkeypatch):
     store = FolderStore("integration-submitter-s0-c0-u1-anna", tmp_path)
-    submitter_loop.write_heartbeat(store)
-    heartbeat = next(tmp_path.rglob(submitter_loop.HEARTBEAT_KEY))
+    submitter_loop.write_heartbeat(store, KEY)
+    heartbeat = next(tmp_path.rglob(KEY))
     away = [True]
 
     def pause(seconds):
@@ -95,17 +108,17 @@ def test_submitter_waits_until_no_other_is_active(pauses, tmp_path, monkeypatch)
         raise StoreUnavailable("ask the store", "503")
 
     monkeypatch.setattr(submitter_loop.time, "sleep", pause)
-    submitter_loop.wait_for_other_submitter(store, lambda: len(pauses) > 5)
+    submitter_loop.wait_for_other_submitter(store, KEY, lambda: len(pauses) > 5)
     assert pauses == [submitter_loop.HEARTBEAT_S] * 3
-    submitter_loop.write_heartbeat(store)
-    submitter_loop.wait_for_other_submitter(store, lambda: len(pauses) > 5)
+    submitter_loop.write_heartbeat(store, KEY)
+    submitter_loop.wait_for_other_submitter(store, KEY, lambda: len(pauses) > 5)
     assert len(pauses) == 6, "the wait ends with the process that started it"
 
 
 def test_submitter_whose_passes_fail_writes_no_more_heartbeats(monkeypatch):
     monkeypatch.setattr(submitter_loop, "HEARTBEAT_S", 0.01)
     store, counts = MemoryStore(), []
-    with submitter_loop._heartbeat(store) as alive:
+    with submitter_loop._heartbeat(store, KEY) as alive:
         until(lambda: "put" in store.calls)
         alive.clear()
         for _ in range(2):
@@ -126,7 +139,7 @@ def test_bucket_of_another_project_gets_no_heartbeat():
     store = MemoryStore()
     store.taken = True
     with pytest.raises(BucketTaken):
-        submitter_loop.write_heartbeat(store)
+        submitter_loop.write_heartbeat(store, KEY)
     assert store.objects == {}
 
 
