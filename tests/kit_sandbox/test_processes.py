@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from kit_sandbox import processes
+from kit_sandbox import processes, roots
 
 STUBBORN = (
     "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
@@ -73,6 +73,7 @@ def test_zombie_does_not_count_as_alive(spawn):
 ENTERED = """
 set -e
 mount -t tmpfs tmpfs "$1"
+[ -z "$3" ] || { mkdir "$1/etc"; touch "$1/etc/kit-root"; }
 for name in bin usr lib lib64 proc; do mkdir -p "$1/$name"; mount --rbind "/$name" "$1/$name"; done
 mkdir -p "$1$2/run"; mount --bind "$2/run" "$1$2/run"
 exec chroot "$1" sh -c "echo in; exec sleep 60"
@@ -85,14 +86,14 @@ def test_processes_of_one_sandbox_are_told_from_those_of_another_in_the_same_roo
     tree.mkdir()
     own = ["--mount"] if os.getuid() == 0 else ["--mount", "--user", "--map-root-user"]
     entered = []
-    for folder in folders:
-        (folder / "run").mkdir(parents=True)
+    for folder, stamp in zip([*folders, folders[0]], ["yes", "yes", ""], strict=True):
+        (folder / "run").mkdir(parents=True, exist_ok=True)
         words = ["unshare", *own, "--propagation", "private", "bash", "-c", ENTERED, "-"]
-        entered.append(spawn(*words, str(tree), str(folder)))
+        entered.append(spawn(*words, str(tree), str(folder), stamp))
         assert entered[-1].stdout.readline()
-    found = [[each.pid for each in processes.of_sandbox(folder)] for folder in folders]
+    found = [[each.pid for each in processes.of_sandbox(f, roots.STAMP)] for f in folders]
     assert found == [[entered[0].pid], [entered[1].pid]]
-    assert processes.of_sandbox(tmp_path / "missing") == []
+    assert processes.of_sandbox(tmp_path / "missing", roots.STAMP) == []
 
 
 def test_memory_of_this_process_is_plausible():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
-from kit_sandbox import processes
+from kit_sandbox import processes, roots
 from kit_sandbox.supervisor import control
 from sandbox_command import kit_sandbox
 
@@ -59,7 +59,7 @@ def stopped(folder):
 
 def of_this_sandbox(folder):
     """The processes that name the folder in their arguments, or run in its root."""
-    below = processes.of_sandbox(folder)
+    below = processes.of_sandbox(folder, roots.STAMP)
     argv = ["pgrep", "-af", str(folder) + "/"]
     lines = subprocess.run(argv, capture_output=True, text=True).stdout.splitlines()
     return [line for line in lines if "pgrep" not in line] + below

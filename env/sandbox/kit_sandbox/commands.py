@@ -69,7 +69,7 @@ def down(settings: Settings, wipe: bool, report: Report) -> None:
             processes.end([supervisor], grace_s=5)
             processes.end(below, grace_s=2)
         _end_leftovers(folder, report)
-        processes.end(processes.of_sandbox(folder), grace_s=2)
+        processes.end(processes.of_sandbox(folder, roots.STAMP), grace_s=2)
     if wipe:
         shutil.rmtree(folder)
     report(f"down; {'removed' if wipe else 'kept'} {folder}")

@@ -54,17 +54,18 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def of_sandbox(folder: Path) -> list[psutil.Process]:
+def of_sandbox(folder: Path, stamp: str) -> list[psutil.Process]:
     """List the live processes of any user that entered a Debian root for this sandbox's folder.
 
     Sandboxes of one user share the root's tree; `enter.sh` mounts the folder's own parts there.
+    `stamp` is a file of the kit's roots alone: a container may have the same folder mounted.
     """
     rows = []
     for process in psutil.process_iter():
         root = f"/proc/{process.pid}/root"
         with contextlib.suppress(OSError):  # another user's, or gone, or without that folder
             ours = os.path.samefile(f"{root}{folder}/run", folder / "run")
-            if ours and not os.path.samefile(root, "/"):
+            if ours and os.path.exists(f"{root}/{stamp}") and not os.path.samefile(root, "/"):
                 rows.append(process)
     return rows
 
