@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 import kit
 from kit.base import ROOT
+from kit.experiments.packages import imported_modules
 
 LISTING = subprocess.run(
     ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
@@ -56,14 +57,7 @@ NOT_IMPORTED = {
 @functools.cache
 def imported(paths: tuple[Path, ...]) -> set[str]:
     """Return the top-level modules that these files import, also within functions."""
-    names: set[str] = set()
-    for path in paths:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names.add(node.module.partition(".")[0])
-    return names
+    return set().union(*map(imported_modules, paths))
 
 
 @functools.cache

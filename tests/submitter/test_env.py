@@ -137,14 +137,20 @@ def test_folder_that_is_not_writable_is_reported(site, tmp_path):
         make(gone)
 
 
-def test_two_builders_at_once_end_with_one_published(site, tmp_path):
+def built_at_once(site, configured, answer):
+    """The answers of four builders of one attempt that start together."""
     hpc_env.stage_pins(LocalHost(), site)
-    script = f"{hpc_env.FUNCTION}\n{hpc_env.environment_call(site, ATTEMPT, True)}; echo $venv"
+    call = hpc_env.environment_call(site, ATTEMPT, configured)
+    script = f"{hpc_env.FUNCTION}\n{call}; echo {answer}"
     builders = [
         subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    found = {builder.communicate()[0].splitlines()[-1] for builder in builders}
+    return {builder.communicate()[0].splitlines()[-1] for builder in builders}
+
+
+def test_two_builders_at_once_end_with_one_published(site, tmp_path):
+    found = built_at_once(site, True, "$venv")
     assert len(found) == 1
     folders = [p for p in (Path(site.project_dir) / "kit/venvs").iterdir() if not p.is_symlink()]
     assert [str(path) for path in folders] == list(found)
@@ -154,14 +160,7 @@ def test_two_builders_at_once_end_with_one_published(site, tmp_path):
 def test_two_submitters_build_for_one_attempt_and_the_losers_is_removed(site, configured):
     """Both were asked for the same attempt: one job is submitted, so one environment stays."""
     make(site, attempt_id="bbbbbbbbbbbb") if not configured else None
-    hpc_env.stage_pins(LocalHost(), site)
-    call = hpc_env.environment_call(site, ATTEMPT, configured)
-    script = f"{hpc_env.FUNCTION}\n{call}; echo $venv $private"
-    builders = [
-        subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    answers = {builder.communicate()[0].splitlines()[-1] for builder in builders}
+    answers = built_at_once(site, configured, "$venv $private")
     assert len(answers) == 1
     venv, *private = answers.pop().split()
     assert private == ([] if configured else [venv])
