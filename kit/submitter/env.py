@@ -14,6 +14,7 @@ import re
 import shlex
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from kit.base import ROOT, CommandFailed, DataError, Host, UsageError, sha256_of
@@ -27,8 +28,6 @@ LOCK = ROOT / "requirements.lock"
 
 FUNCTION = script("environment")
 NAME = re.compile("[0-9a-f]{12}[.][0-9a-f-]{36}")
-# What the site's module brings: PyTorch, NumPy, and what these need.
-FROM_MODULE = frozenset(map(canonical, with_dependencies(["torch", "numpy"])))
 NEXT_STEP = "fix what it names, then run again"
 
 # The replies are lines that begin with a mark: other output of the site may surround them.
@@ -63,14 +62,20 @@ def pins(more: Sequence[str] = (), names: Path = REQUIREMENTS, lock: Path = LOCK
     if missing:
         raise DataError(f"{names} names what {lock} has not", ", ".join(missing), "make lock")
     lines = [f"{name}=={versions[name]}" for name in wanted]
-    more = [n for n in with_dependencies(more) if n in more or n not in FROM_MODULE]
+    more = [n for n in with_dependencies(more) if n in more or n not in module_packages()]
     lines += [f"{name}=={versions[name]}" if name in versions else name for name in more]
     return "".join(f"{line}\n" for line in dict.fromkeys(lines))
 
 
 def site_packages(more: Sequence[str] = ()) -> list[str]:
     """Return the names of all packages that an experiment finds on the site."""
-    return [*map(canonical, pins(more).splitlines()), *FROM_MODULE]
+    return [*map(canonical, pins(more).splitlines()), *module_packages()]
+
+
+@cache  # it reads what is installed here: only an experiment with packages of its own needs it
+def module_packages() -> frozenset[str]:
+    """Return what the site's module brings: PyTorch, NumPy, and what these need."""
+    return frozenset(map(canonical, with_dependencies(["torch", "numpy"])))
 
 
 def locked(lock: Path = LOCK) -> dict[str, str]:
