@@ -7,13 +7,12 @@
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.base import DataError, Json, UsageError, read_json, write_json
+from kit.base import DataError, Json, UsageError, read_json, temporary_folder, write_json
 from kit.experiments import running
 from kit.experiments.contract import Context, files_below, hash_of
 from kit.experiments.loader import load_experiment
@@ -47,8 +46,8 @@ def check(experiment: str | Path, source: Path | None = None, **parameters: Any)
     functions return or leave that is not allowed.
     """
     loaded = load_experiment(str(experiment))
-    with tempfile.TemporaryDirectory() as folder:
-        return _check(loaded.reference, Path(folder), source, parameters)
+    with temporary_folder() as folder:
+        return _check(loaded.reference, folder, source, parameters)
 
 
 def _check(reference: str, folder: Path, source: Path | None, parameters: Json) -> Checked:
@@ -115,8 +114,8 @@ def _work(folder: Path) -> None:
     if halfway:
         source = Path(task["source"]) if task["source"] else None
         data = running.make_data(experiment, folder / "data", source)
-        info = {"title": data.info.title, "test_items": data.info.test_items}
-        write_json(folder / "data.json", {"folder": str(data.folder), "hash": data.hash} | info)
+        kept = {"folder": str(data.folder), "hash": data.hash, "title": data.info.title}
+        write_json(folder / "data.json", kept)
         running.train(experiment, Context(data.folder, folder, parameters, show=kill))
         return
     kept = read_json(folder / "data.json")

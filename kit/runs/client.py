@@ -23,8 +23,9 @@ from kit.store import bucket_name, open_store
 
 WAIT_S = 5.0  # the API answers at once when the state changes, else after this time
 ANSWER_S = 20.0  # beyond that wait
-log = logging.getLogger(__name__)
 ERRORS = {404: NoSuchObject, 409: Busy, 422: UsageError}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass

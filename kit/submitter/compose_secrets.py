@@ -73,7 +73,7 @@ def read_platforms(path: Path) -> dict[str, list[Platform]]:
 
 
 def parse_platforms(text: str, name: str = "compose-secrets.json") -> dict[str, list[Platform]]:
-    """Read the text of the file; see `read`."""
+    """Read the text of the file; see `read_platforms`."""
     try:
         table = json.loads(_COMMENT.sub(lambda match: match[1] or "", text))
     except (ValueError, RecursionError) as err:
