@@ -115,7 +115,7 @@ def test_a_killed_submitter_is_followed_by_another(bench, seen, when):
         until(lambda: bench.training(run), 60)
     os.kill(child.pid, signal.SIGKILL)
     assert bench.finish(run).state is RunState.DONE
-    assert bench.states(run) == ["COMPLETED"]
+    assert bench.ended(run) == ["COMPLETED"]
     seen(f"submitter killed {when}", "the next one published the result of the one job")
 
 
@@ -165,7 +165,7 @@ def test_a_pipeline_killed_mid_training_is_resumed(bench, seen, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     line = json.loads(done.stdout.splitlines()[-1])
     assert (line["run"], line["resumed"]) == (run, True)
-    assert bench.states(run) == ["COMPLETED"]
+    assert bench.ended(run) == ["COMPLETED"]
     stages = json.loads((tmp_path / f"results/faults/runs/{run}/stages.json").read_text())
     assert stages["cloud-hpc-preprocess"]["time"]["end-time"] < killed
     assert stages["cloud-hpc-train"]["training"]["start-time"] < killed
@@ -203,7 +203,7 @@ def test_services_that_go_away_mid_run_are_waited_for(bench, allas, seen):
         assert bench.requests.status(run).state is RunState.SUBMITTED
     pipeline.join(120)
     assert results[0]["job"]["state"] == "COMPLETED"
-    assert bench.states(run) == ["COMPLETED"]
+    assert bench.ended(run) == ["COMPLETED"]
     seen("RGW stopped mid-run", "submitter and pipeline wait and go on; job untouched")
     seen("Keystone stopped mid-run", "who has logged in continues, others report it and wait")
     seen("login sshd stopped mid-run", "UNKNOWN, why; then RUNNING, COMPLETED")
@@ -236,7 +236,7 @@ def test_a_token_that_is_expired_for_as_long_as_the_job_runs_costs_no_result(
 def test_a_lost_node_fails_the_job_and_is_named(bench, seen):
     run = bench.ask(epochs=LONG)
     bench.passes_until(run, lambda: bench.training(run))
-    job = bench.sacct(run)[0][0]
+    job = bench.job(run)
     lines = processes("raylet/raylet", f"kr-{job}-")
     other = [line for line in lines if "127.0.1.2" in line.split("--node_ip_address=")[1][:9]]
     os.kill(int(other[0].split()[0]), signal.SIGKILL)
@@ -244,7 +244,7 @@ def test_a_lost_node_fails_the_job_and_is_named(bench, seen):
     error = failure_of(bench, run)
     assert "Ray on node c2 has ended" in str(error)
     assert error.next_step
-    assert bench.states(run) == ["FAILED"]
+    assert bench.ended(run) == ["FAILED"]
     seen("Ray worker node lost", error.got.splitlines()[0][:60])
 
 
@@ -291,7 +291,7 @@ def test_a_killed_driver_is_named(bench, seen):
     bench.finish(run)
     error = failure_of(bench, run)
     assert "the driver was killed" in str(error)
-    assert bench.states(run) == ["FAILED"]
+    assert bench.ended(run) == ["FAILED"]
     seen("driver killed", error.got.splitlines()[0][:60])
 
 
@@ -317,14 +317,14 @@ cd {hpc.project_dir}/kit/venvs; readlink {key}; ln -sfT {made} {key}
     error = failure_of(bench, run)
     assert "the environment has Ray 2.9.0" in error.got
     assert error.next_step == "run with configured = False"
-    assert bench.states(run) == ["FAILED"]
+    assert bench.ended(run) == ["FAILED"]
     seen("wrong Ray version on the site", error.got[:60])
 
 
 def test_the_time_limit_keeps_the_last_epoch_for_the_next_attempt(bench, seen):
-    run = bench.ask(epochs=60)
+    run = bench.ask(epochs=240)  # long enough for a slow pass to see its first epochs
     bench.passes_until(run, lambda: (bench.training(run) or {}).get("step", 0) > 2 * EPOCH_STEPS)
-    job = bench.sacct(run)[0][0]
+    job = bench.job(run)
     with bench.frozen(run):
         admin("scontrol", "update", f"JobId={job}", "TimeLimit=1")
         bench.finish(run)
@@ -336,8 +336,8 @@ def test_the_time_limit_keeps_the_last_epoch_for_the_next_attempt(bench, seen):
     result = follow(bench.requests, run, 0, lambda _: None)
     times = json.loads(bench.submitter.data.get(result["files"]["times.json"]["key"]))
     assert times["resumed_step"] >= 2 * EPOCH_STEPS
-    assert bench.states(run, 1) in (["FAILED"], ["TIMEOUT"])  # by itself, or ended by a busy node
-    assert bench.states(run, 2) == ["COMPLETED"]
+    assert bench.ended(run, 1) in (["FAILED"], ["TIMEOUT"])  # by itself, or ended by a busy node
+    assert bench.ended(run, 2) == ["COMPLETED"]
     text = bench.submitter.data.get(result["files"]["sacct-tries.txt"]["key"]).decode()
     lines = billing.actual(bench.profile, usages(bench.profile, text), result["job"]["id"])
     assert [line.note for line in lines] == [billing.LOST, ""]  # the bill has both jobs
@@ -382,7 +382,7 @@ def test_a_folder_that_is_not_writable_or_full_is_reported_and_waited_for(bench,
     assert bench.finish(run).state is RunState.ENDED
     error = failure_of(bench, run)
     assert "full or not writable" in error.got, error
-    assert bench.states(run) == ["FAILED"]
+    assert bench.ended(run) == ["FAILED"]
     seen("project folder full while it trains", error.got[:60])
 
 
@@ -403,7 +403,7 @@ def test_a_cancel_before_during_and_after_the_job_leaves_nothing(bench, seen):
         assert bench.finish(run).state is RunState.CANCELLED
     finally:
         admin("scontrol", "update", "nodename=c[1-2]", "state=resume")
-    until(lambda: bench.states(run) == ["CANCELLED"], 20)
+    assert bench.ended(run) == ["CANCELLED"]
     assert not (bench.folder(run) / "owner").readlink().name[0].isdigit()
     seen("cancel while it is pending", "CANCELLED, no work done")
     run = bench.ask()
@@ -411,7 +411,7 @@ def test_a_cancel_before_during_and_after_the_job_leaves_nothing(bench, seen):
     until((bench.folder(run) / "commit").is_symlink, 90)
     bench.requests.cancel(run)
     assert bench.finish(run).state is RunState.DONE
-    assert bench.states(run) == ["COMPLETED"]
+    assert bench.ended(run) == ["COMPLETED"]
     assert bench.requests.cancel(run).state is RunState.DONE
     seen("cancel after it finished", "DONE: finished before the cancel")
 
@@ -518,15 +518,15 @@ def test_another_users_cluster_on_the_same_nodes_does_no_harm(bench, theirs, see
         assert closed_to_others(bench, first) == [True]
         bench.requests.cancel(first)
         assert bench.finish(first).state is RunState.CANCELLED
-        assert not processes(f"kr-{bench.sacct(first)[0][0]}-")
+        assert not processes(f"kr-{bench.job(first)}-")
     assert theirs.finish(second).state is RunState.DONE
-    assert theirs.states(second) == ["COMPLETED"]
+    assert theirs.ended(second) == ["COMPLETED"]
     seen("another user's cluster on the same nodes", "two tokens; the end of one touches no other")
 
 
 def closed_to_others(bench, run):
     """Whether another account can neither list nor write each folder of Ray on the nodes."""
-    job, box = bench.sacct(run)[0][0], load("sandbox").sandbox_dir
+    job, box = bench.job(run), load("sandbox").sandbox_dir
     as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
     return [
         all(
@@ -539,7 +539,7 @@ def closed_to_others(bench, run):
 
 def refused_without_token(bench, run):
     """Ray's face answers nobody who has not the token of the attempt."""
-    job = bench.sacct(run)[0][0]
+    job = bench.job(run)
     table = [line for line in ps("args=") if f"kr-{job}-" in line]
     line = next(line for line in table if "dashboard/dashboard" in line)
     host = re.search(r"--host=(\S+)", line)[1]
@@ -579,7 +579,7 @@ def test_no_secret_is_anywhere_and_a_cancel_releases_the_nodes_at_once(bench, se
     hidden += [keystone.token().reveal()]
     texts = {line: line.encode() for line in ps("args=")}
     with bench.frozen(run):
-        reachable = {name for name, at in listeners(bench.sacct(run)[0][0]) if at == "any"}
+        reachable = {name for name, at in listeners(bench.job(run)) if at == "any"}
         assert "gcs_server" in reachable
         assert reachable <= LISTENERS, "docs/slurm.md lists what other nodes can reach"
         for store in (bench.requests.store, bench.submitter.data):
@@ -607,7 +607,7 @@ def test_no_secret_is_anywhere_and_a_cancel_releases_the_nodes_at_once(bench, se
     bench.requests.cancel(run)
     assert bench.finish(run).state is RunState.CANCELLED
     took = time.monotonic() - begun
-    assert bench.states(run) == ["CANCELLED"]
+    assert bench.ended(run) == ["CANCELLED"]
     seen("cancel while it trains", f"nodes released after {took:.1f} s")
 
 

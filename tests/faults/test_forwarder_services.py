@@ -11,6 +11,7 @@ import pytest
 import redis
 from allas_site import AllasSite
 from dotenv import dotenv_values
+from hpc_bench import ended_jobs
 from idx_files import as_data, real_or_striped_images
 from notebook_runs import planted
 from slurm_site import until
@@ -20,7 +21,7 @@ from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.client import forwarder_client
 from kit.runs.follow import follow
 from kit.runs.objects import StageStore
-from kit.runs.requests import RunRequest, attempt_id
+from kit.runs.requests import RunRequest
 from kit.submitter.loop import submitter_for
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -68,9 +69,8 @@ def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, 
     person.join(200)
     assert results, said[-3:]
     assert results[0]["job"]["state"] == "COMPLETED"
-    argv = ["sacct", "-nXP", "--starttime=now-1hours", "--format=State"]
-    jobs = submitter.slurm.host.run([*argv, f"--name=kit-{attempt_id(run, 1)}"]).out.split()
-    assert jobs == ["COMPLETED"]
+    states = [state for _, state in ended_jobs(submitter.slurm.host, run)]
+    assert states == ["COMPLETED"]
     until(lambda: run in scraped(loaded), 60, 0.5)
     for store in (submitter.requests.store, submitter.data):
         for info in list(store.list(f"runs/{run}/")):

@@ -239,7 +239,7 @@ def test_a_vm_that_bars_tunnels_costs_the_window_only(bench, running, vm, seen):
         vm.wait("sshd-vm")
     assert "the VM forwards none of the ports" in why
     assert status.state is RunState.DONE
-    assert bench.states(run) == ["COMPLETED"]
+    assert bench.ended(run) == ["COMPLETED"]
     seen("AllowTcpForwarding no on the VM", f"DONE; said: {why[:60]}")
 
 
@@ -291,7 +291,7 @@ def test_a_killed_job_leaves_no_key_port_or_process(vm, seen):
         port = window(bench, run)["port"]
         line = f"-{bench.folder(run).name}"
         assert line in KEYS.read_text()
-        job = bench.sacct(run)[0][0]
+        job = bench.job(run)
         argv = ["scancel", "--signal=KILL", "--full", job]
         sandbox_services.run(bench.profile.sandbox_dir, argv, check=True)
         bench.finish(run)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hpc_bench import ended_jobs
 from idx_files import real_or_striped_images, write_folder
 from notebook_runs import (
     KINDS,
@@ -255,9 +256,7 @@ def test_killed_run_resumes_and_its_job_is_executed_once(done, environ, tmp_path
     log = (tmp_path / "sandbox/runs" / line["run"] / "submitter.log").read_text()
     assert "no other submitter is at work here" in log
     host = SSHHost(site.hpc.ssh_host, site.hpc.ssh_config, site.hpc.user)
-    name = f"--name=kit-{attempt_id(line['run'], 1)}"
-    listed = host.run(["sacct", "-nXP", "-S", "now-1hours", name, "--format=JobID,State"]).out
-    assert listed.split() == [f"{line['slurm']['job']['id']}|COMPLETED"]
+    assert ended_jobs(host, line["run"]) == [(line["slurm"]["job"]["id"], "COMPLETED")]
 
 
 def _trains(jobs: RunRequests, results: Path) -> bool:

@@ -11,12 +11,13 @@ import sys
 import time
 
 import pytest
+from hpc_bench import ended_jobs
 from notebook_runs import history, kit
 
 from kit import store
 from kit.base import SSHHost
 from kit.base.settings import load
-from kit.runs.requests import RunRequests, attempt_id
+from kit.runs.requests import RunRequests
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(600)]
 TRAINING = '''
@@ -109,9 +110,7 @@ def test_killed_run_of_any_experiment_resumes_on_every_target(
     assert line["experiment"] == experiment
     if target == "cloud-hpc":
         host = SSHHost(site.hpc.ssh_host, site.hpc.ssh_config, site.hpc.user)
-        name = f"--name=kit-{attempt_id(line['run'], 1)}"
-        listed = host.run(["sacct", "-nXP", "-S", "now-1hours", name, "--format=JobID,State"]).out
-        assert listed.split() == [f"{line['slurm']['job']['id']}|COMPLETED"]
+        assert ended_jobs(host, line["run"]) == [(line["slurm"]["job"]["id"], "COMPLETED")]
 
 
 def test_two_workers_train_it_on_two_nodes_with_a_package_of_its_own(

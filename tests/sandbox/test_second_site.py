@@ -232,7 +232,7 @@ def test_each_submitter_works_only_for_its_own_profile(second_site):
         first.requests.cancel(run)
         left_alone(first, run, RunState.CANCELLING)
         assert second.finish(run).state is RunState.CANCELLED
-        assert (len(second.sacct(run)), first.sacct(run)) == (1, [])
+        assert (len(second.ended(run)), first.sacct(run)) == (1, [])
         run = first.ask()
         left_alone(second, run)
         first.requests.cancel(run)

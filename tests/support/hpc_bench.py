@@ -24,6 +24,7 @@ from kit.submitter.loop import run_loop as loop
 from kit.submitter.loop import submitter_for
 
 USER = sites.SITES["sandbox"].user
+LIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED"}
 OURS = r"kit\.onsite\.main|kit\.onsite\.driver|raylet/raylet|gcs_server|ssh .*-R"
 
 
@@ -50,12 +51,16 @@ class Bench:
         return run
 
     def passes_until(self, run, done, seconds=120):
-        def reached():
+        """Do passes until `done()` gives a value; a run that ended without it fails at once."""
+        deadline = time.monotonic() + seconds
+        while True:
             self.submitter.once()
-            return done()
-
-        reached.__name__ = f"{run} {self.requests.status(run)}"
-        return until(reached, seconds, 0.5)
+            if value := done():
+                return value
+            status = self.requests.status(run)
+            assert not status.state.finished, (status, self.shown(run))
+            assert time.monotonic() < deadline, (status, self.shown(run), f"{seconds} s")
+            time.sleep(0.5)
 
     def finish(self, run):
         self.passes_until(run, lambda: self.requests.status(run).state.finished)
@@ -79,14 +84,19 @@ class Bench:
     # What an administrator sees and does.
 
     def sacct(self, run, number=1):
-        name = f"kit-{attempt_id(run, number)}"
-        argv = ["sacct", "-nXP", "--starttime=now-1hours", f"--name={name}", "--format=JobID,State"]
-        out = self.submitter.slurm.host.run(argv).out
-        return [line.split("|") for line in out.splitlines()]
+        return listed_jobs(self.submitter.slurm.host, run, number)
 
     def states(self, run, number=1):
         """The states of an attempt's jobs by the accounting, without who cancelled them."""
-        return [state.split()[0] for _, state in self.sacct(run, number)]
+        return [state for _, state in self.sacct(run, number)]
+
+    def job(self, run, number=1):
+        """The id of an attempt's job; the accounting lists a new job some seconds late."""
+        return until(lambda: self.sacct(run, number), 60, 0.5)[0][0]
+
+    def ended(self, run, number=1):
+        """The states of an attempt's jobs once the accounting has an end of each."""
+        return [state for _, state in ended_jobs(self.submitter.slurm.host, run, number)]
 
     def folder(self, run, number=1):
         return Path(self.submitter.slurm.folder(attempt_id(run, number)))
@@ -124,6 +134,24 @@ class Bench:
         for store in (self.requests.store, self.submitter.data):
             remove_bucket(store)
         assert not leaked, leaked
+
+
+def listed_jobs(host, run, number=1):
+    """The jobs of an attempt by the accounting, as (id, state without who cancelled it)."""
+    name = f"kit-{attempt_id(run, number)}"
+    argv = ["sacct", "-nXP", "--starttime=now-1hours", f"--name={name}", "--format=JobID,State"]
+    rows = [line.split("|") for line in host.run(argv).out.splitlines()]
+    return [(job, state.split()[0]) for job, state in rows]
+
+
+def ended_jobs(host, run, number=1):
+    """`listed_jobs` once there is one and none lives: the accounting is some seconds late."""
+
+    def all_ended():
+        rows = listed_jobs(host, run, number)
+        return rows and not {state for _, state in rows} & LIVE and rows
+
+    return until(all_ended, 60, 0.5)
 
 
 def ps(columns):
