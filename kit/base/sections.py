@@ -57,6 +57,11 @@ class Site:
     closed: str = Field(
         default="", description="Sentence that refuses submissions; empty: jobs may run."
     )
+    base: str = Field(
+        default="",
+        description="Name of a profile that has all that is not written here; each key here, "
+        "those of named tables too, replaces the base's.",
+    )
     alias_of: str = Field(
         default="", description="Name of the profile that is used instead of this one."
     )
@@ -98,7 +103,8 @@ class Hpc:
     nodes: int = Field(default=1, description="Nodes of a job.")
     cpus: int = Field(default=1, description="CPU cores of each node's task.")
     mem: str = Field(
-        default="3G", description="Memory of each node, as sbatch reads it (3G, 500M)."
+        default="3G",
+        description="Memory of each node, as sbatch reads it (3G, 500M); empty: the site's own.",
     )
     gres: str = Field(
         default="", description="Generic resources of each node, such as gpu:gh200:1."

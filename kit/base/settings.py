@@ -7,8 +7,6 @@
 import dataclasses
 import os
 import string
-import tomllib
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
@@ -19,7 +17,6 @@ from pydantic import ValidationError
 from kit.base.errors import ProfileMissing, ProfileUnfilled, UsageError
 from kit.base.files import ROOT, work_dir
 from kit.base.sections import (
-    OLD_KEYS,
     PLATFORM_PORTS,
     SECTIONS,
     TABLES,
@@ -34,6 +31,7 @@ from kit.base.sections import (
     profile_template,
     reference,
 )
+from kit.base.settings_file import ProfileFile, read_file
 
 __all__ = [
     "Cloud",
@@ -56,7 +54,10 @@ DEFAULT_PROFILE = "sandbox"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """One profile and the paths that hold for all profiles; `file` is the profile's own file."""
+    """One profile and the paths that hold for all profiles.
+
+    `file` is the profile's own file, `bases` are those that it builds on, the nearest first.
+    """
 
     profile: str
     site: Site
@@ -73,6 +74,7 @@ class Settings:
     rates: Mapping[str, Rate] = field(default_factory=dict)
     budget: Mapping[str, str] = field(default_factory=dict)
     file: Path = SITES / "sandbox.toml"
+    bases: tuple[Path, ...] = ()
 
     def hpc_section(self, accepts_jobs: bool = False) -> Hpc:
         """Return [hpc]. Raises UsageError if it is missing, or (`accepts_jobs`) the site closed."""
@@ -124,21 +126,18 @@ def load(profile: str | None = None, environ: Mapping[str, str] = os.environ) ->
         "CHECKOUT": str(ROOT),
     }
     own = _path(environ.get("KIT_SITES_DIR"))
-    file = _site_file(name, own)
-    sections = read_profile(file, names)
-    if sections["site"].alias_of:
-        name = sections["site"].alias_of
-        file = _site_file(name, own)
-        sections = read_profile(file, names)
+    found = read_profile(_site_file(name, own), names, own)
+    if found["site"].alias_of:
+        name = found["site"].alias_of
+        found = read_profile(_site_file(name, own), names, own)
     return Settings(
         profile=name,
         results_dir=results_dir,
         cache_dir=cache_dir(environ),
         sandbox_dir=sandbox_dir,
         data_dir=_path(environ.get("KIT_DATA_DIR")),
-        env_file=_path(environ.get("KIT_ENV_FILE") or sections["site"].env_file),
-        file=file,
-        **sections,
+        env_file=_path(environ.get("KIT_ENV_FILE") or found["site"].env_file),
+        **found,
     )
 
 
@@ -175,25 +174,26 @@ def _site_file(name: str, own: Path | None) -> Path:
     return files[name]
 
 
-def read_profile(path: Path, names: Mapping[str, str]) -> dict[str, Any]:
-    """Read a profile: section name -> its dataclass, or a mapping of them.
+def read_profile(path: Path, names: Mapping[str, str], own: Path | None = None) -> dict[str, Any]:
+    """Return what a profile's file and its bases say, as fields of `Settings`.
 
-    `names` fill in `${NAME}`. Raises UsageError with the file and every wrong key.
+    A section is its dataclass, or a mapping of them. `names` fill in `${NAME}`, `own` is the
+    person's folder of profiles, where a base may be. Raises UsageError with the file and every
+    wrong key.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise UsageError(f"{path} is not valid TOML", str(err), "correct that line") from err
+    text = read_file(path, _profiles(own), _profiles(None))
     problems: list[str] = []
-    sections = _sections(path, _expand(table, names), problems)
-    error = ProfileUnfilled if any(map(_is_placeholder, _values(table))) else UsageError
+    sections = _sections(text, _expand(text.table, names), problems)
+    error = ProfileUnfilled if any(map(_is_placeholder, _values(text.table))) else UsageError
     if len(problems) == 1:
-        raise error(f"{path}: {problems[0]}", next_step="correct it in that file")
+        raise error(f"{text.file}: {problems[0]}", next_step="correct it in that file")
     if problems:
         raise error(
-            f"{path} has {len(problems)} mistakes", "; ".join(problems), "correct them in that file"
+            f"{text.file} has {len(problems)} mistakes",
+            "; ".join(problems),
+            "correct them in that file",
         )
-    return sections
+    return sections | {"file": text.file, "bases": text.bases}
 
 
 def _expand(value: Any, names: Mapping[str, str]) -> Any:
@@ -208,7 +208,7 @@ def _expand(value: Any, names: Mapping[str, str]) -> Any:
     return value
 
 
-def _sections(path: Path, table: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+def _sections(text: ProfileFile, table: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     allowed = sorted([*SECTIONS, *TABLES, "budget"])
     unknown = [key for key in table if key not in allowed]
     problems += [f"unknown section [{key}]; allowed: {', '.join(allowed)}" for key in unknown]
@@ -217,11 +217,11 @@ def _sections(path: Path, table: dict[str, Any], problems: list[str]) -> dict[st
     sections: dict[str, Any] = {}
     for key, cls in SECTIONS.items():
         if key in table:
-            sections[key] = _section(path, key, cls, table[key], problems)
+            sections[key] = _section(text, key, cls, table[key], problems)
     for key, cls in TABLES.items():
         rows = _table(key, table.get(key, {}), problems)
         sections[key] = {
-            name: _section(path, f"{key}.{name}", cls, row, problems) for name, row in rows.items()
+            name: _section(text, f"{key}.{name}", cls, row, problems) for name, row in rows.items()
         }
     budget = _table("budget", table.get("budget", {}), problems)
     sections["budget"] = {kind: str(exact(value)) for kind, value in budget.items()}
@@ -239,22 +239,21 @@ def _table(section: str, table: Any, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _section(path: Path, section: str, cls: type, table: Any, problems: list[str]) -> Any:
+def _section(text: ProfileFile, section: str, cls: type, table: Any, problems: list[str]) -> Any:
     """Build the dataclass of one section; append a sentence to `problems` for each wrong key."""
     values = dict(_table(section, table, problems))
     before = len(problems)
-    for old, new in OLD_KEYS.get(section, {}).items():
-        if old in values:
-            values.setdefault(new, values.pop(old))
-            warnings.warn(f"{path}: [{section}] {old} is now named {new}", stacklevel=2)
     for key, value in list(values.items()):
         if _is_placeholder(value):
-            problems.append(f"[{section}] {key} is not filled in: {value[1:-1]}")
+            where = text.origin(section, key)
+            problems.append(f"[{section}] {key} is not filled in: {value[1:-1]}{where}")
             values[key] = ""
     try:
         built = cls(**values)
     except ValidationError as err:
-        problems += [_problem(section, cls, error) for error in err.errors()]
+        for error in err.errors():
+            where = text.origin(section, str(error["loc"][0]) if error["loc"] else "")
+            problems.append(_problem(section, cls, error) + where)
         return None
     return built if len(problems) == before else None
 

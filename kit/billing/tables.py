@@ -82,13 +82,18 @@ def job_of_run(loaded: Settings, run: Json) -> waste.JobUse | None:
 
 
 def sites() -> list[Settings]:
-    """Load every site that has partitions and prices, without aliases and unfinished profiles."""
+    """Load every site that has partitions and prices.
+
+    Without aliases, unfinished profiles, and those on another one's base: they are the same site.
+    """
     named: dict[str, Settings] = {}
     for name in profile_names():
         with contextlib.suppress(UsageError):  # a profile that nobody has filled in yet
             loaded = load(name)
             named[loaded.profile] = loaded
-    return [site for site in named.values() if site.partitions]
+    return [
+        site for site in named.values() if site.partitions and site.site.base in ("", site.profile)
+    ]
 
 
 def offers_elsewhere(job: waste.JobUse) -> list[dict[str, str]]:

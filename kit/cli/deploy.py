@@ -137,8 +137,8 @@ def _built(name: str, profile: str | None, placeholders: bool = False) -> str:
     from kit.deploy import manifests
 
     settings = _settings(profile)
-    own = settings.file if settings.file.parent != SITES else None
-    return manifests.build(name, profile=settings.profile, site=own, placeholders=placeholders)
+    own = [path for path in (settings.file, *settings.bases) if path.parent != SITES]
+    return manifests.build(name, profile=settings.profile, sites=own, placeholders=placeholders)
 
 
 def _cluster_host(profile: str | None, here: bool) -> Host:

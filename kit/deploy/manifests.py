@@ -12,7 +12,7 @@ import secrets as random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kit.base import (
@@ -182,14 +182,14 @@ def build(
     folder: Path = FOLDER,
     commit: str = COMMIT,
     profile: str = DEFAULT_PROFILE,
-    site: Path | None = None,
+    sites: Sequence[Path] = (),
     placeholders: bool = False,
 ) -> str:
     """Return the manifests of an environment, after every check.
 
-    `profile` is the forwarder's, `site` its file if it is none of the kit's. With `placeholders`
-    no password is needed; such manifests cannot be applied. Raises UsageError for an unknown name,
-    a wrong source or weak secrets, and CommandFailed from kubectl.
+    `profile` is the forwarder's, `sites` are its file and those of its bases that are none of the
+    kit's. With `placeholders` no password is needed; such manifests cannot be applied. Raises
+    UsageError for an unknown name, a wrong source or weak secrets, and CommandFailed from kubectl.
     """
     if name not in ENVIRONMENTS:
         step = f"use one of: {', '.join(ENVIRONMENTS)}"
@@ -201,15 +201,15 @@ def build(
             folder = stack.enter_context(_with_placeholders(folder))
         check_secrets(folder / "secrets")
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kit-"))).resolve()
-        overlay = _overlay(folder / "secrets", name, profile, site)
+        overlay = _overlay(folder / "secrets", name, profile, sites)
         overlay["resources"] = [os.path.relpath((folder / "envs" / name).resolve(), place)]
-        if site is not None:
-            shutil.copy(site, place / f"{profile}.toml")
+        for site in sites:
+            shutil.copy(site, place / site.name)
         write_text(place / "kustomization.yaml", json.dumps(overlay))  # JSON is YAML, too
         return _run(["kubectl", "kustomize", str(place)])
 
 
-def _overlay(secrets: Path, name: str, profile: str, site: Path | None) -> Json:
+def _overlay(secrets: Path, name: str, profile: str, sites: Sequence[Path]) -> Json:
     """Return what differs between installations: tags of our images, the forwarder's profile."""
     tag = images.tag_of(images.context())
     ours = [f"{images.REGISTRY}/kit-python-{image}" for image in ("forwarder", "mlflow")]
@@ -221,14 +221,14 @@ def _overlay(secrets: Path, name: str, profile: str, site: Path | None) -> Json:
     }
     if not name.endswith("-monitoring"):
         return overlay
-    own = [f"KIT_SITES_DIR={SITES_FOLDER}"] if site is not None else []
+    own = [f"KIT_SITES_DIR={SITES_FOLDER}"] if sites else []
     rows: list[Json] = [
         {
             "name": "forwarder-settings",
             "behavior": "merge",
             "literals": [f"KIT_PROFILE={profile}", *own],
         },
-        *({"name": "forwarder-sites", "files": [f"{profile}.toml"]} for _ in own),
+        *({"name": "forwarder-sites", "files": [site.name for site in sites]} for _ in own),
     ]
     overlay["configMapGenerator"] = [{"namespace": "forwarder", **row} for row in rows]
     # The forwarder reads its secrets when it starts: changed ones start it again.

@@ -107,9 +107,11 @@ def _bucket(settings: Settings, role: str) -> str:
 
 def _estimate(spec: JobSpec) -> str:
     hours = f"{node_hours(spec):.3g}"
+    memory = spec.memory or "the site's default memory"
+    gres = f", {spec.gres} on each node" if spec.gres else ""
     return (
         f"at most {hours} node-hours: {spec.nodes} node(s) of {spec.partition}"
-        f" for at most {spec.time}, {spec.cpus} core(s) and {spec.memory} each,"
+        f" for at most {spec.time}, {spec.cpus} core(s) and {memory} each{gres},"
         f" account {spec.account}\nthe job ends by itself as soon as it is done"
     )
 

@@ -324,6 +324,12 @@ def test_the_readme_and_the_profiles_agree_on_who_is_closed():
     assert (ROOT / "env" / "sites" / "roihu.toml").exists()
 
 
+def test_profile_on_a_base_is_no_second_site_to_compare_with():
+    names = [site.profile for site in sites()]
+    assert "roihu" in names
+    assert "roihu-gpu" not in names
+
+
 def test_many_rows_of_sacct_are_all_priced(loaded):
     rows = [JOB.replace("5|", f"{n}|", 1) + f"\n{n}.0" + STEP[3:] for n in range(1, 5001)]
     add(loaded, "cloud-hpc-0123456789ab-2", "\n".join([COLUMNS, *rows]) + "\n", figures={})

@@ -425,10 +425,13 @@ def test_profile_of_ones_own_travels_with_the_manifests(made, tmp_path):
     folder, commit = made
     site = tmp_path / "ours.toml"
     site.write_text('[site]\nname = "ours"\n')
-    text = manifests.build("kubeflow-monitoring", folder, commit, profile="ours", site=site)
+    base = tmp_path / "theirs.toml"
+    base.write_text('[site]\nname = "theirs"\n')
+    sites = [site, base]
+    text = manifests.build("kubeflow-monitoring", folder, commit, profile="ours", sites=sites)
     settings, sites = settings_of(text)
     assert settings["data"] == {"KIT_PROFILE": "ours", "KIT_SITES_DIR": manifests.SITES_FOLDER}
-    assert sites == {"ours.toml": site.read_text()}
+    assert sites == {"ours.toml": site.read_text(), "theirs.toml": base.read_text()}
     _, sites = settings_of(manifests.build("kubeflow-monitoring", folder, commit))
     assert sites is None
 

@@ -108,7 +108,7 @@ def test_the_sandboxs_certificate_is_named_with_its_end(sandbox):
     assert shown.count("lasts") == 1
 
 
-@pytest.mark.parametrize("name", ["roihu", "lumi", "slurm"])
+@pytest.mark.parametrize("name", ["roihu", "roihu-gpu", "lumi", "slurm"])
 def test_the_plan_of_a_site_needs_no_account_and_is_the_one_expected(name, monkeypatch, tmp_path):
     """The golden texts were checked by hand against the sites' own documents; no script in them."""
     monkeypatch.setattr(SSHHost, "valid_until", lambda _: None)
