@@ -121,6 +121,7 @@ def _settle(*tasks: Any) -> None:
         task.set_caching_options(False)  # a finished run is never a measurement of a new one
         task.set_retry(num_retries=1, backoff_duration="2s", backoff_factor=1.0)
         kubernetes.use_secret_as_volume(task, SECRET, SECRET_FOLDER)
+        kubernetes.set_image_pull_policy(task, "Always")  # `:1` is the newest image
 
 
 def cloud(

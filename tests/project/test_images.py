@@ -52,6 +52,12 @@ def test_images_that_are_built_are_those_of_manifests_stack_and_pipeline():
     assert {name.removesuffix(":1") for name in named} == built
 
 
+def test_the_stack_asks_the_registry_for_the_newest_image():
+    service = yaml.safe_load(STACK.read_text())["services"]["submitter"]
+    assert service["image"].endswith(":1")  # a tag that moves with every build
+    assert service["pull_policy"] == "always"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["services", "mlflow"])
 def test_the_install_steps_give_what_the_image_needs(tmp_path, name):

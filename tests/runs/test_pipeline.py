@@ -68,6 +68,13 @@ def test_every_pod_gets_the_secret_as_a_file_where_the_image_looks_for_it(
     assert len(mounts) == len(TARGETS[name].components)
 
 
+def test_every_pod_asks_the_registry_for_the_newest_image(compiled: list[Any], name: str) -> None:
+    """The tag of the image, `:1`, moves with every build; a node keeps what it once pulled."""
+    executors = compiled[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    policies = [settings["imagePullPolicy"] for settings in executors.values()]
+    assert policies == ["Always"] * len(TARGETS[name].components)
+
+
 def test_the_defaults_of_the_pipeline_are_those_of_the_kit(compiled: list[Any], name: str) -> None:
     given = compiled[0]["root"]["inputDefinitions"]["parameters"]
     defaults = {name: value["defaultValue"] for name, value in given.items() if len(value) > 2}
