@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kit.base import CommandFailed, CredentialRefused, Host, Unreachable
+from kit.base import CommandFailed, Completed, CredentialRefused, Host, Unreachable
 from kit.base.settings import Settings
 from kit.doctor import keys
 from kit.doctor.context import Check, CheckContext, shell_file
@@ -95,7 +95,7 @@ def _allowed_for_tunnels(host: Host) -> bool:
 
 def _docker(context: CheckContext) -> str:
     host = context.vm.needed()
-    done = host.run(LIST, timeout=20, check=False)
+    done = _maybe_as_root(host, LIST)
     if done.code == 127 or "not found" in done.err:
         raise DiagnosisError("docker-missing", done.err.strip()[-300:])
     if done.code:
@@ -115,8 +115,15 @@ def _docker(context: CheckContext) -> str:
     return f"{len(rows)} containers"
 
 
+def _maybe_as_root(host: Host, argv: list[str]) -> Completed:
+    """Run a command, by sudo if it fails: on a VM of the kit Docker's socket is root's alone."""
+    done = host.run(argv, timeout=20, check=False)
+    root = host.run(["sudo", "-n", *argv], timeout=20, check=False) if done.code else done
+    return done if root.code else root
+
+
 def _kind(context: CheckContext) -> str:
-    done = context.vm.needed().run(["kind", "get", "clusters"], timeout=20, check=False)
+    done = _maybe_as_root(context.vm.needed(), ["kind", "get", "clusters"])
     names = done.out.split()
     if done.code or not names:
         raise DiagnosisError("kind-missing", (done.err or done.out).strip()[-300:])

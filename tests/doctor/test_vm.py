@@ -2,10 +2,11 @@
 
 import captured
 import pytest
+from doctor_bench import KIND
 from doctor_faults import assert_diagnosed, by_name, faults_of
 
 from kit.doctor import vm
-from kit.doctor.vm import LISTENERS, LOG
+from kit.doctor.vm import LIST, LISTENERS, LOG
 
 
 @pytest.mark.parametrize("fault", faults_of(vm))
@@ -32,6 +33,18 @@ def test_leftover_docker_proxy_gets_the_commands_and_nothing_is_changed(bench):
         "sudo systemctl start docker",
     ):
         assert f"`{command}`" in found.next_step
+
+
+def test_docker_of_root_alone_is_asked_by_sudo(bench):
+    """The person is in no group docker, so that `docker ps` is refused but by sudo."""
+    answers = {
+        ("sudo", "-n", *LIST): "made/docker-ps.txt",
+        ("sudo", "-n", *KIND): "made/kind-clusters.txt",
+    }
+    refused = 'echo "permission denied while trying to connect to the Docker daemon" >&2; exit 1'
+    found = by_name(bench.cluster(answers, docker=refused, kind=refused))
+    assert (found["Docker"].state, found["kind"].state) == ("ok", "ok"), found["Docker"]
+    assert found["Docker"].answer == "2 containers"
 
 
 def test_stuck_registry_gets_the_command_for_its_own_shim(bench):
