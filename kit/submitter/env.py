@@ -111,10 +111,16 @@ def pins_file(hpc: Hpc, more: Sequence[str] = ()) -> str:
 
 
 def stage_pins(host: Host, hpc: Hpc, more: Sequence[str] = ()) -> None:
-    """Write the list of packages on the site, once."""
-    target = pins_file(hpc, more)
-    if host.run(["test", "-e", target], check=False, repeat=True).code:
-        host.put(pins(more).encode(), target)
+    """Write the list of packages on the site, unless it is there as it was written."""
+    text, target = pins(more).encode(), pins_file(hpc, more)
+    if sha256_on(host, target) != sha256_of(text):
+        host.put(text, target)
+
+
+def sha256_on(host: Host, path: str) -> str:
+    """Return the SHA-256 of a file on the site; "" where it cannot be read."""
+    output = host.run(["sha256sum", "--", path], check=False, repeat=True)
+    return output.out.partition(" ")[0] if output.code == 0 else ""
 
 
 def make_environment(

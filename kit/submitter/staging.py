@@ -39,14 +39,18 @@ class Staging:
         experiment = own_experiment(request)
         code = code_archive(experiment)
         task = build_task(hpc, request, experiment, number, sha256_of(code))
-        used = [task.code, task.data, hpc_env.pins_file(hpc, task.requirements)]
+        sums = f"{task.data}.sha256"  # of the file, which is named by the hash of the data set
+        used = [task.code, task.data, sums, hpc_env.pins_file(hpc, task.requirements)]
         host.run(["touch", "-c", "--", *used], check=False, repeat=True)  # `kit tidy` keeps them
-        if self._sha256(task.code) != task.code_hash:
+        if hpc_env.sha256_on(host, task.code) != task.code_hash:
             host.put(code, task.code)
-        if not self._is_there(task.data):
+        check = ["sha256sum", "--check", "--status", "--", sums]
+        if host.run(check, check=False, repeat=True).code:
             with temporary_folder() as folder:
                 StageStore(self.data, request.run).get_data(request.data_hash, folder)
-                host.put(data_archive(folder), task.data)
+                data = data_archive(folder)
+            host.put(data, task.data)
+            host.put(f"{sha256_of(data)}  {task.data}\n".encode(), sums)
         hpc_env.stage_pins(host, hpc, task.requirements)
         if hpc.build_env_on == "login":
             why = "its Python environment is found or built on the login node, a minute or more"
@@ -57,14 +61,6 @@ class Staging:
         if request.wants_tunnel(hpc.tunnel):
             task = replace(task, tunnel=self._tunnel(attempt_id))
         return task
-
-    def _is_there(self, path: str) -> bool:
-        return self.slurm.host.run(["test", "-e", path], check=False, repeat=True).code == 0
-
-    def _sha256(self, path: str) -> str:
-        """Return the SHA-256 of a file on the site; "" where it cannot be read."""
-        output = self.slurm.host.run(["sha256sum", "--", path], check=False, repeat=True)
-        return output.out.partition(" ")[0] if output.code == 0 else ""
 
     def _tunnel(self, attempt_id: str) -> Json | None:
         """Prepare the tunnel of an attempt; without one the run continues and reports why."""

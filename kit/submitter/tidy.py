@@ -21,7 +21,8 @@ KEEP_DAYS = 30.0
 DAY_S = 86400
 NEEDED = "an open run may need it"
 _ON_SITE = re.compile(
-    r"tries/[0-9a-f]{12}|inputs/[0-9a-f]{64}\.(zip|safetensors)|wheels/[0-9a-f]{12}(\.txt)?"
+    r"tries/[0-9a-f]{12}|inputs/[0-9a-f]{64}\.(zip|safetensors)(\.sha256)?"
+    r"|wheels/[0-9a-f]{12}(\.txt)?"
 )
 _GROUP = re.compile(r"runs/(local|cloud|cloud-hpc)-[0-9a-f]{12}-\d+/|data/[0-9a-f]{64}")
 
@@ -98,7 +99,7 @@ def _on_site(submitter: Submitter, statuses: dict[str, RunStatus]) -> Iterator[L
             unknown = "no finished run of this profile has it"
             return NEEDED if rest not in ended else "" if rest in finished else unknown
         if folder == "inputs":
-            return NEEDED if name in needed.split() else ""
+            return NEEDED if name.removesuffix(".sha256") in needed.split() else ""
         current = name.removesuffix(".txt") == pins
         return "new runs use it" if current else NEEDED if attempts - ended else ""
 

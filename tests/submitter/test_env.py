@@ -67,6 +67,28 @@ def test_first_run_builds_the_environment_and_the_second_finds_it(site, tmp_path
     assert steps(tmp_path) == ["download", "install"]
 
 
+def test_packages_that_others_may_write_are_not_installed(site, tmp_path):
+    """A member of the project could put a package of theirs into the shared folder."""
+    wheels = Path(hpc_env.pins_file(site)).with_suffix("")
+    wheels.mkdir(parents=True)
+    (wheels / "complete").touch()
+    (wheels / "planted.whl").touch()
+    wheels.chmod(0o777)
+    venv, _, messages = make(site)
+    assert any("others may write" in line for line in messages)
+    assert steps(tmp_path) == ["download", "install"]
+    assert [path.name for path in (Path(venv) / "wheels").glob("*.whl")] == ["one.whl"]
+
+
+def test_list_of_packages_that_was_changed_is_written_again(site):
+    make(site)
+    file = Path(hpc_env.pins_file(site))
+    good = file.read_text()
+    file.write_text("evil==1.0\n")
+    make(site)
+    assert file.read_text() == good
+
+
 def test_unconfigured_run_builds_a_private_environment(site, tmp_path):
     published, *_ = make(site)
     own, private, _ = make(site, configured=False, attempt_id="aaaaaaaaaaaa")

@@ -16,8 +16,9 @@ def test_inputs_are_copied_once(world):
     world.ask()
     world.submitter().once()
     before = {name: id(content) for name, content in world.files.items() if "/inputs/" in name}
-    assert len(before) == 2
-    assert any(name.endswith(f"{DATA.hash}.zip") for name in before)
+    data = f"/proj/kit/inputs/{DATA.hash}.zip"
+    assert len(before) == 3
+    assert {data, f"{data}.sha256"} < set(before)
     world.requests.store.delete(f"runs/{RUN}/try-1/submitted.json")
     world.submitter().once()
     after = {name: id(content) for name, content in world.files.items() if "/inputs/" in name}
@@ -42,6 +43,23 @@ def test_code_on_the_site_that_was_changed_is_copied_again(world):
     world.requests.store.delete(f"runs/{RUN}/try-1/submitted.json")
     world.submitter().once()
     assert world.files[code] == good
+
+
+@pytest.mark.parametrize("content", [b"cut off", b"", None])
+def test_data_on_the_site_that_was_damaged_are_copied_again(world, content):
+    """An upload that was cut off, or a file that somebody replaced, under the right name."""
+    world.ask()
+    world.submitter().once()
+    data = f"/proj/kit/inputs/{DATA.hash}.zip"
+    good = world.files[data]
+    if content is None:
+        del world.files[f"{data}.sha256"]
+    else:
+        world.files[data] = content
+    world.requests.store.delete(f"runs/{RUN}/try-1/submitted.json")
+    world.submitter().once()
+    assert world.files[data] == good
+    assert f"{data}.sha256" in world.files
 
 
 @pytest.mark.parametrize(

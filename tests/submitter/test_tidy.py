@@ -111,8 +111,12 @@ def test_attempt_of_somebody_else_and_its_inputs_are_kept(old):
     for name, ended in (("aaaaaaaaaaaa", True), ("bbbbbbbbbbbb", False)):
         attempt(old, name, "f" * 64, ended)
     file(old.kit / "inputs" / f"{'f' * 64}.zip")
+    file(old.kit / "inputs" / f"{'f' * 64}.zip.sha256")
+    file(old.kit / "inputs" / f"{'9' * 64}.zip.sha256")
     age(old)
     rows = kept(old)
+    assert rows[f"inputs/{'f' * 64}.zip.sha256"] == NEEDED
+    assert rows[f"inputs/{'9' * 64}.zip.sha256"] == ""
     assert "no finished run of this profile" in rows["tries/aaaaaaaaaaaa"]
     assert rows["tries/bbbbbbbbbbbb"] == rows[f"inputs/{'f' * 64}.zip"] == NEEDED
 

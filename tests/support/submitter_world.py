@@ -53,10 +53,11 @@ class WorkingHost(FakeHost):
     """A FakeHost that also knows the few commands beside those of `kit.slurm.client`."""
 
     def _answer(self, argv, given, timeout):
-        if argv[:2] == ["test", "-e"]:
-            return int(argv[2] not in self.files), "", ""
         if argv[0] == "touch":
             return 0, "", ""
+        if argv[:2] == ["sha256sum", "--check"]:
+            known, _, path = self.files.get(argv[-1], b"").decode().rstrip("\n").partition("  ")
+            return int(hashlib.sha256(self.files.get(path, b"")).hexdigest() != known), "", ""
         if argv[0] == "sha256sum":
             if argv[2] not in self.files:
                 return 1, "", ""

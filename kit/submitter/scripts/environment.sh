@@ -28,18 +28,23 @@ environment() {
     made=$key.$(cat /proc/sys/kernel/random/uuid)
     venv=$root/venvs/$made
     private=$venv
-    mkdir -p "$root/venvs" "$wheels" || return
+    mkdir -p "$root/venvs" || return
     say "environment: building $venv"
     "$python" -m venv --system-site-packages --without-pip "$venv" || return
     echo "$attempt" >"$venv/.try"
     tr : '\n' <<<"${PYTHONPATH:-}" >"$(echo "$venv"/lib/python3*/site-packages)/module.pth"
     unset PYTHONPATH
+    mkdir -p "$wheels" || return
+    if ! trusted "$wheels"; then # another member of the project could have put a package there
+        say "environment: not using $wheels, into which others may write"
+        wheels=$venv/wheels
+    fi
     if [ ! -e "$wheels/complete" ]; then
         say "environment: downloading packages"
         "$python" -m pip --disable-pip-version-check --quiet download --no-deps \
-            --only-binary :all: --dest "$venv/wheels" --requirement "$pins" || return
-        mv -n "$venv"/wheels/* "$wheels" && touch "$wheels/complete"
-        rm -rf "$venv/wheels"
+            --only-binary :all: --dest "$venv/download" --requirement "$pins" || return
+        mkdir -p "$wheels" && mv -n "$venv"/download/* "$wheels" && touch "$wheels/complete"
+        rm -rf "$venv/download"
     fi
     say "environment: installing $(grep -c == "$pins") packages"
     "$python" -m pip --python "$venv/bin/python" --disable-pip-version-check --quiet \
