@@ -3,6 +3,7 @@
 import getpass
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from kit_sandbox.folders import check_owner, give, own_folder
@@ -108,3 +109,10 @@ def test_missing_folder_and_file_are_created(tmp_path):
     give(tmp_path, "home/keys", os.getuid(), 0o600, file=True)
     assert (mode(tmp_path / "home"), mode(tmp_path / "home" / "keys")) == (0o755, 0o600)
     assert (tmp_path / "home" / "keys").read_text() == "kept"
+
+
+def test_folder_that_cannot_be_created_is_refused_with_the_way_out():
+    """A home folder that does not exist or is not writable, a disk that is read-only."""
+    with pytest.raises(UsageError, match="/proc/x/y cannot be used by the sandbox") as caught:
+        own_folder(Path("/proc/x/y"), 0o700, "set KIT_CACHE_DIR")
+    assert caught.value.next_step == "set KIT_CACHE_DIR"

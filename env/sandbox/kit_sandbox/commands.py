@@ -15,10 +15,10 @@ import click
 import psutil
 from tabulate import tabulate
 
-from kit.base import Busy, UsageError
+from kit.base import Busy, KitError, UsageError
 from kit.base.ports import port_holders
 from kit.base.settings import Settings, load
-from kit_sandbox import files, install, keys, old, processes, roots, services
+from kit_sandbox import files, install, keys, machine, old, processes, roots, services
 from kit_sandbox.files import PLACES, PROGRAMS
 from kit_sandbox.services import Report, Service
 from kit_sandbox.sites import PROFILES, SITES, VM_ACCOUNTS
@@ -34,6 +34,7 @@ def up(settings: Settings, report: Report) -> None:
     Raises UsageError (something to install, a folder that cannot be used), Busy (a port is
     taken, another sandbox runs) and KitError if a service does not become healthy.
     """
+    _check_places(settings)
     folder = files.state_folder(settings)
     _refuse_old_sandbox(folder, report)
     _refuse_other_sandbox(settings)
@@ -42,7 +43,7 @@ def up(settings: Settings, report: Report) -> None:
             _end_leftovers(folder, report)
             _refuse_taken_ports(settings)
             root = install.install(settings, report, SITES[settings.profile].root)
-            files.prepare(settings, folder, root)
+            _prepare(settings, folder, root)
             services.start_supervisor(folder)
         else:
             services.refuse_other_version(settings)
@@ -73,6 +74,22 @@ def down(settings: Settings, wipe: bool, report: Report) -> None:
     if wipe:
         shutil.rmtree(folder)
     report(f"down; {'removed' if wipe else 'kept'} {folder}")
+
+
+def _check_places(settings: Settings) -> None:
+    """Raise UsageError if the state folder is nothing for a sandbox that is to be started."""
+    folder = files.folder_of(settings)
+    files.check_length(folder)
+    if services.supervisor(folder) is None:
+        machine.check_state(folder)
+
+
+def _prepare(settings: Settings, folder: Path, root: Path) -> None:
+    try:
+        files.prepare(settings, folder, root)
+    except OSError as err:  # a full disk, a quota
+        step = "fix what it names (free space, quota), then repeat the command"
+        raise KitError(f"write the sandbox's files below {folder}", str(err), step) from err
 
 
 @contextmanager
@@ -176,8 +193,11 @@ def up_command(site: str) -> None:
     Example:
     kit sandbox up --site both
     """
-    for profile in PROFILES[: 2 if site == "both" else 1]:
-        _up(load(profile))
+    sites = [_load(profile) for profile in PROFILES[: 2 if site == "both" else 1]]
+    for settings in sites:
+        files.check_length(files.folder_of(settings))  # of both, before one of them starts
+    for settings in sites:
+        _up(settings)
 
 
 def _up(settings: Settings) -> None:
@@ -207,11 +227,11 @@ def down_command(wipe: bool, site: str) -> None:
 
 def _down(wipe: bool, only_second: bool = False) -> None:
     """Stop both sites; the second one first, which uses services of the first."""
-    second = load(PROFILES[1])
+    second = _load(PROFILES[1])
     if files.folder_of(second).exists():
         down(second, wipe, _report)
     if not only_second:
-        down(load(PROFILES[0]), wipe, _report)
+        down(_load(PROFILES[0]), wipe, _report)
 
 
 @group.command("install")
@@ -224,7 +244,7 @@ def install_command() -> None:
     Example:
     kit sandbox install
     """
-    install.install(load("sandbox"), _report)
+    install.install(_load("sandbox"), _report)
 
 
 @group.command(
@@ -242,7 +262,7 @@ def exec_command(argv: tuple[str, ...], host: str, profile: str) -> None:
     Example:
     kit sandbox exec sinfo
     """
-    folder = files.folder_of(load(profile))
+    folder = files.folder_of(_load(profile))
     environ = services.administrator(folder)
     words = roots.inside(folder, argv, host)
     os.execve(words[0], words, environ)  # noqa: S606 - no shell on purpose
@@ -261,7 +281,7 @@ def remove_command(packages: bool) -> None:
     sudo kit sandbox remove --packages
     """
     _down(wipe=True)
-    shutil.rmtree(load("sandbox").cache_dir / "sandbox", ignore_errors=True)
+    shutil.rmtree(_load("sandbox").cache_dir / "sandbox", ignore_errors=True)
     old.remove(packages, _report)
 
 
@@ -276,7 +296,7 @@ def lock_command(name: str) -> None:
     Example:
     kit sandbox lock bookworm
     """
-    _report(f"wrote {roots.write_lock(load('sandbox').cache_dir / 'sandbox', name, _report)}")
+    _report(f"wrote {roots.write_lock(_load('sandbox').cache_dir / 'sandbox', name, _report)}")
 
 
 @group.command("status")
@@ -292,7 +312,7 @@ def status_command(ctx: click.Context, as_json: bool, profile: str) -> None:
     Example:
     kit sandbox status --json
     """
-    settings = load(profile)
+    settings = _load(profile)
     services.refuse_other_version(settings)
     rows = services.status(settings)
     if as_json:
@@ -319,7 +339,7 @@ def sandbox_logs(name: str, lines: int, profile: str) -> None:
     Example:
     kit sandbox logs mlflow -n 100
     """
-    for path, text in logs(load(profile), name, lines):
+    for path, text in logs(_load(profile), name, lines):
         click.echo(f"== {path}\n{text}")
 
 
@@ -351,6 +371,12 @@ def logs(settings: Settings, name: str, lines: int = 40) -> Iterator[tuple[Path,
         if path.exists():
             text = path.read_text(errors="replace")
             yield path, "\n".join(text.splitlines()[-lines:])
+
+
+def _load(profile: str) -> Settings:
+    """Return the settings of a site. Raises UsageError for a user without an account."""
+    machine.check_person()
+    return load(profile)
 
 
 def _report(text: str) -> None:

@@ -23,7 +23,7 @@ from kit_sandbox.sites import SITES, VM_ACCOUNTS
 
 SOURCE = ROOT / "env" / "sandbox"
 MARKER = ".kit-sandbox"  # in every state folder: `--wipe` removes nothing else
-MAX_PATH_LENGTH = 60  # characters; Unix sockets below the folder must stay under 108
+MAX_PATH_LENGTH = 60  # bytes; Unix sockets below the folder must stay under 108
 PROJECTS = ("project_2001234", "project_2005678")
 SLURM = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd-c1", "slurmd-c2", "slurmd-g1")
 ALLAS = ("keystone", "ceph-mon", "ceph-osd", "rgw")
@@ -126,12 +126,7 @@ def state_folder(settings: Settings) -> Path:
     """
     folder = folder_of(settings)
     step = "set KIT_SANDBOX_DIR to a folder of your own"
-    if len(str(folder)) > MAX_PATH_LENGTH:
-        raise UsageError(
-            f"{folder} is too long for the sandbox's Unix sockets",
-            f"{len(str(folder))} characters, at most {MAX_PATH_LENGTH}",
-            "set KIT_SANDBOX_DIR to a shorter folder",
-        )
+    check_length(folder)
     if folder.exists():
         check_owner(folder, os.getuid(), step)
         if any(folder.iterdir()) and not (folder / MARKER).exists():
@@ -142,6 +137,16 @@ def state_folder(settings: Settings) -> Path:
     own_folder(folder, 0o700, step)
     (folder / MARKER).touch(mode=0o600)
     return folder
+
+
+def check_length(folder: Path) -> None:
+    """Raise UsageError if the path of a state folder is too long for Unix sockets."""
+    if len(os.fsencode(folder)) > MAX_PATH_LENGTH:
+        raise UsageError(
+            f"{folder} is too long for the sandbox's Unix sockets",
+            f"{len(os.fsencode(folder))} bytes, at most {MAX_PATH_LENGTH}",
+            "set KIT_SANDBOX_DIR to a shorter folder",
+        )
 
 
 def has_network() -> bool:

@@ -19,10 +19,14 @@ def own_folder(folder: Path, mode: int, next_step: str) -> Path:
 
     It is created first and looked at afterwards, so that nobody can come between; missing folders
     above it likewise. Raises UsageError if one of them is a symlink, not a folder, another user's,
-    or writable by others.
+    or writable by others, or cannot be created.
     """
-    _create(folder, mode, next_step)
-    folder.chmod(mode)
+    try:
+        _create(folder, mode, next_step)
+        folder.chmod(mode)
+    except OSError as err:
+        tried = f"{folder} cannot be used by the sandbox"
+        raise UsageError(tried, str(err), next_step) from err
     return folder
 
 

@@ -24,8 +24,14 @@ def install(settings: Settings, report: Report, name: str = "bookworm") -> Path:
     """
     cache = settings.cache_dir / "sandbox"
     root = roots.make(cache, name, report)
-    if name != "bookworm":
-        return root
+    if name == "bookworm":
+        with roots.exclusive(cache / "python.busy", report):
+            _install_python(cache, root, report)
+    return root
+
+
+def _install_python(cache: Path, root: Path, report: Report) -> None:
+    """Make the Python environments that are missing: Keystone's and that of the jobs."""
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     lock, torch = SOURCE / "keystone.lock", SOURCE / "pytorch.txt"
     if _is_stale(cache / "keystone", lock):
@@ -44,7 +50,6 @@ def install(settings: Settings, report: Report, name: str = "bookworm") -> Path:
             _call([*pip, *words, *more])
         target.chmod(0o755)
         _complete(target, torch)
-    return root
 
 
 def _torch_calls(packages: Path, index: str) -> list[list[str]]:
@@ -80,6 +85,8 @@ def _complete(target: Path, source: Path) -> None:
 
 
 def _call(argv: list[str]) -> None:
-    done = subprocess.run(argv, capture_output=True, text=True)
+    # close_fds: what is inherited are the locks of `roots.exclusive`, nothing else
+    done = subprocess.run(argv, capture_output=True, text=True, close_fds=False)
     if done.returncode != 0:
-        raise CommandFailed(argv, done.returncode, done.stdout, done.stderr)
+        step = "fix what it names (network, package index, free space), then repeat the command"
+        raise CommandFailed(argv, done.returncode, done.stdout, done.stderr, step)

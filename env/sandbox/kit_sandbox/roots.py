@@ -9,7 +9,6 @@ a network. `enter.sh` runs a command in a root.
 import fcntl
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from kit.base import ROOT, DataError, KitError, UsageError
+from kit_sandbox import machine
 from kit_sandbox.folders import own_folder
 from kit_sandbox.sites import FIRST_UID, SITES, site_in
 
@@ -26,7 +26,6 @@ Report = Callable[[str], None]
 SOURCE = ROOT / "env" / "sandbox"
 ENTER = SOURCE / "enter.sh"
 NAMES = tuple(site.root for site in SITES.values())
-MACHINE = "x86_64"  # the machine of the locks, as uname says it; "amd64" in Debian's words
 PUBLIC_MIRROR = "http://deb.debian.org/debian"
 # Every state of Debian's archive, by date; KIT_SANDBOX_SNAPSHOT names another such place.
 SNAPSHOT = "http://snapshot.debian.org/archive"
@@ -65,14 +64,15 @@ def make(cache: Path, name: str, report: Report) -> Path:
     cannot make or enter one, DataError for a package that is not the locked one, KitError if the
     download or the unpacking fails.
     """
-    step = "look at what is in it, then remove it, or set KIT_CACHE_DIR to a folder of your own"
+    step = "set KIT_CACHE_DIR to a folder of your own, or look at what is in this one and remove it"
+    machine.check_cache(cache, report)
     own_folder(cache, 0o700, step)
     folder = own_folder(cache / "roots", 0o700, step)
     root = folder / name
-    with _exclusive(folder / f"{name}.busy", report):
+    with exclusive(folder / f"{name}.busy", report):
         if _made_from(root) == _recipe(name):
             return root
-        check_machine(folder)
+        machine.check_machine(ENTER)
         packages = _packages(own_folder(cache / "packages", 0o700, step), name, report)
         report(f"unpacking {len(packages)} packages into {root} …")
         new = folder / f"{name}.new"
@@ -88,34 +88,6 @@ def make(cache: Path, name: str, report: Report) -> Path:
         new.rename(root)
         shutil.rmtree(folder / f"{name}.old", ignore_errors=True)
     return root
-
-
-def check_machine(folder: Path) -> None:
-    """Raise UsageError unless this user can make a root in `folder` and enter it."""
-    step = "use the container of env/sandbox/Dockerfile"
-    if platform.machine() != MACHINE:
-        got = f"this machine is {platform.machine()}, the locked packages are for {MACHINE}"
-        raise UsageError("make a Debian root", got, "use an x86_64 machine")
-    for program in ("apt-get", "dpkg-deb", "unshare"):
-        if not shutil.which(program):
-            raise UsageError("make a Debian root", f"this machine has no {program}", step)
-    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
-        raise UsageError(
-            "make a Debian root",
-            f"{folder} is on a file system that is mounted noexec",
-            "set KIT_CACHE_DIR to a folder where programs may run",
-        )
-    done = subprocess.run([ENTER, "--try"], capture_output=True, text=True)
-    if done.returncode != 0:
-        who = "root" if os.getuid() == 0 else "an ordinary user"
-        raise UsageError(
-            f"mount in a namespace of one's own as {who}, which a Debian root needs",
-            done.stderr.strip(),
-            "allow user namespaces (sysctl user.max_user_namespaces, or on Ubuntu 24.04 "
-            "kernel.apparmor_restrict_unprivileged_userns=0), run the sandbox as root, or in a "
-            "container started with --cap-add SYS_ADMIN --security-opt seccomp=unconfined "
-            "--security-opt apparmor=unconfined",
-        )
 
 
 def inside(state: Path, argv: Sequence[str | Path], host: str = "login") -> list[str]:
@@ -134,7 +106,7 @@ def write_lock(cache: Path, name: str, report: Report) -> Path:
     step = "remove it, or set KIT_CACHE_DIR to a folder of your own"
     packages = own_folder(own_folder(cache, 0o700, step) / "packages", 0o700, step)
     wanted = [line for line in _lines(SOURCE / "roots" / f"{name}.packages")]
-    with _exclusive(packages / "busy", report), _apt(packages, _sources(name)) as (apt, archives):
+    with exclusive(packages / "busy", report), _apt(packages, _sources(name)) as (apt, archives):
         words = ["install", "--yes", "--download-only", "?essential", *wanted]
         _call([*apt, *words], f"download the packages of {name}")
         rows = {path.name: _sha256(path) for path in archives.glob("*.deb")}
@@ -150,7 +122,7 @@ def write_lock(cache: Path, name: str, report: Report) -> Path:
 def _packages(folder: Path, name: str, report: Report) -> list[Path]:
     """Return the locked packages, each compared with its SHA-256, downloaded if not kept."""
     lock = _lock(name)
-    with _exclusive(folder / "busy", report):
+    with exclusive(folder / "busy", report):
         missing = [file for file in lock if not _is_good(folder / file, lock[file])]
         if missing:
             report(f"downloading {len(missing)} Debian packages for {name} …")
@@ -317,9 +289,14 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _exclusive(file: Path, report: Report) -> Iterator[None]:
-    """Let one process at a time make this root or change the kept packages."""
+def exclusive(file: Path, report: Report) -> Iterator[None]:
+    """Let one process at a time make what this file is for.
+
+    The programs that it calls hold the lock as well: when it is killed, the next one waits until
+    they have ended, and does not find them writing into what it makes.
+    """
     with open(file, "w") as stream:
+        os.set_inheritable(stream.fileno(), True)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -337,7 +314,10 @@ def _call(
     """Run a program with the locale C. Raises KitError with what it said."""
     words = [str(word) for word in argv]
     environ = {**os.environ, "LC_ALL": "C", **(more or {})}
-    done = subprocess.run(words, capture_output=True, text=True, cwd=folder, env=environ)
+    # close_fds: what is inherited are the locks of `exclusive`, nothing else
+    done = subprocess.run(
+        words, capture_output=True, text=True, cwd=folder, env=environ, close_fds=False
+    )
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip())[-2000:] or "no output"
         step = "fix what it names (network, mirror, free space), then repeat the command"

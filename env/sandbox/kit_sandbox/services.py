@@ -16,7 +16,7 @@ import psutil
 
 from kit.base import ROOT, Busy, KitError
 from kit.base.settings import Settings
-from kit_sandbox import processes, roots
+from kit_sandbox import machine, processes, roots
 from kit_sandbox.files import PASSWORDS, PLACES, SOURCE, folder_of, place_of, programs_of
 from kit_sandbox.supervisor import control
 
@@ -223,7 +223,8 @@ def check_health(folder: Path, *names: str) -> dict[str, HealthAnswer]:
 def wait_until_healthy(folder: Path, report: Report) -> None:
     """Wait until all health checks pass, reporting each service when it does.
 
-    Raises KitError with the last answers if that takes longer than READY_S.
+    Raises KitError with the last answers if that takes longer than READY_S, or if the disk is
+    full.
     """
     begin = time.monotonic()
     text = (folder / "etc" / "supervisord.conf").read_text()
@@ -235,7 +236,9 @@ def wait_until_healthy(folder: Path, report: Report) -> None:
         for name in [name for name in late if answers[name].healthy]:
             report(f"{time.monotonic() - begin:5.1f} s  {name}")
         late = {name: answer for name, answer in answers.items() if not answer.healthy}
-        time.sleep(0.2 if late else 0)
+        if late:
+            machine.check_not_full(folder)
+            time.sleep(0.2)
     if late:
         raise KitError(
             f"{len(late)} services are not healthy after {READY_S:g} s",
