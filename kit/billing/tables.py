@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from decimal import Context, Decimal
 
 from kit.base import Json, UsageError, to_text
 from kit.base.settings import Settings, load, profile_names
@@ -19,7 +19,7 @@ def bill_rows(lines: Iterable[Line]) -> list[dict[str, str]]:
     return [
         {
             "what": line.what,
-            "quantity": f"{line.quantity.normalize():.4g} {line.unit}",
+            "quantity": f"{_four_digits(line.quantity):f} {line.unit}",
             "rate": f"{line.rate.normalize():f}",
             "BU": format_units(line.bu),
             "kind": line.kind,
@@ -28,6 +28,11 @@ def bill_rows(lines: Iterable[Line]) -> list[dict[str, str]]:
         }
         for line in lines
     ]
+
+
+def _four_digits(value: Decimal) -> Decimal:
+    """Round to four significant digits; `:f` writes it without an exponent."""
+    return Context(prec=4).plus(value).normalize()
 
 
 def format_units(value: Decimal) -> str:

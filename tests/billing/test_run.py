@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
@@ -23,7 +24,7 @@ from kit.billing import (
     totals,
 )
 from kit.billing.rates import LOST
-from kit.billing.tables import sites
+from kit.billing.tables import bill_rows, sites
 from kit.cli.report import bill_command, bills_of_all, find_run
 
 RUN = "cloud-hpc-0123456789ab-1"
@@ -322,6 +323,17 @@ def test_the_command_lists_runs_and_shows_one(loaded):
 def test_the_readme_and_the_profiles_agree_on_who_is_closed():
     assert [site.profile for site in sites() if site.site.closed] == ["mahti-2024"]
     assert (ROOT / "env" / "sites" / "roihu.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("quantity", "text"),
+    [("1.5", "1.5"), ("1000", "1000"), ("150", "150"), ("0.000123456", "0.0001235"), ("0", "0")],
+)
+def test_quantity_has_four_digits_and_no_exponent(quantity, text):
+    line = dataclasses.replace(
+        estimate(load("roihu", {}), "cloud-hpc").lines[0], quantity=Decimal(quantity)
+    )
+    assert bill_rows([line])[0]["quantity"] == f"{text} {line.unit}"
 
 
 def test_profile_on_a_base_is_no_second_site_to_compare_with():
