@@ -9,6 +9,7 @@ import inspect
 import typing
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from ipaddress import IPv4Network
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -19,6 +20,7 @@ from pydantic.fields import FieldInfo
 from kit.base.files import ROOT
 from kit.base.text import to_markdown
 
+WIDEST_BLOCK = 8  # bits of the widest address block from which jobs may reach the VM
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -44,6 +46,31 @@ def _no_percent(value: Any) -> Any:
     return value
 
 
+def _option(value: Any) -> Any:
+    """Refuse what could end a line of the batch script, or be read as an option of sbatch."""
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError("a line end or another control character is not allowed")
+    if isinstance(value, str) and value.startswith("-"):
+        raise ValueError("sbatch would read a value that begins with - as an option")
+    return value
+
+
+def _block(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            block = IPv4Network(value)
+        except ValueError as err:
+            raise ValueError(
+                f"{err}; write an address (10.0.0.5) or a block (10.0.0.0/28)"
+            ) from err
+        if block.prefixlen < WIDEST_BLOCK:
+            raise ValueError(f"a block of more than /{WIDEST_BLOCK} lets the whole internet in")
+    return value
+
+
+Option = Annotated[str, BeforeValidator(_option)]
+Block = Annotated[str, BeforeValidator(_block)]
+Blocks = Annotated[tuple[Block, ...], BeforeValidator(lambda v: tuple(v) if type(v) is list else v)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if type(v) is list else v)]
 Number = Annotated[str, BeforeValidator(exact)]
 
@@ -93,26 +120,70 @@ class Hpc:
     project_dir: Annotated[str, BeforeValidator(_no_percent)] = Field(
         description="Your own folder on the shared file system, not purged; never created."
     )
-    account: str = Field(default="", description="Account that is charged (sbatch --account).")
+    account: Option = Field(default="", description="Account that is charged (sbatch --account).")
     user: str = Field(default="", description="User name at the login node; empty: as ssh decides.")
     ssh_config: str = Field(default="", description="ssh config file; empty: ~/.ssh/config.")
-    partition: str = Field(
+    partition: Option = Field(
         default="", description="Partition (sbatch --partition); empty: the default."
     )
-    time: str = Field(default="00:20:00", description="Time limit of a job, as sbatch reads it.")
-    nodes: int = Field(default=1, description="Nodes of a job.")
-    cpus: int = Field(default=1, description="CPU cores of each node's task.")
-    mem: str = Field(
+    time: Option = Field(default="00:20:00", description="Time limit of a job, as sbatch reads it.")
+    nodes: int = Field(default=1, ge=1, description="Nodes of a job.")
+    cpus: int = Field(
+        default=1, ge=1, description="CPU cores of each node, for the one task that the kit starts."
+    )
+    mem: Option = Field(
         default="3G",
         description="Memory of each node, as sbatch reads it (3G, 500M); empty: the site's own.",
     )
-    gres: str = Field(
+    gres: Option = Field(
         default="", description="Generic resources of each node, such as gpu:gh200:1."
     )
-    qos: str = Field(default="", description="Quality of service (sbatch --qos).")
-    constraint: str = Field(default="", description="Features of the nodes (sbatch --constraint).")
-    clusters: str = Field(default="", description="Cluster of a federation (sbatch --clusters).")
-    licenses: str = Field(default="", description="Licences that a job takes (sbatch --licenses).")
+    mem_per_cpu: Option = Field(
+        default="", description="Memory of each core (sbatch --mem-per-cpu), in place of `mem`."
+    )
+    gpus_per_node: Option = Field(
+        default="",
+        description="GPUs of each node (sbatch --gpus-per-node), such as 2 or a100:2; "
+        "in place of GPUs in `gres`.",
+    )
+    nvme: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Local disk of each node in GB, where the site has the resource nvme (gres).",
+    )
+    burst_buffer: Option = Field(
+        default="",
+        description="Fast storage (sbatch --bb), such as "
+        "#BB_LUA SBF storagesize=100G path=/run/sbb/me.",
+    )
+    exclusive: bool = Field(
+        default=False,
+        description="No other job on the nodes (sbatch --exclusive); the site bills them whole.",
+    )
+    reservation: Option = Field(
+        default="", description="Reservation, as for a course (sbatch --reservation)."
+    )
+    nodelist: Option = Field(
+        default="", description="Nodes that the job must have (sbatch --nodelist), such as c[1-2]."
+    )
+    exclude: Option = Field(
+        default="", description="Nodes that the job must not have (sbatch --exclude)."
+    )
+    mail_type: Option = Field(
+        default="", description="Events that Slurm mails (sbatch --mail-type), such as END,FAIL."
+    )
+    mail_user: Option = Field(
+        default="", description="Address of that mail; empty: as the site decides."
+    )
+    qos: Option = Field(default="", description="Quality of service (sbatch --qos).")
+    constraint: Option = Field(
+        default="", description="Features of the nodes (sbatch --constraint)."
+    )
+    clusters: Option = Field(default="", description="Cluster of a federation (sbatch --clusters).")
+    licenses: Option = Field(
+        default="", description="Licences that a job takes (sbatch --licenses)."
+    )
     modules: Texts = Field(default=(), description="Environment modules to load.")
     module_init: str = Field(
         default="", description="File that defines `module`; empty: the site's own."
@@ -137,8 +208,8 @@ class Hpc:
     retries: int = Field(
         default=0, description="New attempts after one that failed without any work."
     )
-    egress_addresses: Texts = Field(
-        default=(), description="Addresses from which jobs reach the VM."
+    egress_addresses: Blocks = Field(
+        default=(), description="IPv4 addresses or blocks (10.0.0.0/28) that jobs come from."
     )
 
 
@@ -195,6 +266,9 @@ class Partition:
     cores: int = Field(default=0, description="CPU cores of a node.")
     gib: int = Field(default=0, description="Memory of a node in GiB.")
     gpus: int = Field(default=0, description="GPUs of a node.")
+    max_gpus: int = Field(
+        default=0, description="Most GPUs of a job on all its nodes; 0: those of the nodes."
+    )
     rate: str = Field(
         default="", description="Name of its [rates.NAME]; empty: the partition's name."
     )
@@ -224,15 +298,6 @@ class Rate:
 
 SECTIONS: Mapping[str, type] = {"site": Site, "store": Store, "hpc": Hpc, "cloud": Cloud}
 TABLES: Mapping[str, type] = {"ports": Port, "partitions": Partition, "rates": Rate}
-OLD_KEYS = {  # accepted until the next release
-    "hpc": {
-        "nat": "egress_addresses",
-        "env_in": "build_env_on",
-        "seff": "has_seff",
-        "certificate": "needs_certificate",
-    },
-    "store": {"ice_id": "collector_id"},
-}
 
 
 def _platform_port(port: int, svc: str, namespace: str, key: str = "", **more: Any) -> Port:

@@ -31,7 +31,7 @@ from kit.base.sections import (
     profile_template,
     reference,
 )
-from kit.base.settings_file import ProfileFile, read_file
+from kit.base.settings_file import REFUSED_KEYS, RIVAL_KEYS, ProfileFile, read_file
 
 __all__ = [
     "Cloud",
@@ -248,6 +248,10 @@ def _section(text: ProfileFile, section: str, cls: type, table: Any, problems: l
             where = text.origin(section, key)
             problems.append(f"[{section}] {key} is not filled in: {value[1:-1]}{where}")
             values[key] = ""
+    for one, other in RIVAL_KEYS.get(section, ()):
+        if values.get(one) and values.get(other):
+            step = f'leave one empty ({one} = "")'
+            problems.append(f"[{section}] has both {one} and {other}; {step}")
     try:
         built = cls(**values)
     except ValidationError as err:
@@ -272,6 +276,8 @@ def _problem(section: str, cls: type, error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "unexpected_keyword_argument":
         allowed = ", ".join(sorted(f.name for f in dataclasses.fields(cls)))
+        if reason := REFUSED_KEYS.get(section, {}).get(key):
+            return f"[{section}] {key} is not a key: {reason}"
         return f"unknown key {key!r} at [{section}]; allowed: {allowed}"
     if error["type"] == "missing":
         return f"[{section}] lacks {key}"

@@ -13,9 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from kit.base.errors import UsageError
-from kit.base.sections import OLD_KEYS, TABLES
+from kit.base.sections import TABLES
 
 Table = dict[str, Any]
+OLD_KEYS = {  # accepted until the next release
+    "hpc": {
+        "nat": "egress_addresses",
+        "env_in": "build_env_on",
+        "seff": "has_seff",
+        "certificate": "needs_certificate",
+    },
+    "store": {"ice_id": "collector_id"},
+}
+
+
+REFUSED_KEYS = {  # keys that people look for, and what to write in their place
+    "hpc": {
+        "tasks_per_node": "the kit starts one task on each node, and Ray shares its cores; "
+        "write cpus, or `kit submit --ntasks` for a job of your own",
+        "ntasks": "write nodes and cpus; the kit starts one task on each node",
+        "proxy_jump": "write ProxyJump in ~/.ssh/config, below the host of ssh_host; the kit's ssh "
+        "reads that file, or the one in ssh_config",
+        "array": "each run is one job; submit runs one by one (kit run --runs)",
+    }
+}
+RIVAL_KEYS = {"hpc": (("mem", "mem_per_cpu"),)}  # only one of them may be written
 NOT_INHERITED = ("name", "base", "alias_of")  # keys of [site] that are about one file
 
 

@@ -28,6 +28,7 @@ RESOURCES = (
     ("-n", "--ntasks", "ntasks", "Number of tasks on all nodes."),
     ("-c", "--cpus-per-task", "cpus", "Cores of each task."),
     ("", "--mem", "memory", "Memory of each node, such as 3G."),
+    ("", "--mem-per-cpu", "mem_per_cpu", "Memory of each core, in place of --mem."),
     ("", "--gres", "gres", "Generic resources of each node, such as gpu:1."),
     ("-D", "--chdir", "chdir", "Folder on the site to work in."),
 )
@@ -125,7 +126,7 @@ def described_job(
     """Return the job that the words and options describe, with the profile's values beside."""
     import shlex
 
-    from kit.slurm import read_directives, resolve_tasks, script_commands
+    from kit.slurm import read_directives, replace_fields, resolve_tasks, script_commands
 
     fields: dict[str, Any] = {}
     if is_command:
@@ -137,7 +138,7 @@ def described_job(
         for note in notes:
             _note(f"{words[0]}: {note}")
     given = {field: options[field] for _, _, field, _ in RESOURCES if options[field]}
-    fields = resolve_tasks(fields | given)
+    fields = resolve_tasks(replace_fields(fields, given))
     fields |= {"modules": options["modules"]} if options["modules"] else {}
     fields["environment"] = dict(_pair(text) for text in options["pairs"])
     own_name = fields.pop("name", "")

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Callable
 from decimal import Decimal
+from ipaddress import IPv4Network
 from pathlib import Path
 from string import Template
 
@@ -38,7 +39,8 @@ def commands(settings: Settings) -> list[tuple[str, list[str]]]:
     rule = ["security", "group", "rule", "create", "--protocol", "tcp", "--dst-port", "22"]
     site = settings.site.title.split(",")[0]
     sources = [("ssh from there", HERE)]
-    sources += [(f"ssh from {site}", f"{address}/32") for address in hpc.egress_addresses]
+    blocks = map(str, map(IPv4Network, hpc.egress_addresses))  # an address becomes a block of one
+    sources += [(f"ssh from {site}", block) for block in blocks]
     public = f"$HOME/.ssh/{KEY}.pem.pub"
     new = ["-f", "value", "-c", "floating_ip_address", "public"]
     server = ["--flavor", cloud.flavor, "--image", cloud.image, "--key-name", KEY]

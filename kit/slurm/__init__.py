@@ -9,13 +9,22 @@ an attempt rests on), then `status.py` (how its state is derived) and `client.py
 from kit.slurm.client import Accounting, Slurm
 from kit.slurm.fence import ATTEMPT_ID, Attempt, SitePaths, job_name
 from kit.slurm.program import REFUSED, read_directives, resolve_tasks, script_commands
-from kit.slurm.script import JobSpec, build_script, job_for, module_lines, node_hours, sbatch_argv
+from kit.slurm.script import (
+    JobSpec,
+    build_script,
+    job_for,
+    module_lines,
+    node_hours,
+    replace_fields,
+    sbatch_argv,
+)
 from kit.slurm.status import EXIT_MEANINGS, JobStatus
 from kit.slurm.text import (
     ACCOUNT_COLUMNS,
     NO_ACCOUNTING,
     JobState,
     account_row,
+    count_gres,
     parse_count,
     parse_duration,
     parse_memory,
@@ -30,7 +39,6 @@ from kit.slurm.usage import (
     Usage,
     allocated_resources,
     computed_seff,
-    count_gres,
     job_starts,
     planned_resources,
     published_rows,

@@ -23,6 +23,7 @@ _FIELDS = {option: field for option, field, *_ in OPTIONS if field not in ("name
 _SHORT = {
     **{"A": "account", "p": "partition", "q": "qos", "M": "clusters", "C": "constraint"},
     **{"L": "licenses", "N": "nodes", "n": "ntasks", "c": "cpus-per-task", "t": "time"},
+    **{"w": "nodelist", "x": "exclude"},
     **{"J": "job-name", "D": "chdir", "o": "output", "e": "error", "a": "array", "d": "dependency"},
 }
 _NUMBERS = ("nodes", "tasks_per_node", "cpus", "ntasks")
@@ -32,10 +33,10 @@ REFUSED = {
     "dependency": "submit the job when the other one has ended: kit submit --wait",
     "export": "a job gets no variable of the login: name each with --env NAME=VALUE",
     "comment": "the job's comment is its name: --name",
-    "mem-per-cpu": "the kit prices memory per node: write --mem",
     "requeue": "an attempt starts once: kit submit --again after its end",
 }
 _REPLACED = ("output", "error")
+_FLAGS = ("no-requeue", "exclusive")
 
 
 def identity(profile: str, project_dir: str, job: JobSpec) -> str:
@@ -120,12 +121,12 @@ def resolve_tasks(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _options(line: str, number: int) -> Iterator[tuple[str, str]]:
     """Yield the options of one `#SBATCH` line by their long names."""
-    known = [*_FIELDS, "ntasks", "gpus-per-node", "signal", *_REPLACED]
+    known = [*_FIELDS, "ntasks", "signal", *_REPLACED]
     short = "".join(f"{letter}:" for letter, name in _SHORT.items() if name not in REFUSED)
     where = f"line {number} of the script: {line.strip()}"
     try:
         words = shlex.split(line.removeprefix("#SBATCH"), comments=True)
-        pairs, rest = getopt.getopt(words, short, [*(f"{name}=" for name in known), "no-requeue"])
+        pairs, rest = getopt.getopt(words, short, [*(f"{name}=" for name in known), *_FLAGS])
     except (getopt.GetoptError, ValueError) as err:
         name = str(getattr(err, "opt", ""))
         why = REFUSED.get(_SHORT.get(name, name), "take the line out, or use sbatch for this job")
@@ -139,6 +140,8 @@ def _options(line: str, number: int) -> Iterator[tuple[str, str]]:
 
 def _field(option: str, value: str) -> dict[str, Any]:
     """Return the field of JobSpec that an option sets."""
+    if option == "exclusive":
+        return {"exclusive": True}
     if option == "signal":
         match = re.fullmatch(r"(B:)?(SIG)?(TERM|15)@(\d+)", value)
         if not match:

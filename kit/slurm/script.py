@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from kit.base import DataError, UsageError
-from kit.slurm.text import format_duration, parse_duration, parse_memory
+from kit.slurm.text import count_gres, format_duration, parse_duration, parse_memory
 
 if TYPE_CHECKING:
     from kit.base.settings import Hpc
@@ -25,10 +25,11 @@ class JobSpec:
     """One batch job. Field names are sbatch's where it has one; an empty field is left out.
 
     `time` and `memory` (per node) in any form that sbatch accepts, `gres` such as `gpu:gh200:1`,
-    `cpus` per task. `warning_s`: seconds before the time limit at which the script receives
-    SIGTERM (0: never; less for a short limit). `commands` are bash lines that run in `chdir`, else
-    in the attempt's folder (`$attempt`); `commit FILE` publishes and comes last. `environment` is
-    written into the script: it is not a place for secrets.
+    `cpus` per task. `mem_per_cpu` takes the place of `memory`, `gpus_per_node` that of GPUs in
+    `gres`; `exclusive`: no other job on the nodes. `warning_s`: seconds before the time limit at
+    which the script receives SIGTERM (0: never; less for a short limit). `commands` are bash lines
+    that run in `chdir`, else in the attempt's folder (`$attempt`); `commit FILE` publishes, last
+    of all. `environment` is written into the script: it is not a place for secrets.
     """
 
     name: str
@@ -55,11 +56,18 @@ class JobSpec:
     reservation: str = ""
     mail_type: str = ""
     mail_user: str = ""
+    mem_per_cpu: str = ""
+    gpus_per_node: str = ""
+    nodelist: str = ""
+    exclude: str = ""
+    burst_buffer: str = ""
+    exclusive: bool = False
 
 
 # sbatch's option, the field, what the field may hold, how to write it. A value is one word: it
 # cannot add a line.
 WORD = r"[A-Za-z0-9][\w.+-]*"
+NODE = r"[A-Za-z0-9][\w.-]*(\[\d[\d,-]*\][\w.-]*)*"  # without /: sbatch would read a file
 OPTIONS = (
     ("job-name", "name", WORD, "letters, digits and . _ + -"),
     ("account", "account", WORD, "the project's name"),
@@ -78,7 +86,14 @@ OPTIONS = (
     ("reservation", "reservation", WORD, "the name of a reservation"),
     ("mail-type", "mail_type", r"\w+(,\w+)*", "such as END,FAIL"),
     ("mail-user", "mail_user", r"[\w.+@-]+", "an address"),
+    ("mem-per-cpu", "mem_per_cpu", r"[1-9]\d*[KMGT]?", "1000M or 2G; a bare number is MiB"),
+    ("gpus-per-node", "gpus_per_node", r"([\w.-]+:)?[1-9]\d*", "2 or a100:2"),
+    ("nodelist", "nodelist", rf"{NODE}(,{NODE})*", "names of nodes such as c1,c[4-6]"),
+    ("exclude", "exclude", rf"{NODE}(,{NODE})*", "names of nodes such as c1,c[4-6]"),
+    ("bb", "burst_buffer", r"#?\w[\w #=:.,/@+-]*", "what the site documents for --bb, no quotes"),
 )
+# fields of which one takes the place of the other
+RIVALS = (("memory", "mem_per_cpu"), ("gres", "gpus_per_node"))
 _MUST_BE_SET = ("name", "nodes", "cpus", "time")
 LOG_NAME = "job-{}.log"  # the log of a job, in its folder
 
@@ -86,8 +101,23 @@ LOG_NAME = "job-{}.log"  # the log of a job, in its folder
 def job_for(hpc: "Hpc", name: str, commands: Sequence[str], **more: Any) -> JobSpec:
     """Return a job on a profile's site, with everything that its section [hpc] requests."""
     same = {f.name: getattr(hpc, f.name) for f in fields(JobSpec) if hasattr(hpc, f.name)}
-    requested = {**same, "memory": hpc.mem, "tasks_per_node": 1}
-    return JobSpec(name, tuple(commands), **{**requested, **more})
+    nvme = f"nvme:{hpc.nvme}" if hpc.nvme else ""
+    if nvme and count_gres(hpc.gres, "nvme"):
+        tried = f"[hpc] nvme = {hpc.nvme} and gres = {hpc.gres!r}"
+        raise UsageError(tried, "both request the local disk", "write one of them")
+    requested = {
+        **same,
+        "memory": "" if hpc.mem_per_cpu else hpc.mem,
+        "gres": ",".join(filter(None, (hpc.gres, nvme))),
+        "tasks_per_node": 1,  # Ray is started once on each node
+    }
+    return JobSpec(name, tuple(commands), **replace_fields(requested, more))
+
+
+def replace_fields(fields: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a job with `more` in their place, without the rivals of `more`."""
+    gone = {b for pair in RIVALS for a, b in (pair, pair[::-1]) if more.get(a) and b not in more}
+    return {name: value for name, value in fields.items() if name not in gone} | dict(more)
 
 
 def build_script(job: JobSpec, folder: str) -> str:
@@ -156,11 +186,17 @@ def shell(name: str) -> str:
 
 def _directives(job: JobSpec) -> list[str]:
     """Return the `#SBATCH` lines. Raises UsageError for a value that is not allowed."""
+    if job.memory and job.mem_per_cpu:
+        raise refused("mem_per_cpu", job.mem_per_cpu, "the memory of a node or of a core, not both")
+    if job.gpus_per_node and count_gres(job.gres, "gpu"):
+        raise refused("gpus_per_node", job.gpus_per_node, "the GPUs here or in gres, not both")
     lines = []
     for option, name, allowed, form in OPTIONS:
         value = _written(name, str(getattr(job, name) or ""), form)
         if value or name in _MUST_BE_SET:
-            lines.append(f"#SBATCH --{option}={_checked(name, value, allowed, form)}")
+            text = _checked(name, value, allowed, form)
+            lines.append(f"#SBATCH --{option}=" + (f'"{text}"' if " " in text else text))
+    lines += ["#SBATCH --exclusive"] if job.exclusive else []
     lines.append(f"#SBATCH --output={LOG_NAME.format('%j')}")
     if job.warning_s:
         limit = parse_duration(job.time) or 0
@@ -178,7 +214,7 @@ def _written(name: str, value: str, form: str) -> str:
             if not limit or math.isinf(limit) or limit % 1:
                 raise DataError(f"the time limit {value!r} has no end")
             return format_duration(limit)
-        if name == "memory" and value:
+        if name in ("memory", "mem_per_cpu") and value:
             parse_memory(value)
             return value.strip().upper().removesuffix("B")
     except DataError as err:

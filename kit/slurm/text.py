@@ -346,3 +346,27 @@ def account_row(columns: Mapping[str, str], zone: datetime.tzinfo = UTC) -> Acco
         end=parse_time(columns.get("End", ""), zone),
         columns=columns,
     )
+
+
+def count_gres(text: str, name: str) -> int:
+    """Count one resource of a request (`gpu:gh200:4,nvme:100`) or of AllocTRES (`gres/gpu:a100=4`).
+
+    A type may begin with a digit (`gpu:1g.5gb:1`, a MIG slice). In AllocTRES a total without a
+    type counts alone; everywhere else the counts of all types are added.
+    """
+    total, typed = 0, 0
+    for item in text.split(","):
+        key, is_tres, value = item.strip().removeprefix("gres/").partition("=")
+        kind, *parts = key.split(":")
+        if kind != name:
+            continue
+        if is_tres:
+            count = parse_count(value) or 0
+        else:
+            number = parse_count(parts[-1]) if parts else None
+            count = 1 if number is None else number
+        if is_tres and not parts:
+            total = max(total, count)
+        else:
+            typed += count
+    return total or typed

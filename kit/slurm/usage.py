@@ -17,6 +17,7 @@ from kit.slurm.script import JobSpec, job_for
 from kit.slurm.text import (
     AccountRow,
     JobState,
+    count_gres,
     format_duration,
     parse_count,
     parse_duration,
@@ -232,25 +233,41 @@ def requested_resources(job: JobSpec) -> Resources:
     """Return what a job holds from its start to its time limit.
 
     The memory of a job that requests whole nodes (`--mem=0`) or the site's default is not known.
+    What an exclusive job holds beyond its request depends on the nodes, which is not known here.
     Raises UsageError for a time without an end and a memory size that sbatch does not accept.
     """
     try:
         limit, memory = parse_duration(job.time), parse_memory(job.memory)
+        per_core = parse_memory(job.mem_per_cpu)
     except DataError as err:
         tried = f"plan a job with time {job.time!r} and memory {job.memory!r}"
         raise UsageError(tried, err.got, "write [hpc] time as hh:mm:ss and mem as 3G") from err
     if not limit or math.isinf(limit):
         tried = f"price a job with the time limit {job.time!r}"
         raise UsageError(tried, "it has no end", "write [hpc] time as hh:mm:ss")
+    cores = job.nodes * max(1, job.tasks_per_node) * job.cpus
+    held = per_core * cores if per_core else memory * job.nodes if memory else None
+    gpus = count_gres(f"gpu:{job.gpus_per_node}" if job.gpus_per_node else job.gres, "gpu")
+    disk = count_gres(job.gres, "nvme") + _burst_buffer_gib(job.burst_buffer)
     return Resources(
         partition=job.partition,
         seconds=Decimal(str(limit)),
         nodes=job.nodes,
-        cores=job.nodes * max(1, job.tasks_per_node) * job.cpus,
-        memory_gib=Decimal(memory) / GIB * job.nodes if memory else None,
-        gpus=count_gres(job.gres, "gpu") * job.nodes,
-        disk_gib=Decimal(count_gres(job.gres, "nvme") * job.nodes),
+        cores=cores,
+        memory_gib=Decimal(held) / GIB if held else None,
+        gpus=gpus * job.nodes,
+        disk_gib=Decimal(disk * job.nodes),
     )
+
+
+def _burst_buffer_gib(text: str) -> int:
+    """Return the GiB of a request such as `#BB_LUA SBF storagesize=100G path=…`, for each node.
+
+    https://docs.csc.fi/computing/roihu-disk/#disaggregated-storage, read 2026-08. That it is for
+    each node is the dearer reading; the page does not say.
+    """
+    match = re.search(r"\bstoragesize=(\d+)([GT])B?\b", text)
+    return int(match[1]) * (1024 if match[2] == "T" else 1) if match else 0
 
 
 def allocated_resources(usage: Usage) -> Resources:
@@ -271,30 +288,6 @@ def allocated_resources(usage: Usage) -> Resources:
         gpus=count_gres(text, "gpu"),
         disk_gib=Decimal(count_gres(text, "nvme")),
     )
-
-
-def count_gres(text: str, name: str) -> int:
-    """Count one resource of a request (`gpu:gh200:4,nvme:100`) or of AllocTRES (`gres/gpu:a100=4`).
-
-    A type may begin with a digit (`gpu:1g.5gb:1`, a MIG slice). In AllocTRES a total without a
-    type counts alone; everywhere else the counts of all types are added.
-    """
-    total, typed = 0, 0
-    for item in text.split(","):
-        key, is_tres, value = item.strip().removeprefix("gres/").partition("=")
-        kind, *parts = key.split(":")
-        if kind != name:
-            continue
-        if is_tres:
-            count = parse_count(value) or 0
-        else:
-            number = parse_count(parts[-1]) if parts else None
-            count = 1 if number is None else number
-        if is_tres and not parts:
-            total = max(total, count)
-        else:
-            typed += count
-    return total or typed
 
 
 def _whole_seconds(raw: str | None, clock: str) -> int | None:

@@ -73,6 +73,86 @@ def test_mistake_in_a_profile_is_named_with_its_file(tmp_path, change, message):
     assert "x.toml" in str(caught.value)
 
 
+OPTION_KEYS = (
+    *("account", "partition", "time", "mem", "mem_per_cpu", "gres", "gpus_per_node", "qos"),
+    *("constraint", "clusters", "licenses", "reservation", "nodelist", "exclude"),
+    *("mail_type", "mail_user", "burst_buffer"),
+)
+
+
+@pytest.mark.parametrize("key", OPTION_KEYS)
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ('"x\\n#SBATCH --wrap=id"', "control character"),
+        ('"x\\u0007"', "control character"),
+        ('"--wrap=id"', "sbatch would read"),
+        ("3", "valid string"),
+        ("[]", "valid string"),
+    ],
+)
+def test_value_that_sbatch_could_misread_is_refused(tmp_path, key, value, reason):
+    with pytest.raises(UsageError, match=rf"\[hpc\] {key} = ") as caught:
+        read(tmp_path, GOOD.replace("[hpc]", f"[hpc]\n{key} = {value}"))
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("nodes = 0", "nodes = -1", "cpus = 0", "nodes = 1.5", "nvme = -1", "nvme = 100001"),
+        *("nvme = true", "exclusive = 1", 'exclusive = "yes"'),
+    ],
+)
+def test_number_out_of_range_is_refused(tmp_path, line):
+    with pytest.raises(UsageError, match=rf"\[hpc\] {line.split()[0]} = "):
+        read(tmp_path, GOOD.replace("[hpc]", f"[hpc]\n{line}"))
+
+
+@pytest.mark.parametrize(
+    ("key", "step"),
+    [
+        ("tasks_per_node = 2", "write cpus, or `kit submit --ntasks`"),
+        ('proxy_jump = "gate"', "write ProxyJump in ~/.ssh/config"),
+    ],
+)
+def test_key_that_people_look_for_is_refused_with_what_to_write(tmp_path, key, step):
+    with pytest.raises(UsageError, match="is not a key") as caught:
+        read(tmp_path, GOOD.replace("[hpc]", f"[hpc]\n{key}"))
+    assert step in str(caught.value)
+
+
+def test_memory_is_written_for_a_node_or_for_a_core(tmp_path):
+    both = GOOD.replace("[hpc]", '[hpc]\nmem = "{}"\nmem_per_cpu = "1G"')
+    with pytest.raises(UsageError, match=r"\[hpc\] has both mem and mem_per_cpu"):
+        read(tmp_path, both.replace("{}", "3G"))
+    assert read(tmp_path, both.replace("{}", ""))["hpc"].mem_per_cpu == "1G"
+
+
+@pytest.mark.parametrize("value", ["10.0.0.5", "10.0.0.5/32", "193.167.209.128/26"])
+def test_egress_address_may_be_a_block(tmp_path, value):
+    text = GOOD.replace("[hpc]", f'[hpc]\negress_addresses = ["{value}"]')
+    assert read(tmp_path, text)["hpc"].egress_addresses == (value,)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("10.0.0.5/24", "host bits set"),
+        ("10.0.0.300", "Octet"),
+        ("10.0.0.0/33", "netmask"),
+        ("login.example", "Expected 4 octets"),
+        ("2001:db8::/64", "Expected 4 octets"),
+        ("0.0.0.0/0", "whole internet"),
+        ("", "write an address"),
+    ],
+)
+def test_egress_address_that_is_no_block_is_refused(tmp_path, value, reason):
+    with pytest.raises(UsageError, match=r"\[hpc\] egress_addresses") as caught:
+        read(tmp_path, GOOD.replace("[hpc]", f'[hpc]\negress_addresses = ["{value}"]'))
+    assert reason in str(caught.value)
+
+
 def test_every_wrong_key_of_a_profile_is_reported_at_once(tmp_path):
     text = GOOD.replace("[site]", "[site]\ncolour = 1").replace("port = 5000", "port = true")
     with pytest.raises(UsageError, match="x.toml has 2 mistakes") as caught:

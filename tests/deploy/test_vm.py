@@ -45,6 +45,11 @@ def test_plan_of_roihu_runs_in_a_shell():
     ]
 
 
+def test_plan_lets_a_block_of_addresses_in():
+    said = run(vm.plan(load("lumi", {})))
+    assert "<--remote-ip><193.167.209.128/26><kit-ssh>" in said
+
+
 @pytest.mark.parametrize(
     ("profile", "vm_price", "together"),
     [("roihu", "8.40", "8.60"), ("mahti-2024", "8.00", "8.20"), ("sandbox", "8.40", "8.60")],

@@ -126,6 +126,7 @@ HEAD = """\
 #SBATCH --signal=B:TERM@120
 #SBATCH --mail-type=END,FAIL --mail-user=a@example.org
 #SBATCH --no-requeue
+#SBATCH --exclusive --mem-per-cpu=1G -w c1 -x c2,c3 --reservation=course
 """
 
 
@@ -142,6 +143,11 @@ def test_sbatch_lines_of_a_script_are_read():
         "warning_s": 120,
         "mail_type": "END,FAIL",
         "mail_user": "a@example.org",
+        "exclusive": True,
+        "mem_per_cpu": "1G",
+        "nodelist": "c1",
+        "exclude": "c2,c3",
+        "reservation": "course",
     }
     build_script(JobSpec(commands=(), **fields), "/a")
 
@@ -154,10 +160,9 @@ def test_sbatch_lines_of_a_script_are_read():
         ("--dependency=afterok:7", "--wait"),
         ("-d singleton", "--wait"),
         ("--export=ALL", "--env"),
-        ("--mem-per-cpu=1G", "--mem"),
         ("--comment=x", "--name"),
         ("--requeue", "--again"),
-        ("--exclusive", "sbatch"),
+        ("--exclusive=user", "sbatch"),
         ("--no-such-option", "sbatch"),
         ("--nodes=1-2", "whole number"),
         ("--signal=USR1@60", "TERM@60"),

@@ -38,12 +38,30 @@ EVERY_FIELD = JobSpec(
     mail_type="END,FAIL",
     mail_user="a.person@example.org",
 )
+WHOLE_NODES = JobSpec(  # the fields that take the place of others of EVERY_FIELD
+    name="kit-0123456789ab",
+    commands=("true",),
+    nodes=3,
+    tasks_per_node=1,
+    cpus=7,
+    mem_per_cpu="2G",
+    gpus_per_node="mi250:8",
+    gres="nvme:100",
+    nodelist="c1,g[2-4,7]",
+    exclude="c9",
+    burst_buffer="#BB_LUA SBF storagesize=100G path=/run/sbb/me",
+    exclusive=True,
+)
 FOLDER = "/projappl/project_2000000/a person's/kit/tries/0123456789ab"
 
 
-def test_golden_script_sets_every_field():
+def test_golden_scripts_set_every_field():
     default = {f.name: getattr(LEAST, f.name) for f in dataclasses.fields(JobSpec)}
-    same = [name for name, value in default.items() if getattr(EVERY_FIELD, name) == value]
+    same = [
+        name
+        for name, value in default.items()
+        if getattr(EVERY_FIELD, name) == value == getattr(WHOLE_NODES, name)
+    ]
     assert same == ["name"]
 
 
@@ -52,13 +70,14 @@ def test_golden_script_sets_every_field():
     [
         (EVERY_FIELD, FOLDER, "every-field.sh"),
         (LEAST, "/home/u/kit/tries/0123456789ab", "least.sh"),
+        (WHOLE_NODES, "/home/u/kit/tries/0123456789ab", "whole-nodes.sh"),
     ],
 )
 def test_script_equals_the_golden_file(spec, folder, name):
     assert build_script(spec, folder) == (GOLDEN / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["every-field.sh", "least.sh"])
+@pytest.mark.parametrize("name", ["every-field.sh", "least.sh", "whole-nodes.sh"])
 def test_bash_accepts_the_golden_script(name):
     subprocess.run(["bash", "-n", GOLDEN / name], check=True)
 
@@ -96,6 +115,26 @@ def test_node_hours_are_nodes_times_the_time_limit():
         ("constraint", "[a"),
         ("licenses", "a b"),
         ("modules", ("gcc; id",)),
+        ("reservation", "course\n"),
+        ("reservation", "--wrap=id"),
+        ("nodelist", "/etc/passwd"),
+        ("nodelist", "c[1-3"),
+        ("nodelist", "c1\n#SBATCH --wrap=id"),
+        ("exclude", "-x"),
+        ("exclude", "c1 c2"),
+        ("mem_per_cpu", "lots"),
+        ("mem_per_cpu", "0"),
+        ("mem_per_cpu", "1G\n2G"),
+        ("gpus_per_node", "0"),
+        ("gpus_per_node", "-1"),
+        ("gpus_per_node", "a100"),
+        ("gpus_per_node", "1 --wrap"),
+        ("burst_buffer", '#BB" --wrap="id'),
+        ("burst_buffer", "#BB\n#SBATCH --wrap=id"),
+        ("burst_buffer", "--bbf=/etc/passwd"),
+        ("burst_buffer", "$(id)"),
+        ("mail_user", "a b@c"),
+        ("mail_type", "END FAIL"),
         ("module_init", "$(id)"),
         ("module_path", "relative"),
         ("environment", {"A=B": "1"}),
@@ -203,6 +242,47 @@ def test_job_for_a_profile_requests_what_the_profile_says():
     more = {"qos": "low", "clusters": "c1", "constraint": "a100", "licenses": "matlab:1"}
     job = job_for(dataclasses.replace(hpc, **more), "kit-0123456789ab", ["true"])
     assert {name: getattr(job, name) for name in more} == more
+
+
+def test_job_for_a_profile_has_each_of_its_options():
+    hpc = Hpc(ssh_host="x", project_dir="/p", gres="gpu:2", nvme=50, mem_per_cpu="1G")
+    job = job_for(hpc, "x", ["true"])
+    assert (job.gres, job.mem_per_cpu, job.memory) == ("gpu:2,nvme:50", "1G", "")
+    assert job_for(dataclasses.replace(hpc, gres=""), "x", ["true"]).gres == "nvme:50"
+    more = {"reservation": "r", "exclusive": True, "nodelist": "c1", "exclude": "c2"}
+    more |= {"gpus_per_node": "2", "mail_type": "END", "mail_user": "a@b.c", "burst_buffer": "x"}
+    job = job_for(dataclasses.replace(hpc, gres="", nvme=0, **more), "x", ["true"])
+    assert {name: getattr(job, name) for name in more} == more
+
+
+def test_value_of_the_job_replaces_what_means_the_same_in_the_profile():
+    hpc = Hpc(ssh_host="x", project_dir="/p", mem_per_cpu="1G", gpus_per_node="2")
+    job = job_for(hpc, "x", ["true"], memory="5G", gres="gpu:a100:1")
+    assert (job.memory, job.mem_per_cpu) == ("5G", "")
+    assert (job.gres, job.gpus_per_node) == ("gpu:a100:1", "")
+    hpc = Hpc(ssh_host="x", project_dir="/p", mem="3G", gres="gpu:1")
+    job = job_for(hpc, "x", ["true"], mem_per_cpu="1G", gpus_per_node="2")
+    assert (job.memory, job.mem_per_cpu, job.gres, job.gpus_per_node) == ("", "1G", "", "2")
+    build_script(job, "/a")
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ({"memory": "1G", "mem_per_cpu": "1G"}, "mem_per_cpu"),
+        ({"gres": "gpu:1", "gpus_per_node": "1"}, "gpus_per_node"),
+    ],
+)
+def test_two_values_for_one_thing_are_refused(more, word):
+    with pytest.raises(UsageError, match=word) as caught:
+        build_script(dataclasses.replace(LEAST, **more), "/a")
+    assert "not both" in caught.value.next_step
+
+
+def test_local_disk_that_is_requested_twice_is_refused():
+    hpc = Hpc(ssh_host="x", project_dir="/p", gres="nvme:10", nvme=10)
+    with pytest.raises(UsageError, match="nvme = 10"):
+        job_for(hpc, "x", ["true"])
 
 
 # How `module` behaves in Lmod and Modules 5 (a failure exits 1) and in Modules 3.2 (it exits 0).

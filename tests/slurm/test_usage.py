@@ -306,3 +306,26 @@ def test_requested_memory_has_the_units_of_sbatch(memory, gib):
 def test_request_without_an_end_or_a_size_is_refused(field, value):
     with pytest.raises(UsageError, match=re.escape(value)):
         requested_resources(JobSpec("x", (), **{field: value}))
+
+
+def test_memory_of_cores_and_gpus_and_disk_of_nodes_are_summed():
+    job = JobSpec("x", (), nodes=2, cpus=4, tasks_per_node=3, mem_per_cpu="512M")
+    held = requested_resources(job)
+    assert (held.cores, held.memory_gib) == (24, 12)
+    job = JobSpec("x", (), nodes=2, gpus_per_node="gh200:3", gres="nvme:10")
+    held = requested_resources(job)
+    assert (held.gpus, held.disk_gib) == (6, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "gib"),
+    [
+        ("#BB_LUA SBF storagesize=100G path=/run/sbb/me", 200),
+        ("#BB_LUA SBF storagesize=2TB path=/run/sbb/me", 4096),
+        ("capacity=1TB access=striped", 0),
+        ("", 0),
+    ],
+)
+def test_disk_of_a_burst_buffer_is_counted_where_its_size_is_known(text, gib):
+    job = JobSpec("x", (), nodes=2, burst_buffer=text)
+    assert requested_resources(job).disk_gib == gib
