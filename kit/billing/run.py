@@ -10,15 +10,15 @@ from zoneinfo import ZoneInfo
 from kit.base import DataError, Host, Json, KitError, UsageError, site_host
 from kit.base.settings import Hpc, Settings
 from kit.billing import rates
+from kit.billing.limits import check_limits, held_resources
 from kit.billing.rates import Bill, Line, money, slurm_kinds
 from kit.slurm import (
     JobSpec,
     Usage,
+    job_for,
     job_name,
     job_starts,
-    planned_resources,
     read_account,
-    requested_resources,
     usage_of,
 )
 
@@ -106,14 +106,17 @@ def job_units(loaded: Settings, sacct_text: str) -> float | None:
 def estimate(loaded: Settings, target: str) -> Bill:
     """Price a run before it starts, at most: the job to its time limit, the VM as long.
 
-    How long a cloud run takes is not known: the VM is counted for an hour.
+    How long a cloud run takes is not known: the VM is counted for an hour. Raises UsageError for
+    a job that its partition does not take.
     """
+    if target == "cloud-hpc":
+        _check_profile(loaded)
     if target == "local" or not loaded.rates:
         return Bill(())
     lines: list[Line] = []
     duration = rates.HOUR
     if target == "cloud-hpc" and loaded.hpc is not None:
-        planned = planned_resources(loaded.hpc)
+        planned = held_resources(loaded, job_for(loaded.hpc, "plan", ()))
         lines += rates.job_lines(loaded, planned, "job, to its time limit")
         duration = planned.seconds
     lines += rates.cloud_lines(loaded, duration)
@@ -137,12 +140,14 @@ def refuse_over(loaded: Settings, target: str, limit: str = "") -> Bill:
 def check_affordable(
     loaded: Settings, host: Host | None = None, target: str = "cloud-hpc", limit: str = ""
 ) -> None:
-    """Raise UsageError if a run is over its budget or over what the project has left.
+    """Raise UsageError if a run is over its partition, its budget or what the project has left.
 
     `csc-projects` on the login node prints what is left; on a site without it only the budget
     counts. Without any budget nothing is asked. Raises what `host.run` does, but no DataError or
     UsageError, which would refuse the run: that the site was not asked says nothing about it.
     """
+    if target == "cloud-hpc":
+        _check_profile(loaded)
     if not (limit or loaded.budget):
         return
     lines, hpc = refuse_over(loaded, target, limit).lines, loaded.hpc
@@ -151,14 +156,21 @@ def check_affordable(
 
 
 def check_job(loaded: Settings, job: JobSpec, host: Host) -> None:
-    """Raise UsageError if a job, to its time limit, is over its budget or what the project has.
+    """Raise UsageError if a job is over its partition, its budget or what the project has.
 
-    Without any budget nothing is asked. Raises what `check_affordable` does.
+    It is priced to its time limit. Without any budget nothing is asked. Raises what
+    `check_affordable` does.
     """
+    check_limits(loaded, job)
     if loaded.budget and loaded.hpc is not None:
-        lines = rates.job_lines(loaded, requested_resources(job), "job, to its time limit")
+        lines = rates.job_lines(loaded, held_resources(loaded, job), "job, to its time limit")
         rates.check_budget(loaded, lines, loaded.budget)
         _check_remaining(loaded, loaded.hpc, lines, host)
+
+
+def _check_profile(loaded: Settings) -> None:
+    if loaded.hpc is not None:
+        check_limits(loaded, job_for(loaded.hpc, "plan", ()))
 
 
 def _check_remaining(loaded: Settings, hpc: Hpc, lines: Sequence[Line], host: Host) -> None:

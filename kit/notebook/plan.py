@@ -107,8 +107,11 @@ def _bucket(settings: Settings, role: str) -> str:
 
 def _estimate(spec: JobSpec) -> str:
     hours = f"{node_hours(spec):.3g}"
-    memory = spec.memory or "the site's default memory"
-    gres = f", {spec.gres} on each node" if spec.gres else ""
+    of_a_core = f"{spec.mem_per_cpu} per core" if spec.mem_per_cpu else ""
+    memory = spec.memory or of_a_core or "the site's default memory"
+    gpus = f"gpu:{spec.gpus_per_node}" if spec.gpus_per_node else ""
+    gres = "".join(f", {text} on each node" for text in (spec.gres, gpus) if text)
+    gres += ", no other job on the nodes" if spec.exclusive else ""
     return (
         f"at most {hours} node-hours: {spec.nodes} node(s) of {spec.partition}"
         f" for at most {spec.time}, {spec.cpus} core(s) and {memory} each{gres},"

@@ -108,7 +108,35 @@ def test_the_sandboxs_certificate_is_named_with_its_end(sandbox):
     assert shown.count("lasts") == 1
 
 
-@pytest.mark.parametrize("name", ["roihu", "roihu-gpu", "lumi", "slurm"])
+EVERY_OPTION = """
+[site]
+name = "every-option"
+base = "roihu-gpu"
+[hpc]
+account = "project_2009999"
+partition = "gpumedium"
+gres = ""
+gpus_per_node = "gh200:2"
+mem_per_cpu = "2G"
+nodes = 2
+nvme = 100
+burst_buffer = "#BB_LUA SBF storagesize=50G path=/run/sbb/me"
+exclusive = true
+reservation = "course"
+nodelist = "g[1-4]"
+exclude = "g9"
+mail_type = "END,FAIL"
+mail_user = "me@example.org"
+qos = "normal"
+constraint = "gh200"
+clusters = "roihu"
+licenses = "matlab:1"
+[partitions]
+gpumedium = { max_gpus = 0 }
+"""
+
+
+@pytest.mark.parametrize("name", ["roihu", "roihu-gpu", "lumi", "lumi-g", "slurm", "every-option"])
 def test_the_plan_of_a_site_needs_no_account_and_is_the_one_expected(name, monkeypatch, tmp_path):
     """The golden texts were checked by hand against the sites' own documents; no script in them."""
     monkeypatch.setattr(SSHHost, "valid_until", lambda _: None)
@@ -118,6 +146,9 @@ def test_the_plan_of_a_site_needs_no_account_and_is_the_one_expected(name, monke
         for value in ("/store", "login", "project", "long", "/shared/me", "python3.11"):
             text = re.sub(r'"<[^>]+>"', f'"{value}"', text, count=1)
         (tmp_path / "slurm.toml").write_text(text)
+        environ["KIT_SITES_DIR"] = str(tmp_path)
+    if name == "every-option":
+        (tmp_path / f"{name}.toml").write_text(EVERY_OPTION)
         environ["KIT_SITES_DIR"] = str(tmp_path)
     site = load(name, environ)
     *parts, (_, script) = plan.plan_sections(site, "cloud-hpc", NOW)
