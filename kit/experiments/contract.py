@@ -20,6 +20,8 @@ import contextlib
 import json
 import math
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,11 +36,33 @@ from kit.experiments.parameters import Parameters
 Report = Callable[[int, int, float], None]  # step, steps in all, mean loss since the last call
 MAX_FILES = 10_000
 MAX_OUT_BYTES = 5 * 2**30  # an object store takes no larger object in one piece
+FORKED = "a copy of this process (os.fork) came back from the experiment and was ended"
 LOSSES = "losses.jsonl"  # in the checkpoint's folder: the points reported so far
 
 
 def ignore_progress(step: int, steps: int, loss: float) -> None:
     """Report nothing."""
+
+
+@contextlib.contextmanager
+def foreign_code() -> Iterator[None]:
+    """Restore the working directory and the handler of SIGTERM after an experiment's function.
+
+    A copy of the process that comes back from the function is ended: the kit continues in one
+    process only, and a run is recorded once.
+    """
+    before, process = os.getcwd(), os.getpid()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if os.getpid() != process:
+            os.write(2, f"{FORKED}\n".encode())
+            os._exit(1)
+        os.chdir(before)
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and handler is not None and signal.getsignal(signal.SIGTERM) != handler:
+            signal.signal(signal.SIGTERM, handler)
 
 
 @dataclass(frozen=True)
@@ -155,17 +179,16 @@ class Context:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Make the folders for the block; the working directory is the same after it."""
-        before = os.getcwd()
+        """Make the folders for the block, which calls a function of the experiment."""
         for folder in (self.out, self.checkpoint):
             folder.mkdir(parents=True, exist_ok=True)
-        try:
-            yield
-        finally:
-            os.chdir(before)
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+        with foreign_code():
+            try:
+                yield
+            finally:
+                if self._file is not None:
+                    self._file.close()
+                    self._file = None
 
     def load_losses(self) -> None:
         """Read the points of earlier starts: a training that was done reports none."""

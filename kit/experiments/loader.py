@@ -224,6 +224,9 @@ def _check_parameters(tried: str, kind: object) -> None:
     except (TypeError, ValueError) as err:
         got = f"the defaults of its Parameters cannot be written as JSON: {err}"
         raise UsageError(tried, got, "use numbers, texts, true and false") from err
+    except Exception as err:  # a validator is the experiment's own code
+        got = f"its Parameters raised {type(err).__name__}: {err}"
+        raise UsageError(tried, got, "raise ValueError in a validator") from err
 
 
 def _check_options(tried: str, module: ModuleType) -> None:

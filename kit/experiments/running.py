@@ -20,6 +20,7 @@ from kit.experiments.contract import (
     DataInfo,
     Experiment,
     files_below,
+    foreign_code,
     hash_of,
 )
 
@@ -55,7 +56,8 @@ def make_data(experiment: Experiment, cache: Path, source: Path | None) -> Data:
     cache.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="new-", dir=cache))
     try:
-        info = experiment.module.data(folder, source)
+        with foreign_code():
+            info = experiment.module.data(folder, source)
         tried = f"prepare the data set of {experiment.name}"
         if not isinstance(info, DataInfo):
             got = f"its function data returned {type(info).__name__}"

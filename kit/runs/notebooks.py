@@ -147,7 +147,7 @@ def run_notebook(settings: Settings, name: str, values: Mapping[str, Any]) -> Js
         run_id = _run_id(executed)
         kept = _keep(settings, executed, run_id, failure)
     if failure is not None:
-        raise _notebook_error(failure, f"the cells up to there are in {kept}")
+        raise _notebook_error(failure, f"the cells up to there, with the traceback, are in {kept}")
     if run_id is None:
         return None
     record: Json = read_json(kept.parent / "record.json")
@@ -214,7 +214,7 @@ def _notebook_error(failure: Any, next_step: str) -> KitError:
     """Turn papermill's error into the error that the cell raised."""
     kind = getattr(errors, failure.ename, None)
     text = _ANSI.sub("", failure.evalue)
-    message = text if kind else f"{failure.ename}: {text}"
-    error = KitError(message, next_step=next_step)
+    got = "" if kind else f"{failure.ename}: {text}"
+    error = KitError(text if kind else "run the notebook", got, next_step)
     error.exit_code = getattr(kind, "exit_code", 1)
     return error
