@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from kit.base.settings import Settings
 
 LOGIN_NAMES = ("CSC_USERNAME", "CSC_PASSWORD", "CSC_USER_DOMAIN_NAME", "CSC_PROJECT_NAME")
+APPLICATION_NAMES = (  # a login by an application credential: no password
+    "CSC_USERNAME",
+    "OS_APPLICATION_CREDENTIAL_ID",
+    "OS_APPLICATION_CREDENTIAL_SECRET",
+    "CSC_PROJECT_NAME",
+)
 
 
 class SecretTracked(UsageError):
@@ -87,13 +93,26 @@ def secrets_in_use() -> list[Secret]:
 
 @dataclass(frozen=True)
 class Login:
-    """User and project of a login; `source` is where the login was read."""
+    """User and project of a login; `source` is where the login was read.
+
+    With an `application_id` the password is the secret of that application credential, and the
+    domain is empty.
+    """
 
     username: str
     password: Secret
     domain: str
     project: str
     source: str
+    application_id: str = ""
+
+    def lines(self) -> dict[str, str]:
+        """Return the names of a `.env` file and their values; the password is among them."""
+        if self.application_id:
+            values = self.username, self.application_id, self.password.reveal(), self.project
+            return dict(zip(APPLICATION_NAMES, values, strict=True))
+        values = self.username, self.password.reveal(), self.domain, self.project
+        return dict(zip(LOGIN_NAMES, values, strict=True))
 
 
 def read_private(path: Path, tried: str, step: str, encoding: str = "ascii") -> str:
@@ -157,7 +176,7 @@ def read_login(
     Raises UsageError if there is none, or one that lacks a name, cannot be parsed, is readable
     by others or tracked by git; the message never shows what the file holds.
     """
-    complete = all(environ.get(name) for name in LOGIN_NAMES)
+    complete = all(environ.get(name) for name in _names(environ))
     own = settings.env_file
     if own is not None and (own.exists() or not complete):
         step = (
@@ -179,12 +198,21 @@ def read_login(
     )
 
 
+def _names(values: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of a login; the password, where there is one, has precedence."""
+    application = values.get(APPLICATION_NAMES[1]) and not values.get("CSC_PASSWORD")
+    return APPLICATION_NAMES if application else LOGIN_NAMES
+
+
 def _login(values: Mapping[str, str], source: str) -> Login:
-    missing = [name for name in LOGIN_NAMES if not values.get(name)]
+    names = _names(values)
+    missing = [name for name in names if not values.get(name)]
     if missing:
         raise UsageError(
             f"{source} lacks {', '.join(missing)}",
-            next_step=f"the login needs the four names {', '.join(LOGIN_NAMES)}",
+            next_step=f"the login needs the four names {', '.join(names)}",
         )
-    name, password, domain, project = (values[key] for key in LOGIN_NAMES)
-    return Login(name, Secret(password), domain, project, source)
+    name, second, third, project = (values[key] for key in names)
+    if names is APPLICATION_NAMES:
+        return Login(name, Secret(third), "", project, source, application_id=second)
+    return Login(name, Secret(second), third, project, source)

@@ -110,15 +110,14 @@ def secrets_command(profile: str | None, user: str) -> None:
     Example:
       kit platform secrets --profile roihu
     """
-    from kit.base import LOGIN_NAMES, read_login
+    from kit.base import read_login
     from kit.base.settings import load
     from kit.deploy import manifests
 
-    login = read_login(load(profile))
-    values = (login.username, login.password.reveal(), login.domain, login.project)
-    if any("'" in value or "\n" in value for value in values):
+    values = read_login(load(profile)).lines()
+    if any("'" in value or "\n" in value for value in values.values()):
         raise KitError("write the store's login", "a quote in it", "write store.env by hand")
-    text = "".join(f"{name}='{value}'\n" for name, value in zip(LOGIN_NAMES, values, strict=True))
+    text = "".join(f"{name}='{value}'\n" for name, value in values.items())
     for path in manifests.write_secrets(manifests.FOLDER / "secrets", text, user):
         click.echo(f"{path}: in order")
 

@@ -26,6 +26,7 @@ from kit.base import (
 )
 
 if TYPE_CHECKING:
+    from keystoneauth1.identity.v3.base import BaseAuth
     from keystoneauth1.session import Session
 
     from kit.base.settings import Settings
@@ -70,22 +71,33 @@ class Keystone:
     def session(self) -> "Session":
         """The keystoneauth1 session; it gets a new token two minutes before the old one ends."""
         if self._session is None:
-            from keystoneauth1.identity.v3 import Password
             from keystoneauth1.session import Session
 
-            login = self.login
-            auth = Password(
-                self.auth_url,
-                username=login.username,
-                password=login.password.reveal(),
-                user_domain_name=login.domain,
-                project_name=login.project,
-                project_domain_name=login.domain,
-            )
+            auth = self._auth()
             local = urlsplit(self.auth_url).scheme == "http"
             verify = True if local or not self.ca_file else self.ca_file
             self._session = Session(auth, verify=verify, timeout=TIMEOUT_S)
         return self._session
+
+    def _auth(self) -> "BaseAuth":
+        """Return keystoneauth1's way to log in: the password, or the application credential."""
+        from keystoneauth1.identity.v3 import ApplicationCredential, Password
+
+        login = self.login
+        if login.application_id:
+            return ApplicationCredential(
+                self.auth_url,
+                application_credential_id=login.application_id,
+                application_credential_secret=login.password.reveal(),
+            )
+        return Password(
+            self.auth_url,
+            username=login.username,
+            password=login.password.reveal(),
+            user_domain_name=login.domain,
+            project_name=login.project,
+            project_domain_name=login.domain,
+        )
 
     def token(self) -> Secret:
         """Return a token that is good for at least two minutes more; the same one if it is."""
@@ -134,6 +146,18 @@ class Keystone:
         user = self.session.get_user_id()
         return f"{self.auth_url.rstrip('/')}/users/{user}/credentials/OS-EC2"
 
+    def _refused_step(self) -> str:
+        if self.login.application_id:
+            return (
+                f"check the application credential in {self.login.source}: it may have expired or "
+                "been deleted (openstack application credential list)"
+            )
+        return (
+            "check user name, password, domain and project in "
+            f"{self.login.source}, and in MyCSC that the account is a member of "
+            f"{self.login.project} and neither locked nor expired"
+        )
+
     @contextlib.contextmanager
     def kit_errors(self) -> Iterator[None]:
         """Turn keystoneauth1's exceptions into the kit's."""
@@ -145,12 +169,15 @@ class Keystone:
             raise CredentialRefused(
                 f"Keystone at {self.auth_url} refuses the login of {self.login.username}",
                 err.message,
-                "check user name, password, domain and project in "
-                f"{self.login.source}, and in MyCSC that the account is a member of "
-                f"{self.login.project} and neither locked nor expired",
+                self._refused_step(),
             ) from err
         except exceptions.Forbidden as err:
             next_step = f"ask the owner of {self.login.project} for the right to do this"
+            if self.login.application_id:
+                next_step = (
+                    "a restricted application credential makes no EC2 key: make the key once with "
+                    "your password (kit store ls), or the credential with --unrestricted"
+                )
             raise CredentialRefused(
                 f"Keystone at {self.auth_url} forbids this to {self.login.username}",
                 err.message,
@@ -227,6 +254,9 @@ def _store_rows(settings: "Settings", now: float) -> list[Credential]:
         source = keystone.login.source
         what = f"login of {keystone.login.username} in {keystone.login.project}"
         renew = f"change the password in MyCSC, then in {source}"
+        if keystone.login.application_id:
+            what = f"application credential of {what.removeprefix('login of ')}"
+            renew = f"make a new application credential, write it to {source}"
         end = keystone.valid_until()
         rows.append(_row(what, None, now, renew))
         rows.append(_row("Keystone token (Swift)", end, now, f"automatic, from {source}"))

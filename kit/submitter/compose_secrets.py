@@ -153,7 +153,7 @@ def env_text(platforms: list[Platform], settings: Settings) -> str:
     domain, project = "Default", settings.hpc.account if settings.hpc else ""
     with contextlib.suppress(UsageError):
         login = read_login(settings)
-        domain, project = login.domain, login.project
+        domain, project = login.domain or domain, login.project
     values = (platform.text("USER"), password.reveal(), domain, project)
     quoted = (value.replace("\\", "\\\\").replace("'", "\\'") for value in values)
     return "".join(f"{key}='{value}'\n" for key, value in zip(LOGIN_NAMES, quoted, strict=True))

@@ -282,6 +282,61 @@ def test_the_expiry_is_compared_with_the_end_of_a_job():
     )
 
 
+APPLICATION = {
+    "CSC_PASSWORD": None,
+    "CSC_USER_DOMAIN_NAME": None,
+    "OS_APPLICATION_CREDENTIAL_ID": "app-1",
+    "OS_APPLICATION_CREDENTIAL_SECRET": PLANTED,
+}
+
+
+def test_application_credential_takes_the_place_of_the_password(shown, tmp_path):
+    here, server = shown
+    env_file(tmp_path / ".env", **APPLICATION)
+    login = read_login(here, {})
+    assert (login.application_id, login.password.reveal(), login.domain) == ("app-1", PLANTED, "")
+    assert login.lines() == {name: value for name, value in (LINES | APPLICATION).items() if value}
+    keystone_for(here).token()
+    assert server.identities[-1] == {
+        "methods": ["application_credential"],
+        "application_credential": {"id": "app-1", "secret": PLANTED},
+    }
+    rows = list_credentials(here)
+    assert rows[0].what == "application credential of anna in project_2001234"
+    assert "new application credential" in rows[0].how_to_renew
+    assert PLANTED not in repr(rows) + repr(login)
+
+
+def test_password_has_precedence_over_an_application_credential(loaded, tmp_path):
+    env_file(
+        tmp_path / ".env", **(APPLICATION | {"CSC_PASSWORD": "pw", "CSC_USER_DOMAIN_NAME": "D"})
+    )
+    assert read_login(loaded, {}).application_id == ""
+    assert read_login(replace(loaded, env_file=None), LINES | APPLICATION).application_id == "app-1"
+
+
+def test_incomplete_application_credential_is_refused_without_showing_it(loaded, tmp_path):
+    env_file(tmp_path / ".env", **(APPLICATION | {"CSC_PROJECT_NAME": None}))
+    with pytest.raises(UsageError, match="lacks CSC_PROJECT_NAME") as caught:
+        read_login(loaded, {})
+    assert "OS_APPLICATION_CREDENTIAL_SECRET" in caught.value.next_step
+    assert PLANTED not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("logins", "keys", "step"),
+    [(401, 201, "may have expired or been deleted"), (201, 403, "--unrestricted")],
+)
+def test_refused_application_credential_has_its_own_next_step(logins, keys, step, fake):
+    server = fake(status=logins)
+    server.ec2_status = keys
+    login = replace(LOGIN, application_id="app-1")
+    with pytest.raises(CredentialRefused) as caught:
+        Keystone(login, server.url).ec2_key()
+    assert step in caught.value.next_step
+    assert PLANTED not in "".join(traceback.format_exception(caught.value))
+
+
 @pytest.fixture
 def real(sandbox):
     """The sandbox's settings and a Keystone of its login."""

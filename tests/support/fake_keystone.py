@@ -13,19 +13,21 @@ class FakeKeystone:
 
     def __init__(self, life_s=3600, status=201):
         self.life_s, self.status, self.logins, self.ec2_keys = life_s, status, 0, []
+        self.identities, self.ec2_status = [], 201  # how each login was; what a new key gets
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if self.path.endswith("/credentials/OS-EC2"):
                     number = len(outer.ec2_keys) + 1
                     row = {"access": f"access-{number}", "secret": "s3cret", "tenant_id": "p1"}
                     outer.ec2_keys.append(row)
-                    self.answer(201, {"credential": row})
+                    self.answer(outer.ec2_status, {"credential": row})
                     return
                 assert self.path == "/v3/auth/tokens"
                 outer.logins += 1
+                outer.identities.append(body["auth"]["identity"])
                 end = datetime.now(UTC) + timedelta(seconds=outer.life_s)
                 stamp = end.strftime("%Y-%m-%dT%H:%M:%S.000000Z")
                 token = {"methods": ["password"], "expires_at": stamp}
