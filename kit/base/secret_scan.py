@@ -96,10 +96,21 @@ def _known(settings: "Settings", environ: Mapping[str, str]) -> Iterator[tuple[s
                 yield f"{name} of {path.name}", value
             if "://" in value and (password := urlsplit(value).password):
                 yield f"the password in {name} of {path.name}", password
+    yield from _keys(settings)
     for path in dict.fromkeys(path.expanduser() for path in token_files):
         yield from _tokens(path.name, _text(path))
     for name in VARIABLES:
         yield f"the variable {name}", environ.get(name, "")
+
+
+def _keys(settings: "Settings") -> Iterator[tuple[str, str]]:
+    """Yield the secret halves of the S3 keys in the profile's own file."""
+    if settings.store is None or not settings.store.credentials_file:
+        return
+    path = Path(settings.store.credentials_file).expanduser()
+    for name, value in re.findall(r"^\s*(\w+)\s*[=:]\s*(\S+)\s*$", _text(path), re.MULTILINE):
+        if _SECRET_NAME.search(name.upper()):
+            yield f"{name} of {path.name}", value
 
 
 def _text(path: Path) -> str:

@@ -17,7 +17,6 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
-from kit.base.files import ROOT
 from kit.base.text import to_markdown
 
 WIDEST_BLOCK = 8  # bits of the widest address block from which jobs may reach the VM
@@ -109,6 +108,19 @@ class Store:
     collector_id: str = Field(
         default="s0-c0-u1", description="Id of the article's collector in names."
     )
+    credentials_file: str = Field(
+        default="",
+        description="File with an S3 key, as the AWS tools or rclone write it; without auth_url.",
+    )
+    credentials_section: str = Field(
+        default="", description="Section of that file; empty: the only one with a key."
+    )
+    credentials_hours: int = Field(
+        default=0,
+        ge=0,
+        description="Hours that a key lasts from when the file was written; 0: ever.",
+    )
+    renew_hint: str = Field(default="", description="How to get a new key.")
     ca_file: str = Field(default="", description="Certificates to trust; empty: the system's.")
 
 
@@ -298,39 +310,6 @@ class Rate:
 
 SECTIONS: Mapping[str, type] = {"site": Site, "store": Store, "hpc": Hpc, "cloud": Cloud}
 TABLES: Mapping[str, type] = {"ports": Port, "partitions": Partition, "rates": Rate}
-
-
-def _platform_port(port: int, svc: str, namespace: str, key: str = "", **more: Any) -> Port:
-    secrets = ROOT / "env" / "platform" / "secrets" / "platform.env"
-    password = f"grep {key} '{secrets}'" if key else ""
-    return Port(port, svc=svc, namespace=namespace, password=password, **more)
-
-
-PLATFORM_PORTS: Mapping[str, Port] = {  # the services of env/platform
-    "dashboard": _platform_port(
-        8080,
-        "istio-ingressgateway",
-        "istio-system",
-        "DEX_PASSWORD",
-        target=80,
-        user="user@example.com",
-    ),
-    "minio": _platform_port(
-        9000, "minio-service", "kubeflow", "KFP_MINIO_PASSWORD", user="kubeflow"
-    ),
-    "mlflow": _platform_port(5000, "mlflow", "mlflow"),
-    "mlflow-minio": _platform_port(
-        9001, "mlflow-minio-service", "mlflow", "MLFLOW_MINIO_PASSWORD", user="mlflow"
-    ),
-    "prometheus": _platform_port(8090, "prometheus-service", "monitoring", target=8080),
-    "grafana": _platform_port(
-        5050, "grafana", "monitoring", "GRAFANA_PASSWORD", target=3000, user="admin"
-    ),
-    "forwarder": _platform_port(6500, "fastapi-service", "forwarder", "FORWARDER_TOKEN"),
-    "flower": _platform_port(6501, "flower-service", "forwarder", "FLOWER_PASSWORD", user="flower"),
-    "worker": _platform_port(6502, "celery-service", "forwarder", "FORWARDER_GAUGES_TOKEN"),
-    "ray": Port(8280),  # on the VM itself, while a job with a tunnel runs
-}
 
 
 def _keys() -> Iterator[tuple[str, type, list[tuple[str, str, str, str]]]]:

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from kit.base.errors import ProfileMissing, ProfileUnfilled, UsageError
 from kit.base.files import ROOT, work_dir
 from kit.base.sections import (
-    PLATFORM_PORTS,
     SECTIONS,
     TABLES,
     Cloud,
@@ -50,6 +49,39 @@ __all__ = [
 
 SITES = ROOT / "env" / "sites"
 DEFAULT_PROFILE = "sandbox"
+
+
+def _platform_port(port: int, svc: str, namespace: str, key: str = "", **more: Any) -> Port:
+    secrets = ROOT / "env" / "platform" / "secrets" / "platform.env"
+    password = f"grep {key} '{secrets}'" if key else ""
+    return Port(port, svc=svc, namespace=namespace, password=password, **more)
+
+
+PLATFORM_PORTS: Mapping[str, Port] = {  # the services of env/platform
+    "dashboard": _platform_port(
+        8080,
+        "istio-ingressgateway",
+        "istio-system",
+        "DEX_PASSWORD",
+        target=80,
+        user="user@example.com",
+    ),
+    "minio": _platform_port(
+        9000, "minio-service", "kubeflow", "KFP_MINIO_PASSWORD", user="kubeflow"
+    ),
+    "mlflow": _platform_port(5000, "mlflow", "mlflow"),
+    "mlflow-minio": _platform_port(
+        9001, "mlflow-minio-service", "mlflow", "MLFLOW_MINIO_PASSWORD", user="mlflow"
+    ),
+    "prometheus": _platform_port(8090, "prometheus-service", "monitoring", target=8080),
+    "grafana": _platform_port(
+        5050, "grafana", "monitoring", "GRAFANA_PASSWORD", target=3000, user="admin"
+    ),
+    "forwarder": _platform_port(6500, "fastapi-service", "forwarder", "FORWARDER_TOKEN"),
+    "flower": _platform_port(6501, "flower-service", "forwarder", "FLOWER_PASSWORD", user="flower"),
+    "worker": _platform_port(6502, "celery-service", "forwarder", "FORWARDER_GAUGES_TOKEN"),
+    "ray": Port(8280),  # on the VM itself, while a job with a tunnel runs
+}
 
 
 @dataclasses.dataclass(frozen=True)

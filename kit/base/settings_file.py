@@ -37,7 +37,10 @@ REFUSED_KEYS = {  # keys that people look for, and what to write in their place
         "array": "each run is one job; submit runs one by one (kit run --runs)",
     }
 }
-RIVAL_KEYS = {"hpc": (("mem", "mem_per_cpu"),)}  # only one of them may be written
+RIVAL_KEYS = {
+    "hpc": (("mem", "mem_per_cpu"),),
+    "store": (("auth_url", "credentials_file"),),
+}  # only one of them may be written
 NOT_INHERITED = ("name", "base", "alias_of")  # keys of [site] that are about one file
 
 

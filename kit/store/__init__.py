@@ -9,7 +9,6 @@ from kit.store.errors import RetryPolicy
 from kit.store.folder import FolderStore
 from kit.store.keystone import (
     Credential,
-    Ec2Key,
     Keystone,
     as_row,
     certificates,
@@ -19,3 +18,4 @@ from kit.store.keystone import (
 )
 from kit.store.objects import ObjectInfo, ObjectStore
 from kit.store.opening import bucket_name, open_store, progress_bar, user_of
+from kit.store.static_keys import Ec2Key

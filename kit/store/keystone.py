@@ -9,6 +9,7 @@ import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -24,22 +25,15 @@ from kit.base import (
     read_login,
     site_host,
 )
+from kit.store.static_keys import Ec2Key, StaticKeys
 
 if TYPE_CHECKING:
     from keystoneauth1.identity.v3.base import BaseAuth
     from keystoneauth1.session import Session
 
-    from kit.base.settings import Settings
+    from kit.base.settings import Settings, Store
 
 TIMEOUT_S = 20.0
-
-
-@dataclass(frozen=True)
-class Ec2Key:
-    """A key for S3; it lives until somebody deletes it."""
-
-    access: str
-    secret: Secret
 
 
 @dataclass(frozen=True)
@@ -208,7 +202,8 @@ def keystone_for(settings: "Settings") -> Keystone:
     if settings.store is None or not settings.store.auth_url:
         raise UsageError(
             f"profile {settings.profile} has no Keystone",
-            next_step="set [store] auth_url in the profile, or use another profile",
+            next_step="set [store] auth_url in the profile, or credentials_file for an S3 key of "
+            "your own, or use another profile",
         )
     return _shared(read_login(settings), settings.store.auth_url, settings.store.ca_file)
 
@@ -228,6 +223,8 @@ def list_credentials(settings: "Settings", now: float | None = None) -> list[Cre
     rows = []
     if settings.store is not None and settings.store.auth_url:
         rows += _store_rows(settings, now)
+    elif settings.store is not None and settings.store.credentials_file:
+        rows.append(_static_row(settings.store, now))
     return rows + certificates(settings, now)
 
 
@@ -268,6 +265,24 @@ def _store_rows(settings: "Settings", now: float) -> list[Credential]:
     except KitError as err:
         rows.append(Credential(what, None, None, renew, str(err)))
     return rows
+
+
+def static_keys(store: "Store") -> StaticKeys:
+    """Return the reader of a profile's key file."""
+    return StaticKeys(Path(store.credentials_file), store.credentials_section)
+
+
+def _static_row(store: "Store", now: float) -> Credential:
+    """List the key of the profile's own file; its end is known only if the profile says so."""
+    keys = static_keys(store)
+    what, renew = f"S3 key in {keys.path}", store.renew_hint or "write a new key into that file"
+    try:
+        keys.ec2_key()
+        hours = store.credentials_hours
+        end = keys.written() + 3600 * hours if hours else None
+    except (KitError, OSError) as err:
+        return Credential(what, None, None, renew, str(err))
+    return _row(what, end, now, renew)
 
 
 def _row(what: str, end: float | None, now: float, renew: str, problem: str = "") -> Credential:

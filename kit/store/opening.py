@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kit.base import UsageError, read_login
 from kit.store.errors import RetryPolicy
 from kit.store.folder import FolderStore
-from kit.store.keystone import Keystone, keystone_for
+from kit.store.keystone import Keystone, keystone_for, static_keys
 from kit.store.objects import ObjectStore, Progress
 from kit.store.s3 import S3Store
 from kit.store.swift import SwiftStore
@@ -42,6 +42,9 @@ def open_store(
             f"[store] kind = {kind!r} in profile {settings.profile} is unknown",
             next_step="write s3, swift or directory",
         )
+    if kind == "s3" and keystone is None and store.credentials_file:
+        keys = static_keys(store)
+        return S3Store(bucket, keys, store.url, store.region, store.ca_file, retry)
     keystone = keystone or keystone_for(settings)
     if kind == "swift":
         return SwiftStore(bucket, keystone, store.region, store.ca_file, retry)

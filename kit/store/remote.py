@@ -3,7 +3,6 @@
 import abc
 
 from kit.store.errors import RetryPolicy, bucket_taken
-from kit.store.keystone import Keystone
 from kit.store.objects import ObjectStore
 
 
@@ -13,12 +12,11 @@ class RemoteStore(ObjectStore):
     def __init__(
         self,
         bucket: str,
-        keystone: Keystone,
         region: str,
         ca_file: str = "",
         retry: RetryPolicy | None = None,
     ) -> None:
-        self.bucket, self.keystone, self.region = bucket, keystone, region
+        self.bucket, self.region = bucket, region
         self.ca_file, self.retry = ca_file, retry or RetryPolicy()
         self._ours = False
 

@@ -12,6 +12,7 @@ from kit.store.errors import RetryPolicy, answer_error, connection_error
 from kit.store.keystone import Keystone
 from kit.store.objects import BLOCK_BYTES, Body, ObjectInfo, Progress
 from kit.store.remote import RemoteStore
+from kit.store.static_keys import StaticKeys
 
 PART_BYTES = 16 << 20
 PARALLEL_PARTS = 4
@@ -30,13 +31,14 @@ class S3Store(RemoteStore):
     def __init__(
         self,
         bucket: str,
-        keystone: Keystone,
+        keys: Keystone | StaticKeys,
         url: str,
         region: str,
         ca_file: str = "",
         retry: RetryPolicy | None = None,
     ) -> None:
-        super().__init__(bucket, keystone, region, ca_file, retry)
+        super().__init__(bucket, region, ca_file, retry)
+        self.keys = keys
         self.url = url
         self._opening = threading.Lock()
         self._connected: Any = None
@@ -119,7 +121,7 @@ class S3Store(RemoteStore):
         import botocore.session
         from botocore.config import Config
 
-        key = self.keystone.ec2_key()
+        key = self.keys.ec2_key()
         config = Config(
             # boto3's default, checksums after the body, fails on Ceph RGW over https with
             # MissingContentLength (seen with boto3 1.44 and RGW 16.2)
@@ -178,7 +180,7 @@ class S3Store(RemoteStore):
         except exceptions.ClientError as err:
             meta, error = err.response["ResponseMetadata"], err.response["Error"]
             status = meta["HTTPStatusCode"]
-            if status == 403:  # the EC2 key may have been deleted: the next call asks for it again
+            if status == 403:  # the key may have been deleted or replaced: the next call reads it
                 self._connected = None
             text = f"{error['Code']} {error.get('Message') or ''}"
             self._ours &= "NoSuchBucket" not in text  # the next one of that name may be another's

@@ -31,7 +31,8 @@ class SwiftStore(RemoteStore):
         ca_file: str = "",
         retry: RetryPolicy | None = None,
     ) -> None:
-        super().__init__(bucket, keystone, region, ca_file, retry)
+        super().__init__(bucket, region, ca_file, retry)
+        self.keystone = keystone
         self._local = threading.local()
 
     def _put(self, key: str, body: Body, progress: Progress | None) -> None:

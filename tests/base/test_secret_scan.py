@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kit.base import Secret, SecretFound, find_secrets, known_secrets, refuse_secrets
 from kit.base.sections import SECTIONS, TABLES
-from kit.base.settings import Cloud, Port, Settings, load
+from kit.base.settings import Cloud, Port, Settings, Store, load
 
 VALUE = 'pa"ss\\wörd+<1>'
 
@@ -53,6 +53,7 @@ PROFILE_FILES = {
     "cloud.mlflow_env_file": f"MLFLOW_TRACKING_PASSWORD={VALUE}",
     "cloud.prometheus_env_file": f"PROMETHEUS_PASSWORD={VALUE}",
     "cloud.forwarder_token_file": VALUE,
+    "store.credentials_file": f"[a]\naccess_key_id = id\nsecret_access_key = {VALUE}",
     "ports: cat": f"kit:{VALUE}",
     "ports: grep NAME_PASSWORD": f"NAME_PASSWORD={VALUE}",
 }
@@ -81,6 +82,9 @@ def with_file(settings: Settings, key: str, path: Path) -> Settings:
     if key.startswith("ports"):
         command = f"{key.removeprefix('ports: ')} '{path}'"
         return dataclasses.replace(settings, ports={"page": Port(1, password=command)})
+    if key.startswith("store."):
+        store = Store("s3", "https://s3.example", credentials_file=str(path))
+        return dataclasses.replace(settings, store=store)
     return dataclasses.replace(settings, cloud=Cloud(**{key.removeprefix("cloud."): str(path)}))
 
 
@@ -126,7 +130,7 @@ def test_every_key_of_a_profile_that_holds_a_secret_is_read():
         f"{section}.{item.name}"
         for section, model in {**SECTIONS, **TABLES}.items()
         for item in dataclasses.fields(model)
-        if re.search(r"(env|token|password|secret)_?file$|^password$", item.name)
+        if re.search(r"(env|token|password|secret|credentials)_?file$|^password$", item.name)
     }
     places = {"env_file": "site.env_file", "ports: cat": "ports.password"}
     assert keys == {places.get(key, key) for key in PROFILE_FILES} - {"ports: grep NAME_PASSWORD"}

@@ -573,7 +573,7 @@ def test_no_secret_is_anywhere_and_a_cancel_releases_the_nodes_at_once(bench, se
     slurm, name = bench.submitter.slurm, attempt_id(run, 1)
     ray_token = slurm.logs(name, name="ray.token")[0].decode()
     assert len(ray_token) == 64
-    keystone = bench.submitter.data.keystone
+    keystone = bench.submitter.data.keys
     key = keystone.ec2_key()
     hidden = [ray_token, keystone.login.password.reveal(), key.secret.reveal()]
     hidden += [keystone.token().reveal()]

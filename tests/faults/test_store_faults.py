@@ -179,7 +179,7 @@ def test_an_ec2_key_that_was_deleted_is_refused_with_the_next_step(allas, seen):
     row = keystone.session.post(url, json={"tenant_id": project}).json()["credential"]
     keystone.session.delete(f"{url}/{row['access']}")
     other = allas.same(store, "s3", SHORT)
-    other.keystone.ec2_key = lambda: Ec2Key(row["access"], Secret(row["secret"]))
+    other.keys.ec2_key = lambda: Ec2Key(row["access"], Secret(row["secret"]))
     with pytest.raises(CredentialRefused) as caught:
         other.put("a", b"x")
     assert "EC2 key" in caught.value.next_step
