@@ -21,6 +21,7 @@ from typing import Any
 from kit.base import DataError, KitError, UsageError
 from kit.experiments.contract import Experiment, hash_of
 from kit.experiments.gates import Thresholds
+from kit.experiments.packages import requirement_problem
 from kit.experiments.parameters import Parameters
 
 BUILT_IN = ("digits", "fashion_mnist")
@@ -29,9 +30,6 @@ GROUP = "kit.experiments"
 # Legal in the keys of a bucket, in a pipeline's name and in MLflow.
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 MAX_NAME = 40
-_REQUIREMENT = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z,]+\])?([=<>~!]=?[A-Za-z0-9.*,<>=!~]+)?"
-)
 _FUNCTIONS = {"data": ("folder", "source"), "train": ("ctx",), "evaluate": ("ctx",)}
 
 
@@ -231,12 +229,13 @@ def _check_parameters(tried: str, kind: object) -> None:
 
 def _check_options(tried: str, module: ModuleType) -> None:
     requirements = getattr(module, "REQUIREMENTS", ())
-    texts = isinstance(requirements, tuple | list) and all(
-        isinstance(item, str) and _REQUIREMENT.fullmatch(item) for item in requirements
-    )
-    if not texts:
-        step = "list names of packages: REQUIREMENTS = ('scikit-learn',)"
+    step = "list names of packages: REQUIREMENTS = ('scikit-learn', 'pandas[parquet]>=2')"
+    if not isinstance(requirements, tuple | list):
         raise UsageError(tried, f"its REQUIREMENTS are {requirements!r:.80}", step)
+    for item in requirements:
+        problem = requirement_problem(item) if isinstance(item, str) else "it is not a text"
+        if problem:
+            raise UsageError(tried, f"its REQUIREMENTS have {item!r:.80}: {problem}", step)
     if not isinstance(getattr(module, "PRIMARY", ""), str):
         raise UsageError(tried, "its PRIMARY is not a text", "set PRIMARY to a metric's name")
     try:

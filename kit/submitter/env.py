@@ -62,7 +62,12 @@ def pins(more: Sequence[str] = (), names: Path = REQUIREMENTS, lock: Path = LOCK
     if missing:
         raise DataError(f"{names} names what {lock} has not", ", ".join(missing), "make lock")
     lines = [f"{name}=={versions[name]}" for name in wanted]
-    more = [n for n in with_dependencies(more) if n in more or n not in module_packages()]
+    asked = set(map(canonical, more))
+    more = [
+        text
+        for text in with_dependencies(more)
+        if canonical(text) in asked or text not in module_packages()
+    ]
     lines += [f"{name}=={versions[name]}" if name in versions else name for name in more]
     return "".join(f"{line}\n" for line in dict.fromkeys(lines))
 

@@ -88,8 +88,22 @@ BAD = {
     "gates that are texts": (GOOD + "\nGATES = {'error': 'low'}\n", "GATES are not valid"),
     "requirements with an option": (
         GOOD + "\nREQUIREMENTS = ['--index-url x']\n",
-        "REQUIREMENTS are",
+        "REQUIREMENTS have '--index-url x'",
     ),
+    "requirements with a marker": (
+        GOOD + "\nREQUIREMENTS = ['pandas; python_version < \"3.12\"']\n",
+        "a marker would be evaluated on this machine",
+    ),
+    "requirement at an address": (
+        GOOD + "\nREQUIREMENTS = ['pandas @ https://example.org/p.whl']\n",
+        "from its index only",
+    ),
+    "requirement with a line of its own": (
+        GOOD + "\nREQUIREMENTS = ['pandas\\n--index-url=x']\n",
+        "REQUIREMENTS have",
+    ),
+    "requirements are one text": (GOOD + "\nREQUIREMENTS = 'pandas'\n", "REQUIREMENTS are 'pan"),
+    "requirement is a number": (GOOD + "\nREQUIREMENTS = [3]\n", "3: it is not a text"),
     "primary is a number": (GOOD + "\nPRIMARY = 3\n", "PRIMARY is not a text"),
 }
 

@@ -341,6 +341,13 @@ def test_requirements_of_an_experiment_make_another_environment():
     assert len(calls) == 2
 
 
+def test_extra_is_installed_as_the_packages_that_it_needs():
+    extra = {line.split("==")[0] for line in hpc_env.pins(("pydantic[email]",)).splitlines()}
+    plain = {line.split("==")[0] for line in hpc_env.pins(("pydantic",)).splitlines()}
+    assert "email-validator" in extra - plain
+    assert f"pydantic=={hpc_env.locked()['pydantic']}" in hpc_env.pins(("pydantic[email]",))
+
+
 @pytest.mark.parametrize("attempt_id", ["", "../../x", "0123456789ab;reboot"])
 def test_invalid_attempt_id_is_refused(site, attempt_id):
     with pytest.raises(UsageError):
