@@ -45,6 +45,40 @@ def test_a_workflow_names_make_targets_and_a_python_that_exist(path):
             assert python.startswith(f">={version}")
 
 
+def test_a_report_of_a_hole_has_a_private_way_that_the_readme_names():
+    text = (ROOT / "SECURITY.md").read_text()
+    assert "Report a vulnerability" in text
+    assert "(SECURITY.md)" in (ROOT / "README.md").read_text()
+    for page in re.findall(r"\]\(([^)]+)\)", text):
+        assert (ROOT / page).exists(), page
+
+
+def test_new_versions_of_actions_and_of_every_image_are_proposed():
+    """Python's packages are in the lock, whose known holes `make audit` names each week."""
+    updates = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text())["updates"]
+    folders = {
+        update["package-ecosystem"]: {update.get("directory"), *update.get("directories", ())}
+        for update in updates
+    }
+    assert folders["github-actions"] == {"/"}
+    files = [*ROOT.glob("env/images/*/Dockerfile"), ROOT / "env/sandbox/Dockerfile"]
+    images = {f"/{path.parent.relative_to(ROOT)}" for path in files}
+    assert folders["docker"] - {None} == images
+
+
+def test_known_holes_of_every_locked_package_are_asked_for_each_week():
+    text = WORKFLOWS[0].read_text()
+    (audit,) = [job for job, step in steps(WORKFLOWS[0]) if step.get("run") == "make audit"]
+    assert "schedule:" in text.partition("jobs:")[0]
+    assert "schedule" not in yaml.safe_load(text)["jobs"][audit].get("if", "")
+    recipe = re.search(r"(?m)^audit:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())[1]
+    assert "exit 1" in recipe
+    locks = [ROOT / "requirements.lock", *ROOT.glob("env/**/*.lock")]
+    for lock in locks:
+        if "==" in lock.read_text():  # the others are lists of Debian packages
+            assert str(lock.relative_to(ROOT)) in recipe
+
+
 def test_hooks_before_a_commit_are_local_and_use_the_locked_tools():
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     assert [repo["repo"] for repo in config["repos"]] == ["local"]
