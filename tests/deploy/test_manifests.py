@@ -2,6 +2,7 @@
 
 import base64
 import datetime
+import itertools
 import json
 import os
 import re
@@ -291,6 +292,30 @@ def test_prometheus_alone_has_rights_and_not_to_the_nodes_proxy(built):
         named(objects, "ServiceAccount", "prometheus")
         grafana = named(objects, "Deployment", "grafana")["spec"]["template"]["spec"]
         assert grafana["automountServiceAccountToken"] is False
+
+
+def test_rights_in_our_namespaces_are_named_one_by_one_and_read_no_secrets(built):
+    """No right is given to the account that every pod has, none to everything, none to secrets."""
+    for name, (_, objects) in built.items():
+        roles = {o["metadata"]["name"]: o for o in objects if o["kind"] in ("Role", "ClusterRole")}
+        ours = [
+            roles[binding["roleRef"]["name"]]["rules"]
+            for binding in objects
+            if binding["kind"] in ("RoleBinding", "ClusterRoleBinding")
+            for subject in binding["subjects"]
+            if subject.get("namespace") in OURS and subject["name"] != "default"
+        ]
+        assert len(ours) >= name.endswith("-monitoring")
+        for rule in itertools.chain(*ours):
+            assert "*" not in (
+                *rule["verbs"],
+                *rule.get("resources", ()),
+                *rule.get("apiGroups", ()),
+            )
+            assert "secrets" not in rule.get("resources", ())
+        bindings = [o for o in objects if o["kind"] in ("RoleBinding", "ClusterRoleBinding")]
+        subjects = [s for o in bindings for s in o["subjects"] if s.get("namespace") in OURS]
+        assert "default" not in [subject["name"] for subject in subjects]
 
 
 def test_our_pods_meet_the_restricted_standard(built):

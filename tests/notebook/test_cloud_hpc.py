@@ -1,5 +1,6 @@
 """What the notebook of cloud-hpc does beside the pipeline."""
 
+import contextlib
 import dataclasses
 import re
 import subprocess
@@ -7,13 +8,18 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from memory_store import MemoryStore
 from submitter_world import RUN, World
 
 from kit.base import KitError
 from kit.base.settings import load
+from kit.experiments import load_experiment
 from kit.notebook import cloud_hpc, show
+from kit.notebook.results import Options
 from kit.notebook.run import Run
-from kit.runs.requests import RunRequest, attempt_id
+from kit.runs import history
+from kit.runs import outcome as pipelines
+from kit.runs.requests import RunRequest, RunRequests, attempt_id
 
 
 def test_the_notebook_shows_why_its_own_submitter_ended(tmp_path):
@@ -29,6 +35,30 @@ def test_the_notebook_shows_why_its_own_submitter_ended(tmp_path):
         cloud_hpc.note(submitter, requests, "run", ())
     assert "exit code -9" in caught.value.tried
     assert "run this cell again" in caught.value.next_step
+
+
+def test_the_cell_ends_when_the_notebooks_own_submitter_has_ended(tmp_path, monkeypatch):
+    """Nobody would take the run further, and the training component would wait for ever."""
+    loaded = load("sandbox", {"KIT_RESULTS_DIR": str(tmp_path)})
+    experiment = load_experiment("digits")
+    stored = history.start_run(loaded, "cloud-hpc", {}, "d" * 64, experiment=experiment)
+    options = Options(experiment.gates, False, True, 1, "")
+    run = Run(stored, SimpleNamespace(hash="d" * 64), experiment.parameters(), options)
+    requests = RunRequests(MemoryStore())
+    monkeypatch.setattr(Run, "requests", property(lambda _: requests))
+    monkeypatch.setattr(Run, "objects", SimpleNamespace(store=MemoryStore()))
+    log = tmp_path / "submitter.log"
+    log.write_text("the key was refused\n")
+    ended = SimpleNamespace(poll=lambda: 1)
+    given = contextlib.nullcontext(cloud_hpc.SubmitterProcess(ended, log))
+    monkeypatch.setattr(cloud_hpc, "submitter", lambda *_: given)
+    monkeypatch.setattr(
+        pipelines,
+        "run_pipeline",
+        lambda settings, store, values, folder, on_change, **_: on_change(()),
+    )
+    with pytest.raises(KitError, match="the key was refused"):
+        run.run_pipeline()
 
 
 def test_the_notebook_says_how_to_open_it_and_never_the_token(tmp_path):

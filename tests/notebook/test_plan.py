@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from kit.base import ROOT, SSHHost, UsageError
+from kit.base import ROOT, DataError, SSHHost, UsageError
 from kit.base.settings import SITES, Site, load
 from kit.notebook import plan
 from kit.notebook.show import credentials_table
@@ -87,6 +87,13 @@ def test_a_profile_that_cannot_do_it_is_refused_with_the_reason(loaded):
     ]:
         with pytest.raises(UsageError, match=words):
             plan.plan_sections(wrong, target, NOW)
+
+
+def test_plan_is_refused_where_the_price_depends_on_a_memory_that_is_not_named(loaded):
+    """`mem = "0"` is the memory of the whole node for sbatch: how much that is, nobody knows."""
+    with pytest.raises(DataError, match="gib it held is not known") as error:
+        plan.plan_sections(replace(loaded, hpc=replace(loaded.hpc, mem="0")), "cloud-hpc", NOW)
+    assert "[hpc] mem" in error.value.next_step
 
 
 def test_the_command_prints_it():

@@ -45,6 +45,19 @@ def test_no_node_starts_ray_at_a_fixed_port():
     assert not ray_cluster.listens("127.0.0.88", ports[0])
 
 
+def test_ray_chooses_every_port_that_is_not_chosen_for_it(tmp_path, monkeypatch):
+    """Ray's usual fixed ports are those of everybody else's Ray on the same node."""
+    started = []
+    monkeypatch.setattr(
+        ray_cluster.subprocess, "Popen", lambda argv, **_: started.append(list(map(str, argv)))
+    )
+    monkeypatch.setattr(ray_cluster, "node_address", lambda node: "127.0.0.88")
+    Cluster(["c1"], Path("ray"), tmp_path, "1")._step("c1", "--address=127.0.0.88:7")
+    ports = dict(word.split("=") for word in started[0] if "-port=" in word)
+    names = ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export", "min-worker")
+    assert ports == dict.fromkeys([f"--{name}-port" for name in (*names, "max-worker")], "0")
+
+
 BUSY = "Exception: The current node timed out during startup. This could happen because"
 
 

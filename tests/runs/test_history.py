@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -88,6 +89,32 @@ def test_editing_the_experiment_is_another_run_and_its_source_is_kept(loaded, tm
     path.write_text(path.read_text() + "\n# edited\n")
     assert started().id != first.id
     assert "edited" not in (first.folder / "source/experiment/mean_model.py").read_text()
+
+
+def test_edit_of_the_kit_outside_the_experiment_leaves_the_id_of_a_run(tmp_path):
+    """A copy of the kit is edited: a plot may change while a paid job runs, a model may not."""
+    shutil.copytree(ROOT / "kit", tmp_path / "kit", ignore=shutil.ignore_patterns("__pycache__"))
+    environ = {**os.environ, "KIT_RESULTS_DIR": str(tmp_path / "results"), "PYTHONPATH": ""}
+    environ["KIT_SITES_DIR"] = str(ROOT / "env/sites")
+    program = "import kit.runs.history as h; from kit.base.settings import load\n"
+    program += "print(h.__file__, h.start_run(load('laptop'), 'local', {}, 'd' * 64).id)"
+
+    def started():
+        argv = [sys.executable, "-c", program]
+        done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        file, run = done.stdout.split()
+        assert file.startswith(str(tmp_path))
+        return run
+
+    first = started()
+    for name in ("report/__init__.py", "runs/history.py", "experiments/digits.py"):
+        path = tmp_path / "kit" / name
+        path.write_text(path.read_text() + "\n# edited\n")
+    assert started() == first
+    model = tmp_path / "kit/experiments/fashion_mnist/training.py"
+    model.write_text(model.read_text() + "\n# edited\n")
+    assert started() != first
 
 
 def test_commit_versions_and_host_of_the_start_are_recorded(loaded, monkeypatch):

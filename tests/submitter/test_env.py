@@ -159,6 +159,18 @@ def test_folder_that_is_not_writable_is_reported(site, tmp_path):
         make(gone)
 
 
+def test_project_folder_that_is_missing_is_not_made_by_a_build(site):
+    """A disk that is not mounted on the node: its folder must not appear on the node's own disk."""
+    hpc_env.stage_pins(LocalHost(), site)
+    away = Path(site.project_dir).rename(Path(site.project_dir).with_name("away"))
+    call = hpc_env.environment_call(site, ATTEMPT, True)
+    argv = ["bash", "-c", f"{hpc_env.FUNCTION}\n{call}"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, f"no folder {site.project_dir}\n")
+    assert not Path(site.project_dir).exists()
+    assert not (away / "kit/venvs").exists()
+
+
 def built_at_once(site, configured, answer):
     """The answers of four builders of one attempt that start together."""
     hpc_env.stage_pins(LocalHost(), site)

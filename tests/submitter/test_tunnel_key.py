@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from submitter_world import RUN, World
 
-from kit.base import DataError, KitError, LocalHost, Unreachable, UsageError
+from kit.base import CommandFailed, DataError, KitError, LocalHost, Unreachable, UsageError
 from kit.base.settings import Cloud, load
 from kit.notebook import plan
 from kit.runs.follow import sentence
@@ -116,6 +116,13 @@ def test_private_key_is_readable_by_its_owner_in_its_folder_only(vm, tmp_path):
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
     assert key.read_text().splitlines()[1] not in json.dumps(given)
+
+
+def test_key_is_not_kept_below_a_project_folder_that_is_missing(vm, keys, tmp_path):
+    with pytest.raises(CommandFailed, match="cannot use the folder"):
+        opened(vm, tmp_path / "not-mounted")
+    assert not (tmp_path / "not-mounted").exists()
+    assert keys.read_text() == OTHERS
 
 
 def test_repeated_call_or_another_submitter_gets_the_same_key(vm, keys, tmp_path):
