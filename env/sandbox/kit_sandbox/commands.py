@@ -23,6 +23,11 @@ from kit_sandbox.files import PLACES, PROGRAMS
 from kit_sandbox.services import Report, Service
 from kit_sandbox.sites import PROFILES, SITES, VM_ACCOUNTS
 
+AS_ROOT = (
+    "root starts it, so its services have root's rights on this machine; started by an ordinary "
+    "user they have that user's only"
+)
+
 profile_option = click.option(
     "--profile", type=click.Choice(PROFILES), default="sandbox", show_default=True, help="Site."
 )
@@ -202,6 +207,8 @@ def up_command(site: str) -> None:
 
 def _up(settings: Settings) -> None:
     begin = time.monotonic()
+    if os.getuid() == 0 and settings.profile == PROFILES[0]:
+        _report(AS_ROOT)
     up(settings, _report)
     _report(f"the sandbox is up ({time.monotonic() - begin:.1f} s) in {files.folder_of(settings)}")
 
