@@ -120,7 +120,8 @@ class SSHHost(Host):
         Raises UsageError if ssh cannot read them.
         """
         if self._settings is None:
-            done = run_process([*self.argv, "-G", self.name], b"", 20)
+            # -N: ForkAfterAuthentication wants a command or none at all
+            done = run_process([*self.argv, "-N", "-G", self.name], b"", 20)
             if done.code:
                 raise self.failure(done.code, done.err.decode(errors="replace").strip())
             self._settings = {}
@@ -181,8 +182,9 @@ class SSHHost(Host):
             "ControlPath": self.socket,
             "ControlPersist": 300,
         }
-        if self.settings().get("stdinnull") == ["yes"]:  # an ssh before 8.7 refuses the option
-            values["StdinNull"] = "no"
+        for option in ("StdinNull", "ForkAfterAuthentication"):  # refused by an ssh before 8.7
+            if self.settings().get(option.lower()) == ["yes"]:
+                values[option] = "no"
         return [*self.argv, *ssh_options(**{**values, **more}), "-T", *words, self.name]
 
     def _open(self) -> None:
@@ -211,7 +213,7 @@ class SSHHost(Host):
         return self._person_socket is not None
 
     def _answers(self, socket: Path) -> bool:
-        command = [*self.argv, "-o", f"ControlPath={socket}", "-O", "check", self.name]
+        command = [*self.argv, "-o", f"ControlPath={socket}", "-N", "-O", "check", self.name]
         return run_process(command, b"", 20).code == 0
 
     def _connect(self) -> None:

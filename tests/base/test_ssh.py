@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from private_sshd import PrivateSshd, keygen
@@ -105,11 +106,17 @@ def test_dead_master_costs_one_repeat_if_that_does_no_harm(tmp_path, monkeypatch
 def test_contact_lost_in_the_middle_is_unreachable_and_not_repeated(sshd, tmp_path):
     host = sshd.host(name="middle")
     host.run(["true"])
-    timer = threading.Timer(0.5, sshd.cut)
-    timer.start()
+
+    def cut_when_it_has_begun():
+        while not (tmp_path / "times").exists():
+            time.sleep(0.05)
+        sshd.cut()
+
+    cutting = threading.Thread(target=cut_when_it_has_begun, daemon=True)
+    cutting.start()
     with pytest.raises(Unreachable):
-        host.run(["sh", "-c", f"echo x >>{tmp_path}/times; sleep 5"], repeat=True)
-    timer.join()
+        host.run(["sh", "-c", f"echo x >>{tmp_path}/times; sleep 30"], repeat=True)
+    cutting.join()
     assert (tmp_path / "times").read_text() == "x\n"
 
 
@@ -251,6 +258,11 @@ def own(tmp_path):
         "ExitOnForwardFailure yes\n  LocalForward {port} 127.0.0.1:1",
         "RequestTTY force",
         "SessionType none",
+        "ForkAfterAuthentication yes",
+        "PermitLocalCommand yes\n  LocalCommand echo noise",
+        "VisualHostKey yes",
+        "Compression yes",
+        f"ControlPath /tmp/{'long' * 30}",
     ],
 )
 def test_options_of_the_persons_config_do_not_change_what_the_kit_does(own, line):
@@ -260,6 +272,64 @@ def test_options_of_the_persons_config_do_not_change_what_the_kit_does(own, line
         host = own(f"  {line.format(port=taken.getsockname()[1])}\n").host()
         assert host.run(["cat"], input=b"text").out == "text"
         host.close()
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+def test_few_sessions_on_one_connection_are_enough_for_many_commands(tmp_path, sessions):
+    sshd = PrivateSshd(tmp_path / "few")
+    config = tmp_path / "few/sshd_config"
+    config.write_text(config.read_text().replace("MaxSessions 100", f"MaxSessions {sessions}"))
+    sshd.start()
+    try:
+        host = sshd.host()
+        with ThreadPoolExecutor(8) as pool:
+            outs = list(pool.map(lambda n: host.run(["echo", str(n)]).out, range(8)))
+        assert outs == [f"{n}\n" for n in range(8)]
+        host.close()
+    finally:
+        sshd.stop()
+
+
+def test_host_with_an_ipv6_address_is_reached(tmp_path):
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    sshd = PrivateSshd(tmp_path / "six", more="ListenAddress ::1").start()
+    config = tmp_path / "six/config"
+    config.write_text(config.read_text().replace("127.0.0.1", "::1"))
+    try:
+        assert sshd.host().run(["echo", "in"]).out == "in\n"
+        sshd.host().close()
+    finally:
+        sshd.stop()
+
+
+def test_unknown_host_key_is_refused_although_the_config_would_accept_it(own, tmp_path):
+    sshd = own("  StrictHostKeyChecking accept-new\n")
+    (sshd.folder / "known_hosts").write_text("")
+    with pytest.raises(HostKeyRefused, match="by ssh") as caught:
+        sshd.host().run(["touch", str(tmp_path / "touched")])
+    assert "known_hosts" in caught.value.next_step
+    assert not (tmp_path / "touched").exists()
+    assert (sshd.folder / "known_hosts").read_text() == ""
+
+
+def test_binary_noise_of_a_start_file_is_not_output(own):
+    noise = 'head -c 3000 /dev/urandom; printf "@exit 0\\\\n"; printf "\\\\377\\\\000" >&2'
+    host = own(more=f'ForceCommand {noise}; eval "$SSH_ORIGINAL_COMMAND"').host()
+    done = host.run(["sh", "-c", "cat; echo two >&2"], input=b"one")
+    assert (done.out, done.err) == ("one", "two\n")
+    host.close()
+
+
+def test_start_file_that_reads_the_input_of_a_command_leaves_no_part_of_it(own, tmp_path):
+    host = own(more='ForceCommand read -r line; eval "$SSH_ORIGINAL_COMMAND"').host()
+    with pytest.raises(CommandFailed, match="write"):
+        host.put(b"first\nsecond\n", f"{tmp_path}/file")
+    assert list(tmp_path.glob("file*")) == []
+    host.close()
 
 
 @pytest.mark.parametrize("name", ["person", "%C"])
