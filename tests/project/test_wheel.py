@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from idx_files import small_data_dir
@@ -64,3 +65,19 @@ def test_the_platforms_manifests_need_the_repository(wheel, tmp_path):
     done = run(wheel, tmp_path, "platform", "source")
     assert done.returncode == 2
     assert "git clone" in done.stderr
+
+
+@pytest.mark.slow
+def test_new_experiment_runs_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
+    made = run(wheel, tmp_path, "new", "my_model")
+    assert made.returncode == 0, made.stderr[-2000:]
+    checked = run(wheel, tmp_path, "check", "my_model")
+    assert checked.returncode == 0, checked.stderr[-2000:]
+    assert "again: resumed after step 100" in checked.stdout
+    words = ("local", "--profile", "laptop", "-p", "experiment", "my_model")
+    done = run(wheel, tmp_path, "run", *words)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list(tmp_path.glob("results/laptop/runs/local-*/out/model.json"))
+    table = run(wheel, tmp_path, "report", "--profile", "laptop").stdout
+    assert "error" in table.partition("Experiment my_model")[2]
+    assert list(Path(wheel["PYTHONPATH"]).rglob("*my_model*")) == []
