@@ -1,8 +1,6 @@
 """The model of one line of the history. Imported late, because it loads pydantic."""
 
-from typing import Annotated
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from kit.base.files import SCHEMA, Json
 
@@ -16,19 +14,11 @@ def odd_field(record: object) -> str:
     except ValidationError as err:
         error = err.errors()[0]
         name = ".".join(map(str, error["loc"]))
-        if error["type"] == "value_error":
-            return str(error["ctx"]["error"])
         kind = _KINDS.get(error["type"].replace("finite_number", "float").removesuffix("_type"))
         if kind and name:
             return f"{name} is not a {kind}"
         return "it has another shape" if name in ("", "schema") else f"{name}: {error['msg']}"
     return ""
-
-
-def _in_one(figures: dict[str, float | None]) -> dict[str, float | None]:
-    if not 0 <= (figures.get("accuracy") or 0) <= 1:
-        raise ValueError("accuracy is not between 0 and 1")
-    return figures
 
 
 _Scalar = str | bool | int | float | None
@@ -50,7 +40,7 @@ class Record(BaseModel):
     data: _Data = _Data()
     experiment: str = ""
     metrics: dict[str, FiniteFloat] = {}
-    figures: Annotated[dict[str, FiniteFloat | None], AfterValidator(_in_one)] = {}
+    figures: dict[str, FiniteFloat | None] = {}
     seconds: dict[str, FiniteFloat] = {}
     pipeline: dict[str, FiniteFloat] = {}
     host: Json = {}

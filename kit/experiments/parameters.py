@@ -17,7 +17,7 @@ class Parameters(BaseModel):
     """Parameters of one experiment; a subclass has a field with a description for each.
 
         class Parameters(kit.Parameters):
-            epochs: int = Field(default=5, ge=1, le=100, description="passes over the images")
+            steps: int = Field(default=5, ge=1, le=100, description="steps of the training")
 
     Values are checked strictly: no text for a number, no infinity, no unknown name. A whole
     number may come as 5.0, because pipeline arguments lose the difference. Raises UsageError.

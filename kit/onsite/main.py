@@ -36,8 +36,8 @@ POLL_INTERVAL_S = 0.3
 MAX_MISSES = 20
 
 
-def drive(cluster: Cluster, attempt_id: str) -> Json:
-    """Run the driver through the Jobs API under the name `attempt_id`; return its times.
+def drive(cluster: Cluster, attempt_id: str, name: str) -> Json:
+    """Run the driver through the Jobs API as `attempt_id`; return its times, under the name.
 
     Raises RayFailed with the driver's exit code, or with the lost node's.
     """
@@ -65,7 +65,7 @@ def drive(cluster: Cluster, attempt_id: str) -> Json:
         if isinstance(code, int) and 0 < code < KILLED:
             raise RayFailed(code, DRIVER_FAILED, got)
         raise RayFailed(KILLED, f"the driver was killed: its exit code is {code}", got)
-    return time_record("train-fmnist-cnn", info.start_time / 1000, info.end_time / 1000)
+    return time_record(name, info.start_time / 1000, info.end_time / 1000)
 
 
 def run_job(task: Json, folder: Path, start: float) -> None:
@@ -83,7 +83,7 @@ def run_job(task: Json, folder: Path, start: float) -> None:
         with tunnel.opened(task["tunnel"], cluster):
             cluster.start()
             ready = time.time()
-            job = drive(cluster, task["attempt_id"])
+            job = drive(cluster, task["attempt_id"], f"train-{task['model'].lower()}")
     finally:
         cluster.stop()
     times = read_json(folder / TIMES)

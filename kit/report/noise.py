@@ -4,7 +4,7 @@ import itertools
 import statistics
 from collections.abc import Iterable
 
-from kit.report.article.figures import by_kind, published_seconds
+from kit.report.article.figures import SHARE, by_kind, published_seconds
 from kit.report.table import Column, differences
 
 INTERVAL = "95 % Wilson interval over the test images"
@@ -14,7 +14,7 @@ def compare(columns: Iterable[Column]) -> list[str]:
     """Report for every two new columns whether their differences are more than noise.
 
     Rule for times: more than noise when the ranges of at least two runs each do not meet. Rule
-    for accuracy: more than noise when the Wilson intervals of the medians do not meet.
+    for the share: more than noise when the Wilson intervals of the medians do not meet.
     """
     new = [column for column in columns if column.new]
     single = [column.title for column in new if len(column.values.get("training_s", ())) < 2]
@@ -31,7 +31,7 @@ def compare(columns: Iterable[Column]) -> list[str]:
         if (mixed := differences(column.runs))
     ]
     for pair in itertools.combinations(new, 2):
-        lines += [text for text in (_training_noise(*pair), _accuracy_noise(*pair)) if text]
+        lines += [text for text in (_training_noise(*pair), _share_noise(*pair)) if text]
     return lines
 
 
@@ -45,13 +45,13 @@ def _training_noise(first: Column, second: Column) -> str:
     return f"{first.title} and {second.title}, training: {gap:.2f} s apart, {verdict}."
 
 
-def _accuracy_noise(first: Column, second: Column) -> str:
+def _share_noise(first: Column, second: Column) -> str:
     a, b = first.interval(), second.interval()
     if a is None or b is None:
         return ""
-    gap = abs((first.median("accuracy") or 0) - (second.median("accuracy") or 0))
+    gap = abs((first.median(SHARE) or 0) - (second.median(SHARE) or 0))
     verdict = "within the noise" if a[0] <= b[1] and b[0] <= a[1] else "more than noise"
-    return f"{first.title} and {second.title}, accuracy: {gap:.4f} apart, {verdict}."
+    return f"{first.title} and {second.title}, {SHARE}: {gap:.4f} apart, {verdict}."
 
 
 def seconds_by_kind(columns: Iterable[Column]) -> dict[str, dict[str, float]]:

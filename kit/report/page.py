@@ -12,7 +12,7 @@ from kit.base import KitError, Rows, UsageError, write_bytes
 from kit.base.settings import Settings
 from kit.billing import bill_advice, bill_of_run, bill_rows, bill_summary
 from kit.report import plots
-from kit.report.article.figures import ODDITIES, SOURCES, by_kind, published_seconds
+from kit.report.article.figures import ODDITIES, SHARE, SOURCES, by_kind, published_seconds
 from kit.report.experiments import experiment_table, own_tables
 from kit.report.noise import INTERVAL, compare, seconds_by_kind
 from kit.report.table import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ABOUT = (
     "New columns: one run as it is, several as median [smallest to largest].",
-    f"Accuracy: {INTERVAL}, where every class has the same number of test images.",
+    f"{SHARE.capitalize()}: {INTERVAL}, where every class has the same number of test images.",
     "Times faster: over the local column of the same kind.",
     "The total adds CPU and Cloud BU as the article's table does; they are separate budgets.",
 )
@@ -75,7 +75,7 @@ def pictures(settings: Settings) -> dict[str, "Figure"]:
 
 
 def _pictures(shown: Sequence[Column]) -> dict[str, "Figure"]:
-    times, units, accuracy = {}, {}, {}
+    times, units, shares = {}, {}, {}
     for column in shown:
         keys = {"training": "training_s", "whole pipeline": "pipeline_s"}
         times[column.title] = _medians(column, keys)
@@ -83,13 +83,13 @@ def _pictures(shown: Sequence[Column]) -> dict[str, "Figure"]:
         units[column.title] = _medians(column, keys)
         if interval := column.interval():
             low, high = interval
-            accuracy[column.title] = (low, column.median("accuracy") or 0, high)
+            shares[column.title] = (low, column.median(SHARE) or 0, high)
     units = {title: parts for title, parts in units.items() if any(parts.values())}
     seconds = {title: parts for title, parts in seconds_by_kind(shown).items() if parts}
     return {
         "where-the-seconds-went": plots.timeline(seconds, shares=True),
         "times": plots.bars(times, "Seconds of training and of the whole pipeline", "s", True),
-        "accuracy": plots.intervals(accuracy, f"Accuracy, {INTERVAL}", "accuracy"),
+        SHARE: plots.intervals(shares, f"{SHARE.capitalize()}, {INTERVAL}", SHARE),
         "billing-units": plots.bars(units, "Billing units, each kind for itself", "BU"),
     }
 

@@ -20,6 +20,7 @@ from kit.report.article.figures import (
     OFFICIAL_TEST_ITEMS,
     OFFICIAL_TITLE,
     ROWS,
+    SHARE,
     article_figures,
     column_of,
 )
@@ -38,7 +39,7 @@ class Column:
 
     `name` is local, cloud, cloud-hpc-1 or cloud-hpc-2; `values` has one value a run of each
     figure; `test_items` is the number of items they were tested on, 0 when it is not known or
-    when the classes are not balanced: then no interval of the accuracy can be given.
+    when the classes are not balanced: then no interval of the figure `SHARE` can be given.
     """
 
     name: str
@@ -57,8 +58,8 @@ class Column:
         return statistics.median(self.values[key]) if self.values.get(key) else None
 
     def interval(self) -> tuple[float, float] | None:
-        """Return the 95 % interval of the (median) accuracy; None where it is not known."""
-        share = self.median("accuracy")
+        """Return the 95 % interval of the (median) `SHARE`; None where it is not known."""
+        share = self.median(SHARE)
         if share is None or not self.test_items:
             return None
         return wilson(share, self.test_items)
@@ -81,8 +82,8 @@ def code_cells(path: Path) -> list[str]:
 def wilson(share: float, count: int) -> tuple[float, float]:
     """Return the 95 % interval of a share of `count` tests, after Wilson (1927).
 
-    It holds for the share of items that were classified correctly. Macro accuracy, a mean over
-    the classes, is that share only where every class has the same number of items.
+    It holds for a share of the items themselves. A mean over classes is that share only where
+    every class has the same number of items.
     """
     if count <= 0:
         return 0.0, 1.0
@@ -119,6 +120,8 @@ def columns(settings: Settings) -> tuple[list[Column], list[str]]:
     """Return the article's columns, then the new ones, and what could not be read."""
     runs, problems = read_runs(settings)
     runs = [run for run in runs if experiment_of_run(run) == DEFAULT]
+    problems += [text for run in runs if (text := _odd_share(run))]
+    runs = [run for run in runs if not _odd_share(run)]
     article = article_figures()
     result = [
         Column(name, False, (), {key: [value] for key, value in row.items()}, OFFICIAL_TEST_ITEMS)
@@ -130,6 +133,13 @@ def columns(settings: Settings) -> tuple[list[Column], list[str]]:
         values = {key: [row[key] for row in figures if key in row] for key in keys}
         result.append(Column(name, True, group, values, test_items(group[-1])))
     return result, problems
+
+
+def _odd_share(run: Json) -> str:
+    """Return why a run cannot be shown beside the article; empty if its `SHARE` is a share."""
+    if 0 <= (run.get("figures", {}).get(SHARE) or 0) <= 1:
+        return ""
+    return f"history.jsonl: {run['run']} was left out: {SHARE} is not between 0 and 1"
 
 
 def _newest_groups(history: Iterable[Json]) -> dict[str, list[Json]]:
@@ -182,7 +192,7 @@ def _cells(column: Column, local: float | None) -> dict[str, str]:
             "data": newest.get("data", {}).get("title", "not recorded"),
         }
     low, high = column.interval() or (None, None)
-    cells["accuracy, 95 % interval (Wilson)"] = "-" if low is None else f"{low:.4f} to {high:.4f}"
+    cells[f"{SHARE}, 95 % interval (Wilson)"] = "-" if low is None else f"{low:.4f} to {high:.4f}"
     for what in ("training", "pipeline"):
         seconds = column.median(f"{what}_s")
         ratio = f"{local / seconds:.2f}" if local and seconds else "-"

@@ -198,7 +198,7 @@ _CHAINS = {
 def __getattr__(name: str) -> Any:
     """Return the pipeline `cloud__<label>` or `cloud_hpc__<label>` of an experiment's label.
 
-    So a pipeline is named by a text, `kit.runs.pipeline:cloud__fmnist`, in whichever process.
+    So a pipeline is named by a text, `kit.runs.pipeline:cloud__digits`, in whichever process.
     """
     target, separator, label = name.partition("__")
     if not separator or target not in _CHAINS or not label:

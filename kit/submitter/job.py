@@ -51,6 +51,7 @@ class Task:
     configured: bool
     hyperparameters: Json
     module: str
+    model: str
     requirements: tuple[str, ...] = ()
     workers: int = 1
     previous: str = ""
@@ -81,6 +82,7 @@ def build_task(
         configured=request.configured,
         hyperparameters=experiment.parameters(**request.hyperparameters).model_dump(),
         module=experiment.module.__name__,
+        model=experiment.model_name,
         requirements=experiment.requirements,
         workers=request.workers,
         previous=previous,

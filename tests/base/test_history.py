@@ -49,8 +49,6 @@ GOOD_LINE = {
     "host": {"cpu": "CPU"},
 }
 ODD_FIELDS = {
-    "accuracy in percent": {"figures": {"accuracy": 99.1}},
-    "negative accuracy": {"figures": {"accuracy": -0.1}},
     "data null": {"data": None},
     "data is a text": {"data": "x"},
     "figures null": {"figures": None},

@@ -50,6 +50,7 @@ TASK = ray_job.Task(
     configured=True,
     hyperparameters=Parameters(epochs=3).model_dump(),
     module="kit.experiments.fashion_mnist",
+    model="FMNIST-CNN",
     previous=f"{PROJECT}/kit/tries/ba9876543210",
     tunnel=tunnel.tunnel_settings(
         Cloud(tunnel_address="10.1.2.3"), {"host": "vm.example", "port": 22, "user": "kit-tunnel"}
@@ -117,6 +118,7 @@ def test_the_task_is_data_with_the_version_of_ray_and_nothing_secret():
         "data_hash",
         "data",
         "hyperparameters",
+        "model",
         "module",
         "previous",
         "ray",
