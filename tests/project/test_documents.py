@@ -32,6 +32,7 @@ OTHERS = {  # programs that are not the kit's
     "install",
     "kubectl",
     "mkdir",
+    "module",
     "openssl",
     "openstack",
     "pip",
