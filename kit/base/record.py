@@ -1,6 +1,8 @@
 """The model of one line of the history. Imported late, because it loads pydantic."""
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from kit.base.files import SCHEMA, Json
 
@@ -14,11 +16,19 @@ def odd_field(record: object) -> str:
     except ValidationError as err:
         error = err.errors()[0]
         name = ".".join(map(str, error["loc"]))
+        if error["type"] == "value_error":
+            return str(error["ctx"]["error"])
         kind = _KINDS.get(error["type"].replace("finite_number", "float").removesuffix("_type"))
         if kind and name:
             return f"{name} is not a {kind}"
         return "it has another shape" if name in ("", "schema") else f"{name}: {error['msg']}"
     return ""
+
+
+def _is_a_name(run: str) -> str:
+    if run in ("", ".", "..") or set(run) & set("/\0"):
+        raise ValueError("run is not the name of a folder")
+    return run
 
 
 _Scalar = str | bool | int | float | None
@@ -35,7 +45,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(strict=True)
     schema_: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
-    run: str
+    run: Annotated[str, AfterValidator(_is_a_name)]
     parameters: dict[str, _Scalar | dict[str, _Scalar]] = {}  # `gates` is a table
     data: _Data = _Data()
     experiment: str = ""

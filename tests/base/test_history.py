@@ -39,6 +39,19 @@ def test_no_history_is_an_empty_history(tmp_path):
     assert read_history(tmp_path / "history.jsonl") == ([], [])
 
 
+def test_history_of_another_editor_is_read_and_a_tail_of_zeros_costs_one_line(tmp_path):
+    """Saved with CRLF and a byte order mark; zeros are what a power loss leaves of a block."""
+    append_history(tmp_path / "history.jsonl", _line("a"))
+    line = (tmp_path / "history.jsonl").read_bytes().rstrip(b"\n")
+    (tmp_path / "history.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + line + b"\r\n" + line.replace(b'"a"', b'"b"') + b"\r\n" + bytes(50)
+    )
+    append_history(tmp_path / "history.jsonl", _line("c"))
+    found, problems = read_history(tmp_path / "history.jsonl")
+    assert [record["run"] for record in found] == ["a", "b", "c"]
+    assert problems == ["history.jsonl line 3 is damaged and was left out"]
+
+
 GOOD_LINE = {
     "schema": 1,
     "run": "local-000000000000-1",
@@ -59,6 +72,9 @@ ODD_FIELDS = {
     "title is a number": {"data": {"title": 12}},
     "parameters is a list": {"parameters": [1]},
     "run is a number": {"run": 3},
+    "run is a path": {"run": "../.."},
+    "run is a folder above": {"run": ".."},
+    "run is empty": {"run": ""},
     "a parameter is a list": {"parameters": {"threads": [1]}},
     "number of test items is a text": {"data": {"test_items": "180"}},
     "seconds of a part are null": {"pipeline": {"training": None}},

@@ -70,6 +70,50 @@ def test_names_and_addresses_of_the_service_are_answered(port, host):
 
 
 @pytest.mark.parametrize(
+    ("path", "code"),
+    [("//docs", 404), ("//runs", 404), ("/docs/../runs", 404), ("/%2e%2e/runs", 404)],
+)
+def test_odd_spelling_of_a_path_opens_nothing(port, path, code):
+    assert get(port, path).startswith(f"HTTP/1.1 {code} ")
+    assert get(port, path, "Host: 127.0.0.1\r\n").startswith("HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize("tokens", [(TOKEN, "x" * 40), ("x" * 40, TOKEN), (TOKEN, TOKEN)])
+def test_two_authorization_headers_are_refused(port, tokens):
+    """A proxy before the service may have judged the other one."""
+    lines = "".join(f"Authorization: Bearer {token}\r\n" for token in tokens)
+    assert get(port, head=f"Host: 127.0.0.1\r\n{lines}").startswith("HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "Content-Length: 2\r\nContent-Length: 3",
+        "Content-Length: 2, 3",
+        "Content-Length: -1",
+        "Content-Length: +2",
+        "Content-Length: 0x2",
+    ],
+)
+def test_odd_or_two_lengths_are_refused_and_the_rest_is_not_read(port, lines):
+    body = f"{{}}GET /runs HTTP/1.1\r\n{HEAD}\r\n"
+    text = send(port, f"POST /runs HTTP/1.1\r\n{HEAD}{lines}\r\n\r\n{body}")
+    assert re.findall(r"HTTP/1.1 (\d+)", text) == ["400"]
+
+
+def test_huge_header_is_not_read_to_its_end(port):
+    with contextlib.suppress(ConnectionError):
+        text = get(port, head=f"{HEAD}X-Huge: {'a' * 1_000_000}\r\n")
+        assert re.findall(r"HTTP/1.1 (\d+)", text) in ([], ["400"])
+    assert get(port).startswith("HTTP/1.1 200 ")
+
+
+def test_page_of_another_site_may_not_read_an_answer(port):
+    text = get(port, head=f"{HEAD}Origin: http://evil.example\r\n").lower()
+    assert "access-control" not in text
+
+
+@pytest.mark.parametrize(
     ("request_head", "code"),
     [
         ("POST /runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n", 401),
