@@ -279,7 +279,7 @@ def read_reply(code: int, out: str, err: str) -> SubmitReply:
     timed out` the job may have been accepted and run. A killed sbatch has no answer either. Lines
     before sbatch's own last sentence may be the site's, in words of any kind.
     """
-    ids = set(re.findall(r"^(\d{1,12})(?:;[\w.-]+)?\r?$", out, flags=re.MULTILINE))
+    ids = set(re.findall(r"^[ \t]*(\d{1,12})(?:;[\w.-]+)?[ \t]*\r?$", out, flags=re.MULTILINE))
     text = " ".join(f"{err}\n{out}".split())[-1000:]
     if len(ids) == 1:
         said = [line.strip().removeprefix("sbatch: ") for line in err.splitlines()]

@@ -164,6 +164,29 @@ def test_the_key_forwards_nothing_from_the_vm(key, seen):
     seen("the tunnel's key used for -L", "administratively prohibited")
 
 
+def test_the_key_is_no_way_to_other_machines(key, seen):
+    """`-D`: ssh offers a SOCKS proxy here, and what it is asked for is refused at the VM."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    argv = ["ssh", "-N", "-D", f"127.0.0.1:{port}", *key]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as ssh:
+        try:
+            until(lambda: connects("127.0.0.1", port), 10)
+            with socket.create_connection(("127.0.0.1", port), 10) as stream:
+                stream.sendall(b"\x05\x01\x00")  # SOCKS 5, no login
+                assert stream.recv(2) == b"\x05\x00"
+                stream.sendall(b"\x05\x01\x00\x01\x7f\x00\x00\x01\x13\x88")  # 127.0.0.1:5000
+                got = b""
+                with contextlib.suppress(ConnectionError):
+                    got = stream.recv(10)
+        finally:
+            ssh.terminate()
+        said = ssh.stderr.read().decode()
+    assert got[1:2] != b"\x00"
+    assert "administratively prohibited" in said
+    seen("the tunnel's key used for -D", "administratively prohibited")
+
+
 def test_the_key_runs_no_command(key, tmp_path, seen):
     for words in (["id"], ["-s", "sftp"], ["sh", "-c", "id"]):
         flags = [word for word in words if word == "-s"]

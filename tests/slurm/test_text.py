@@ -81,7 +81,10 @@ def test_message_of_the_site_beside_an_accepted_job_is_kept():
         (0, "123\n123\n", "", "123", False),
         (0, "123\n124\n", "", "", False),  # two jobs: only the link says which may work
         (0, "", "", "", False),
+        (0, "  123 \t\n", "", "123", False),
+        (0, "\r\n123;mahti\r\n", "", "123", False),
         (0, "Submitted batch job 5\n", "", "", False),
+        (0, "Submitted batch job 5 on cluster mahti\n", "", "", False),
         (124, "", "", "", False),
         (1, "", captured.read(SITE + "sbatch-bad-partition.txt"), "", True),
         (1, "", captured.read(SITE + "sbatch-controller-down.txt"), "", False),
@@ -239,6 +242,17 @@ def test_unknown_job_is_an_empty_accounting():
     assert read_account(captured.read(NEWER + "sacct-unknown-job.txt")) == []
 
 
+def test_lines_that_end_as_on_windows_are_the_same_listing():
+    text = captured.read(SITE + "sacct-completed.txt")
+    assert read_account(text.replace("\n", "\r\n")) == read_account(text)
+
+
+@pytest.mark.parametrize("name", ["työ-ä", "作业", r"AD\user", "émoji 🚀", "a|b"])
+def test_names_in_any_alphabet_are_kept(name):
+    (row,) = read_account(f"JobID|State|JobName\n7|COMPLETED|{name}\n")
+    assert (row.job_id, row.state.name, row.columns["JobName"]) == ("7", "COMPLETED", name)
+
+
 def test_noise_before_the_header_is_skipped():
     text = "Welcome|to|us\n" + captured.read(SITE + "sacct-completed.txt")
     assert len(read_account(text)) == 3
@@ -356,6 +370,7 @@ def test_every_state_has_its_text_and_only_ends_are_finished():
         ("Unknown", None),
         ("", None),
         ("Partition_Limit", None),
+        ("INVALID", None),
     ],
 )
 def test_durations_are_read_as_slurm_defines_them(text, expected):
