@@ -184,7 +184,7 @@ def test_an_ec2_key_that_was_deleted_is_refused_with_the_next_step(allas, seen):
         other.put("a", b"x")
     assert "EC2 key" in caught.value.next_step
     assert row["secret"] not in str(caught.value)
-    del other.keystone.ec2_key  # from here on the real one
+    del other.keys.ec2_key  # from here on the real one
     other.put("a", b"x")
     seen("EC2 key deleted", f"{caught.value.got}; the next call uses or makes another")
 

@@ -26,6 +26,7 @@ def remove_bucket(store):
     if isinstance(store, FolderStore):
         shutil.rmtree(store.folder)
         return
-    swift = SwiftStore(store.bucket, store.keystone, store.region, store.ca_file)
+    keystone = store.keystone if isinstance(store, SwiftStore) else store.keys
+    swift = SwiftStore(store.bucket, keystone, store.region, store.ca_file)
     with swift._request("remove") as connection:
         connection.delete_container(store.bucket)
