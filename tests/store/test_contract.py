@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from buckets import empty, remove_bucket
+from buckets import as_swift, empty, remove_bucket
 from memory_store import MemoryStore
 
 from kit.base import (
@@ -365,7 +365,7 @@ def test_a_bucket_of_another_project_is_refused_even_if_it_is_open(made, kind, o
     mine = made(kind)
     mine.put("a", b"x")
     public = {"X-Container-Read": ".r:*,.rlistings", "X-Container-Write": "*:*"}
-    swift = swift_module.SwiftStore(mine.bucket, mine.keystone, mine.region, mine.ca_file)
+    swift = as_swift(mine)
     with swift._request("open") as connection:
         connection.post_container(mine.bucket, public)
     other = open_store(load("sandbox"), mine.bucket, kind, keystone=other_project)

@@ -19,6 +19,12 @@ def empty(store):
     return True
 
 
+def as_swift(store):
+    """Return the same bucket by Swift, with the store's own login."""
+    keystone = store.keystone if isinstance(store, SwiftStore) else store.keys
+    return SwiftStore(store.bucket, keystone, store.region, store.ca_file)
+
+
 def remove_bucket(store):
     """Remove a bucket with all that is in it."""
     if not empty(store):
@@ -26,7 +32,6 @@ def remove_bucket(store):
     if isinstance(store, FolderStore):
         shutil.rmtree(store.folder)
         return
-    keystone = store.keystone if isinstance(store, SwiftStore) else store.keys
-    swift = SwiftStore(store.bucket, keystone, store.region, store.ca_file)
+    swift = as_swift(store)
     with swift._request("remove") as connection:
         connection.delete_container(store.bucket)
