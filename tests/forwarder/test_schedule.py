@@ -4,9 +4,13 @@ import json
 import logging
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
 
 import pytest
 from click.testing import CliRunner
@@ -152,6 +156,52 @@ def test_file_without_a_valid_redis_url_is_refused(tmp_path, monkeypatch, text, 
     with pytest.raises(UsageError, match=message) as error:
         redis_url()
     assert error.value.next_step
+
+
+FLOWER = """
+import sys
+from kit.base import Secret
+from kit.forwarder import schedule
+schedule.check_redis = lambda url: None
+redis, login = Secret("redis://:unused-word@127.0.0.1:1/0"), Secret("me:the-login-of-flower")
+schedule.watch(redis, login, "127.0.0.1", int(sys.argv[1]))
+"""
+
+
+def test_pages_of_the_schedule_are_closed_without_the_login():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    argv = [sys.executable, "-c", FLOWER, str(port)]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as server:
+        try:
+            end = time.monotonic() + 60
+            while status_of(port, "GET", "/healthcheck") != 200:
+                assert time.monotonic() < end
+                time.sleep(0.2)
+            for login in (None, "me:wrong"):
+                for path in ("/", "/metrics", "/api/workers", "/tasks", "/static/no-such-file"):
+                    assert status_of(port, "GET", path, login) == 401, path
+                assert status_of(port, "POST", "/api/task/apply/x", login) == 401
+            login = "me:the-login-of-flower"
+            assert status_of(port, "GET", "/metrics", login) == 200
+            assert status_of(port, "POST", "/api/task/apply/x", login) == 405
+        finally:
+            server.kill()
+
+
+def status_of(port, method, path, login=None):
+    """Return the status of an answer; None while nobody listens."""
+    word = b64encode((login or "").encode()).decode()
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(
+            method, path, headers={"Authorization": f"Basic {word}"} if login else {}
+        )
+        return connection.getresponse().status
+    except ConnectionError:
+        return None
+    finally:
+        connection.close()
 
 
 def test_missing_variable_is_reported_with_its_content(monkeypatch):
