@@ -138,6 +138,20 @@ def test_the_git_state_tells_a_clean_tree_from_a_changed_one(tmp_path):
     assert git_state(tmp_path)["clean"] is False
 
 
+def test_the_git_state_of_a_worktree_is_its_own(tmp_path):
+    main, other = tmp_path / "main", tmp_path / "other"
+    git = ["git", "-C", str(main), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", "init", "-q", main], check=True)
+    subprocess.run([*git, "commit", "-qm", "one", "--allow-empty"], check=True)
+    subprocess.run([*git, "worktree", "add", "-q", other], check=True)
+    subprocess.run([*git, "commit", "-qm", "two", "--allow-empty"], check=True)
+    (main / "changed").touch()
+    state = git_state(other)
+    assert state["clean"] is True
+    assert state["commit"] != git_state(main)["commit"]
+    assert git_state(main)["clean"] is False
+
+
 def test_host_facts_and_versions_can_be_written_as_json():
     facts = host_facts()
     assert set(facts) == {"cpu", "cores", "system", "python"}

@@ -1,6 +1,7 @@
 """`kit plan`: nobody is asked, nothing is done, and all that a run would do is said."""
 
 import getpass
+import os
 import re
 import subprocess
 import sys
@@ -102,6 +103,23 @@ def test_the_command_prints_it():
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("# what would happen\n")
     assert subprocess.run([*argv, "moon"], capture_output=True).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "environ"),
+    [
+        ([], {"HOME": "/nonexistent"}),
+        ([], {"LANG": "C", "LC_ALL": "C"}),
+        ([], {"TZ": "Nowhere/Land"}),
+        (["-O"], {}),
+        (["-OO"], {}),
+    ],
+)
+def test_the_command_works_in_an_odd_environment(options, environ):
+    argv = [sys.executable, *options, "-m", "kit", "plan", "cloud-hpc", "--profile", "roihu"]
+    done = subprocess.run(argv, capture_output=True, env={**os.environ, **environ})
+    assert done.returncode == 0, done.stderr
+    assert "# what would happen" in done.stdout.decode("utf-8")
 
 
 @pytest.mark.sandbox
