@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kit.experiments.parameters import Parameters
     from kit.experiments.trial import check
     from kit.notebook.run import Run, show_code, show_estimate, start
+    from kit.notebook.sweep import start_sweep
     from kit.report import plots
     from kit.report.article import sizes as notebook_sizes
     from kit.report.dashboard import panels as dashboard_panels
@@ -76,6 +77,7 @@ _PLACES = {
     "show_code": "kit.notebook.run:show_code",
     "show_estimate": "kit.notebook.run:show_estimate",
     "start": "kit.notebook.run:start",
+    "start_sweep": "kit.notebook.sweep:start_sweep",
     "timeline_beside_article": "kit.report.page:timeline_beside_article",
 }
 
@@ -113,6 +115,7 @@ __all__ = [
     "show_code",
     "show_estimate",
     "start",
+    "start_sweep",
     "timeline_beside_article",
 ]
 

@@ -1,5 +1,6 @@
 """The errors of the kit: each says what was tried, what came back and what to do next."""
 
+import itertools
 from collections.abc import Sequence
 
 
@@ -115,3 +116,9 @@ class CommandFailed(KitError):
     def __reduce__(self) -> tuple[object, ...]:
         """Rebuild from the fields (the base class would pass only the message)."""
         return type(self), (self.argv, self.code, self.out, self.err, self.next_step)
+
+
+def last_error(text: str) -> str:
+    """Return the type and message of the error that a text with a traceback ends with."""
+    lines = text.rpartition("Traceback (most recent call last):\n")[2].splitlines()
+    return "\n".join(itertools.dropwhile(lambda line: line.startswith(" "), lines))

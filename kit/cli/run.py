@@ -115,6 +115,89 @@ def run_command(
         click.echo(reproduce.repeated(settings, record))
 
 
+@click.command("sweep", cls=RunCommand)
+@click.argument("target", type=TARGETS, metavar="TARGET")
+@click.option(
+    "-p",
+    "--parameter",
+    "pairs",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUES",
+    help="Values of a parameter: 0.001,0.01 or 1..5 or log:0.0001..0.1/4; one value is fixed.  "
+    "[default: the notebook's]",
+)
+@profile_option
+@click.option("--experiment", metavar="NAME", help="Experiment.  [default: the notebook's]")
+@click.option(
+    "--trials",
+    default=0,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Draw N trials at random.  [default: every combination]",
+)
+@click.option(
+    "--at-once",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of trials that run at the same time.",
+)
+@click.option("--stop-early", is_flag=True, help="End the worse half at each halving.")
+@click.option(
+    "--trial-limit",
+    default=0.0,
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="End a trial that takes longer.  [default: no limit]",
+)
+@click.option("--fresh", is_flag=True, help="Start a new sweep.  [default: resume it]")
+@click.option(
+    "--budget",
+    type=BillingUnits(),
+    metavar="BU",
+    help="Refuse a sweep that may cost more.  [default: the profile's budget]",
+)
+def sweep_command(
+    target: str,
+    pairs: tuple[tuple[str, str], ...],
+    profile: str | None,
+    experiment: str | None,
+    budget: Decimal | None,
+    trial_limit: float,
+    **options: Any,
+) -> None:
+    """Run many trials as one run.
+
+    Trains the experiment with every combination of the given values, on this machine or, with
+    the target cloud-hpc, in one batch job. A sweep that was interrupted runs the missing trials
+    only when the same command is called again.
+
+    \b
+    Example:
+      kit sweep local -p learning_rate 0.001,0.01 -p seed 1..3
+    """
+    from kit.base.settings import load
+    from kit.billing import refuse_over
+    from kit.runs import notebooks
+
+    settings = load(profile)
+    refuse_over(settings, target, "" if budget is None else str(budget))
+    space = {name: text for name, text in pairs if "," in text or ".." in text}
+    fixed = notebooks.parse_values(pair for pair in pairs if pair[0] not in space)
+    values = {"target": target, "space": space, "trial_limit_s": trial_limit, "parameters": {}}
+    values |= {**fixed, **options}
+    values |= {"experiment": experiment} if experiment else {}
+    record = notebooks.run_notebook(settings, "sweep", values)
+    if record:
+        counts, folder = record["sweep"], settings.profile_dir / "runs" / record["run"]
+        done = f"{counts['done']} of {counts['trials']} trials done"
+        click.echo(f"{record['run']}: {done}, {counts['failed']} failed, best {counts['best']}")
+        click.echo(f"  files: {folder} (trials.json, sweep.ipynb)")
+        click.echo(f"  next: open {folder / 'sweep.ipynb'}; kit bill {record['run']}")
+
+
 @click.command("plan")
 @click.argument("target", type=TARGETS, metavar="TARGET")
 @profile_option

@@ -9,6 +9,8 @@
 Optional: `figures(ctx)` returns pictures by title, drawn from the files that exist so far;
 `PRIMARY` names the metric of the tables; `GATES` are the least metrics of a model that is
 registered; `REQUIREMENTS` lists packages that the site's environment needs beside the kit's own;
+`BUDGET` names the whole-number parameter that says how long it trains: a training with more of it
+resumes from the checkpoint of one with less, so that a sweep can stop the worse trials early;
 `DISTRIBUTED = True` says that `train` uses `ctx.prepare` and `ctx.order`, so that several workers
 can each carry it out as a rank of torch.distributed;
 `LABEL` and `MODEL` are the names in pipelines and MLflow, where they differ from `NAME`;
@@ -262,6 +264,11 @@ class Experiment:
     def gates(self) -> Thresholds:
         """The least metrics of a model that is registered."""
         return Thresholds(getattr(self.module, "GATES", {}))
+
+    @property
+    def budget(self) -> str:
+        """The parameter that says how long it trains; empty where it names none."""
+        return str(getattr(self.module, "BUDGET", ""))
 
     @property
     def distributed(self) -> bool:

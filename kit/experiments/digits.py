@@ -18,7 +18,7 @@ from kit.experiments.contract import Context, DataInfo
 from kit.experiments.parameters import Parameters as Base
 
 NAME = "digits"
-PRIMARY = "accuracy"
+PRIMARY, BUDGET = "accuracy", "epochs"
 GATES = {"accuracy": 0.85}
 TEST_ITEMS = 360  # the last ones, as they are written by other people than the first
 CLASSES = 10

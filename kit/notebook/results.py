@@ -41,13 +41,20 @@ def finish_local(
 ) -> Json:
     """Publish a local run; return its record."""
     times = time_record("local-model-training", trained.start, trained.end, trained.seconds)
-    files = run.experiment.published("local", {"metrics": metrics, "time": times})
+    files = _published(run, {"metrics": metrics, "time": times})
     with run.timeline.span("records"):
         names = _save_published(run, files)
         run.save("losses.json", ctx.losses)
         logged = _log_local(run, data, ctx, trained, metrics, names.values())
     figures = {"training_s": times["total-seconds"], "cloud_bu": 0.0, "total_bu": 0.0}
     return run.finish(names, {**_measured(run, data, metrics, figures), "tracking": asdict(logged)})
+
+
+def _published(run: StoredRun, facts: Json) -> dict[str, Json]:
+    """Return the files to publish by path; a sweep replaces none of those of a run."""
+    if sweep := run.more.get("sweep"):
+        return {f"sweeps/{run.id}.json": {**sweep, **facts}}
+    return run.experiment.published(run.target, facts)
 
 
 def _save_published(run: StoredRun, files: Mapping[str, Json]) -> dict[str, str]:
@@ -127,7 +134,7 @@ def _finish_pipeline(
     more: Mapping[str, Any],
 ) -> Json:
     """Publish the files of a pipeline's run; `figures` and `more` are a target's own."""
-    files = run.experiment.published(run.target, published_facts(outcome))
+    files = _published(run, published_facts(outcome))
     with run.timeline.span("records"):
         names = _save_published(run, files)
         _save_objects(run, objects, outcome)

@@ -22,7 +22,15 @@ from kit.billing import (
     offers_elsewhere,
     refuse_over,
 )
-from kit.experiments import DEFAULT, Context, Thresholds, load_experiment, remember, running
+from kit.experiments import (
+    DEFAULT,
+    Context,
+    Experiment,
+    Thresholds,
+    load_experiment,
+    remember,
+    running,
+)
 from kit.experiments.parameters import Parameters
 from kit.experiments.running import Data, Trained, model_file
 from kit.notebook import cloud_hpc, plan, results, show
@@ -66,24 +74,41 @@ def start(
     `workers` share the training, `tunnel` is reverse, none, or None for the profile's. Raises
     UsageError for a wrong value, DataError for damaged data, Busy when the run is being executed.
     """
+    settings = open_target(profile, target, runner)
+    wanted = load_experiment(experiment)
+    remember(wanted)
+    chosen = wanted.parameters(**parameters)
+    least = wanted.gates if gates is None else Thresholds(gates)
+    options = Options(least, strict, configured, workers, tunnel or "")
+    recorded = {**chosen.model_dump(), **options.as_parameters(target)}
+    run, data = stored_run(settings, target, wanted, recorded, fresh)
+    return Run(run, data, chosen, options)
+
+
+def open_target(profile: str, target: str, runner: str = "") -> Settings:
+    """Return the settings of a profile that can run a target within its budget.
+
+    Raises UsageError for a profile that cannot.
+    """
     settings = load(profile)
     if target == "cloud-hpc":
         settings.hpc_section(accepts_jobs=True)
     settings = pipelines.with_runner(settings, runner)
     if target != "local":
         refuse_over(settings, target)
-    wanted = load_experiment(experiment)
-    remember(wanted)
-    chosen = wanted.parameters(**parameters)
-    least = wanted.gates if gates is None else Thresholds(gates)
-    options = Options(least, strict, configured, workers, tunnel or "")
+    return settings
+
+
+def stored_run(
+    settings: Settings, target: str, experiment: Experiment, recorded: Json, fresh: bool
+) -> tuple[history.StoredRun, Data]:
+    """Prepare the data set, and start a run or resume an interrupted one."""
     timeline = Timeline()
     with timeline.span("data"):
-        data = running.make_data(wanted, settings.cache_dir / "datasets", settings.data_dir)
-    recorded = {**chosen.model_dump(), **options.as_parameters(target)}
-    run = history.start_run(settings, target, recorded, data.hash, fresh, wanted)
+        data = running.make_data(experiment, settings.cache_dir / "datasets", settings.data_dir)
+    run = history.start_run(settings, target, recorded, data.hash, fresh, experiment)
     run.timeline.add(timeline)
-    return Run(run, data, chosen, options)
+    return run, data
 
 
 def show_code(*names: str, experiment: str = DEFAULT) -> Text:

@@ -16,7 +16,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from kit.base import DataError, Json, Timeline, host_facts, time_record, versions, write_json
+from kit.base import (
+    DataError,
+    Json,
+    KitError,
+    Timeline,
+    host_facts,
+    time_record,
+    versions,
+    write_json,
+)
 from kit.experiments import Context, imported_experiment, running
 from kit.experiments.contract import Experiment, files_below, hash_of, ignore_progress
 from kit.onsite.names import DRIVER_FAILED, FAILURE, METRICS, PROGRESS, TIMES
@@ -82,12 +91,17 @@ def ranks_of(experiment: Experiment, task: Json) -> int:
 
 
 def stage(task: Json, folder: Path) -> None:
-    """Put the data set and the checkpoint of the attempt before into the folder."""
-    unpack_data(Path(task["data"]), folder / "data", task["data_hash"])
+    """Put the data set and the newest checkpoint of earlier attempts into the folder."""
+    stage_data(task, folder)
     checkpoint = folder / "checkpoint"
-    earlier = Path(task["previous"] or "/nowhere") / "checkpoint"
-    if earlier.is_dir() and not checkpoint.exists():
-        shutil.copytree(earlier, checkpoint)
+    found = [Path(name) / "checkpoint" for name in task["earlier"]]
+    if (newest := next(filter(Path.is_dir, found), None)) and not checkpoint.exists():
+        shutil.copytree(newest, checkpoint)
+
+
+def stage_data(task: Json, folder: Path) -> None:
+    """Put the data set into the folder."""
+    unpack_data(Path(task["data"]), folder / "data", task["data_hash"])
 
 
 def unpack_data(archive: Path, folder: Path, data_hash: str) -> None:
@@ -113,14 +127,14 @@ def _map(task: Json) -> Callable[..., Iterable[Any]]:
         """Call the function with each item, spread over the nodes."""
         import ray
 
-        remote = ray.remote(**_needs(task), scheduling_strategy="SPREAD")(function)
+        remote = ray.remote(**needs(task), scheduling_strategy="SPREAD")(function)
         results: list[Any] = ray.get([remote.remote(item) for item in items])
         return results
 
     return in_workers
 
 
-def _needs(task: Json) -> dict[str, int]:
+def needs(task: Json) -> dict[str, int]:
     """Return what each Ray worker of the training reserves; none is retried."""
     gpus = 1 if task["hyperparameters"].get("device") == "cuda" else 0
     return {"num_cpus": 1, "num_gpus": gpus, "max_retries": 0}
@@ -171,20 +185,32 @@ def _failure(call: Any) -> Exception | None:
     return None
 
 
-def main() -> int:
-    """Run the training in a Ray worker for each rank, and wait for them."""
+def train_in_workers(task: Json, folder: Path) -> None:
+    """Run the training in a Ray worker for each rank, and wait for them. Raises RayError."""
     import ray
 
     from kit.onsite import driver  # by its own name, so that the workers import it
 
-    task, folder = json.loads(os.environ["KIT_TASK"]), Path(os.environ["KIT_ATTEMPT"])
-    ray.init()
     ranks = ranks_of(imported_experiment(task["module"]), task)
     spread = {"scheduling_strategy": "SPREAD"} if ranks > 1 else {}
-    remote = ray.remote(**_needs(task), **spread)(driver.work)
+    remote = ray.remote(**needs(task), **spread)(driver.work)
+    wait_for_ranks([remote.remote(task, folder, rank) for rank in range(ranks)])
+
+
+def main() -> int:
+    """Do the work of the task, a training or a sweep; note why it failed."""
+    import ray
+
+    from kit.onsite import sweep
+
+    task, folder = json.loads(os.environ["KIT_TASK"]), Path(os.environ["KIT_ATTEMPT"])
+    ray.init()
     try:
-        wait_for_ranks([remote.remote(task, folder, rank) for rank in range(ranks)])
-    except ray.exceptions.RayError as err:
+        if task.get("sweep"):
+            sweep.run_trials(task, folder)
+        else:
+            train_in_workers(task, folder)
+    except (ray.exceptions.RayError, KitError) as err:
         cause = err.cause if isinstance(err, ray.exceptions.RayTaskError) else err
         known = {
             "cause": "the training failed",

@@ -30,6 +30,7 @@ from kit.onsite.names import (
     WRONG_RAY_VERSION,
 )
 from kit.onsite.ray_cluster import Cluster, RayFailed, node_names, say, tail
+from kit.sweeps import TRIALS
 
 DRIVER_FAILED = "the driver failed"
 POLL_INTERVAL_S = 0.3
@@ -94,6 +95,8 @@ def run_job(task: Json, folder: Path, start: float) -> None:
     }
     write_json(folder / TIMES, {**times, "job": job, "spans": spans, "nodes": nodes})
     files = {name: folder / name for name in RESULTS}
+    if (folder / TRIALS).exists():
+        files[TRIALS] = folder / TRIALS
     files |= {OUT + name: path for name, path in out_files(folder / "out").items()}
     hashes = {name: sha256_of(path) for name, path in files.items()}
     facts = {"schema": SCHEMA, "run": task["run"], "number": task["number"]}

@@ -9,8 +9,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from kit.base import Json
+
 # Okabe-Ito, safe for colour-blind readers; the hatches tell the bars apart in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999")
+_MAX_TICKS = 8  # texts beside one axis of parallel coordinates
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 
 
@@ -143,3 +146,87 @@ def picture(figure: Figure, form: str, dpi: int = 200) -> bytes:
     with rc_context({"svg.hashsalt": "kit", "pdf.fonttype": 42}):
         figure.savefig(buffer, format=form, metadata=stamp, dpi=dpi)
     return buffer.getvalue()
+
+
+def trials_parallel(rows: Sequence[Json], primary: str, warning: str = "") -> Figure:
+    """Draw a line for each trial with a metric, over an axis for each parameter and the metric.
+
+    `rows` are those of `trials.json`. The best trial is thick; trials that were stopped early are
+    dashed.
+    """
+    measured = [row for row in rows if primary in row["metrics"]]
+    names = list(dict.fromkeys(name for row in rows for name in row["values"]))
+    figure, axes = _figure(8, 3.6, f"Trials by parameter and {primary}", warning)
+    columns = [[row["values"].get(name) for row in measured] for name in names]
+    columns.append([row["metrics"][primary] for row in measured])
+    positions = [_positions(column) for column in columns]
+    best = max(range(len(measured)), key=lambda n: columns[-1][n], default=None)
+    for number, row in enumerate(measured):
+        heights = [column[number] for column in positions]
+        style = {"color": COLOURS[0], "alpha": 0.45, "linewidth": 1.2}
+        if number == best:
+            style = {"color": COLOURS[3], "alpha": 1.0, "linewidth": 2.6, "zorder": 3}
+        dashes = "--" if row["state"] != "done" else "-"
+        axes.plot(range(len(columns)), heights, dashes, **style)
+    for place, (column, height) in enumerate(zip(columns, positions, strict=True)):
+        axes.axvline(place, color="#444444", linewidth=0.8)
+        for text, at in _ticks(column, height):
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+            axes.text(place + 0.04, at, text, fontsize=8, va="center", bbox=box, zorder=4)
+    axes.set_xticks(range(len(columns)), [*names, primary])
+    axes.set_xlim(-0.2, len(columns) - 0.55)
+    axes.set_yticks([])
+    axes.spines[["left", "bottom"]].set_visible(False)
+    return figure
+
+
+def metric_by_cost(
+    rows: Sequence[Json], primary: str, costs: Sequence[float], unit: str, warning: str = ""
+) -> Figure:
+    """Draw the metric of each trial over what it cost; `costs` are in the order of `rows`."""
+    figure, axes = _figure(8, 3.4, f"{primary} and cost of each trial", warning)
+    for state, marker, colour in (("done", "o", COLOURS[0]), ("stopped early", "x", COLOURS[1])):
+        points = [
+            (cost, row["metrics"][primary])
+            for row, cost in zip(rows, costs, strict=True)
+            if row["state"] == state and primary in row["metrics"]
+        ]
+        if points:
+            across, up = zip(*points, strict=True)
+            axes.plot(across, up, marker, color=colour, label=state, linestyle="none")
+    axes.set_xlabel(unit)
+    axes.set_ylabel(primary)
+    axes.set_xlim(left=0)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _positions(column: Sequence[Any]) -> list[float]:
+    """Return a height from 0 to 1 for each value: numbers by their size or rank, texts by order."""
+    numbers = [v for v in column if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) == len(column) and column:
+        distinct = sorted(set(numbers))
+        if len(distinct) <= _MAX_TICKS:
+            return [_rank(distinct, value) for value in column]
+        low, high = distinct[0], distinct[-1]
+        return [(value - low) / ((high - low) or 1) for value in column]
+    texts = list(dict.fromkeys(map(str, column)))
+    return [_rank(texts, str(value)) for value in column]
+
+
+def _rank(values: Sequence[Any], value: Any) -> float:
+    return values.index(value) / max(1, len(values) - 1)
+
+
+def _ticks(column: Sequence[Any], heights: Sequence[float]) -> list[tuple[str, float]]:
+    """Return the texts beside an axis: each value, or the least and the largest of many."""
+    found = dict(zip(map(_text, column), heights, strict=True))
+    if len(found) <= _MAX_TICKS:
+        return list(found.items())
+    ordered = sorted(found.items(), key=lambda item: item[1])
+    return [ordered[0], ordered[-1]]
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

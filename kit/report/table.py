@@ -105,10 +105,12 @@ def experiment_of_run(run: Json) -> str:
 
 
 def read_runs(settings: Settings) -> tuple[list[Json], list[str]]:
-    """Read the finished runs of a profile; also return what was left out, and why."""
+    """Read the finished runs of a profile, without sweeps; also return what was left out."""
     history, problems = read_history(settings.profile_dir / "history.jsonl")
     runs = []
     for run in history:
+        if "sweep" in run:
+            continue  # a search is not a measurement of one training
         if run.get("target") in TARGETS and "parameters" in run:
             runs.append(run)
         else:

@@ -158,9 +158,18 @@ def sentence(progress: Json) -> str:
         text += f"; the site says: {message}"
     with contextlib.suppress(*_OTHER_SHAPE):
         if training := progress.get("training"):
-            steps = f"step {training['step']}/{training['steps']}"
-            text = f"{steps}, loss {training['loss']:.3f}, {text}"
+            text = f"{training_sentence(training)}, {text}"
     return text
+
+
+def training_sentence(training: Json) -> str:
+    """Return how far a training, or a sweep, is."""
+    steps = f"{training['step']}/{training['steps']}"
+    if not (trials := training.get("trials")):
+        return f"step {steps}, loss {training['loss']:.3f}"
+    failed = f", {trials['failed']} of them failed" if trials["failed"] else ""
+    best = f", best {trials['best']}" if trials["best"] else ""
+    return f"trial {steps}{failed}, {trials['running']} running{best}"
 
 
 def tunnel_sentence(tunnel: Json) -> str:

@@ -93,7 +93,8 @@ class StoredRun:
     """One execution of a target and its folder `results/<profile>/runs/<id>/`.
 
     `first` is what was true when the run started: time, git commit, versions, host. `earlier_s`
-    are the seconds of earlier starts that were interrupted.
+    are the seconds of earlier starts that were interrupted, `more` is what the line of the history
+    has of its own, such as the counts of a sweep.
     """
 
     id: str
@@ -108,6 +109,7 @@ class StoredRun:
     first: Json
     timeline: RunTimeline
     earlier_s: float = 0.0
+    more: Json = field(default_factory=dict)
     resumed_at: float = field(default_factory=lambda: time.time())
 
     def __repr__(self) -> str:
@@ -153,6 +155,7 @@ class StoredRun:
             **self.first,
             "seconds": self.timeline.seconds(),
             **facts,
+            **self.more,
         }
         if (state := git_state(work_dir())) != line["git"]:
             line["git_at_end"] = state
@@ -223,7 +226,8 @@ def _first_start(
     """
     path = folder / "run.json"
     if not path.exists():
-        for source in (ROOT / "notebooks" / f"{target}.ipynb", ROOT / "requirements.lock"):
+        notebook = "sweep" if "sweep" in parameters else target
+        for source in (ROOT / "notebooks" / f"{notebook}.ipynb", ROOT / "requirements.lock"):
             if source.is_file():
                 (folder / "source").mkdir(exist_ok=True)
                 shutil.copyfile(source, folder / "source" / source.name)

@@ -8,7 +8,6 @@ component are indented by four blanks.
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import pkgutil
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.base import KitError
+from kit.base import KitError, last_error
 
 PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
 
@@ -112,7 +111,7 @@ class PipelineFailed(KitError):
 
     def __init__(self, component: str, traceback: str, log: str, states: States, where: str):
         failed = f"component {component}" if component else "the pipeline"
-        got = _last_error(traceback) or "\n".join(log.splitlines()[-5:]) or "no output"
+        got = last_error(traceback) or "\n".join(log.splitlines()[-5:]) or "no output"
         super().__init__(f"{failed} failed", got, f"read {where}, then run again: it resumes")
         self.component, self.traceback, self.log = component, traceback, log
         self.states, self.where = states, where
@@ -127,12 +126,6 @@ class PipelineFailed(KitError):
     def __reduce__(self) -> tuple[object, ...]:
         """Rebuild from the fields."""
         return type(self), (self.component, self.traceback, self.log, self.states, self.where)
-
-
-def _last_error(traceback: str) -> str:
-    """Return the type and message of the error that a traceback ends with."""
-    lines = traceback.rpartition("Traceback (most recent call last):\n")[2].splitlines()
-    return "\n".join(itertools.dropwhile(lambda line: line.startswith(" "), lines))
 
 
 def run_local(

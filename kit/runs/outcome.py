@@ -204,6 +204,7 @@ def hpc_arguments_of(
         "configured": request.configured,
         "workers": request.workers,
         "tunnel": request.tunnel,
+        "sweep": request.sweep.model_dump() if request.sweep.trials else {},
         "follow_timeout_s": float(follow_timeout_s),
     }
 

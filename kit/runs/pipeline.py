@@ -66,6 +66,7 @@ def cloud_hpc_train(
     tunnel: str,
     follow_timeout_s: float,
     hyperparameters: dict[str, Any],
+    sweep: dict[str, Any],
 ) -> str:
     """Request the training and follow it; return the SHA-256 of the record of this stage."""
     from kit.runs import stages
@@ -83,6 +84,7 @@ def cloud_hpc_train(
         tunnel,
         follow_timeout_s,
         hyperparameters,
+        sweep,
     )
 
 
@@ -164,6 +166,7 @@ def cloud_hpc(
     workers: int = 1,
     tunnel: str = "",
     follow_timeout_s: float = 86400.0,
+    sweep: dict[str, Any] = {},  # noqa: B006 - the default of a pipeline's input
     strict: bool = False,
     commit: str = "",
     mlflow_url: str = "",
@@ -185,6 +188,7 @@ def cloud_hpc(
         tunnel=tunnel,
         follow_timeout_s=follow_timeout_s,
         hyperparameters=hyperparameters,
+        sweep=sweep,
     )
     _settle(prepared, train, cloud_hpc_evaluate(**where, trained=train.output, **how))
 

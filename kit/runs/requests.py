@@ -39,6 +39,7 @@ from kit.base import (
 )
 from kit.experiments import DEFAULT, load_experiment
 from kit.experiments.parameters import Parameters as Checked
+from kit.sweeps import Sweep, trials_of
 
 if TYPE_CHECKING:
     from kit.base.settings import Settings
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 MAX_REQUEST_BYTES = 64 * 1024
 MAX_WORKERS = 64
 _ADDRESSEE = ("profile", "site")
+_OPTIONAL = (*_ADDRESSEE, "sweep")
 RUN_ID = r"cloud-hpc-[0-9a-f]{12}-[1-9]\d{0,5}"
 _KEY = re.compile(
     rf"runs/(?P<run>{RUN_ID})/(?:(?P<name>request|cancel|refused|result|progress)"
@@ -125,6 +127,9 @@ class RunRequest(Checked):
     workers: int = Field(
         default=1, ge=1, le=MAX_WORKERS, description="Workers that share the training."
     )
+    sweep: Sweep = Field(
+        default=Sweep(), description="Trials in place of one training, `workers` at once."
+    )
     tunnel: str = Field(
         default="",
         pattern="^(reverse|none)?$",
@@ -147,6 +152,12 @@ class RunRequest(Checked):
         """Take the experiment's own Parameters for a table, and the whole table for its rest."""
         return values.model_dump() if isinstance(values, Checked) else values
 
+    @field_validator("sweep", mode="before")
+    @classmethod
+    def _as_sweep(cls, values: object) -> object:
+        """Take a table for the sweep that it describes."""
+        return Sweep(**values) if isinstance(values, dict) else values
+
     @model_validator(mode="after")
     def _check_parameters(self) -> "RunRequest":
         """Check the parameters where the experiment is known; elsewhere the submitter does."""
@@ -156,6 +167,7 @@ class RunRequest(Checked):
             return self
         values = experiment.parameters(**self.hyperparameters).model_dump()
         object.__setattr__(self, "hyperparameters", values)  # the model is frozen
+        trials_of(experiment, values, self.sweep)
         return self
 
     def wants_tunnel(self, default: str) -> bool:
@@ -166,6 +178,11 @@ class RunRequest(Checked):
         """Return whether another request trains the same; tunnel and addressee may differ."""
         rest = ("tunnel", *_ADDRESSEE)
         return other.model_copy(update={name: getattr(self, name) for name in rest}) == self
+
+    def addressed_to(self, settings: "Settings") -> "RunRequest":
+        """Return the request for this profile and its site: no other submitter takes it."""
+        where = {"profile": settings.profile, "site": site_id(settings)}
+        return self.model_copy(update=where)
 
     def is_for(self, settings: "Settings") -> bool:
         """Return whether this profile and its site may run the request."""
@@ -207,9 +224,10 @@ def _too_large(size: int) -> str:
 
 
 def as_json(request: RunRequest) -> Json:
-    """Return the fields of a request for JSON; profile and site are left out where empty."""
+    """Return the fields of a request for JSON; profile, site and sweep are left out where empty."""
     values = request.model_dump()
-    return {name: values[name] for name in values if values[name] or name not in _ADDRESSEE}
+    values["sweep"] = values["sweep"] if request.sweep.trials else {}
+    return {name: values[name] for name in values if values[name] or name not in _OPTIONAL}
 
 
 def write_request(request: RunRequest) -> bytes:

@@ -47,8 +47,9 @@ from kit.experiments.running import model_file, out_names
 from kit.runs.client import requests_at
 from kit.runs.follow import follow, time_of_starts
 from kit.runs.objects import StageStore
-from kit.runs.requests import RunRequest, site_id
+from kit.runs.requests import RunRequest
 from kit.store import open_store
+from kit.sweeps import Sweep
 from kit.tracking import log_run, predictions, run_log
 
 PREPROCESS_TRAIN, EVALUATE = "preprocess-train", "evaluate"
@@ -109,6 +110,7 @@ def cloud_hpc_train(
     tunnel: str,
     follow_timeout_s: float,
     hyperparameters: dict[str, Any],
+    sweep: dict[str, Any],
 ) -> str:
     """Request the training on the site and follow it; return the hash of the stage's record.
 
@@ -123,6 +125,7 @@ def cloud_hpc_train(
         hyperparameters=hyperparameters,
         workers=workers,
         tunnel=tunnel,
+        sweep=Sweep(**sweep),
     )
     do = partial(
         _train_on_site, request=request, bucket=jobs_bucket, follow_timeout_s=follow_timeout_s
@@ -299,7 +302,7 @@ def _upload(stage: Stage, data_hash: str, experiment: str) -> Json:
 def _train_on_site(stage: Stage, request: RunRequest, bucket: str, follow_timeout_s: float) -> Json:
     """Request the training and wait for its result. Raises TrainingFailed, Unreachable."""
     objects, settings = stage.objects, stage.settings
-    request = request.model_copy(update={"profile": settings.profile, "site": site_id(settings)})
+    request = request.addressed_to(settings)
     first_start = objects.first_start(stage.name, stage.start)
     requests = requests_at(settings, bucket)
     ask = partial(requests.ask, request)

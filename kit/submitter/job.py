@@ -25,7 +25,7 @@ from kit.submitter import env as hpc_env
 from kit.submitter.scripts import script
 
 WARNING_S = 60  # how long before its time limit the job is asked to end
-SHIPPED_ROOMS = ("base", "experiments", "onsite")
+SHIPPED_ROOMS = ("base", "experiments", "onsite", "sweeps")
 SHIPPED = (".py", ".sh", ".toml")
 
 
@@ -35,8 +35,9 @@ class Task:
 
     `module` is the experiment's, as it is imported there, `requirements` the packages that it
     needs beside the kit's own, `data` the zip file of its data set, `code` the zip file of the
-    shipped rooms and of the experiment (its SHA-256 is `code_hash`), `previous` the folder of an
-    earlier attempt whose checkpoint may be resumed, `tunnel` what `TunnelKeys.open` returned.
+    shipped rooms and of the experiment (its SHA-256 is `code_hash`), `earlier` the folders of
+    the attempts before, the last one first, whose checkpoints may be resumed, `sweep` the trials
+    in place of one training, `tunnel` what `TunnelKeys.open` returned.
     `environment` is a folder that was built before (`private`: the job removes it); without one
     the job finds or builds its own.
     """
@@ -54,7 +55,8 @@ class Task:
     model: str
     requirements: tuple[str, ...] = ()
     workers: int = 1
-    previous: str = ""
+    earlier: tuple[str, ...] = ()
+    sweep: Json | None = None
     environment: str = ""
     private: bool = False
     tunnel: Json | None = None
@@ -70,7 +72,7 @@ def build_task(
 ) -> Task:
     """Build the task of attempt `number` of a request; `more` is what depends on the site."""
     paths = SitePaths(hpc)
-    previous = paths.attempt(attempt_id(request.run, number - 1)) if number > 1 else ""
+    before = [attempt_id(request.run, earlier) for earlier in range(number - 1, 0, -1)]
     return Task(
         run=request.run,
         number=number,
@@ -85,7 +87,8 @@ def build_task(
         model=experiment.model_name,
         requirements=experiment.requirements,
         workers=request.workers,
-        previous=previous,
+        earlier=tuple(map(paths.attempt, before)),
+        sweep=request.sweep.model_dump() if request.sweep.trials else None,
         **more,
     )
 

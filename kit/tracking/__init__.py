@@ -5,7 +5,15 @@ A run's log waits in the folder of the run until the MLflow that it was made for
 """
 
 from kit.tracking.client import credential
-from kit.tracking.delivery import Logged, destination_of, log_run, read_logged_run, rows, sync
+from kit.tracking.delivery import (
+    Logged,
+    destination_of,
+    log_run,
+    log_runs,
+    read_logged_run,
+    rows,
+    sync,
+)
 from kit.tracking.log import (
     RunLog,
     experiment_of,

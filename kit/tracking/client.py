@@ -157,6 +157,8 @@ def deliver(client: Any, run: RunLog, artifact_root: Path | None = None) -> Any:
     metrics = [Metric(key, value, when, step) for key, value, step, when in run.metrics]
     params = [Param(key, value) for key, value in run.params.items()]
     tags = [RunTag(key, value) for key, value in run.tags.items()]
+    if run.parent:
+        tags.append(RunTag("mlflow.parentRunId", _parent(client, info.experiment_id, run)))
     for kind, rows in (("metrics", metrics), ("params", params), ("tags", tags)):
         for first in range(0, len(rows), _BATCH):
             client.log_batch(info.run_id, **{kind: rows[first : first + _BATCH]})
@@ -167,6 +169,15 @@ def deliver(client: Any, run: RunLog, artifact_root: Path | None = None) -> Any:
         _register(client, run.model[0], run.run_id, info.run_id)
     client.set_terminated(info.run_id, run.status, run.end_ms)
     return info
+
+
+def _parent(client: Any, experiment_id: str, run: RunLog) -> str:
+    """Return MLflow's id of the run above. Raises DataError before that one is delivered."""
+    above = _runs_of(client, experiment_id, run.parent)
+    if not above:
+        got = f"MLflow has no run {run.parent} yet, to which it belongs"
+        raise DataError(f"log {run.run_id}", got, "`kit sync` sends both")
+    return str(above[0].info.run_id)
 
 
 def _find_or_create(client: Any, run: RunLog, artifact_root: Path | None) -> Any:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,19 +86,25 @@ def destination_of(settings: "Settings", target: str) -> str:
 
 
 def log_run(settings: "Settings", run: RunLog) -> Logged:
-    """Write the run's log to its folder, then try to deliver it.
+    """Write the run's log to its folder, then try to deliver it; see `log_runs`."""
+    return log_runs(settings, [run])[0]
+
+
+def log_runs(settings: "Settings", runs: Sequence[RunLog]) -> list[Logged]:
+    """Write the logs of runs to their folders, then try to deliver all.
 
     All parts of a run's log go where its first part goes. If the server is away or refuses, or its
     address cannot be one, the state is `waiting` and `reason` says why. Raises DataError if a file
     cannot be read or written.
     """
-    folder = settings.profile_dir / "runs" / run.run_id
-    try:
-        destination = _noted(folder, "destination") or destination_of(settings, run.target)
-    except UsageError:  # the training is done: delivery explains it, and the log waits
-        destination = ""
-    write_waiting(folder, destination, run)
-    return _deliver(settings, [folder])[0]
+    folders = [settings.profile_dir / "runs" / run.run_id for run in runs]
+    for folder, run in zip(folders, runs, strict=True):
+        try:
+            destination = _noted(folder, "destination") or destination_of(settings, run.target)
+        except UsageError:  # the training is done: delivery explains it, and the log waits
+            destination = ""
+        write_waiting(folder, destination, run)
+    return _deliver(settings, folders)
 
 
 def _noted(folder: Path, key: str) -> str:
@@ -125,7 +131,9 @@ def sync(settings: "Settings") -> tuple[list[Logged], list[KitError]]:
 
 def waiting(settings: "Settings") -> list[Path]:
     """Return the folders of the runs that wait, oldest first."""
-    files = [path for path in settings.profile_dir.glob(f"runs/*/{STATE_FILE}") if path.is_file()]
+    patterns = f"runs/*/{STATE_FILE}", f"runs/*/trials/*/{STATE_FILE}"
+    found = [path for pattern in patterns for path in settings.profile_dir.glob(pattern)]
+    files = [path for path in found if path.is_file()]
     files.sort(key=lambda path: (path.stat().st_mtime_ns, path))
     # one whose state cannot be read is explained by delivery
     return [path.parent for path in files if _noted(path.parent, "state") in ("waiting", "")]

@@ -29,8 +29,9 @@ class RunLog:
     """Everything one run logs. Times in ms since 1970; a point is (key, value, step, time).
 
     `status` is FINISHED or FAILED, `artifacts` are (local file, artifact folder), `model` is
-    (registered name, local safetensors file) or None; the model's file goes to `model/`. The
-    fields are checked, as they may come from a JSON file: TypeError or ValueError.
+    (registered name, local safetensors file) or None; the model's file goes to `model/`; `parent`
+    is the id of the run below which MLflow shows it. The fields are checked, as they may come from
+    a JSON file: TypeError or ValueError.
     """
 
     experiment: str
@@ -44,6 +45,7 @@ class RunLog:
     tags: Mapping[str, str] = field(default_factory=dict)
     artifacts: tuple[tuple[str, str], ...] = ()
     model: tuple[str, str] | None = None
+    parent: str = ""
 
     @property
     def target(self) -> str:

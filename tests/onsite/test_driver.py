@@ -23,7 +23,7 @@ def staged(tmp_path):
     data, path = as_data(images), tmp_path / "data.zip"
     path.write_bytes(ray_job.data_archive(data.folder))
     hp = Parameters(epochs=2).model_dump()
-    task = {"data": str(path), "data_hash": data.hash, "hyperparameters": hp, "previous": ""}
+    task = {"data": str(path), "data_hash": data.hash, "hyperparameters": hp, "earlier": []}
     task |= {"workers": 1, "module": "kit.experiments.fashion_mnist"}
     folder = tmp_path / "try"
     folder.mkdir()
@@ -56,7 +56,7 @@ def test_later_attempt_continues_from_the_last_epoch(staged, tmp_path):
     driver.work(task, folder)
     again = tmp_path / "again"
     again.mkdir()
-    driver.work({**task, "previous": str(folder)}, again)
+    driver.work({**task, "earlier": [str(folder)]}, again)
     times = json.loads((again / "times.json").read_text())
     assert times["resumed_step"] == 200
     one, other = ((path / MODEL).read_bytes() for path in (folder, again))
@@ -72,7 +72,7 @@ def test_digits_train_on_the_site_to_the_metrics_of_here(tmp_path):
     path.write_bytes(ray_job.data_archive(data.folder))
     folder.mkdir()
     task = {"data": str(path), "data_hash": data.hash, "hyperparameters": {"epochs": 3}}
-    driver.work({**task, "previous": "", "workers": 1, "module": "kit.experiments.digits"}, folder)
+    driver.work({**task, "earlier": [], "workers": 1, "module": "kit.experiments.digits"}, folder)
     ctx = running.Context(data.folder, tmp_path / "here", digits.parameters(epochs=3))
     running.train(digits, ctx)
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]

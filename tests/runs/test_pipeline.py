@@ -20,7 +20,13 @@ from kit.tracking import experiment_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TARGETS = {"cloud": CLOUD, "cloud-hpc": CLOUD_HPC}
-HPC_DEFAULTS = {"configured": True, "workers": 1, "tunnel": "", "follow_timeout_s": 86400}
+HPC_DEFAULTS = {
+    "configured": True,
+    "workers": 1,
+    "tunnel": "",
+    "follow_timeout_s": 86400,
+    "sweep": {},
+}
 
 
 @pytest.fixture(scope="module", params=list(TARGETS))

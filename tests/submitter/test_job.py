@@ -51,7 +51,7 @@ TASK = ray_job.Task(
     hyperparameters=Parameters(epochs=3).model_dump(),
     module="kit.experiments.fashion_mnist",
     model="FMNIST-CNN",
-    previous=f"{PROJECT}/kit/tries/ba9876543210",
+    earlier=(f"{PROJECT}/kit/tries/ba9876543210",),
     tunnel=tunnel.tunnel_settings(
         Cloud(tunnel_address="10.1.2.3"), {"host": "vm.example", "port": 22, "user": "kit-tunnel"}
     ),
@@ -120,10 +120,10 @@ def test_the_task_is_data_with_the_version_of_ray_and_nothing_secret():
         "hyperparameters",
         "model",
         "module",
-        "previous",
+        "earlier",
         "ray",
     }
-    assert set(task) == known | {"workers", "tunnel"}
+    assert set(task) == known | {"workers", "tunnel", "sweep"}
 
 
 def test_the_archive_has_the_same_bytes_again_and_runs_without_the_rest(tmp_path):

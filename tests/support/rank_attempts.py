@@ -31,7 +31,7 @@ class Attempts:
         """The folder of a new attempt, and its ranks."""
         folder, task = self.folder / name, self.folder / f"{name}.json"
         folder.mkdir()
-        task.write_text(json.dumps({**self.task, "previous": str(previous)}))
+        task.write_text(json.dumps({**self.task, "earlier": [str(previous)] if previous else []}))
         argv = [sys.executable, __file__, task, folder]
         with (self.folder / f"{name}.log").open("w") as log:
             ranks = [

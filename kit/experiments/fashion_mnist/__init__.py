@@ -16,7 +16,7 @@ from kit.experiments.fashion_mnist.parameters import Parameters
 NAME = "fashion_mnist"
 LABEL, MODEL = "fmnist", "FMNIST-CNN"  # in the published names of pipelines and models
 METRICS = ("accuracy", "precision", "recall")  # each is a share, from 0 to 1
-PRIMARY = "accuracy"
+PRIMARY, BUDGET = "accuracy", "epochs"
 DISTRIBUTED = True
 LOADING = (  # a line that reads the model, with its path for {!r}
     "from kit.experiments.fashion_mnist.training import load_model; model = load_model(Path({!r}))"

@@ -198,11 +198,12 @@ def train(
     that is damaged or of another training.
     """
     path = checkpoint_dir / "checkpoint.safetensors" if checkpoint_dir else None
-    identity = parameters.model_dump() | {"data": data.hash, "workers": ranks.count}
+    identity = parameters.model_dump(exclude={"epochs"})
+    identity |= {"data": data.hash, "workers": ranks.count}
     with torch_settings(parameters), torch.no_grad():
         state = _begin(parameters, ranks)
         if path and path.exists():
-            _restore(path, state, identity)
+            _restore(path, state, identity, parameters.epochs)
         resumed = state.epoch
         images = as_tensor(data.train_images, parameters.device)
         labels = as_labels(data.train_labels, parameters.device)
@@ -271,11 +272,17 @@ def _save_checkpoint(path: Path, state: _State, identity: dict[str, Any]) -> Non
     write_tensors(path, tensors, record | {"of": identity})
 
 
-def _restore(path: Path, state: _State, identity: dict[str, Any]) -> None:
-    """Put a checkpoint into a fresh state; a checkpoint of another training is refused."""
+def _restore(path: Path, state: _State, identity: dict[str, Any], epochs: int) -> None:
+    """Put a checkpoint into a fresh state; a checkpoint of another training is refused.
+
+    One of the same training with fewer epochs is the beginning of this one.
+    """
     tensors, record = read_tensors(path)
     theirs = record.get("of", {})
     others = [name for name in identity if theirs.get(name) != identity[name]]
+    done = record.get("epoch", 0)
+    if not isinstance(done, int) or done > epochs:
+        others.append("epochs")
     if others:
         raise DataError(
             f"resume from {path}",

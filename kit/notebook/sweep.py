@@ -1,0 +1,347 @@
+"""One sweep, as the notebook `sweep` carries it out: plan, trials, comparison, bill.
+
+It is a run like any other, with one request, one job and one result: that of its best trial. The
+trials are beside it.
+"""
+
+import json
+import statistics
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import kit
+from kit import tracking
+from kit.base import Json, UsageError, append_history, read_history
+from kit.billing import bill_of_run, sacct_of, usages
+from kit.billing.rates import slurm_kinds
+from kit.billing.shares import shares
+from kit.experiments import DEFAULT, Thresholds, load_experiment, remember
+from kit.experiments.running import Trained
+from kit.notebook.results import Options
+from kit.notebook.run import Run, open_target, stored_run
+from kit.notebook.show import Table, Text
+from kit.runs.follow import training_sentence
+from kit.runs.history import results_lock
+from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest, write_request
+from kit.sweeps import TRIALS, Sweep, Trial, expand, run_sweep, trials_of
+from kit.sweeps.engine import DONE, FAILED, STOPPED, best_row, publish_best, rungs_of
+from kit.sweeps.space import named
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LINES = "trials.jsonl"
+
+
+def start_sweep(
+    profile: str,
+    target: str,
+    parameters: Mapping[str, Any],
+    space: Mapping[str, str],
+    *,
+    experiment: str = DEFAULT,
+    trials: int = 0,
+    draw_seed: int = 0,
+    at_once: int = 2,
+    stop_early: bool = False,
+    trial_limit_s: float = 0.0,
+    gates: Mapping[str, float] | None = None,
+    strict: bool = False,
+    configured: bool = True,
+    fresh: bool = False,
+) -> "SweepRun":
+    """Start a sweep over the parameters of an experiment, or resume an interrupted one.
+
+    `space` has the values of each parameter, `parameters` those that are the same in all trials.
+    `trials` of the combinations are drawn with `draw_seed`, 0 runs all. `at_once` trials run at
+    the same time; `stop_early` ends the worse half at each halving; `trial_limit_s` ends a trial
+    that takes longer (0: never). The other arguments are those of `start`. Raises UsageError for a
+    space that is empty or too large, values that the experiment does not take, and the target
+    cloud.
+    """
+    if target == "cloud":
+        got = "its pipeline trains once"
+        step = "use local, or cloud-hpc, where all trials share one job"
+        raise UsageError("sweep on the target cloud", got, step)
+    if at_once < 1:
+        raise UsageError(f"run {at_once} trials at once", next_step="give at least 1")
+    settings = open_target(profile, target)
+    wanted = load_experiment(experiment)
+    remember(wanted)
+    base = wanted.parameters(**parameters)
+    rows = expand(space, trials, draw_seed)
+    sweep = Sweep(trials=rows, stop_early=stop_early, trial_limit_s=trial_limit_s)
+    found = trials_of(wanted, base.model_dump(), sweep)
+    rungs_of(wanted, sweep, found)
+    least = wanted.gates if gates is None else Thresholds(gates)
+    options = Options(least, strict, configured, at_once)
+    on_site = options.as_parameters(target) if target == "cloud-hpc" else {"workers": at_once}
+    text = json.dumps(sweep.model_dump(), sort_keys=True)
+    recorded = {**base.model_dump(), **on_site, "sweep": text}
+    run, data = stored_run(settings, target, wanted, recorded, fresh)
+    return SweepRun(run, data, base, options, sweep, found)
+
+
+class SweepRun(Run):
+    """A sweep from its plan to its results; each method is a step of the notebook."""
+
+    def __init__(
+        self, run: Any, data: Any, base: Any, options: Options, sweep: Sweep, trials: list[Trial]
+    ) -> None:
+        super().__init__(run, data, base, options)
+        self.sweep, self.trials = sweep, trials
+        self.rows: list[Json] | None = None
+
+    def _lines(self) -> list[str]:
+        how = ", the worse half is stopped at each halving" if self.sweep.stop_early else ""
+        lines = [f"sweep: {len(self.trials)} trials, {self.options.workers} at once{how}"]
+        return [*super()._lines(), *lines]
+
+    @property
+    def request(self) -> RunRequest:
+        """All that the site learns about this sweep. Raises UsageError for one too large."""
+        request = super().request.model_copy(update={"sweep": self.sweep})
+        if (size := len(write_request(request))) > MAX_REQUEST_BYTES:
+            got = f"its request has {size:,} bytes, at most {MAX_REQUEST_BYTES:,} are possible"
+            raise UsageError(
+                "request the sweep", got, "list fewer values, or vary fewer parameters"
+            )
+        return request
+
+    def show_plan(self) -> Table:
+        """Show what the sweep will do and about how long it takes, from runs in the history.
+
+        On a site also what it may cost at most: its job to the time limit.
+        """
+        import pandas
+
+        names = list(dict.fromkeys(name for trial in self.trials for name in trial.values))
+        budget = self._trained_share() * len(self.trials)
+        plan: dict[str, str] = {
+            "trials": str(len(self.trials)),
+            "parameters": ", ".join(names),
+            "at once": str(self.options.workers),
+            "trainings' worth": f"{budget:g}",
+        }
+        seconds = self._usual_seconds()
+        if seconds is None:
+            plan["core-hours"] = "not known: no run of this experiment is in the history"
+        else:
+            plan["core-hours"] = f"about {seconds * budget / 3600:.3g}"
+            plan["takes"] = f"about {seconds * budget / self.options.workers:,.0f} s of training"
+        table = Table(pandas.DataFrame({"sweep": plan}))
+        if self.run.target == "local":
+            return table
+        return Table(table.frame, notes=kit.show_estimate(self.settings.profile, "cloud-hpc").notes)
+
+    def _trained_share(self) -> float:
+        """Return how much of a whole training a trial is on average: less with halving."""
+        rungs, alive = rungs_of(self.experiment, self.sweep, self.trials), len(self.trials)
+        if not self.sweep.stop_early:
+            return 1.0
+        trained, before = 0, 0
+        for reached in rungs:
+            trained += alive * (reached - before)
+            alive, before = alive // 2 or 1, reached
+        return trained / (rungs[-1] * len(self.trials))
+
+    def _usual_seconds(self) -> float | None:
+        """Return the median training seconds of earlier runs of the same experiment and target."""
+        history = read_history(self.settings.profile_dir / "history.jsonl")[0]
+        found = [
+            float(line["figures"]["training_s"])
+            for line in history
+            if line.get("experiment") == self.experiment.name
+            and line.get("target") == self.run.target
+            and "sweep" not in line
+            and "training_s" in line.get("figures", {})
+        ]
+        return statistics.median(found) if found else None
+
+    def run_trials(self) -> str:
+        """Run all trials that have no result yet; the text below the cell shows how far it is."""
+        if self.run.target == "local":
+            self._run_here()
+        else:
+            self.run_pipeline()
+            self.rows = json.loads(self.objects.get(self._done.files[TRIALS]))
+            self.run.save(TRIALS, self.rows)
+        states = [row["state"] for row in self._rows]
+        counts = [f"{states.count(s)} {s}" for s in (DONE, STOPPED, FAILED) if s in states]
+        best = self._best
+        value = best["metrics"][self.experiment.primary]
+        return f"{', '.join(counts)}; best {self.experiment.primary} {value:.4f}: " + named(
+            best["values"]
+        )
+
+    def _run_here(self) -> None:
+        from kit.notebook.progress import NotebookLine
+        from kit.sweeps.here import ProcessSlots
+
+        line, folder = NotebookLine(), self.run.folder
+        slots = ProcessSlots(self.experiment, self.data.folder, self.options.workers)
+        with self.run.timeline.span("training"):
+            self.rows = run_sweep(
+                self.experiment,
+                self.sweep,
+                self.trials,
+                folder,
+                slots,
+                lambda progress: line.write(training_sentence(progress)),
+            )
+        best = publish_best(folder, self.rows, self.experiment.primary)
+        done = [row for row in self.rows if row["training"]]
+        seconds = sum(row["training"]["total-seconds"] for row in done)
+        start, end = min(row["start"] for row in done), max(row["end"] for row in done)
+        self.trained, self.metrics = Trained(start, end, seconds, 0), best["metrics"]
+        losses = json.loads((folder / "losses.json").read_text(encoding="utf-8"))
+        self.context.losses = [(int(step), float(loss)) for step, loss in losses]
+
+    @property
+    def _rows(self) -> list[Json]:
+        return self._needs(self.rows, "run_trials")
+
+    @property
+    def _best(self) -> Json:
+        best = best_row(self._rows, self.experiment.primary)
+        return self._needs(best, "run_trials")
+
+    def show_trials(self) -> Table:
+        """List the trials, the best first: parameters, metrics, seconds, units, how each ended."""
+        import pandas
+
+        costs, _ = self.costs()
+        primary = self.experiment.primary
+        listed = []
+        for number, row in enumerate(self._rows):
+            line = {**row["values"], "state": row["state"]}
+            line |= {n: round(v, 4) for n, v in row["metrics"].items() if "-" not in n}
+            line["seconds"] = round(row["slot_seconds"], 2)
+            line |= {kind: f"{parts[number]:.6f}" for kind, parts in costs.items()}
+            line["why"] = row["why"]
+            listed.append(line)
+        listed.sort(key=lambda line: -line.get(primary, float("-inf")))
+        frame = pandas.DataFrame(listed).dropna(axis=1, how="all")
+        if not any(frame["why"]):
+            frame = frame.drop(columns="why")
+        return Table(frame, notes=self.noise())
+
+    def show_parallel(self) -> "Figure":
+        """Draw each trial as a line over its parameters and its metric."""
+        return kit.plots.trials_parallel(
+            self._rows, self.experiment.primary, self.data.info.warning
+        )
+
+    def show_cost(self) -> "Figure":
+        """Draw the metric of each trial over its seconds, or over its billing units."""
+        costs, _ = self.costs()
+        unit, across = "seconds in a slot", [row["slot_seconds"] for row in self._rows]
+        if len(costs) == 1:
+            ((unit, parts),) = costs.items()
+            across = [float(part) for part in parts]
+        return kit.plots.metric_by_cost(
+            self._rows, self.experiment.primary, across, unit, self.data.info.warning
+        )
+
+    def noise(self) -> str:
+        """Return what of the differences is the spread over seeds alone; empty without seeds."""
+        groups: dict[str, list[float]] = {}
+        primary = self.experiment.primary
+        for row in self._rows:
+            if row["state"] == DONE and "seed" in row["values"]:
+                rest = {name: value for name, value in row["values"].items() if name != "seed"}
+                groups.setdefault(named(rest), []).append(row["metrics"][primary])
+        spreads = {name: values for name, values in groups.items() if len(values) > 1}
+        if not spreads:
+            return ""
+        lines = [
+            f"{name or 'all trials'}: {primary} {statistics.mean(values):.4f} ± "
+            f"{statistics.stdev(values):.4f} over {len(values)} seeds"
+            for name, values in spreads.items()
+        ]
+        widest = max(statistics.stdev(values) for values in spreads.values())
+        lines.append(f"differences below about {2 * widest:.4f} (twice the spread) may be noise")
+        return "\n".join(lines)
+
+    def costs(self) -> tuple[dict[str, list[Decimal]], dict[str, Decimal]]:
+        """Return the units of each trial by kind, and those of no trial; empty without a job."""
+        if self.run.target == "local" or self.record is None:
+            return {}, {}
+        bill = bill_of_run(self.settings, self.record)
+        text = sacct_of(self.settings, self.record, "sacct-tries.txt")
+        jobs = usages(self.settings, text or sacct_of(self.settings, self.record))
+        slots = sum(usage.elapsed_seconds or 0 for usage in jobs) * self.options.workers
+        seconds = [row["slot_seconds"] for row in self._rows]
+        job_lines = [line for line in bill.lines if line.what.startswith("job ")]
+        split = {
+            kind: shares(units, seconds, slots) for kind, units in slurm_kinds(job_lines).items()
+        }
+        return {k: parts for k, (parts, _) in split.items()}, {k: r for k, (_, r) in split.items()}
+
+    def finish(self) -> Json:
+        """Write the results, a line for the sweep and one for each trial; return its record."""
+        states = [row["state"] for row in self._rows]
+        self.run.more = {
+            "sweep": {
+                "trials": len(states),
+                "done": states.count(DONE),
+                "stopped_early": states.count(STOPPED),
+                "failed": states.count(FAILED),
+                "at_once": self.options.workers,
+                "best": self._best["values"],
+            }
+        }
+        record = super().finish()
+        self._add_lines()
+        self._log_trials(record)
+        return record
+
+    def _add_lines(self) -> None:
+        """Add a line for each trial to the profile's list of trials, each once."""
+        path = self.settings.profile_dir / LINES
+        costs, _ = self.costs()
+        with results_lock(self.settings):
+            known = {(line["run"], line["trial"]) for line in read_history(path)[0]}
+            for number, row in enumerate(self._rows):
+                if (self.run.id, row["trial"]) in known:
+                    continue
+                units = {kind: str(parts[number]) for kind, parts in costs.items()}
+                facts = {"experiment": self.experiment.name, "target": self.run.target}
+                append_history(path, {"run": self.run.id, **facts, **row, "units": units})
+
+    def _log_trials(self, record: Json) -> None:
+        """Log each trial to MLflow, below the run of the sweep."""
+        label = self.experiment.label
+        logs = []
+        for row in [row for row in self._rows if row["metrics"]]:
+            name, end_ms = named(row["values"]), int(row["end"] * 1000)
+            logs.append(
+                tracking.RunLog(
+                    experiment=tracking.experiment_of(self.run.target, label),
+                    run_name=name,
+                    run_id=f"{self.run.id}/trials/{row['trial']}",
+                    start_ms=int(row["start"] * 1000),
+                    end_ms=end_ms,
+                    params=tracking.mlflow_params(
+                        {**self.parameters.model_dump(), **row["values"]}
+                    ),
+                    metrics=tracking.metric_points(row["metrics"], end_ms),
+                    tags={"kit.target": self.run.target, "kit.trial": row["trial"]},
+                    parent=self.run.id,
+                )
+            )
+        tracking.log_runs(self.settings, logs)
+
+    def show_bill(self) -> Table:
+        """Show the bill of the sweep; what no trial used is its start, its end and idle slots."""
+        table = super().show_bill()
+        _, rest = self.costs()
+        lines = [
+            f"of no trial (start, end, idle slots): {value:.6f} {k}" for k, value in rest.items()
+        ]
+        return Table(table.frame, notes="\n".join([table.notes, *lines]))
+
+    def show_noise(self) -> Text:
+        """Show the spread over seeds."""
+        return Text(self.noise() or "the sweep has no seeds: the spread is not known")

@@ -1,0 +1,102 @@
+"""A sweep inside the job: trials as plain Ray tasks, a process each, spread over the job's nodes.
+
+Each trial leaves its result in its own folder. When all have an end, the best one's files become
+those of the attempt, with a table of all trials beside them, and the attempt is committed.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kit.base import Json, Timeline, host_facts, time_record, versions, write_json
+from kit.experiments import Experiment, imported_experiment
+from kit.onsite.driver import needs, stage_data
+from kit.onsite.names import METRICS, PROGRESS, TIMES
+from kit.sweeps import Sweep, carry_out, run_sweep, stored_results, trials_of
+from kit.sweeps.engine import DONE, KILLED_CAUSE, publish_best
+
+
+def run_trials(task: Json, folder: Path) -> None:
+    """Run the trials of a task and leave the results of the best. Ray is connected.
+
+    Raises DataError when no trial has a result.
+    """
+    experiment, timeline = imported_experiment(task["module"]), Timeline()
+    sweep = Sweep(**task["sweep"])
+    trials = trials_of(experiment, task["hyperparameters"], sweep)
+    with timeline.span("data"):
+        stage_data(task, folder)
+        stored_results([Path(name) for name in task["earlier"]], folder)
+    slots = RaySlots(task, folder)
+
+    def show(progress: Json) -> None:
+        write_json(folder / PROGRESS, progress)
+
+    with timeline.span("training"):
+        rows = run_sweep(experiment, sweep, trials, folder, slots, show)
+    _publish(experiment, task, folder, rows, timeline)
+
+
+def _publish(
+    experiment: Experiment, task: Json, folder: Path, rows: list[Json], timeline: Timeline
+) -> None:
+    best = publish_best(folder, rows, experiment.primary)
+    write_json(folder / METRICS, {"metrics": best["metrics"]})
+    done = [row for row in rows if row["training"]]
+    seconds = sum(row["training"]["total-seconds"] for row in done)
+    start, end = min(row["start"] for row in done), max(row["end"] for row in done)
+    times = {
+        "training": time_record("remote-model-training", start, end, seconds),
+        "workers": task["workers"],
+        "resumed_step": 0,
+        "spans": timeline.seconds(),
+        "host": host_facts() | {"node": os.environ.get("SLURMD_NODENAME", "")},
+        "versions": dict(versions()),
+        "trials": sum(row["state"] == DONE for row in rows),
+    }
+    write_json(folder / TIMES, times)
+
+
+def work_trial(task: Json, parameters: Json, folder: Path, trial: Path, rung: str) -> None:
+    """Carry out one trial, in a Ray worker."""
+    carry_out(imported_experiment(task["module"]), folder / "data", parameters, trial, rung)
+
+
+class RaySlots:
+    """Runs trials as Ray tasks, as many at once as the task has workers; none is retried."""
+
+    def __init__(self, task: Json, folder: Path) -> None:
+        import ray
+
+        from kit.onsite import sweep  # by its own name, so that the workers import it
+
+        self.count = int(task["workers"])
+        self._task, self._folder, self._ray = task, folder, ray
+        self._remote = ray.remote(**needs(task), scheduling_strategy="SPREAD")(sweep.work_trial)
+        self._running: dict[Any, str] = {}
+
+    def start(self, trial: str, parameters: Mapping[str, Any], folder: Path, rung: str) -> None:
+        """Start a trial in a Ray worker."""
+        what = self._task, dict(parameters), self._folder, folder, rung
+        self._running[self._remote.remote(*what)] = trial
+
+    def ended(self, timeout_s: float) -> dict[str, str]:
+        """Return the trials that have ended since, with why they failed."""
+        done, _ = self._ray.wait(list(self._running), timeout=timeout_s)
+        return {self._running.pop(call): self._why(call) for call in done}
+
+    def kill(self, trial: str) -> None:
+        """End the worker of a trial."""
+        for call in [call for call, name in self._running.items() if name == trial]:
+            del self._running[call]
+            self._ray.cancel(call, force=True)
+
+    def _why(self, call: Any) -> str:
+        try:
+            self._ray.get(call)
+        except self._ray.exceptions.RayTaskError as err:
+            return f"{type(err.cause).__name__}: {err.cause}"[:500]
+        except self._ray.exceptions.RayError:
+            return KILLED_CAUSE
+        return ""

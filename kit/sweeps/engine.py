@@ -1,0 +1,280 @@
+"""Carry out the trials of a sweep: in slots, each trial once, resumable, halved where asked.
+
+Each trial has a folder `trials/<id>/`. What it has reached is a file there that is written last:
+`rung-0.json`, with halving also `rung-1.json` and so on. A trial with that file is never run
+again. A sweep that was killed is run again with the same folder: finished trials are left alone,
+begun ones resume from their checkpoint, missing ones are run.
+"""
+
+import contextlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from kit.base import DataError, Json, KitError, UsageError, sha256_of, time_record, write_json
+from kit.experiments import Context, Experiment, running
+from kit.sweeps.space import Sweep, Trial, named
+
+TRIALS = "trials.json"  # the table of all trials, beside the results of the best one
+FOLDER = "trials"
+LOSSES = "losses.json"
+HALVING = 2
+POLL_S = 1.0
+DONE, STOPPED, FAILED, MISSING = "done", "stopped early", "failed", "not run"
+KILLED_CAUSE = "its process was killed: most often it used more memory than there is"
+
+Show = Callable[[Json], None]
+
+
+class Slots(Protocol):
+    """Where trials run: at most `count` at once, each in a process of its own."""
+
+    count: int
+
+    def start(self, trial: str, parameters: Mapping[str, Any], folder: Path, rung: str) -> None:
+        """Start a trial; it ends with `carry_out`."""
+
+    def ended(self, timeout_s: float) -> dict[str, str]:
+        """Return the trials that have ended since, with why they failed ("" if they did not)."""
+
+    def kill(self, trial: str) -> None:
+        """End a trial that runs."""
+
+
+def carry_out(
+    experiment: Experiment, data: Path, parameters: Mapping[str, Any], folder: Path, rung: str
+) -> None:
+    """Train and evaluate one trial in this process; its result is written last.
+
+    An error of the experiment's own code passes as it is.
+    """
+    begun = time.time()
+    ctx = Context(data, folder, experiment.parameters(**parameters))
+    trained = running.train(experiment, ctx)
+    metrics = running.evaluate(experiment, ctx)
+    write_json(folder / LOSSES, ctx.losses)
+    hashes = {name: sha256_of(path) for name, path in running.out_files(ctx.out).items()}
+    times = time_record("trial-training", trained.start, trained.end, trained.seconds)
+    result = {"state": DONE, "metrics": metrics, "training": times, "files": hashes}
+    write_json(folder / rung, {**result, "start": begun, "end": time.time()})
+
+
+def rungs_of(experiment: Experiment, sweep: Sweep, trials: Sequence[Trial]) -> list[int]:
+    """Return how much of its budget a trial has reached at each halving; [0] without halving.
+
+    The last one is the whole budget, the parameter that BUDGET of the experiment names; each is
+    about half of the next. Raises UsageError where the experiment has no such parameter, or the
+    trials have different ones.
+    """
+    if not sweep.stop_early:
+        return [0]
+    name, tried = experiment.budget, "stop trials early"
+    if not name:
+        step = "name the parameter that says how long it trains: BUDGET = 'epochs'"
+        raise UsageError(tried, f"{experiment.name} has no BUDGET", step)
+    whole = trials[0].parameters.get(name)
+    if not isinstance(whole, int) or isinstance(whole, bool) or whole < 1:
+        step = "let BUDGET name a parameter that is a whole number"
+        raise UsageError(tried, f"BUDGET of {experiment.name} is {name!r}: {whole!r}", step)
+    if any(trial.parameters[name] != whole for trial in trials):
+        got = f"{name} differs between the trials"
+        raise UsageError(tried, got, f"give {name} one value, or leave out --stop-early")
+    halvings = int(math.log(max(1, min(len(trials), whole)), HALVING))
+    return [max(1, whole // HALVING ** (halvings - n)) for n in range(halvings + 1)]
+
+
+def run_sweep(
+    experiment: Experiment,
+    sweep: Sweep,
+    trials: Sequence[Trial],
+    folder: Path,
+    slots: Slots,
+    show: Show = lambda progress: None,
+) -> list[Json]:
+    """Run what is missing of a sweep and return the table of its trials; `show` gets its progress.
+
+    Raises DataError when no trial has a result.
+    """
+    if not experiment.primary:
+        step = "name the metric by which trials are compared: PRIMARY = 'accuracy'"
+        raise UsageError("compare the trials of a sweep", f"{experiment.name} has no PRIMARY", step)
+    rungs = rungs_of(experiment, sweep, trials)
+    work = _Work(experiment, sweep, trials, folder / FOLDER, slots, show, rungs)
+    alive = list(trials)
+    for number in range(len(rungs)):
+        work.run(alive, number)
+        alive = best_of(folder, alive, number, experiment.primary, len(alive) // HALVING or 1)
+    rows = table_of(experiment, sweep, trials, folder)
+    if not any(row["state"] == DONE for row in rows):
+        why = next((row["why"] for row in rows if row["state"] == FAILED), "")
+        raise DataError(f"run the {len(trials)} trials", f"all failed; the first one: {why}")
+    return rows
+
+
+def best_of(
+    folder: Path, trials: Sequence[Trial], rung: int, primary: str, keep: int
+) -> list[Trial]:
+    """Return the trials that are best at a halving, in their order; the first wins a tie."""
+    results = {trial.id: _result(folder / FOLDER / trial.id, rung) for trial in trials}
+    done = [t for t in trials if (results[t.id] or {}).get("state") == DONE]
+    ranked = sorted(done, key=lambda t: -(results[t.id] or {})["metrics"][primary])
+    kept = {trial.id for trial in ranked[:keep]}
+    return [trial for trial in trials if trial.id in kept]
+
+
+def table_of(
+    experiment: Experiment, sweep: Sweep, trials: Sequence[Trial], folder: Path
+) -> list[Json]:
+    """Return a row for each trial: state, metrics, seconds in its slot, hashes of its files."""
+    rungs, rows = rungs_of(experiment, sweep, trials), []
+    for trial in trials:
+        results = [_result(folder / FOLDER / trial.id, number) for number in range(len(rungs))]
+        reached = [result for result in results if result]
+        last: Json = reached[-1] if reached else {"state": MISSING}
+        state = last["state"]
+        if state == DONE and len(reached) < len(rungs):
+            state = STOPPED
+        seconds = sum(result["end"] - result["start"] for result in reached)
+        row = {"trial": trial.id, "values": dict(trial.values), "state": state}
+        row |= {"metrics": last.get("metrics", {}), "why": last.get("why", "")}
+        row |= {"slot_seconds": round(seconds, 5), "training": last.get("training", {})}
+        row |= {"start": reached[0]["start"], "end": last["end"]} if reached else {}
+        rows.append({**row, "files": last.get("files", {})})
+    return rows
+
+
+def best_row(rows: Sequence[Json], primary: str) -> Json | None:
+    """Return the row of the best trial that was trained to its end; None without one."""
+    done = [row for row in rows if row["state"] == DONE]
+    return max(done, key=lambda row: row["metrics"][primary], default=None)
+
+
+def publish_best(folder: Path, rows: Sequence[Json], primary: str) -> Json:
+    """Put the files of the best trial beside the trials, as a run's own; return its row.
+
+    `out/` and `losses.json` are then those of a run that trained with these parameters only.
+    """
+    best = best_row(rows, primary)
+    if best is None:
+        raise DataError("find the best trial", "none was trained to its end")
+    source, out = folder / FOLDER / best["trial"], folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(source / "out", out)
+    shutil.copyfile(source / LOSSES, folder / LOSSES)
+    write_json(folder / TRIALS, list(rows))
+    return best
+
+
+def stored_results(earlier: Sequence[Path], folder: Path) -> None:
+    """Take over what earlier attempts have left, newest first: the last state of each trial.
+
+    A trial that failed there because its process was killed is run again.
+    """
+    for attempt in earlier:
+        for source in sorted((attempt / FOLDER).glob("*")):
+            target = folder / FOLDER / source.name
+            if target.exists() or not source.is_dir():
+                continue
+            part = target.with_name(f".{source.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(source, part)
+            for path in part.glob("rung-*.json"):
+                if _read(path).get("again"):
+                    path.unlink()
+            part.rename(target)
+
+
+def progress_of(rows: Sequence[Json], running: int, primary: str) -> Json:
+    """Return the progress of a sweep: counts, and the best trial so far in words."""
+    ended = [row for row in rows if row["state"] != MISSING]
+    done = [row for row in ended if row["metrics"]]
+    best = max(done, key=lambda row: row["metrics"][primary], default=None)
+    words = f"{primary} {best['metrics'][primary]:.4f}: {named(best['values'])}" if best else ""
+    failed = sum(row["state"] == FAILED for row in rows)
+    counts = {"done": len(ended) - failed, "failed": failed, "running": running, "best": words}
+    return {"step": len(ended), "steps": len(rows), "trials": counts}
+
+
+class _Work:
+    """One sweep at work: the folder of its trials, the slots, what runs in them."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        sweep: Sweep,
+        trials: Sequence[Trial],
+        folder: Path,
+        slots: Slots,
+        show: Show,
+        rungs: list[int],
+    ) -> None:
+        self.experiment, self.sweep, self.trials = experiment, sweep, trials
+        self.folder, self.slots, self.show, self.rungs = folder, slots, show, rungs
+        self.begun: dict[str, float] = {}
+
+    def run(self, alive: Sequence[Trial], number: int) -> None:
+        """Run the trials that have no result of this halving yet."""
+        todo = [trial for trial in alive if not _result(self.folder / trial.id, number)]
+        todo.reverse()
+        self._report()
+        try:
+            while todo or self.begun:
+                while todo and len(self.begun) < self.slots.count:
+                    self._start(todo.pop(), number)
+                for trial, why in self.slots.ended(POLL_S).items():
+                    self._end(trial, number, why)
+                self._end_overdue(number)
+        finally:
+            for trial in list(self.begun):
+                self.slots.kill(trial)
+            self.begun.clear()
+
+    def _start(self, trial: Trial, number: int) -> None:
+        folder, parameters = self.folder / trial.id, dict(trial.parameters)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.sweep.stop_early:
+            parameters[self.experiment.budget] = self.rungs[number]
+        self.begun[trial.id] = time.time()
+        self.slots.start(trial.id, parameters, folder, _rung(number))
+
+    def _end(self, trial: str, number: int, why: str, again: bool = False) -> None:
+        """Note how a trial ended: its own result, or why it has none."""
+        begun = self.begun.pop(trial)
+        if not _result(self.folder / trial, number):
+            failed: Json = {"state": FAILED, "why": why or "it left no result", "metrics": {}}
+            failed |= {"again": again or why == KILLED_CAUSE, "start": begun, "end": time.time()}
+            write_json(self.folder / trial / _rung(number), failed)
+        self._report()
+
+    def _end_overdue(self, number: int) -> None:
+        limit = self.sweep.trial_limit_s
+        for trial, begun in list(self.begun.items()):
+            if limit and time.time() - begun > limit:
+                self.slots.kill(trial)
+                self._end(trial, number, f"it was ended after its limit of {limit:g} s")
+
+    def _report(self) -> None:
+        rows = table_of(self.experiment, self.sweep, self.trials, self.folder.parent)
+        self.show(progress_of(rows, len(self.begun), self.experiment.primary))
+
+
+def _rung(number: int) -> str:
+    return f"rung-{number}.json"
+
+
+def _result(folder: Path, number: int) -> Json | None:
+    """Return the result of a trial at a halving; a damaged file is as good as none."""
+    path = folder / _rung(number)
+    return _read(path) or None
+
+
+def _read(path: Path) -> Json:
+    with contextlib.suppress(OSError, ValueError, KitError):
+        content = json.loads(path.read_bytes())
+        if isinstance(content, dict) and {"state", "start", "end"} <= content.keys():
+            return content
+    return {}

@@ -1,0 +1,117 @@
+"""The steps of the notebook `sweep` on this machine: plan, trials, comparison, records."""
+
+import json
+
+import pytest
+
+import kit
+from kit import tracking
+from kit.base import UsageError, read_history
+
+PARAMETERS = {"epochs": 3}
+SPACE = {"learning_rate": "0.01,0.1", "seed": "1..2"}
+
+
+@pytest.fixture
+def environ(tmp_path, monkeypatch):
+    """Results in a folder of the test; nothing is logged."""
+    monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path / "results"))
+    monkeypatch.setenv("KIT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(tracking, "log_run", lambda settings, run: logged(run))
+    monkeypatch.setattr(tracking, "log_runs", lambda settings, runs: [logged(r) for r in runs])
+    return tmp_path / "results"
+
+
+def logged(run):
+    return tracking.Logged(run.run_id, "logged")
+
+
+def start(**options):
+    fields = {"experiment": "digits", "at_once": 2, **options}
+    return kit.start_sweep("laptop", "local", PARAMETERS, fields.pop("space", SPACE), **fields)
+
+
+@pytest.mark.slow
+def test_a_sweep_from_plan_to_records(environ, monkeypatch):
+    logs = []
+    monkeypatch.setattr(tracking, "log_runs", lambda settings, runs: logs.extend(runs) or [])
+    run = start()
+    assert "sweep: 4 trials, 2 at once" in repr(run)
+    plan = run.show_plan().frame["sweep"]
+    assert (plan["trials"], plan["at once"]) == ("4", "2")
+    assert "not known" in plan["core-hours"]
+    for early in (run.show_trials, run.show_parallel, run.finish):
+        with pytest.raises(UsageError, match="came too early"):
+            early()
+    assert run.run_trials().startswith("4 done; best accuracy ")
+    record = run.finish()
+    assert record["sweep"]["done"] == 4
+    frame = run.show_trials().frame
+    assert list(frame["accuracy"]) == sorted(frame["accuracy"], reverse=True)
+    assert "over 2 seeds" in run.noise()
+    assert "may be noise" in repr(run.show_noise())
+    for figure in (run.show_parallel(), run.show_cost(), run.show_loss()):
+        assert figure._repr_png_().startswith(b"\x89PNG")
+    assert (run.run.folder / "out" / "model.npy").exists()
+
+    (line,) = read_history(environ / "laptop/history.jsonl")[0]
+    assert line["metrics"] == record["metrics"]
+    trials = read_history(environ / "laptop/trials.jsonl")[0]
+    assert [row["run"] for row in trials] == [run.run.id] * 4
+    assert [log.parent for log in logs] == [run.run.id] * 4
+    assert {log.target for log in logs} == {"local"}
+    published = json.loads((environ / f"laptop/sweeps/{run.run.id}.json").read_text())
+    assert published["best"] == record["sweep"]["best"]
+    assert not (environ / "laptop/local").exists()  # no file of a run is replaced
+    assert kit.compare_runs(run.settings, "digits").empty  # no measurement of one training
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_resumes_and_adds_each_line_once(environ):
+    first = start()
+    first.run_trials()
+    results = {p: p.stat().st_mtime_ns for p in first.run.folder.glob("trials/*/rung-0.json")}
+    first.run.lock.release(force=True)
+    second = start()
+    assert second.run.id == first.run.id
+    assert second.run.resumed
+    second.run_trials()
+    assert {p: p.stat().st_mtime_ns for p in results} == results
+    second.finish()
+    second._add_lines()
+    assert len(read_history(environ / "laptop/trials.jsonl")[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"space": {}}, "nothing"),
+        ({"space": {"wrong": "1..2"}}, "unknown parameter"),
+        ({"space": {"epochs": "0..2"}}, "trial 1 of the sweep"),
+        ({"space": {"epochs": "1..2"}, "stop_early": True}, "epochs differs"),
+        ({"space": {"seed": "1..2000"}}, "2,000 values"),
+        ({"at_once": 0}, "at once"),
+        ({"trials": 9}, "different combinations"),
+        ({"trial_limit_s": -1.0}, "trial_limit_s"),
+    ],
+)
+def test_what_is_not_possible_is_refused_before_anything_is_written(environ, fields, words):
+    with pytest.raises(UsageError) as caught:
+        start(**fields)
+    assert words in str(caught.value)
+    assert not (environ / "laptop" / "runs").exists()
+
+
+def test_the_target_cloud_is_refused_with_the_reason(environ):
+    with pytest.raises(UsageError, match="trains once") as caught:
+        kit.start_sweep("laptop", "cloud", {}, SPACE, experiment="digits")
+    assert "cloud-hpc" in caught.value.next_step
+
+
+def test_a_plan_with_halving_counts_what_is_trained(environ):
+    space = {"seed": "1..8"}
+    run = kit.start_sweep(
+        "laptop", "local", {"epochs": 8}, space, experiment="digits", stop_early=True
+    )
+    # 8 trials of one epoch, 4 of one more, 2 of two more, 1 of four more: 20 of 64 epochs
+    assert run.show_plan().frame["sweep"]["trainings' worth"] == "2.5"

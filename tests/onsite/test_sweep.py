@@ -1,0 +1,121 @@
+"""A sweep inside the job, with a real Ray on this machine."""
+
+import json
+
+import pytest
+
+from kit.base import ROOT, DataError
+from kit.experiments import load_experiment, running
+from kit.onsite import sweep as onsite
+from kit.submitter import job as ray_job
+from kit.sweeps import TRIALS
+
+pytestmark = pytest.mark.slow
+
+DIGITS = load_experiment("digits")
+
+
+ODD = """
+import os, time
+import kit
+from pydantic import Field
+
+NAME, PRIMARY = "odd_trials", "score"
+
+
+class Parameters(kit.Parameters):
+    way: str = Field(default="well", description="how the trial behaves")
+
+
+def data(folder, source):
+    return kit.DataInfo(title="none")
+
+
+def train(ctx):
+    if ctx.parameters.way.startswith("raises"):
+        raise ValueError("no")
+    if ctx.parameters.way == "killed":
+        os.kill(os.getpid(), 9)
+    if ctx.parameters.way == "hangs":
+        time.sleep(600)
+    (ctx.out / "model.txt").write_text("m")
+
+
+def evaluate(ctx):
+    return {"score": 0.5}
+"""
+
+
+@pytest.fixture(scope="module")
+def ray_here(tmp_path_factory):
+    """Ray on this machine, whose workers can import `odd_trials`."""
+    import ray
+
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "odd_trials.py").write_text(ODD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}:{folder}")
+        patch.syspath_prepend(folder)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield ray
+        ray.shutdown()
+
+
+@pytest.fixture
+def task(tmp_path):
+    data = running.make_data(DIGITS, tmp_path / "cache", None)
+    path = tmp_path / "data.zip"
+    path.write_bytes(ray_job.data_archive(data.folder))
+    fields = {"data": str(path), "data_hash": data.hash, "earlier": [], "workers": 2}
+    return fields | {"module": "kit.experiments.digits", "hyperparameters": {"epochs": 4}}
+
+
+def swept(task, folder, rows, earlier=(), **options):
+    folder.mkdir()
+    sweep = {"trials": rows, "stop_early": False, "trial_limit_s": 0.0, **options}
+    onsite.run_trials({**task, "sweep": sweep, "earlier": list(map(str, earlier))}, folder)
+    return json.loads((folder / TRIALS).read_text())
+
+
+def test_the_files_of_the_attempt_are_those_of_the_best_trial(ray_here, task, tmp_path):
+    folder = tmp_path / "try"
+    rows = swept(task, folder, [{"learning_rate": rate} for rate in (0.001, 0.1, 0.01)])
+    assert [row["state"] for row in rows] == ["done"] * 3
+    best = max(rows, key=lambda row: row["metrics"]["accuracy"])
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert metrics == best["metrics"]
+    model = folder / "trials" / best["trial"] / "out" / "model.npy"
+    assert (folder / "out" / "model.npy").read_bytes() == model.read_bytes()
+    times = json.loads((folder / "times.json").read_text())
+    sums = sum(row["training"]["total-seconds"] for row in rows)
+    assert times["training"]["total-seconds"] == pytest.approx(sums, abs=1e-4)
+    assert json.loads((folder / "progress.json").read_text())["step"] == 3
+
+
+def test_a_later_attempt_runs_what_no_earlier_one_has_finished(ray_here, task, tmp_path):
+    rows = [{"seed": n} for n in range(4)]
+    swept(task, tmp_path / "first", rows[:2])
+    again = swept(task, tmp_path / "third", rows, [tmp_path / "none", tmp_path / "first"])
+    for row in again[:2]:
+        assert row["end"] < (tmp_path / "third").stat().st_ctime + 60
+        path = f"trials/{row['trial']}/rung-0.json"
+        first = tmp_path / "first" / path
+        assert first.read_bytes() == (tmp_path / "third" / path).read_bytes()
+    assert [row["state"] for row in again] == ["done"] * 4
+
+
+def test_a_trial_that_fails_or_takes_too_long_costs_only_itself(ray_here, task, tmp_path):
+    odd = {**task, "module": "odd_trials", "hyperparameters": {}}
+    rows = [{"way": way} for way in ("raises", "killed", "hangs", "well")]
+    found = swept(odd, tmp_path / "try", rows, trial_limit_s=15.0)
+    why = {row["values"]["way"]: row["why"] for row in found}
+    assert why["raises"] == "ValueError: no"
+    assert "killed" in why["killed"]
+    assert "limit of 15 s" in why["hangs"]
+    assert why["well"] == ""
+
+
+def test_when_all_trials_fail_the_attempt_fails(ray_here, task, tmp_path):
+    odd = {**task, "module": "odd_trials", "hyperparameters": {}}
+    with pytest.raises(DataError, match="all failed; the first one: ValueError: no"):
+        swept(odd, tmp_path / "try", [{"way": "raises"}, {"way": "raises too"}])
