@@ -77,7 +77,7 @@ class Person:
         return status
 
     def ask(self, request: RunRequest) -> RunStatus:
-        """Store a request; a repeated one changes nothing.
+        """Store a request, for this forwarder's profile; a repeated one changes nothing.
 
         Raises Busy for another request of the same run, NoSuchObject for one of another profile.
         """
@@ -86,7 +86,7 @@ class Person:
             step = "ask the forwarder of that profile"
             raise NoSuchObject(f"request {request.run} for {request.profile}", got, step)
         self.requests.store.ensure_bucket()
-        status = self.requests.ask(request)
+        status = self.requests.ask(request.addressed_to(self.settings))
         if not self.requests.request(request.run).same_training(request):
             got = "it was asked for with other settings"
             raise Busy(f"ask for {request.run}", got, "start a new run")

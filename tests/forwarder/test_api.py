@@ -54,6 +54,14 @@ def ask(known):
         yield send
 
 
+def test_a_request_that_names_no_profile_is_for_that_of_the_forwarder(world, ask):
+    assert ask("POST", "/runs", ASKED)[0] == 202
+    stored = RunRequests(world.request_store).request(RUN)
+    assert stored.profile == "sandbox"  # another profile's submitter leaves it alone
+    assert re.fullmatch("[0-9a-f]{12}", stored.site)
+    assert ask("POST", "/runs", ASKED)[0] == 202  # repeated: the same request
+
+
 def asked(world):
     return RunRequests(world.request_store).status(RUN).state
 
@@ -101,7 +109,8 @@ def test_repeated_request_is_stored_once(world, ask):
     assert first[0] == 202
     assert (first[1]["run"], first[1]["state"]) == (RUN, "REQUESTED")
     assert ask("POST", "/runs", ASKED) == first
-    assert RunRequests(world.request_store).request(RUN) == RunRequest(run=RUN, data_hash="a" * 64)
+    stored = RunRequests(world.request_store).request(RUN)
+    assert stored.same_training(RunRequest(run=RUN, data_hash="a" * 64))
     code, problem = ask("POST", "/runs", ASKED | {"workers": 2})
     assert (code, problem["got"]) == (409, "it was asked for with other settings")
     assert [one["run"] for one in ask("GET", "/runs")[1]] == [RUN]
