@@ -39,7 +39,7 @@ from kit.runs.requests import RunRequests, RunState, attempt_id
 from kit.store import RetryPolicy, open_store
 from kit.submitter import env as hpc_env
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 EPOCH_STEPS = 180  # 720 images in batches of 4

@@ -24,7 +24,7 @@ from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest
 from kit.submitter.loop import submitter_for
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def get(url, authorization=""):
@@ -61,12 +61,12 @@ def test_services_that_are_killed_in_turn_mid_run_cost_the_run_nothing(sandbox, 
         daemon=True,
     )
     person.start()
-    until(lambda: (submitter.requests.read(run, "progress") or {}).get("training"), 120, 0.5)
+    until(lambda: (submitter.requests.read(run, "progress") or {}).get("training"), 300, 0.5)
     for name in ("forwarder", "worker", "redis", "flower", "submitter"):
         site.kill(name)  # the supervisor starts it again
         until(lambda name=name: site.pid(name), 30)
         site.wait(name)
-    person.join(200)
+    person.join(400)
     assert results, said[-3:]
     assert results[0]["job"]["state"] == "COMPLETED"
     states = [state for _, state in ended_jobs(submitter.slurm.host, run)]

@@ -36,7 +36,7 @@ from kit.onsite import TUNNEL_KEY as KEY
 from kit.onsite import TUNNEL_STATE as STATE
 from kit.runs.requests import RunState
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ class Bench:
         self.requests.ask(RunRequest(**asked, configured=configured, workers=workers))
         return run
 
-    def passes_until(self, run, done, seconds=120):
+    def passes_until(self, run, done, seconds=300):
         """Do passes until `done()` gives a value; a run that ended without it fails at once."""
         deadline = time.monotonic() + seconds
         while True:
