@@ -127,7 +127,7 @@ def runs_of_experiment(settings: Settings, name: str) -> "pandas.DataFrame":
     import pandas
 
     rows = table_rows(experiment_table(read_runs(settings)[0], name))
-    return pandas.DataFrame(rows).set_index("").rename_axis(None)
+    return pandas.DataFrame(rows, columns=None if rows else [""]).set_index("").rename_axis(None)
 
 
 def timeline_beside_article(
