@@ -74,7 +74,7 @@ def rungs_of(experiment: Experiment, sweep: Sweep, trials: Sequence[Trial]) -> l
         return [0]
     name, tried = experiment.budget, "stop trials early"
     if not name:
-        step = "name the parameter that says how long it trains: BUDGET = 'epochs'"
+        step = "name the parameter that says how long it trains: BUDGET = 'steps'"
         raise UsageError(tried, f"{experiment.name} has no BUDGET", step)
     whole = trials[0].parameters.get(name)
     if not isinstance(whole, int) or isinstance(whole, bool) or whole < 1:
@@ -100,7 +100,7 @@ def run_sweep(
     Raises DataError when no trial has a result.
     """
     if not experiment.primary:
-        step = "name the metric by which trials are compared: PRIMARY = 'accuracy'"
+        step = "name the metric by which trials are compared: PRIMARY = 'score'"
         raise UsageError("compare the trials of a sweep", f"{experiment.name} has no PRIMARY", step)
     rungs = rungs_of(experiment, sweep, trials)
     work = _Work(experiment, sweep, trials, folder / FOLDER, slots, show, rungs)
