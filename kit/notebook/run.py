@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import kit
-from kit.base import Json, Timeline, UsageError
+from kit.base import Json, UsageError
 from kit.base.settings import Settings, load
 from kit.billing import (
     Bill,
@@ -20,12 +20,10 @@ from kit.billing import (
     estimate,
     job_of_run,
     offers_elsewhere,
-    refuse_over,
 )
 from kit.experiments import (
     DEFAULT,
     Context,
-    Experiment,
     Thresholds,
     load_experiment,
     remember,
@@ -34,6 +32,7 @@ from kit.experiments import (
 from kit.experiments.parameters import Parameters
 from kit.experiments.running import Data, Trained, model_file
 from kit.notebook import cloud_hpc, plan, results, show
+from kit.notebook.opening import open_target, stored_run
 from kit.notebook.results import Options
 from kit.notebook.show import Pictures, Table, Text
 from kit.runs import history
@@ -83,32 +82,6 @@ def start(
     recorded = {**chosen.model_dump(), **options.as_parameters(target)}
     run, data = stored_run(settings, target, wanted, recorded, fresh)
     return Run(run, data, chosen, options)
-
-
-def open_target(profile: str, target: str, runner: str = "") -> Settings:
-    """Return the settings of a profile that can run a target within its budget.
-
-    Raises UsageError for a profile that cannot.
-    """
-    settings = load(profile)
-    if target == "cloud-hpc":
-        settings.hpc_section(accepts_jobs=True)
-    settings = pipelines.with_runner(settings, runner)
-    if target != "local":
-        refuse_over(settings, target)
-    return settings
-
-
-def stored_run(
-    settings: Settings, target: str, experiment: Experiment, recorded: Json, fresh: bool
-) -> tuple[history.StoredRun, Data]:
-    """Prepare the data set, and start a run or resume an interrupted one."""
-    timeline = Timeline()
-    with timeline.span("data"):
-        data = running.make_data(experiment, settings.cache_dir / "datasets", settings.data_dir)
-    run = history.start_run(settings, target, recorded, data.hash, fresh, experiment)
-    run.timeline.add(timeline)
-    return run, data
 
 
 def show_code(*names: str, experiment: str = DEFAULT) -> Text:

@@ -18,8 +18,9 @@ from kit.billing.rates import slurm_kinds
 from kit.billing.shares import shares
 from kit.experiments import DEFAULT, Thresholds, load_experiment, remember
 from kit.experiments.running import Trained
+from kit.notebook.opening import open_target, stored_run
 from kit.notebook.results import Options
-from kit.notebook.run import Run, open_target, stored_run
+from kit.notebook.run import Run
 from kit.notebook.show import Table, Text
 from kit.runs.follow import training_sentence
 from kit.runs.history import results_lock

@@ -31,6 +31,7 @@ def run_trials(task: Json, folder: Path) -> None:
     slots = RaySlots(task, folder)
 
     def show(progress: Json) -> None:
+        """Write the progress for the submitter to read."""
         write_json(folder / PROGRESS, progress)
 
     with timeline.span("training"):

@@ -52,10 +52,10 @@ from kit.store import open_store
 from kit.sweeps import Sweep
 from kit.tracking import log_run, predictions, run_log
 
-PREPROCESS_TRAIN, EVALUATE = "preprocess-train", "evaluate"
+PREPROCESS_TRAIN, EVALUATE, HPC_EVALUATE = "preprocess-train", "evaluate", "cloud-hpc-evaluate"
 HPC_PREPROCESS, HPC_TRAIN = "cloud-hpc-preprocess", "cloud-hpc-train"
-HPC_EVALUATE = "cloud-hpc-evaluate"
 
+OF_THE_JOB = ("try", "token", "job", "sacct", "seff", "elapsed_s", "queued_s", "nodes", "cores")
 log = logging.getLogger(__name__)
 
 
@@ -313,7 +313,6 @@ def _train_on_site(stage: Stage, request: RunRequest, bucket: str, follow_timeou
     whole = time_of_starts(stage.name, first_start, stage.start, job_s + queued_s)
     spans = {"queue": queued_s, "environment": max(0.0, job_s - sum(times["spans"].values()))}
     rest = whole["total-seconds"] - queued_s - job_s
-    names = ("try", "token", "job", "sacct", "seff", "elapsed_s", "queued_s", "nodes", "cores")
     return {
         "objects": result["files"],
         "data": {"hash": request.data_hash} | {n: about.get(n, "") for n in ("source", "warning")},
@@ -326,7 +325,7 @@ def _train_on_site(stage: Stage, request: RunRequest, bucket: str, follow_timeou
         "resumed_step": times["resumed_step"],
         "resumed": first_start < stage.start,
         "site": {**times["host"], "nodes": times["nodes"], "versions": times["versions"]},
-        "slurm": {name: result[name] for name in names},
+        "slurm": {name: result[name] for name in OF_THE_JOB},
         "time": whole,
         "spans": {**spans, **times["spans"], "submitting, collecting": max(0.0, rest)},
     }
@@ -341,8 +340,7 @@ def _judge(
     experiment: str,
 ) -> Json:
     """Measure the model, hold it against the thresholds, log it to MLflow."""
-    objects, timeline = stage.objects, Timeline()
-    on_site = stage.name == HPC_EVALUATE
+    objects, timeline, on_site = stage.objects, Timeline(), stage.name == HPC_EVALUATE
     trains = HPC_TRAIN if on_site else PREPROCESS_TRAIN
     stored = objects.record(trains)
     if stored is None or stored[1] != trained:
