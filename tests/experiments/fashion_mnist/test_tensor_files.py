@@ -30,7 +30,7 @@ def test_a_checkpoint_is_plain_numbers_and_json(tmp_path):
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     state = json.loads(header["__metadata__"]["state"])
     assert state["epoch"] == 1
-    of = Parameters(epochs=1).model_dump() | {"data": TINY.hash, "workers": 1}
+    of = Parameters().model_dump(exclude={"epochs"}) | {"data": TINY.hash, "workers": 1}
     assert state["of"] == of
     assert header["momentum.conv1.weight"]["shape"] == [6, 1, 5, 5]
     assert os.listdir(tmp_path) == ["checkpoint.safetensors"]

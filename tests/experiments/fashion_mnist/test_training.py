@@ -269,6 +269,16 @@ def test_a_checkpoint_of_another_training_is_refused_and_kept(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_checkpoint_of_fewer_epochs_is_the_beginning_of_a_longer_training(tmp_path):
+    train(TINY, Parameters(epochs=2), tmp_path)
+    longer, whole = train(TINY, Parameters(epochs=5), tmp_path), train(TINY, Parameters(epochs=5))
+    assert longer.epochs_resumed == 2
+    assert bits(longer.model) == bits(whole.model)
+    assert longer.losses == whole.losses
+    with pytest.raises(DataError, match="other values of: epochs"):
+        train(TINY, Parameters(epochs=3), tmp_path)  # it has more than these already
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "no shuffle", "a directory"])
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path, damage):
     hp, path = Parameters(epochs=1), tmp_path / "checkpoint.safetensors"
