@@ -7,6 +7,13 @@ from kit.experiments import Experiment, running
 from kit.experiments.running import Data
 from kit.runs.history import StoredRun, start_run
 from kit.runs.outcome import with_runner
+from kit.submitter.staging import refuse_too_many
+
+
+def refuse_workers(settings: Settings, target: str, workers: int, device: str) -> None:
+    """Raise DataError for more workers than the job of a site has CPUs, or GPUs."""
+    if target == "cloud-hpc":
+        refuse_too_many(settings.hpc_section(), workers, device)
 
 
 def open_target(profile: str, target: str, runner: str = "") -> Settings:

@@ -32,7 +32,7 @@ from kit.experiments import (
 from kit.experiments.parameters import Parameters
 from kit.experiments.running import Data, Trained, model_file
 from kit.notebook import cloud_hpc, plan, results, show
-from kit.notebook.opening import open_target, stored_run
+from kit.notebook.opening import open_target, refuse_workers, stored_run
 from kit.notebook.results import Options
 from kit.notebook.show import Pictures, Table, Text
 from kit.runs import history
@@ -79,6 +79,7 @@ def start(
     chosen = wanted.parameters(**parameters)
     least = wanted.gates if gates is None else Thresholds(gates)
     options = Options(least, strict, configured, workers, tunnel or "")
+    refuse_workers(settings, target, workers, getattr(chosen, "device", "cpu"))
     recorded = {**chosen.model_dump(), **options.as_parameters(target)}
     run, data = stored_run(settings, target, wanted, recorded, fresh)
     return Run(run, data, chosen, options)

@@ -18,13 +18,14 @@ from kit.billing.rates import slurm_kinds
 from kit.billing.shares import shares
 from kit.experiments import DEFAULT, Thresholds, load_experiment, remember
 from kit.experiments.running import Trained
-from kit.notebook.opening import open_target, stored_run
+from kit.notebook.opening import open_target, refuse_workers, stored_run
 from kit.notebook.results import Options
 from kit.notebook.run import Run
 from kit.notebook.show import Table, Text
 from kit.runs.follow import training_sentence
 from kit.runs.history import results_lock
 from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest, write_request
+from kit.slurm import planned_resources
 from kit.sweeps import TRIALS, Sweep, Trial, expand, run_sweep, trials_of
 from kit.sweeps.engine import DONE, FAILED, STOPPED, best_row, publish_best, rungs_of
 from kit.sweeps.space import named
@@ -75,6 +76,8 @@ def start_sweep(
     sweep = Sweep(trials=rows, stop_early=stop_early, trial_limit_s=trial_limit_s)
     found = trials_of(wanted, base.model_dump(), sweep)
     rungs_of(wanted, sweep, found)
+    for device in {trial.parameters.get("device", "cpu") for trial in found}:
+        refuse_workers(settings, target, at_once, device)
     least = wanted.gates if gates is None else Thresholds(gates)
     options = Options(least, strict, configured, at_once)
     on_site = options.as_parameters(target) if target == "cloud-hpc" else {"workers": at_once}
@@ -131,10 +134,16 @@ class SweepRun(Run):
         else:
             plan["core-hours"] = f"about {seconds * budget / 3600:.3g}"
             plan["takes"] = f"about {seconds * budget / self.options.workers:,.0f} s of training"
-        table = Table(pandas.DataFrame({"sweep": plan}))
         if self.run.target == "local":
-            return table
-        return Table(table.frame, notes=kit.show_estimate(self.settings.profile, "cloud-hpc").notes)
+            return Table(pandas.DataFrame({"sweep": plan}))
+        held = planned_resources(self.settings.hpc_section())
+        memory = held.memory_gib
+        gib = "" if memory is None else f", {float(memory) / self.options.workers:.3g} GiB a trial"
+        plan["the job has"] = f"{held.cores} CPUs, {held.gpus} GPUs{gib}"
+        return Table(
+            pandas.DataFrame({"sweep": plan}),
+            notes=kit.show_estimate(self.settings.profile, "cloud-hpc").notes,
+        )
 
     def _trained_share(self) -> float:
         """Return how much of a whole training a trial is on average: less with halving."""
@@ -309,6 +318,7 @@ class SweepRun(Run):
                     continue
                 units = {kind: str(parts[number]) for kind, parts in costs.items()}
                 facts = {"experiment": self.experiment.name, "target": self.run.target}
+                facts["primary"] = self.experiment.primary
                 append_history(path, {"run": self.run.id, **facts, **row, "units": units})
 
     def _log_trials(self, record: Json) -> None:

@@ -4,6 +4,8 @@ import itertools
 import statistics
 from collections.abc import Iterable
 
+from kit.base import read_history
+from kit.base.settings import Settings
 from kit.report.article.figures import SHARE, by_kind, published_seconds
 from kit.report.table import Column, differences
 
@@ -33,6 +35,28 @@ def compare(columns: Iterable[Column]) -> list[str]:
     for pair in itertools.combinations(new, 2):
         lines += [text for text in (_training_noise(*pair), _share_noise(*pair)) if text]
     return lines
+
+
+def spread_over_seeds(settings: Settings) -> list[str]:
+    """Return a line for each combination that sweeps have trained with several seeds.
+
+    Mean and standard deviation of the primary metric, of trials that were trained to their end.
+    """
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for row in read_history(settings.profile_dir / "trials.jsonl")[0]:
+        values, primary = dict(row.get("values", {})), str(row.get("primary", ""))
+        if row.get("state") != "done" or "seed" not in values or primary not in row["metrics"]:
+            continue
+        del values["seed"]
+        words = ", ".join(f"{name} {value}" for name, value in values.items())
+        key = (str(row["experiment"]), str(row["target"]), words, primary, str(row["run"]))
+        groups.setdefault(key, []).append(row["metrics"][primary])
+    return [
+        f"{', '.join(filter(None, key[:3]))}: {key[3]} {statistics.mean(found):.4f} ± "
+        f"{statistics.stdev(found):.4f} over {len(found)} seeds ({key[4]})."
+        for key, found in groups.items()
+        if len(found) > 1
+    ]
 
 
 def _training_noise(first: Column, second: Column) -> str:

@@ -14,7 +14,7 @@ from kit.billing import bill_advice, bill_of_run, bill_rows, bill_summary
 from kit.report import plots
 from kit.report.article.figures import ODDITIES, SHARE, SOURCES, by_kind, published_seconds
 from kit.report.experiments import experiment_table, own_tables
-from kit.report.noise import INTERVAL, compare, seconds_by_kind
+from kit.report.noise import INTERVAL, compare, seconds_by_kind, spread_over_seeds
 from kit.report.table import (
     WIDTH,
     Column,
@@ -142,7 +142,7 @@ def timeline_beside_article(
 def notes(settings: Settings) -> dict[str, list[str]]:
     """Return the remarks of the report: noise of the differences, oddities, sources of figures."""
     return {
-        "noise": compare(columns(settings)[0]) or [NO_TEST],
+        "noise": [*compare(columns(settings)[0]), *spread_over_seeds(settings)] or [NO_TEST],
         "oddities": list(ODDITIES),
         "sources": [f"{figure}: {file}" for figure, file in SOURCES.items()],
     }
@@ -162,7 +162,7 @@ def page(settings: Settings) -> str:
     """Return the whole report as one HTML page, with the pictures inside."""
     shown, problems = columns(settings)
     sources = [{"figure": k, "file below results/<profile>/": v} for k, v in SOURCES.items()]
-    noise, own = compare(shown), own_tables(settings)
+    noise, own = [*compare(shown), *spread_over_seeds(settings)], own_tables(settings)
     bills = [Part(lines, rows, heading=run) for run, rows, lines in _bills(settings, shown)]
     drawn = [
         Section(name.replace("-", " ").capitalize(), [Part(picture=_svg(figure))])
@@ -215,7 +215,7 @@ def text(settings: Settings, form: str) -> tuple[str, list[str]]:
         result += f"\n\n{heads}Experiment {name}\n\n{to_form(table, form)}"
     bills = [f"{run}: {line}" for run, _, lines in _bills(settings, shown) for line in lines]
     parts = {
-        "Noise": compare(shown),
+        "Noise": [*compare(shown), *spread_over_seeds(settings)],
         "Bills of the newest runs": bills,
         "The published figures": ODDITIES,
     }

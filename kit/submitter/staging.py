@@ -78,14 +78,14 @@ class Staging:
         return None
 
 
-def refuse_too_many(hpc: Hpc, request: RunRequest) -> None:
+def refuse_too_many(hpc: Hpc, workers: int, device: str) -> None:
     """Raise DataError for more workers than CPUs or GPUs: Ray would wait for ever."""
-    held, device = planned_resources(hpc), str(request.hyperparameters.get("device", "cpu"))
+    held = planned_resources(hpc)
     most, unit = (held.gpus, "GPUs") if device == "cuda" else (held.cores, "CPUs")
-    if request.workers > most:
+    if workers > most:
         got = f"the profile asks for {most} {unit}, and each needs one"
         step = "give fewer workers or device = cpu, or change [hpc] nodes, cpus, gres"
-        raise DataError(f"train with workers = {request.workers} on {device}", got, step)
+        raise DataError(f"train with workers = {workers} on {device}", got, step)
 
 
 def own_experiment(request: RunRequest) -> Experiment:

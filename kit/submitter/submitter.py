@@ -215,7 +215,8 @@ class Submitter:
                 raise DataError("submit", self.settings.site.closed)
             check_affordable(self.settings, self.slurm.host)
             staging.own_experiment(request)
-            staging.refuse_too_many(self.hpc, request)
+            device = str(request.hyperparameters.get("device", "cpu"))
+            staging.refuse_too_many(self.hpc, request.workers, device)
         except NoSuchObject:
             return
         except (DataError, UsageError) as err:

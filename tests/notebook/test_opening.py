@@ -2,9 +2,9 @@
 
 import pytest
 
-from kit.base import UsageError
+from kit.base import DataError, UsageError
 from kit.experiments import load_experiment
-from kit.notebook.opening import open_target, stored_run
+from kit.notebook.opening import open_target, refuse_workers, stored_run
 
 
 def test_a_profile_without_a_site_cannot_open_cloud_hpc():
@@ -28,3 +28,12 @@ def test_the_seconds_of_the_data_set_are_among_those_of_the_run(tmp_path, monkey
     assert data.info.test_items == 360
     assert "data" in run.timeline.seconds()
     assert run.folder.is_dir()
+
+
+@pytest.mark.parametrize(("workers", "device"), [(3, "cpu"), (1, "cuda")])
+def test_more_workers_than_the_job_has_are_refused_before_anything_starts(workers, device):
+    settings = open_target("sandbox", "cloud-hpc")
+    refuse_workers(settings, "cloud-hpc", 2, "cpu")
+    refuse_workers(settings, "local", 99, "cpu")
+    with pytest.raises(DataError, match=f"workers = {workers} on {device}"):
+        refuse_workers(settings, "cloud-hpc", workers, device)

@@ -6,7 +6,7 @@ import pytest
 
 import kit
 from kit import tracking
-from kit.base import UsageError, read_history
+from kit.base import DataError, UsageError, read_history
 
 PARAMETERS = {"epochs": 3}
 SPACE = {"learning_rate": "0.01,0.1", "seed": "1..2"}
@@ -115,3 +115,12 @@ def test_a_plan_with_halving_counts_what_is_trained(environ):
     )
     # 8 trials of one epoch, 4 of one more, 2 of two more, 1 of four more: 20 of 64 epochs
     assert run.show_plan().frame["sweep"]["trainings' worth"] == "2.5"
+
+
+def test_a_plan_on_a_site_says_what_the_job_has_and_may_cost(environ):
+    run = kit.start_sweep("sandbox", "cloud-hpc", {}, {"seed": "1..4"}, experiment="digits")
+    plan = run.show_plan()
+    assert plan.frame["sweep"]["the job has"].startswith("2 CPUs, 0 GPUs, ")
+    assert plan.notes
+    with pytest.raises(DataError, match="workers = 5"):
+        kit.start_sweep("sandbox", "cloud-hpc", {}, {"seed": "1..4"}, at_once=5)

@@ -3,7 +3,9 @@
 import pytest
 from report_runs import add_run
 
+from kit.base import append_history
 from kit.report import noise as report_noise
+from kit.report import page as report_page
 from kit.report import table as report
 
 
@@ -60,3 +62,28 @@ def test_accuracies_differ_when_their_intervals_do_not_meet(loaded, accuracy, wa
     add_run(loaded, "local", 60.0, accuracy=0.5)
     add_run(loaded, "cloud", 20.0, accuracy=accuracy)
     assert f"{wanted} noise" in noise(loaded)[1].replace("the noise", "noise")
+
+
+def add_trial(loaded, state="done", metric=0.5, primary="score", **values):
+    row = {"run": "local-0123456789ab-1", "trial": str(values), "experiment": "digits"}
+    row |= {"target": "local", "primary": primary, "state": state, "values": values}
+    row["metrics"] = {"score": metric} if state == "done" else {}
+    loaded.profile_dir.mkdir(parents=True, exist_ok=True)
+    append_history(loaded.profile_dir / "trials.jsonl", row)
+
+
+def test_a_sweep_over_seeds_gives_the_spread_of_each_combination(loaded):
+    for seed, metric in ((1, 0.5), (2, 0.7)):
+        add_trial(loaded, metric=metric, seed=seed, rate=0.1)
+    add_trial(loaded, metric=0.9, seed=1, rate=0.2)  # one seed has no spread
+    add_trial(loaded, state="failed", seed=2, rate=0.2)
+    add_trial(loaded, state="stopped early", seed=3, rate=0.1)
+    add_trial(loaded, metric=0.9, rate=0.3)
+    add_trial(loaded, primary="other", seed=3, rate=0.1)
+    wanted = "digits, local, rate 0.1: score 0.6000 ± 0.1414 over 2 seeds (local-0123456789ab-1)."
+    assert report_noise.spread_over_seeds(loaded) == [wanted]
+    assert wanted in report_page.notes(loaded)["noise"]
+
+
+def test_without_sweeps_there_is_no_spread(loaded):
+    assert report_noise.spread_over_seeds(loaded) == []

@@ -67,3 +67,38 @@ def test_pictures_are_svg_and_pdf_and_the_same_each_time(loaded, tmp_path):
             assert ET.fromstring(first[path]).tag.endswith("svg")
     report_page.save_pictures(loaded, tmp_path / "pictures")
     assert {path: path.read_bytes() for path in paths} == first
+
+
+def trial(state="done", metric=0.5, **values):
+    metrics = {"score": metric} if state != "failed" else {}
+    return {"values": values, "state": state, "metrics": metrics}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [trial(rate=0.1, seed=1), trial(metric=0.7, rate=0.2, seed=2)],
+        [trial(way="a"), trial(state="stopped early", way="b"), trial(state="failed", way="c")],
+        [trial(rate=n / 100, metric=n) for n in range(30)],  # more values than texts fit
+        [trial(flag=True), trial(flag=None)],
+        [trial(state="failed", rate=0.1)],
+        [trial(rate=0.1)],
+    ],
+)
+def test_trials_are_drawn_whatever_their_values(rows):
+    for figure in (
+        plots.trials_parallel(rows, "score"),
+        plots.metric_by_cost(rows, "score", [1.0] * len(rows), "BU", "a warning"),
+    ):
+        assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_the_best_trial_is_thick_and_a_stopped_one_dashed():
+    rows = [trial(rate=0.1), trial(metric=0.9, rate=0.2), trial(state="stopped early", rate=0.3)]
+    axes = plots.trials_parallel(rows, "score").axes[0]
+    lines = [
+        line for line in axes.get_lines() if len(line.get_xdata()) == 2 and line.get_xdata()[1] == 1
+    ]
+    widths = [line.get_linewidth() for line in lines[:3]]
+    assert widths[1] == max(widths) > widths[0]
+    assert lines[2].get_linestyle() == "--"
