@@ -52,6 +52,7 @@ def test_the_cell_ends_when_the_notebooks_own_submitter_has_ended(tmp_path, monk
     ended = SimpleNamespace(poll=lambda: 1)
     given = contextlib.nullcontext(cloud_hpc.SubmitterProcess(ended, log))
     monkeypatch.setattr(cloud_hpc, "submitter", lambda *_: given)
+    monkeypatch.setattr(pipelines, "hpc_arguments_of", lambda *_, **__: {})  # it reads the login
     monkeypatch.setattr(
         pipelines,
         "run_pipeline",
