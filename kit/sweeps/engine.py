@@ -215,19 +215,21 @@ class _Work:
         self.experiment, self.sweep, self.trials = experiment, sweep, trials
         self.folder, self.slots, self.show, self.rungs = folder, slots, show, rungs
         self.begun: dict[str, float] = {}
+        self.shown_at = 0.0
 
     def run(self, alive: Sequence[Trial], number: int) -> None:
         """Run the trials that have no result of this halving yet."""
         todo = [trial for trial in alive if not _result(self.folder / trial.id, number)]
         todo.reverse()
-        self._report()
         try:
             while todo or self.begun:
                 while todo and len(self.begun) < self.slots.count:
                     self._start(todo.pop(), number)
+                self._report()
                 for trial, why in self.slots.ended(POLL_S).items():
                     self._end(trial, number, why)
                 self._end_overdue(number)
+            self._report(always=True)
         finally:
             for trial in list(self.begun):
                 self.slots.kill(trial)
@@ -248,7 +250,6 @@ class _Work:
             failed: Json = {"state": FAILED, "why": why or "it left no result", "metrics": {}}
             failed |= {"again": again or why == KILLED_CAUSE, "start": begun, "end": time.time()}
             write_json(self.folder / trial / _rung(number), failed)
-        self._report()
 
     def _end_overdue(self, number: int) -> None:
         limit = self.sweep.trial_limit_s
@@ -257,7 +258,11 @@ class _Work:
                 self.slots.kill(trial)
                 self._end(trial, number, f"it was ended after its limit of {limit:g} s")
 
-    def _report(self) -> None:
+    def _report(self, always: bool = False) -> None:
+        """Show how far the sweep is, once a second at most: that reads every trial's result."""
+        if not always and time.monotonic() - self.shown_at < POLL_S:
+            return
+        self.shown_at = time.monotonic()
         rows = table_of(self.experiment, self.sweep, self.trials, self.folder.parent)
         self.show(progress_of(rows, len(self.begun), self.experiment.primary))
 

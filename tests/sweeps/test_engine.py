@@ -73,6 +73,7 @@ def test_every_trial_is_run_once_in_order_at_most_as_many_at_once_as_there_are_s
     assert best_row(rows, "accuracy")["values"] == {"seed": 5}
     assert shown[-1]["step"] == shown[-1]["steps"] == 5
     assert shown[-1]["trials"]["best"] == "accuracy 0.0500: seed 5"
+    assert shown[0]["trials"]["running"] == 2  # what runs is shown before any has ended
 
 
 def test_a_sweep_that_is_run_again_runs_what_is_missing_only(tmp_path):
