@@ -96,7 +96,15 @@ def stage(task: Json, folder: Path) -> None:
     checkpoint = folder / "checkpoint"
     found = [Path(name) / "checkpoint" for name in task["earlier"]]
     if (newest := next(filter(Path.is_dir, found), None)) and not checkpoint.exists():
-        shutil.copytree(newest, checkpoint)
+        copy_whole(newest, checkpoint)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a folder; killed at any point, `target` is whole or not there."""
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    part.rename(target)
 
 
 def stage_data(task: Json, folder: Path) -> None:
