@@ -149,6 +149,7 @@ def load(profile: str | None = None, environ: Mapping[str, str] = os.environ) ->
     Raises UsageError if the profile does not exist, has a TOML syntax error, an unknown or
     missing key, or a value of the wrong type; the message names the file and every such key.
     """
+    _refuse_homeless()
     name = profile or environ.get("KIT_PROFILE") or DEFAULT_PROFILE
     sandbox_dir = _path(environ.get("KIT_SANDBOX_DIR")) or Path(f"/var/tmp/kit-{os.getuid()}")  # noqa: S108 - checked for its owner before use; sockets need a short path
     results_dir = _path(environ.get("KIT_RESULTS_DIR")) or work_dir() / "results"
@@ -173,12 +174,22 @@ def load(profile: str | None = None, environ: Mapping[str, str] = os.environ) ->
     )
 
 
+def _refuse_homeless() -> None:
+    """Raise UsageError for a user without a home folder, as containers have them."""
+    try:
+        Path.home()
+    except RuntimeError as err:
+        got = f"HOME is not set, and user {os.getuid()} has no line in /etc/passwd"
+        raise UsageError("find your home folder", got, "set HOME to a folder of your own") from err
+
+
 def _path(value: str | None) -> Path | None:
     return Path(value).expanduser().absolute() if value else None
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder for what can be fetched or made again."""
+    """Return the folder for what can be fetched or made again. Raises UsageError without a home."""
+    _refuse_homeless()
     if folder := _path(environ.get("KIT_CACHE_DIR")):
         return folder
     import platformdirs  # late: `kit --help` works without the extras

@@ -1,6 +1,7 @@
 """Profiles and variables: good and bad."""
 
 import dataclasses
+import pwd
 import re
 from pathlib import Path
 
@@ -8,7 +9,15 @@ import pytest
 
 from kit.base import ROOT, UsageError
 from kit.base.sections import SECTIONS, TABLES
-from kit.base.settings import SITES, load, profile_names, profile_template, read_profile, reference
+from kit.base.settings import (
+    SITES,
+    cache_dir,
+    load,
+    profile_names,
+    profile_template,
+    read_profile,
+    reference,
+)
 
 
 def read(tmp_path: Path, text: str):
@@ -139,3 +148,13 @@ def test_the_variables_win_over_the_defaults(tmp_path):
 def test_results_are_in_the_checkout_not_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load("sandbox", {}).results_dir == ROOT / "results"
+
+
+def test_a_user_without_a_home_folder_is_told_to_set_one(monkeypatch):
+    """A container may run as a user without a line in /etc/passwd."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    for read in (load, cache_dir):
+        with pytest.raises(UsageError, match="no line in /etc/passwd") as caught:
+            read()
+        assert "set HOME" in caught.value.next_step
