@@ -184,7 +184,8 @@ def sweep_command(
 
     settings = load(profile)
     refuse_over(settings, target, "" if budget is None else str(budget))
-    space = {name: text for name, text in pairs if "," in text or ".." in text}
+    ranges = [pair for pair in pairs if "," in pair[1] or ".." in pair[1]]
+    space = {name: text for name, text in ranges if name != "experiment"}  # that may be ../own.py
     fixed = notebooks.parse_values(pair for pair in pairs if pair[0] not in space)
     values = {"target": target, "space": space, "trial_limit_s": trial_limit, "parameters": {}}
     values |= {**fixed, **options}

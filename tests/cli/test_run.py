@@ -92,3 +92,25 @@ def test_end_of_a_run_names_what_waits_for_mlflow_and_the_warning_of_its_data(
     assert done.exit_code == 0, done.output
     assert "does not have run local-0123456789ab-1 yet (no answer)" in done.stdout
     assert "data: no test image of 9 classes" in done.stdout
+
+
+def test_a_sweep_gets_what_varies_what_is_fixed_and_its_options(executed):
+    words = ["-p", "seed", "1..3", "-p", "rate=0.1,0.2", "-p", "epochs", "2", "--at-once", "4"]
+    words += ["-p", "experiment", "../own.py", "--stop-early", "--trial-limit", "60"]
+    done = CliRunner().invoke(cli, ["sweep", "local", *words])
+    assert done.exit_code == 0, done.output
+    (name, values) = executed[0]
+    assert name == "sweep"
+    assert values["space"] == {"seed": "1..3", "rate": "0.1,0.2"}
+    assert (values["epochs"], values["experiment"], values["parameters"]) == (2, "../own.py", {})
+    assert (values["target"], values["at_once"], values["stop_early"]) == ("local", 4, True)
+    assert (values["trial_limit_s"], values["trials"], values["fresh"]) == (60.0, 0, False)
+
+
+@pytest.mark.parametrize(
+    "words", [["--at-once", "0"], ["--trials", "-1"], ["--trial-limit", "-1"], ["--budget", "x"]]
+)
+def test_wrong_options_of_a_sweep_are_refused(executed, words):
+    done = CliRunner().invoke(cli, ["sweep", "local", "-p", "seed", "1..3", *words])
+    assert done.exit_code == 2
+    assert executed == []
