@@ -129,11 +129,12 @@ def trials_of(
         except UsageError as err:
             tried = f"trial {number} of the sweep, {named(values)}: {err.tried}"
             raise UsageError(tried, err.got, err.next_step) from err
+        own = {name: parameters[name] for name in values}  # 3, also where a pipeline made it 3.0
         name = sha256_of(json.dumps(parameters, sort_keys=True).encode())[:12]
         if name in found:
             got = f"{named(values)} is there twice"
             raise UsageError("run the trials of the sweep", got, "list each value once")
-        found[name] = Trial(name, dict(values), parameters)
+        found[name] = Trial(name, own, parameters)
     return list(found.values())
 
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import tunnel_bench as tunnel
 from forwarder_buckets import ForwarderBuckets
 from sandbox_command import kit_sandbox
-from slurm_site import until
+from waiting import until
 
 from kit.base import Secret
 from kit.base.settings import load

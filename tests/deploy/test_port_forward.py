@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 from private_sshd import PrivateSshd, free_port
+from waiting import until
 
 from kit.base import SSHHost
 from kit.base.settings import Port, load
@@ -33,15 +34,6 @@ KIT = [sys.executable, "-m", "kit", "port-forward"]
 WORKER = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0)
 HERE, OTHER = f"127.0.3.{3 + WORKER}", f"127.0.4.{3 + WORKER}"
 SANDBOX = f"127.0.5.{3 + WORKER}"  # of its own: the slow tests may run beside those of the sandbox
-
-
-def until(what, seconds=20.0):
-    """Wait for `what()` to be true; give how long that took."""
-    begun = time.monotonic()
-    while not what():
-        assert time.monotonic() < begun + seconds, "too late"
-        time.sleep(0.05)
-    return time.monotonic() - begun
 
 
 def get(url):

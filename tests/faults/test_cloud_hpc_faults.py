@@ -26,7 +26,7 @@ from kit_sandbox import services as sandbox_services
 from kit_sandbox import sites
 from private_sshd import PrivateSshd
 from rank_attempts import Attempts
-from slurm_site import until
+from waiting import until
 
 from kit.base import KitError, Unreachable
 from kit.base.settings import SITES, load

@@ -14,7 +14,7 @@ import pytest
 from dashboard_queries import queries
 from dotenv import dotenv_values
 from idx_files import small_data_dir
-from slurm_site import until
+from waiting import until
 
 from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters

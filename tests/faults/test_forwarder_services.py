@@ -14,7 +14,7 @@ from dotenv import dotenv_values
 from hpc_bench import ended_jobs
 from idx_files import as_data, real_or_striped_images
 from notebook_runs import planted
-from slurm_site import until
+from waiting import until
 
 from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters

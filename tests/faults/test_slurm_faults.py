@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 from slurm_follow import follow
-from slurm_site import Relay, until
+from slurm_site import Relay
+from waiting import until
 
 from kit.base import (
     Busy,

@@ -13,7 +13,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from slurm_site import until
+from waiting import until
 
 from kit.base import ROOT, Unreachable
 from kit.slurm.program import identity, numbered_attempt_id

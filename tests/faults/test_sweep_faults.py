@@ -7,7 +7,7 @@ import secrets
 import pytest
 from hpc_bench import Bench, nothing_runs, processes
 from kit_sandbox import services as sandbox_services
-from slurm_site import until
+from waiting import until
 
 from kit.base.settings import load
 from kit.billing import usages

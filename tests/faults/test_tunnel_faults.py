@@ -14,7 +14,6 @@ import pytest
 from allas_site import AllasSite
 from hpc_bench import nothing_runs, processes, ps
 from kit_sandbox import services as sandbox_services
-from slurm_site import until
 from tunnel_bench import (
     ADDRESS,
     KEYS,
@@ -29,6 +28,7 @@ from tunnel_bench import (
     taken,
     window,
 )
+from waiting import until
 
 from kit.base.ports import TUNNEL_PORTS as PORTS
 from kit.base.settings import load

@@ -9,16 +9,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from waiting import until
 
 from kit.onsite import tunnel
-
-
-def until(done, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.02)
-
 
 SSH = """#!/bin/bash
 # Plays ssh: prints the file of the port that -R requests, then stays or ends.

@@ -7,13 +7,13 @@ import re
 import secrets
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
 from idx_files import as_data, real_or_striped_images, small_data_dir
 from rank_attempts import Attempts
+from waiting import until
 
 from kit.base import NoSuchBucket, read_json
 from kit.base.settings import SITES, load
@@ -56,13 +56,6 @@ def own(sandbox, tmp_path, monkeypatch):
     for name in ("CSC_USERNAME", "CSC_PASSWORD", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
-
-
-def until(done, seconds, pause=0.1):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, f"not after {seconds} s"
-        time.sleep(pause)
 
 
 def asked_of_the_cloud():

@@ -21,7 +21,7 @@ import pytest
 from hpc_bench import Bench
 from kit_sandbox.sites import SITES
 from sandbox_command import kit_sandbox
-from slurm_site import until
+from waiting import until
 
 from kit.base import CommandFailed, site_host
 from kit.base.settings import SITES as BUILT_IN

@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import os
-import threading
 import time
 from pathlib import Path
 
 import pytest
 from buckets import remove_bucket
 from memory_store import MemoryStore
+from waiting import until
 
 from kit.base import BucketTaken, LocalHost, StoreUnavailable, UsageError, read_login
 from kit.base.settings import load
@@ -37,13 +37,6 @@ class Passes:
 
     def stop(self):
         return self.done == len(self.outcomes)
-
-
-def until(done, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        threading.Event().wait(0.005)
 
 
 @pytest.fixture

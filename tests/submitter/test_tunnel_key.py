@@ -25,13 +25,6 @@ ATTEMPTS = "kit/tries"
 OTHERS = "ssh-ed25519 AAAA somebody\n# a comment\n"
 
 
-def until(done, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.02)
-
-
 class HereAsVm(LocalHost):
     """This machine as the VM, with the answer of `ssh -G` that a test wants."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from buckets import remove_bucket
 from idx_files import as_data, real_or_striped_images
 from kit_sandbox import sites
-from slurm_site import until
+from waiting import until
 
 from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters

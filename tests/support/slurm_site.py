@@ -22,6 +22,7 @@ from kit_sandbox import services as sandbox_services
 from kit_sandbox.sites import SITES
 from kit_sandbox.supervisor import control
 from private_sshd import PrivateSshd, free_port
+from waiting import until
 
 from kit.base.settings import load
 from kit.slurm import JobSpec, Slurm
@@ -49,15 +50,6 @@ BODY = (
     'echo "{{}}" >"manifest.$me"',
     '{then}commit "manifest.$me"',
 )
-
-
-def until(what, seconds=30.0, every=0.1):
-    """Wait for a condition and give its value; a test fails by name when it does not come."""
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what.__name__}"
-        time.sleep(every)
-    return value
 
 
 class Relay:

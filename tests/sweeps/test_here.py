@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from slurm_site import until
+from waiting import until
 
 from kit.experiments import load_experiment, running
 from kit.experiments.contract import Context

@@ -116,6 +116,13 @@ def test_trials_are_checked_by_the_experiments_own_parameters():
     assert again[0].id == trials[2].id  # the id depends on the parameters alone
 
 
+def test_whole_numbers_that_a_pipeline_made_decimal_are_the_same_trials():
+    (one,) = trials_of(DIGITS, {}, [{"seed": 3, "alpha": 1.0}])
+    (other,) = trials_of(DIGITS, {}, [{"seed": 3.0, "alpha": 1.0}])
+    assert one == other
+    assert repr(other.values["seed"]) == "3"
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
