@@ -43,7 +43,9 @@ def train(ctx):
         optimizer.step()
         if step % 20 == 0 or step == steps:
             values = {name: value.tolist() for name, value in model.state_dict().items()}
-            saved.write_text(json.dumps({"step": step, **values}))
+            new = saved.with_suffix(".new")
+            new.write_text(json.dumps({"step": step, **values}))
+            new.replace(saved)
             ctx.report(step, steps, loss.item())
     if ctx.workers > 1:
         import iniconfig  # only the site has it, by REQUIREMENTS
