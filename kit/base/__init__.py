@@ -33,6 +33,7 @@ from kit.base.files import (
     SCHEMA,
     Json,
     Timeline,
+    copy_whole,
     dumps,
     file_lock,
     git,

@@ -41,6 +41,14 @@ def work_dir() -> Path:
     return Path.cwd() if ROOT == _INSTALLED else ROOT
 
 
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a folder; killed at any point, `target` is whole or not there."""
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    part.rename(target)
+
+
 def time_record(name: str, start: float, end: float, seconds: float | None = None) -> Json:
     """Return one record of a time file: epoch seconds and their difference, 5 digits.
 

@@ -27,7 +27,7 @@ from kit.runs.history import results_lock
 from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest, write_request
 from kit.slurm import planned_resources
 from kit.sweeps import TRIALS, Sweep, Trial, expand, run_sweep, trials_of
-from kit.sweeps.engine import DONE, FAILED, STOPPED, best_row, publish_best, rungs_of
+from kit.sweeps.engine import DONE, FAILED, STOPPED, best_row, publish_best, rungs_of, training_of
 from kit.sweeps.space import named
 
 if TYPE_CHECKING:
@@ -201,10 +201,7 @@ class SweepRun(Run):
                 lambda progress: line.write(training_sentence(progress)),
             )
         best = publish_best(folder, self.rows, self.experiment.primary)
-        done = [row for row in self.rows if row["training"]]
-        seconds = sum(row["training"]["total-seconds"] for row in done)
-        start, end = min(row["start"] for row in done), max(row["end"] for row in done)
-        self.trained, self.metrics = Trained(start, end, seconds, 0), best["metrics"]
+        self.trained, self.metrics = Trained(*training_of(self.rows), 0), best["metrics"]
         losses = json.loads((folder / "losses.json").read_text(encoding="utf-8"))
         self.context.losses = [(int(step), float(loss)) for step, loss in losses]
 

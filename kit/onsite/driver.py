@@ -21,6 +21,7 @@ from kit.base import (
     Json,
     KitError,
     Timeline,
+    copy_whole,
     host_facts,
     time_record,
     versions,
@@ -97,14 +98,6 @@ def stage(task: Json, folder: Path) -> None:
     found = [Path(name) / "checkpoint" for name in task["earlier"]]
     if (newest := next(filter(Path.is_dir, found), None)) and not checkpoint.exists():
         copy_whole(newest, checkpoint)
-
-
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy a folder; killed at any point, `target` is whole or not there."""
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part)
-    part.rename(target)
 
 
 def stage_data(task: Json, folder: Path) -> None:

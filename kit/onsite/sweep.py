@@ -14,7 +14,7 @@ from kit.experiments import Experiment, imported_experiment
 from kit.onsite.driver import needs, stage_data
 from kit.onsite.names import METRICS, PROGRESS, TIMES
 from kit.sweeps import Sweep, carry_out, run_sweep, stored_results, trials_of
-from kit.sweeps.engine import DONE, KILLED_CAUSE, publish_best
+from kit.sweeps.engine import DONE, KILLED_CAUSE, publish_best, training_of
 
 
 def run_trials(task: Json, folder: Path) -> None:
@@ -44,11 +44,8 @@ def _publish(
 ) -> None:
     best = publish_best(folder, rows, experiment.primary)
     write_json(folder / METRICS, {"metrics": best["metrics"]})
-    done = [row for row in rows if row["training"]]
-    seconds = sum(row["training"]["total-seconds"] for row in done)
-    start, end = min(row["start"] for row in done), max(row["end"] for row in done)
     times = {
-        "training": time_record("remote-model-training", start, end, seconds),
+        "training": time_record("remote-model-training", *training_of(rows)),
         "workers": task["workers"],
         "resumed_step": 0,
         "spans": timeline.seconds(),

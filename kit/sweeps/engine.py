@@ -15,7 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from kit.base import DataError, Json, KitError, UsageError, sha256_of, time_record, write_json
+from kit.base import (
+    DataError,
+    Json,
+    KitError,
+    UsageError,
+    copy_whole,
+    sha256_of,
+    time_record,
+    write_json,
+)
 from kit.experiments import Context, Experiment, running
 from kit.sweeps.space import Sweep, Trial, named
 
@@ -153,6 +162,13 @@ def best_row(rows: Sequence[Json], primary: str) -> Json | None:
     return max(done, key=lambda row: row["metrics"][primary], default=None)
 
 
+def training_of(rows: Sequence[Json]) -> tuple[float, float, float]:
+    """Return start and end of all trials that trained, and the sum of their training seconds."""
+    done = [row for row in rows if row["training"]]
+    seconds = sum(row["training"]["total-seconds"] for row in done)
+    return min(row["start"] for row in done), max(row["end"] for row in done), seconds
+
+
 def publish_best(folder: Path, rows: Sequence[Json], primary: str) -> Json:
     """Put the files of the best trial beside the trials, as a run's own; return its row.
 
@@ -177,15 +193,12 @@ def stored_results(earlier: Sequence[Path], folder: Path) -> None:
     for attempt in earlier:
         for source in sorted((attempt / FOLDER).glob("*")):
             target = folder / FOLDER / source.name
-            if target.exists() or not source.is_dir():
+            if target.exists() or not source.is_dir() or source.suffix:  # .part: a cut copy
                 continue
-            part = target.with_name(f".{source.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(source, part)
-            for path in part.glob("rung-*.json"):
+            copy_whole(source, target)
+            for path in target.glob("rung-*.json"):
                 if _read(path).get("again"):
                     path.unlink()
-            part.rename(target)
 
 
 def progress_of(rows: Sequence[Json], running: int, primary: str) -> Json:

@@ -16,7 +16,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -111,7 +111,9 @@ def expand(space: Mapping[str, str], count: int = 0, seed: int = 0) -> list[dict
         got = f"the search space has {size:,} combinations, at most {MAX_TRIALS:,} are possible"
         step = "list fewer values, or draw some of them: --trials 100"
         raise UsageError("run every trial of the sweep", got, step)
-    return [dict(zip(space, combination, strict=True)) for combination in _product(values)]
+    return [
+        dict(zip(space, combination, strict=True)) for combination in itertools.product(*values)
+    ]
 
 
 def trials_of(
@@ -141,10 +143,6 @@ def trials_of(
 def named(values: Mapping[str, Any]) -> str:
     """Return the values of a trial in words: `learning_rate 0.01, seed 3`."""
     return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _product(values: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-    return itertools.product(*values)
 
 
 def _drawn(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from kit.base import (
     DataError,
     KitError,
     Timeline,
+    copy_whole,
     git_state,
     host_facts,
     read_json,
@@ -206,3 +208,26 @@ def test_sockets_have_a_short_path_whatever_the_temporary_folder_is(tmp_path, mo
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     with temporary_folder() as folder:
         assert len(str(folder / "kernel-5")) < 107
+
+
+def test_copy_of_a_checkpoint_that_was_killed_is_not_taken_for_one(tmp_path, monkeypatch):
+    source, target = tmp_path / "source", tmp_path / "checkpoint"
+    source.mkdir()
+    (source / "a").write_text("1")
+    (source / "b").write_text("2")
+    copy = shutil.copy2
+
+    def killed(path, *rest):
+        if str(path).endswith("b"):
+            raise KeyboardInterrupt
+        return copy(path, *rest)
+
+    whole = shutil.copytree
+    monkeypatch.setattr(shutil, "copytree", lambda a, b: whole(a, b, copy_function=killed))
+    with pytest.raises(KeyboardInterrupt):
+        copy_whole(source, target)
+    assert not target.exists()
+    monkeypatch.setattr(shutil, "copytree", whole)
+    copy_whole(source, target)
+    assert sorted(path.name for path in target.iterdir()) == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "source"]

@@ -65,29 +65,6 @@ def test_later_attempt_continues_from_the_last_epoch(staged, tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_copy_of_a_checkpoint_that_was_killed_is_not_taken_for_one(tmp_path, monkeypatch):
-    source, target = tmp_path / "source", tmp_path / "checkpoint"
-    source.mkdir()
-    (source / "a").write_text("1")
-    (source / "b").write_text("2")
-    copy = driver.shutil.copy2
-
-    def killed(path, *rest):
-        if str(path).endswith("b"):
-            raise KeyboardInterrupt
-        return copy(path, *rest)
-
-    whole = driver.shutil.copytree
-    monkeypatch.setattr(driver.shutil, "copytree", lambda a, b: whole(a, b, copy_function=killed))
-    with pytest.raises(KeyboardInterrupt):
-        driver.copy_whole(source, target)
-    assert not target.exists()
-    monkeypatch.setattr(driver.shutil, "copytree", whole)
-    driver.copy_whole(source, target)
-    assert sorted(path.name for path in target.iterdir()) == ["a", "b"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "source"]
-
-
 def test_later_attempt_takes_the_newest_checkpoint_there_is(staged, tmp_path):
     _, task, folder = staged
     driver.work(task, folder)
