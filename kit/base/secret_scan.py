@@ -32,9 +32,15 @@ SHAPES = {
     "a GitHub token": rb"\bgh[pousr]_[A-Za-z0-9]{30}",
     "a GitLab token": rb"\bglpat-[\w-]{20}",
     "a bearer token": rb"[Bb]earer [A-Za-z0-9_\-.=]{24,}",
-    "a Keystone token": rb"\bgAAAAA[A-Za-z0-9_-]{60,}",
+    # The letter after the zeros is that of a time from 2004 to 2106.
+    "a Keystone token": rb"\bgAAAAA[BC][A-Za-z0-9_-]{59,}",
     "a password in a URL": rb"\b[a-z]+://[^/\s:@\"']+:[^/\s:@\"'*{$]{6,}@",
 }
+# Embedded pictures and fonts: `data:` URLs of pages, `image/png` of notebooks. A run of zeros in
+# one looks like the start of a token.
+_EMBEDDED = re.compile(
+    rb'(?:;base64,|"(?:image|application)/[\w.+-]+": ")((?:[A-Za-z0-9+/=]|\\n)*)'
+)
 _SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|COOKIE|_KEY$|REDIS_URL")
 VARIABLES = (
     "CSC_PASSWORD",
@@ -160,9 +166,18 @@ def _base64(value: bytes) -> Iterator[str]:
         yield inner.replace("+", "-").replace("/", "_")
 
 
+def _decoded(embedded: re.Match[bytes]) -> bytes:
+    """Return the bytes of an embedded file; the text as it stands if it is no base64."""
+    try:
+        return base64.b64decode(embedded[1].replace(b"\\n", b""), validate=True)
+    except ValueError:
+        return embedded[0]
+
+
 def find_secrets(content: bytes, values: Mapping[str, bytes]) -> list[str]:
     """Return the names of the secrets that some bytes hold, never a secret."""
-    shapes = [name for name, shape in SHAPES.items() if re.search(shape, content)]
+    text = re.sub(rb"\\+[nrt]", b"\n", _EMBEDDED.sub(_decoded, content))  # lines within JSON
+    shapes = [name for name, shape in SHAPES.items() if re.search(shape, text)]
     known = [name for name, value in values.items() if any(f in content for f in _encodings(value))]
     return known + shapes
 

@@ -166,3 +166,39 @@ def test_short_password_is_named_in_a_warning_and_not_searched_for(settings, tmp
 @pytest.mark.parametrize("text", ["http://127.0.0.1:5000/#/x", "user anna", "Bearer token", ""])
 def test_ordinary_text_passes(settings, text):
     assert find_secrets(text.encode(), known_secrets(settings, {})) == []
+
+
+PNG = base64.b64encode(b"\xfe" * 3 + b"\x80" + bytes(90)).decode()  # "gAAAAA…" follows a sign
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'<img alt="a" src="data:image/png;base64,/v7+{PNG[4:]}">',
+        json.dumps({"image/png": f"/v7+{PNG[4:]}\n"}, indent=1),
+        json.dumps({"text/html": f'<img src="data:image/png;base64,/v7+{PNG[4:]}"/>'}),
+    ],
+    ids=["page", "notebook", "page in a notebook"],
+)
+def test_zeros_of_a_picture_are_no_token(settings, text):
+    assert "+gAAAAAAA" in text
+    assert find_secrets(text.encode(), known_secrets(settings, {})) == []
+
+
+TOKEN = "gAAAAABpK" + "b_" * 60
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TOKEN,
+        json.dumps({"log": f"before\n{TOKEN}\nafter"}),
+        json.dumps(json.dumps(f"before\n{TOKEN}")),
+        f"https://example.org/{TOKEN}",
+        "data:text/plain;base64," + base64.b64encode(f"token {TOKEN}".encode()).decode(),
+        f"data:image/png;base64,={TOKEN}",
+    ],
+    ids=["plain", "JSON", "JSON in JSON", "URL", "embedded", "no base64"],
+)
+def test_token_is_known_by_its_shape(settings, text):
+    assert find_secrets(text.encode(), known_secrets(settings, {})) == ["a Keystone token"]

@@ -133,7 +133,7 @@ SECRETS = [
     "-----BEGIN OPENSSH " + "PRIVATE KEY-----",
     "AKIA" + "A" * 16,
     "Authorization: Bearer " + "a1" * 20,
-    "gAAAAA" + "b" * 80,
+    "gAAAAAB" + "b" * 80,
     "https://anna:s3cretpass@" + "example.org",
 ]
 
