@@ -70,7 +70,7 @@ def answer_error(tried: str, bucket: str, status: int, text: str, date: str = ""
             "set the clock (timedatectl set-ntp true), then repeat the command",
         )
     if status in (401, 403):
-        next_step = "kit credentials; was the key deleted just now, or may it not use this bucket?"
+        next_step = "kit credentials; was the EC2 key deleted, or may it not use this bucket?"
         return CredentialRefused(f"{tried}: not allowed", got, next_step)
     if status == 409:
         return KitError(f"{tried}: it is not empty, or being changed", got, "empty it first")
