@@ -1,9 +1,11 @@
 """Processes are found and ended; tried on processes of this test."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -59,6 +61,15 @@ def test_later_process_with_the_same_pid_is_never_signalled(spawn, monkeypatch):
     monkeypatch.setattr(recorded._proc, "pid", later.pid)
     processes.end([recorded])
     assert processes.live_process(later.pid)
+
+
+def test_the_pid_of_an_ended_process_may_be_a_thread_by_now():
+    done, number = threading.Event(), queue.Queue()
+    thread = threading.Thread(target=lambda: (number.put(threading.get_native_id()), done.wait()))
+    thread.start()
+    assert processes.live_process(number.get()) is None
+    done.set()
+    thread.join()
 
 
 def test_zombie_does_not_count_as_alive(spawn):

@@ -126,7 +126,7 @@ def test_a_job_outlives_the_controller_that_was_away(folder, ssh):
 
 def test_after_a_killed_supervisor_there_are_no_double_daemons_and_jobs_go_on(folder, ssh):
     job, state = running(ssh, "#!/bin/bash\nsleep 110\n")  # longer than a start on a busy machine
-    before = status()
+    before = {name: processes.live_process(row["pid"]) for name, row in status().items()}
     (supervisor,) = [s for s in processes.supervisors() if s.folder == folder]
     os.kill(supervisor.process.pid, signal.SIGKILL)
     wait_until(lambda: not processes.is_alive(supervisor.process), within=5)
@@ -136,16 +136,15 @@ def test_after_a_killed_supervisor_there_are_no_double_daemons_and_jobs_go_on(fo
     assert done.returncode == 0, done.stderr[-2000:]
     assert "that a killed supervisor left behind" in done.stderr
     for name, row in status().items():
-        old = before[name]["pid"]
-        assert row["pid"] != old
-        assert processes.live_process(old) is None, f"two of {name}"
+        assert not processes.is_alive(before[name]), f"two of {name}"
+        assert processes.live_process(row["pid"])
     assert ssh(state) == "RUNNING"
     ssh(f"scancel {job}")
 
 
 def test_down_ends_jobs_and_leaves_no_process(folder, ssh, stopped_after_a_job):
     assert of_this_sandbox(folder) == []
-    assert processes.live_process(stopped_after_a_job) is None
+    assert not processes.is_alive(stopped_after_a_job)
     done = kit_sandbox("status")
     assert done.returncode == 3
     assert done.stdout.count(" NO ") >= 16
@@ -153,16 +152,15 @@ def test_down_ends_jobs_and_leaves_no_process(folder, ssh, stopped_after_a_job):
 
 @pytest.fixture
 def stopped_after_a_job(ssh, request):
-    """The pid of a job's process that ignores TERM, after the sandbox was taken down over it."""
+    """A job's process that ignores TERM, after the sandbox was taken down over it."""
     script = "#!/bin/bash\ntrap '' TERM\necho $$ >pid\nwhile :; do sleep 1; done\n"
     job = ssh("rm -f pid; sbatch --parsable -p small -t 2", input=script)
-    pid = int(wait_until(lambda: ssh("cat pid 2>/dev/null || :"), within=10))
-    assert processes.live_process(pid)
+    process = processes.live_process(int(wait_until(lambda: ssh("cat pid 2>/dev/null || :"))))
     kit_sandbox("down", "--site", "second")  # where other tests have started it: not timed here
     begin = time.monotonic()
     request.getfixturevalue("stopped")
-    assert time.monotonic() - begin < 10, f"job {job} held it up"
-    return pid
+    assert time.monotonic() - begin < 60, f"job {job} held it up to its time limit"
+    return process
 
 
 def test_a_taken_port_is_named_with_its_holder_and_the_place_to_change_it(stopped):

@@ -24,7 +24,12 @@ class Supervisor:
 
 
 def live_process(pid: int) -> psutil.Process | None:
-    """Return the process of a pid, or None if there is none or only its zombie."""
+    """Return the process of a pid, or None if there is none or only its zombie.
+
+    The number may be that of a thread by now: Linux counts both in one row.
+    """
+    if not psutil.pid_exists(pid):
+        return None
     try:
         process = psutil.Process(pid)
     except psutil.NoSuchProcess:
