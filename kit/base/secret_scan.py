@@ -167,7 +167,7 @@ def _base64(value: bytes) -> Iterator[str]:
 
 
 def _decoded(embedded: re.Match[bytes]) -> bytes:
-    """Return the bytes of an embedded file; the text as it stands if it is no base64."""
+    """Return the bytes of an embedded file; the text itself if it is not base64."""
     try:
         return base64.b64decode(embedded[1].replace(b"\\n", b""), validate=True)
     except ValueError:

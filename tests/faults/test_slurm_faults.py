@@ -464,7 +464,7 @@ def test_orphan_on_a_lost_node_cannot_publish_and_its_requeue_cannot_work(site, 
     seen("node lost, its processes live on and commit after the close", "refused (97)")
     job = site.link(attempt_id, "owner").partition(".")[0]
     until(lambda: "down" not in site.node_state("g1"), 90, every=1)
-    until(lambda: site.new_start_ended(attempt_id, job, ("FAILED", "99:0")), 120, 0.5)
+    site.wait_for_new_start(attempt_id, job, ("FAILED", "99:0"))
     site.check(attempt_id, committed=False)
     assert site.slurm().status([attempt_id])[attempt_id].state is JobState.NODE_FAIL
     seen("the same job requeued by Slurm", "ended 99, 1 body, state stays NODE_FAIL")
@@ -480,7 +480,7 @@ def test_job_put_back_to_the_queue_ends_its_attempt(site, seen):
     status = follow(slurm, attempt_id)
     assert (status.done, status.started, status.succeeded) == (True, True, False)
     assert "put back" in status.why
-    until(lambda: site.new_start_ended(attempt_id, job, ("FAILED", "99:0")), 120, 0.5)
+    site.wait_for_new_start(attempt_id, job, ("FAILED", "99:0"))
     site.check(attempt_id, committed=False)
     seen("somebody requeues the running job", f"attempt ends ({status.state.name}), new start: 99")
 

@@ -185,14 +185,24 @@ class SlurmSite:
         rows = [row.split("|") for row in self.admin("sacct", *options).split("\n") if row]
         return [(r[0].split()[0], r[1]) for r in rows if r[2] != "Unknown" and r[3]]
 
-    def new_start_ended(self, attempt_id, job, end):
-        """Whether a requeued job's new start had this end; until then let it start now.
+    def wait_for_new_start(self, attempt_id, job, end):
+        """Wait until a requeued job's new start had this end; it need not wait for its time.
 
         slurmctld gives a requeued job a start time some minutes ahead, and once more when its
         first start has completed: an update before that is lost.
         """
-        self.admin("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
-        return end in self.ends(attempt_id)
+
+        def ended():
+            if "BeginTime" in self.admin("squeue", "-h", "-j", job, "-o", "%r", check=False):
+                self.admin("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+            return end in self.ends(attempt_id)
+
+        try:
+            until(ended, 120, 0.5)
+        except AssertionError as error:
+            shown = ("scontrol", "show", "job", job), ("sinfo", "-N"), ("sacct", "-XDj", job)
+            error.add_note("\n".join(self.admin(*argv, check=False) for argv in shown))
+            raise
 
     def all_ended(self, attempt_id, seconds=60):
         """Wait until no job of a attempt_id lives any more."""
