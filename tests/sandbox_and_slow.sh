@@ -3,12 +3,13 @@
 # Tests marked `core` are not among them: `make test` runs those.
 # usage: sandbox_and_slow.sh PYTHON [PYTEST-ARGUMENT…]
 #
+# The slow tests give way: those of the sandbox have times to keep (Ray gives up after 30 s).
 # The exit code is 0 only if both runs passed. The output of the slow tests follows that of the
 # sandbox's whole, so that no line of either is lost. Ctrl-C and TERM end both.
 set -uo pipefail
 python=$1; shift
 output=$(mktemp)
-"$python" -m pytest -m "slow and not sandbox and not core" "$@" >"$output" 2>&1 &
+nice -n 5 "$python" -m pytest -m "slow and not sandbox and not core" "$@" >"$output" 2>&1 &
 slow=$!
 # A shell without job control has its background processes ignore SIGINT: TERM ends the tests.
 trap 'kill "$slow" 2>/dev/null; rm -f "$output"' EXIT
