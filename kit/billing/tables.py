@@ -23,7 +23,8 @@ def bill_rows(lines: Iterable[Line]) -> list[dict[str, str]]:
             "rate": f"{line.rate.normalize():f}",
             "BU": format_units(line.bu),
             "kind": line.kind,
-            "rate's source": f"{line.source.removeprefix('https://')} ({line.checked})",
+            "rate's source": line.source.removeprefix("https://")
+            + (f" ({line.checked})" if line.checked else ""),
             "note": line.note,
         }
         for line in lines

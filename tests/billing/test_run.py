@@ -336,6 +336,15 @@ def test_quantity_has_four_digits_and_no_exponent(quantity, text):
     assert bill_rows([line])[0]["quantity"] == f"{text} {line.unit}"
 
 
+def test_a_line_without_a_rate_names_its_source_alone(loaded):
+    text = JOB.replace("|110|1010|900|1800|", "|110|110|0|0|")
+    add(loaded, "cloud-hpc-0123456789ab-2", f"{COLUMNS}\n{text}\n", figures={})
+    bill = bill_of_run(loaded, find_run(loaded, "cloud-hpc-0123456789ab-2"))
+    row = bill_rows(bill.lines)[0]
+    assert row["note"] == "ended within its first second"
+    assert row["rate's source"] == "sacct"
+
+
 def test_profile_on_a_base_is_no_second_site_to_compare_with():
     names = [site.profile for site in sites()]
     assert "roihu" in names
