@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kit.base import Host, KitError, UsageError
-from kit.cli.options import profile_option
+from kit.cli.options import pass_on_options, profile_option
 
 if TYPE_CHECKING:
     from kit.base.settings import Settings
@@ -56,7 +56,9 @@ def port_forward_command(profile: str | None, bind: str, only_print: bool) -> No
 
 
 @click.group("platform")
-def platform_group() -> None:
+@profile_option
+@click.pass_context
+def platform_group(ctx: click.Context, profile: str | None) -> None:
     """Prepare the Kubernetes platform.
 
     Fetches the upstream platform, writes its passwords and builds the kit's overlays.
@@ -67,6 +69,7 @@ def platform_group() -> None:
     """
     from kit.deploy import manifests
 
+    pass_on_options(ctx)
     if not manifests.ENVIRONMENTS:
         raise UsageError(
             "prepare the platform from an installed wheel",
@@ -218,13 +221,16 @@ def apply_command(name: str, profile: str | None, here: bool) -> None:
 
 
 @click.group("vm")
-def vm_group() -> None:
+@profile_option
+@click.pass_context
+def vm_group(ctx: click.Context, profile: str | None) -> None:
     """Plan and set up the cloud VM.
 
     \b
     Example:
       kit vm plan --profile roihu
     """
+    pass_on_options(ctx)
 
 
 @vm_group.command("plan")

@@ -10,7 +10,7 @@ import click
 
 from kit.cli.options import (
     listening_options,
-    pass_on_profile,
+    pass_on_options,
     port_option,
     profile_option,
     warn_renamed,
@@ -62,7 +62,7 @@ def forwarder_group(
       kit forwarder --profile sandbox --once
     """
     if ctx.invoked_subcommand:
-        pass_on_profile(ctx)
+        pass_on_options(ctx)
         return
     if old_api_port:
         warn_renamed("--face-port", "--api-port")

@@ -4,7 +4,14 @@ import time
 
 import click
 
-from kit.cli.options import echo_json, echo_rows, echo_table, json_option, profile_option
+from kit.cli.options import (
+    echo_json,
+    echo_rows,
+    echo_table,
+    json_option,
+    pass_on_options,
+    profile_option,
+)
 
 
 @click.group("envs")
@@ -15,14 +22,14 @@ def envs_group(ctx: click.Context, profile: str | None) -> None:
 
     \b
     Example:
-      kit envs --profile sandbox ls
+      kit envs ls --profile sandbox
     """
-    ctx.obj = profile
+    pass_on_options(ctx)
 
 
 @envs_group.command("ls")
+@profile_option
 @json_option
-@click.pass_obj
 def envs_ls(profile: str | None, as_json: bool) -> None:
     """List the environments on the site.
 
@@ -51,8 +58,8 @@ def envs_ls(profile: str | None, as_json: bool) -> None:
 
 @envs_group.command("rm")
 @click.argument("names", nargs=-1)
-@click.pass_obj
-def envs_rm(profile: str | None, names: tuple[str, ...]) -> None:
+@profile_option
+def envs_rm(names: tuple[str, ...], profile: str | None) -> None:
     """Remove environments from the site.
 
     Removes NAMES, or without names all that are neither published nor used by an unfinished
@@ -60,7 +67,7 @@ def envs_rm(profile: str | None, names: tuple[str, ...]) -> None:
 
     \b
     Example:
-      kit envs --profile sandbox rm 0123456789ab.6f1c2a30-58c4-4d8e-9b1f-2f6d1c0a7e55
+      kit envs rm 0123456789ab.6f1c2a30-58c4-4d8e-9b1f-2f6d1c0a7e55 --profile sandbox
     """
     from kit.cli.runs import open_site
     from kit.submitter import env

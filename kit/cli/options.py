@@ -46,27 +46,35 @@ def port_option(default: int, what: str, name: str = "--port") -> Decorator:
     )
 
 
-def pass_on_profile(ctx: click.Context) -> None:
-    """Pass `--profile` of a group on to its subcommand, and refuse what the subcommand ignores.
+def pass_on_options(ctx: click.Context) -> None:
+    """Pass the options of a group on to its subcommand, and refuse what the subcommand ignores.
 
-    Raises click.UsageError for an option of the group that was given before a subcommand which
-    does not use it.
+    An option such as `--profile` means the same before and after the subcommand. Raises
+    click.UsageError for an option of the group that was given before a subcommand which does not
+    have the same one.
     """
     name = ctx.invoked_subcommand or ""
     subcommand = (
         ctx.command.get_command(ctx, name) if isinstance(ctx.command, click.Group) else None
     )
-    accepted = {param.name for param in subcommand.params} if subcommand else set()
+    accepted = {_meaning(param) for param in subcommand.params} if subcommand else set()
+    passed = {}
     for param in ctx.command.params:
         key = param.name or ""
         if ctx.get_parameter_source(key) is not ParameterSource.COMMANDLINE:
             continue
-        if key != "profile" or key not in accepted:
+        if _meaning(param) not in accepted:
             text = (
                 f"{param.opts[0]} before {name!r} has no effect; see {ctx.command_path} {name} -h"
             )
             raise click.UsageError(text, ctx)
-        ctx.default_map = {name: {key: ctx.params[key]}}
+        passed[key] = ctx.params[key]
+    ctx.default_map = {name: passed}
+
+
+def _meaning(param: click.Parameter) -> tuple[str | None, str | None]:
+    """Return what two options have in common that are the same one."""
+    return param.name, getattr(param, "help", None)
 
 
 def echo_json(value: object) -> None:

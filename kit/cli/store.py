@@ -5,14 +5,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kit.cli.options import echo_json, echo_rows, echo_table, json_option, profile_option
+from kit.cli.options import (
+    Decorator,
+    echo_json,
+    echo_rows,
+    echo_table,
+    json_option,
+    pass_on_options,
+    profile_option,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kit.store import ObjectStore
 
-    Opener = Callable[[], ObjectStore]
+bucket_option: Decorator = click.option(
+    "--bucket", metavar="NAME", help="Bucket.  [default: the profile's pipeline bucket]"
+)
 
 
 @click.command("credentials")
@@ -47,7 +55,7 @@ def credentials_command(ctx: click.Context, profile: str | None, as_json: bool) 
 
 @click.group("store")
 @profile_option
-@click.option("--bucket", metavar="NAME", help="Bucket.  [default: the profile's pipeline bucket]")
+@bucket_option
 @click.pass_context
 def store_group(ctx: click.Context, profile: str | None, bucket: str | None) -> None:
     """List, upload and download objects.
@@ -56,25 +64,26 @@ def store_group(ctx: click.Context, profile: str | None, bucket: str | None) -> 
 
     \b
     Example:
-      kit store --profile sandbox ls runs/
+      kit store ls runs/ --profile sandbox
     """
+    pass_on_options(ctx)
 
-    def opened() -> "ObjectStore":
-        """Open the bucket; called by the commands, so that `-h` needs no login."""
-        from kit.base.settings import load
-        from kit.store import bucket_name, open_store
 
-        settings = load(profile)
-        return open_store(settings, bucket or bucket_name(settings, "pipeline"))
+def _open(profile: str | None, bucket: str | None) -> "ObjectStore":
+    """Open the bucket of a profile."""
+    from kit.base.settings import load
+    from kit.store import bucket_name, open_store
 
-    ctx.obj = opened
+    settings = load(profile)
+    return open_store(settings, bucket or bucket_name(settings, "pipeline"))
 
 
 @store_group.command("ls")
 @click.argument("prefix", default="")
+@profile_option
+@bucket_option
 @json_option
-@click.pass_obj
-def store_ls(opened: "Opener", prefix: str, as_json: bool) -> None:
+def store_ls(prefix: str, profile: str | None, bucket: str | None, as_json: bool) -> None:
     """List objects.
 
     Shows size, time of the last change (UTC) and key of each object whose key begins with
@@ -85,7 +94,7 @@ def store_ls(opened: "Opener", prefix: str, as_json: bool) -> None:
       kit store ls data/
     """
     echo_rows(
-        list(opened().list(prefix)),
+        list(_open(profile, bucket).list(prefix)),
         as_json,
         lambda row: {
             "bytes": f"{row.size:>13,}",
@@ -98,8 +107,9 @@ def store_ls(opened: "Opener", prefix: str, as_json: bool) -> None:
 @store_group.command("put")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("key", required=False)
-@click.pass_obj
-def store_put(opened: "Opener", file: Path, key: str | None) -> None:
+@profile_option
+@bucket_option
+def store_put(file: Path, key: str | None, profile: str | None, bucket: str | None) -> None:
     """Upload a file.
 
     Uploads FILE under KEY (default: the file's name). The bucket is created when it is missing.
@@ -111,15 +121,17 @@ def store_put(opened: "Opener", file: Path, key: str | None) -> None:
     from kit.store import progress_bar
 
     with progress_bar(file.name, file.stat().st_size) as progress:
-        info = opened().put(key or file.name, file, make_bucket=True, progress=progress)
+        store = _open(profile, bucket)
+        info = store.put(key or file.name, file, make_bucket=True, progress=progress)
     click.echo(f"{info.key}: {info.size:,} bytes, sha256 {info.sha256}")
 
 
 @store_group.command("get")
 @click.argument("key")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.pass_obj
-def store_get(opened: "Opener", key: str, file: Path) -> None:
+@profile_option
+@bucket_option
+def store_get(key: str, file: Path, profile: str | None, bucket: str | None) -> None:
     """Download an object to a file.
 
     Writes the object KEY to FILE, whole and checked or not at all. An existing regular file is
@@ -131,15 +143,17 @@ def store_get(opened: "Opener", key: str, file: Path) -> None:
     """
     from kit.store import progress_bar
 
-    with progress_bar(key, opened().stat(key).size) as progress:
-        info = opened().get_file(key, file, progress=progress)
+    store = _open(profile, bucket)
+    with progress_bar(key, store.stat(key).size) as progress:
+        info = store.get_file(key, file, progress=progress)
     click.echo(f"{file}: {info.size:,} bytes, sha256 {info.sha256}")
 
 
 @store_group.command("rm")
 @click.argument("keys", nargs=-1, required=True)
-@click.pass_obj
-def store_rm(opened: "Opener", keys: tuple[str, ...]) -> None:
+@profile_option
+@bucket_option
+def store_rm(keys: tuple[str, ...], profile: str | None, bucket: str | None) -> None:
     """Remove objects.
 
     Removes the objects KEYS. Removed objects cannot be restored.
@@ -148,6 +162,7 @@ def store_rm(opened: "Opener", keys: tuple[str, ...]) -> None:
     Example:
       kit store rm notes/README.md
     """
+    store = _open(profile, bucket)
     for key in keys:
-        opened().delete(key)
+        store.delete(key)
         click.echo(f"removed {key}")

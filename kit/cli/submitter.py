@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from kit.base.ports import SUBMITTER_PORT
-from kit.cli.options import listening_options, pass_on_profile, profile_option
+from kit.cli.options import listening_options, pass_on_options, profile_option
 
 
 @click.group("submitter", invoke_without_command=True)
@@ -28,7 +28,7 @@ def submitter_group(
       kit submitter --profile sandbox --once
     """
     if ctx.invoked_subcommand:
-        pass_on_profile(ctx)
+        pass_on_options(ctx)
         return
     from kit.submitter import loop
 

@@ -168,7 +168,13 @@ def _cancel_jobs(folder: Path, user: str, report: Report) -> None:
 
 
 @click.group()
-def group() -> None:
+@click.option(
+    "--profile",
+    type=click.Choice(PROFILES),
+    help="Site of exec, logs and status.  [default: sandbox]",
+)
+@click.pass_context
+def group(ctx: click.Context, profile: str | None) -> None:
     """Start and stop the local services.
 
     They are Allas, a Slurm site, a cloud VM, MLflow, Redis, Prometheus and the kit's own services,
@@ -178,6 +184,10 @@ def group() -> None:
     Example:
     kit sandbox up
     """
+    name = ctx.invoked_subcommand or ""
+    if profile and name not in ("exec", "logs", "status"):
+        raise click.UsageError(f"--profile before {name!r} has no effect", ctx)
+    ctx.default_map = {name: {"profile": profile}} if profile else {}
 
 
 @group.command("up")
