@@ -7,8 +7,9 @@
     def evaluate(ctx) -> dict[str, float]          # metrics by name; may write more files
 
 Optional: `figures(ctx)` returns pictures by title, drawn from the files that exist so far;
-`PRIMARY` names the metric of the tables; `GATES` are the least metrics of a model that is
-registered; `REQUIREMENTS` lists packages that the site's environment needs beside the kit's own;
+`PRIMARY` names the metric of the tables; `GATES` are the bounds of the metrics of a model that is
+registered: `{"score": 0.85, "loss": "<= 0.3"}` is at least 0.85 and at most 0.3;
+`REQUIREMENTS` lists packages that the site's environment needs beside the kit's own;
 `BUDGET` names the whole-number parameter that says how long it trains: a training with more of it
 resumes from the checkpoint of one with less, so that a sweep can stop the worse trials early;
 `DISTRIBUTED = True` says that `train` uses `ctx.prepare` and `ctx.order`, so that several workers
@@ -262,7 +263,7 @@ class Experiment:
 
     @property
     def gates(self) -> Thresholds:
-        """The least metrics of a model that is registered."""
+        """The bounds of the metrics of a model that is registered."""
         return Thresholds(getattr(self.module, "GATES", {}))
 
     @property

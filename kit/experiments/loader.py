@@ -241,5 +241,5 @@ def _check_options(tried: str, module: ModuleType) -> None:
     try:
         Thresholds(getattr(module, "GATES", {}))
     except (KitError, AttributeError, TypeError) as err:
-        step = "write GATES = {'name of a metric': 0.8}"
+        step = "write GATES = {'score': 0.8, 'loss': '<= 0.3'}: at least, at most"
         raise UsageError(tried, f"its GATES are not valid: {err}", step) from err

@@ -57,7 +57,7 @@ def start(
     *,
     experiment: str = DEFAULT,
     fresh: bool = False,
-    gates: Mapping[str, float] | None = None,
+    gates: Mapping[str, float | str] | None = None,
     strict: bool = False,
     runner: str = "",
     configured: bool = True,
@@ -67,11 +67,12 @@ def start(
     """Read settings and data and start a run of a target, or resume an interrupted one.
 
     `experiment` is the name of one, or the path of its file; `parameters` are its own. `gates` are
-    the least metrics of a model that is registered (None: the experiment's); `strict` fails the
-    run when one is missed. `runner` is where the pipeline runs
-    ("" for the profile's). For cloud-hpc: `configured` uses an environment that is on the site,
-    `workers` share the training, `tunnel` is reverse, none, or None for the profile's. Raises
-    UsageError for a wrong value, DataError for damaged data, Busy when the run is being executed.
+    the bounds of the metrics of a model that is registered, such as {"score": 0.8} or
+    {"loss": "<= 0.3"} (None: the experiment's); `strict` fails the run when one is missed.
+    `runner` is where the pipeline runs ("" for the profile's). For cloud-hpc: `configured` uses an
+    environment that is on the site, `workers` share the training, `tunnel` is reverse, none, or
+    None for the profile's. Raises UsageError for a wrong value, DataError for damaged data, Busy
+    when the run is being executed.
     """
     settings = open_target(profile, target, runner)
     wanted = load_experiment(experiment)

@@ -48,7 +48,7 @@ def start_sweep(
     at_once: int = 2,
     stop_early: bool = False,
     trial_limit_s: float = 0.0,
-    gates: Mapping[str, float] | None = None,
+    gates: Mapping[str, float | str] | None = None,
     strict: bool = False,
     configured: bool = True,
     fresh: bool = False,

@@ -20,7 +20,7 @@ from kit.base import (
     write_bytes,
 )
 from kit.base.settings import Settings
-from kit.experiments import Experiment, Thresholds, load_experiment
+from kit.experiments import Experiment, Thresholds, load_experiment, upper_bound
 from kit.runs.cells import CellProgress, cell_headings, usual_seconds
 from kit.runs.history import TARGETS
 
@@ -46,9 +46,9 @@ def fill(notebook: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values` as the notebook's parameters cell has them.
 
     Another experiment than the notebook's brings its own parameters and gates. A parameter of the
-    experiment goes into the dictionary `parameters`, `min_<metric>` into the
-    dictionary `gates`. Raises UsageError for an unknown name, which papermill would add without
-    a word, and for a value that is not possible.
+    experiment goes into the dictionary `parameters`, `min_<metric>` or, where the gate is an upper
+    bound, `max_<metric>` into the dictionary `gates`. Raises UsageError for an unknown name, which
+    papermill would add without a word, and for a value that is not possible.
     """
     defaults = _defaults(notebook)
     filled: dict[str, Any] = {}
@@ -59,19 +59,20 @@ def fill(notebook: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         defaults |= filled
         values = {name: value for name, value in values.items() if name != "experiment"}
     fields = experiment.parameters.model_fields if experiment else {}
+    gates = _gate_names(defaults.get("gates", {}))
     for name, value in values.items():
-        metric = name.removeprefix("min_")
         if name in defaults:
             _check_type(notebook, name, value, defaults[name])
             filled[name] = value
         elif "parameters" in defaults and name in fields:
             filled.setdefault("parameters", dict(defaults["parameters"]))[name] = value
-        elif metric != name and metric in defaults.get("gates", {}):
-            filled.setdefault("gates", dict(defaults["gates"]))[metric] = value
+        elif name in gates:
+            metric, bound = gates[name], upper_bound(value) if name.startswith("max_") else value
+            filled.setdefault("gates", dict(defaults["gates"]))[metric] = bound
         else:
             raise UsageError(
                 f"notebook {notebook.stem} has no parameter {name!r}",
-                next_step=f"it has: {', '.join(_names(defaults, fields))}",
+                next_step=f"it has: {', '.join(_names(defaults, fields, gates))}",
             )
     if "parameters" in filled and experiment:
         filled["parameters"] = experiment.parameters(**filled["parameters"]).model_dump()
@@ -87,10 +88,18 @@ def _experiment(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> Exper
     return load_experiment(str(values.get("experiment", defaults["experiment"])))
 
 
-def _names(defaults: Mapping[str, Any], fields: Iterable[str]) -> list[str]:
+def _gate_names(gates: Mapping[str, float | str]) -> dict[str, str]:
+    """Return the metric of each name that sets a gate: `min_score`, or `max_loss`."""
+    return {
+        f"{'max' if isinstance(bound, str) else 'min'}_{metric}": metric
+        for metric, bound in gates.items()
+    }
+
+
+def _names(defaults: Mapping[str, Any], fields: Iterable[str], gates: Iterable[str]) -> list[str]:
     """List the names that `-p` takes."""
     names = [name for name in defaults if name not in ("parameters", "gates")]
-    return [*names, *fields, *(f"min_{metric}" for metric in defaults.get("gates", {}))]
+    return [*names, *fields, *gates]
 
 
 def _check_type(notebook: Path, name: str, value: Any, default: Any) -> None:

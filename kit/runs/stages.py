@@ -138,7 +138,7 @@ def evaluate(
     run_id: str,
     bucket: str,
     trained: str,
-    gates: Mapping[str, float],
+    gates: Mapping[str, float | str],
     strict: bool = False,
     commit: str = "",
     mlflow_url: str = "",
@@ -147,7 +147,7 @@ def evaluate(
     """Judge the model of the record with hash `trained`; return this record's hash and metrics.
 
     The model of a cloud-hpc run was measured on the site, another one is measured here. `gates`
-    are the least values by metric; other gates judge again without another training. Raises
+    are the bounds by metric; other gates judge again without another training. Raises
     GatesNotPassed with `strict`, after everything is recorded.
     """
     stage = HPC_EVALUATE if run_id.startswith("cloud-hpc-") else EVALUATE

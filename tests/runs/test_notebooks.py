@@ -13,6 +13,7 @@ import nbformat
 import pytest
 from filelock import FileLock
 from idx_files import small_data_dir
+from own_experiments import GOOD, write
 
 from kit.base import ROOT, DataError, KitError, UsageError, read_history, read_json
 from kit.base.settings import load
@@ -92,6 +93,17 @@ def test_values_fill_the_dictionaries_of_the_parameters_cell():
     assert filled["parameters"] == Parameters(epochs=1).model_dump()
     assert filled["gates"] == {"accuracy": 0.8, "precision": 0.8, "recall": 0.1}
     assert filled["strict"] is True
+
+
+def test_an_upper_bound_is_set_by_its_own_name(tmp_path):
+    own = write(tmp_path, GOOD + 'GATES = {"accuracy": 0.8, "loss": "<= 0.3"}\n')
+    cloud = notebooks.NOTEBOOKS / "cloud.ipynb"
+    filled = notebooks.fill(cloud, {"experiment": str(own), "max_loss": 0.25})
+    assert filled["gates"] == {"accuracy": 0.8, "loss": "<= 0.25"}
+    with pytest.raises(UsageError, match="max_loss"):
+        notebooks.fill(cloud, {"experiment": str(own), "min_loss": 0.25})
+    with pytest.raises(UsageError, match="the gate of loss is '<= low'"):
+        notebooks.fill(cloud, {"experiment": str(own), "max_loss": "low"})
 
 
 @pytest.mark.parametrize("tags", [[], ["other"]])

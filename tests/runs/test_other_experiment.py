@@ -48,6 +48,8 @@ def evaluated(site, tmp_path, gates):
     [
         ({"cross_entropy": 0.01}, []),
         ({"cross_entropy": 50.0}, ["cross_entropy"]),
+        ({"cross_entropy": "<= 50"}, []),
+        ({"cross_entropy": "<= 0.01"}, ["cross_entropy"]),
         ({"accuracy": 0.1, "recall": 0.5}, ["recall was not measured"]),
     ],
 )
