@@ -52,7 +52,9 @@ def connect(uri: str, env_file: Path | None = None) -> Iterator[Any]:
             warnings.simplefilter("ignore")  # tqdm 4.70 misses ipywidgets, not needed here
             from mlflow import MlflowClient  # here: it takes a second
 
-        with _quiet("mlflow", "alembic"), kit_errors(uri, env_file):
+        # its store logs the traceback of what it raises, and the kit reports that in a sentence
+        silent = _quiet("mlflow.store.db.utils", level=logging.CRITICAL)
+        with _quiet("mlflow", "alembic"), silent, kit_errors(uri, env_file):
             yield MlflowClient(uri, uri)
 
 
@@ -279,7 +281,7 @@ def _check_health(uri: str, verify: str | bool) -> None:
 
 def _away(uri: str, got: str) -> Unreachable:
     if not uri.startswith("http"):
-        step = "close what has it open, make room and its folder writable, then `kit sync`"
+        step = "close what has it open, make room, make it and its folder writable, then `kit sync`"
         return Unreachable(f"MLflow's database {uri} cannot be used", got, step)
     return Unreachable(f"MLflow at {uri} does not answer", got, "try `kit sync` when it is back")
 
@@ -310,14 +312,14 @@ def _set(values: Mapping[str, str | None]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Limit the named loggers to warnings (a first start logs every migration)."""
+def _quiet(*names: str, level: int = logging.WARNING) -> Iterator[None]:
+    """Limit the named loggers to a level (a first start logs every migration)."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(level)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)

@@ -40,6 +40,7 @@ from kit.tracking import (
     units_log,
 )
 
+HERE = Path(__file__).parent
 START_MS = 1_700_000_000_000
 RUN = "cloud-0123456789ab-1"
 
@@ -301,6 +302,43 @@ def test_a_file_that_is_not_a_database_is_named(tmp_path: Path, site: Settings) 
     assert "mlflow.db" in logged.reason
     assert "cannot be used" in logged.reason
     assert "does not answer" not in logged.reason
+
+
+# Log run `a_run(FILES)` to the results folder as a user whom the modes of files bind, root too.
+LOG_IT = """
+import sys
+from pathlib import Path
+import test_delivery as tests
+logged = tests.log_run(tests.site_of(Path(sys.argv[1])), tests.a_run(Path(sys.argv[2])))
+print(logged.state, logged.sentence(), logged.reason, sep="\\n")
+"""
+BOUND = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlflow.db", "."])
+def test_a_database_of_another_user_of_the_group_delays_the_run(
+    tmp_path: Path, site: Settings, name: str
+) -> None:
+    run, victim = a_run(tmp_path / "files"), site.profile_dir / name
+    for made in (folder_of(site), site.profile_dir / "mlflow-artifacts"):
+        made.mkdir(parents=True)
+    (site.profile_dir / ".mlflow.lock").touch()
+    victim.chmod(victim.stat().st_mode & ~0o222)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    argv = [*BOUND, sys.executable, "-c", LOG_IT, site.results_dir, tmp_path / "files"]
+    try:
+        done = subprocess.run(argv, env=environ, capture_output=True, text=True)
+    finally:
+        victim.chmod(victim.stat().st_mode | 0o200)
+    assert (done.returncode, done.stderr) == (0, "")
+    state, sentence, *reason = done.stdout.splitlines()
+    assert state == "waiting"
+    assert "mlflow.db cannot be used" in sentence
+    assert sentence.endswith("send it with `kit sync`")
+    assert "make it and its folder writable" in reason[-1]
+    assert states(site) == ["logged"]
+    assert content(site) == expected(run)
 
 
 def test_a_missing_file_of_the_run_is_named(tmp_path: Path, site: Settings) -> None:
