@@ -246,17 +246,21 @@ def test_a_full_disk_does_not_hide_what_the_notebook_itself_reported(tmp_path, m
 
 
 @pytest.mark.slow
-def test_two_runs_at_once_in_one_folder_both_end_well(environ, tmp_path):
+def test_four_runs_at_once_in_one_folder_all_end_well(environ, tmp_path):
     folder = tmp_path / "work"
     folder.mkdir()
-    argv = [sys.executable, "-m", "kit", "run", "local", "-p", "epochs"]
+    argv = [sys.executable, "-m", "kit", "run", "local", "-p"]
+    options = [["epochs", "1"], *(["experiment=digits", "-p", f"alpha={n}"] for n in (1, 2, 3))]
     runs = [
-        subprocess.Popen([*argv, number], cwd=folder, env=environ, stderr=subprocess.PIPE)
-        for number in ("1", "2")
+        subprocess.Popen([*argv, *option], cwd=folder, env=environ, stderr=subprocess.PIPE)
+        for option in options
     ]
     ended = [(run.communicate(timeout=280)[1].decode()[-2000:], run.returncode) for run in runs]
-    assert [code for _, code in ended] == [0, 0], ended
+    assert [code for _, code in ended] == [0] * 4, ended
     assert list(folder.iterdir()) == []
+    lines, notes = read_history(tmp_path / "results/sandbox/history.jsonl")
+    assert (len({line["run"] for line in lines}), notes) == (4, [])
+    assert {line["tracking"]["state"] for line in lines} == {"logged"}
 
 
 @pytest.mark.slow
