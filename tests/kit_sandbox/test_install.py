@@ -99,3 +99,15 @@ def test_nothing_but_pytorch_is_taken_from_its_own_index(listed):
     torch, rest = install._torch_calls(listed, "https://example.org/cpu")
     assert torch == ["--no-deps", "--index-url", "https://example.org/cpu", "torch"]
     assert rest == ["--no-deps", "numpy", "sympy"]
+
+
+def test_tests_and_headers_of_pytorch_are_removed_and_what_jobs_need_stays(tmp_path):
+    stay = ["torch/__init__.py", "torch/bin/torch_shm_manager", "torch/testing/__init__.py"]
+    go = ["torch/test/a", "torch/include/ATen/a.h", "torch/bin/test_api", "torch/bin/protoc"]
+    go += ["numpy/_core/tests/a.py", "torch/bin/TCPStoreTest"]
+    for name in (*stay, *go):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    install._remove_unused(tmp_path)
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == sorted(stay)

@@ -20,31 +20,12 @@ from kit_sandbox import roots
 from kit.base import ROOT, DataError, KitError, UsageError
 
 # What a root needs to be entered, and what its last step copies from.
-FEW = [
-    "base-files",
-    "base-passwd",
-    "bash",
-    "ca-certificates",
-    "coreutils",
-    "dash",
-    "findutils",
-    "gcc-12-base",
-    "grep",
-    "hostname",
-    "libacl1",
-    "libattr1",
-    "libc-bin",
-    "libc6",
-    "libcap-ng0",
-    "libgcc-s1",
-    "libgmp10",
-    "libpcre2-8-0",
-    "libselinux1",
-    "libssl3",
-    "libtinfo6",
-    "sed",
-    "util-linux",
-]
+NAMES = """
+base-files base-passwd bash ca-certificates coreutils dash findutils gcc-12-base grep hostname
+libacl1 libattr1 libc-bin libc6 libcap-ng0 libgcc-s1 libgmp10 libpcre2-8-0 libselinux1 libssl3
+libtinfo6 sed util-linux
+"""
+FEW = NAMES.split()
 MAKE = """\
 import sys
 from pathlib import Path
@@ -373,6 +354,23 @@ def test_ordinary_user_without_any_rights_makes_and_enters_a_root(source, kept, 
     done = subprocess.run(argv, capture_output=True, text=True, cwd=short_folder / "source")
     assert done.stderr == ""
     assert done.stdout.split() == ["login", "hpcuser", "CapEff:", "0" * 16]
+
+
+@pytest.mark.slow
+def test_what_nothing_of_the_sandbox_reads_is_not_unpacked(kept, tmp_path):
+    stay = ["usr/bin/mariadb-install-db", "usr/bin/mariadb-admin", "usr/bin/ceph-osd"]
+    go = ["usr/share/javascript/moment.js", "usr/share/doc/a", "usr/bin/ceph-objectstore-tool"]
+    go += ["usr/bin/mariadb-dump", "usr/bin/myisampack", "usr/bin/cephfs-data-scan"]
+    control = tmp_path / "deb" / "DEBIAN" / "control"
+    for name in (*stay, *go, "DEBIAN/control"):
+        (tmp_path / "deb" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "deb" / name).touch()
+    control.write_text("Package: a\nVersion: 1\nArchitecture: all\nMaintainer: a\nDescription: a\n")
+    subprocess.run(["dpkg-deb", "--build", "deb", "a.deb"], cwd=tmp_path, check=True)
+    packages = [tmp_path / "a.deb", *(kept / "packages").glob("*.deb")]
+    argv = [roots.SOURCE / "roots" / "unpack.sh", tmp_path / "root", os.getuid(), os.getgid()]
+    subprocess.run([str(word) for word in (*argv, *packages)], check=True)
+    assert [name for name in (*stay, *go) if (tmp_path / "root" / name).exists()] == stay
 
 
 @pytest.fixture

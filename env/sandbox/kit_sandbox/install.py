@@ -48,6 +48,7 @@ def _install_python(cache: Path, root: Path, report: Report) -> None:
         words += ["-c", str(ROOT / "requirements.lock")]
         for more in _torch_calls(torch, os.environ.get("TORCH_INDEX", "")):
             _call([*pip, *words, *more])
+        _remove_unused(target)
         target.chmod(0o755)
         _complete(target, torch)
 
@@ -64,6 +65,16 @@ def _torch_calls(packages: Path, index: str) -> list[list[str]]:
     lines = packages.read_text().splitlines()
     rest = [line for line in lines if line and line[0] != "#" and line != "torch"]
     return [["--no-deps", "--index-url", index, "torch"], ["--no-deps", *rest]]
+
+
+def _remove_unused(target: Path) -> None:
+    """Remove what jobs do not read, a third of PyTorch: its tests, headers and compilers."""
+    tests = [path for name in ("test", "tests") for path in target.rglob(name) if path.is_dir()]
+    for folder in (*tests, target / "torch" / "include"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for pattern in ("test_*", "*Test", "protoc*"):
+        for program in (target / "torch" / "bin").glob(pattern):
+            program.unlink()
 
 
 def _is_stale(target: Path, source: Path) -> bool:
