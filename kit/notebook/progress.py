@@ -58,8 +58,12 @@ class NotebookLine:
         """Do nothing: `write` shows at once."""
 
 
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython.get_ipython() if ipython else None, "kernel")
+
+
 def _screen() -> Any:
     """Return the stream for a bar: the cell's output in a notebook, else stderr."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return NotebookLine() if hasattr(shell, "kernel") else sys.stderr
+    return NotebookLine() if in_notebook() else sys.stderr

@@ -4,6 +4,7 @@ It is a run like any other, with one request, one job and one result: that of it
 trials are beside it.
 """
 
+import contextlib
 import json
 import statistics
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import kit
 from kit import tracking
-from kit.base import Json, UsageError, append_history, read_history
+from kit.base import Json, KitError, UsageError, append_history, read_history
 from kit.billing import bill_of_run, sacct_of, usages
 from kit.billing.rates import slurm_kinds
 from kit.billing.shares import shares
@@ -22,7 +23,6 @@ from kit.notebook.opening import open_target, refuse_workers, stored_run
 from kit.notebook.results import Options
 from kit.notebook.run import Run
 from kit.notebook.show import Table, Text
-from kit.runs.follow import training_sentence
 from kit.runs.history import results_lock
 from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest, write_request
 from kit.slurm import planned_resources
@@ -170,7 +170,7 @@ class SweepRun(Run):
         return statistics.median(found) if found else None
 
     def run_trials(self) -> str:
-        """Run all trials that have no result yet; the text below the cell shows how far it is."""
+        """Run all trials that have no result yet; the last ones are shown below the cell."""
         if self.run.target == "local":
             self._run_here()
         else:
@@ -186,10 +186,10 @@ class SweepRun(Run):
         )
 
     def _run_here(self) -> None:
-        from kit.notebook.progress import NotebookLine
+        from kit.notebook.live_trials import LiveTrials
         from kit.sweeps.here import ProcessSlots
 
-        line, folder = NotebookLine(), self.run.folder
+        folder = self.run.folder
         slots = ProcessSlots(self.experiment, self.data.folder, self.options.workers)
         with self.run.timeline.span("training"):
             self.rows = run_sweep(
@@ -198,12 +198,29 @@ class SweepRun(Run):
                 self.trials,
                 folder,
                 slots,
-                lambda progress: line.write(training_sentence(progress)),
+                LiveTrials().show,
             )
         best = publish_best(folder, self.rows, self.experiment.primary)
         self.trained, self.metrics = Trained(*training_of(self.rows), 0), best["metrics"]
         losses = json.loads((folder / "losses.json").read_text(encoding="utf-8"))
         self.context.losses = [(int(step), float(loss)) for step, loss in losses]
+
+    def _execute(self, arguments: Mapping[str, Any], note: Any) -> str:
+        """Run the pipeline, with the last trials below its picture."""
+        from kit.notebook.live_trials import LiveTrials
+
+        live = LiveTrials()
+
+        def note_and_trials(states: Any) -> Any:
+            """Show the trials that the site has reported, and return the note."""
+            text = note(states)
+            if text:
+                with contextlib.suppress(KitError):  # the note says so
+                    progress = self.requests.read(self.run.id, "progress") or {}
+                    live.show(progress.get("training") or {})
+            return text
+
+        return super()._execute(arguments, note_and_trials)
 
     @property
     def _rows(self) -> list[Json]:

@@ -4,6 +4,7 @@ Runs on the job's first node with the environment's Python; reads `KIT_TASK`. A 
 described in `failure.json` and by an exit code of `names`.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -24,6 +25,7 @@ from kit.onsite.names import (
     MANIFEST,
     NODE_LOST,
     NOT_WRITABLE,
+    PROGRESS,
     RAY_NOT_STARTED,
     RESULTS,
     TIMES,
@@ -31,6 +33,7 @@ from kit.onsite.names import (
 )
 from kit.onsite.ray_cluster import Cluster, RayFailed, node_names, say, tail
 from kit.sweeps import TRIALS
+from kit.sweeps.live import ended_lines
 
 DRIVER_FAILED = "the driver failed"
 POLL_INTERVAL_S = 0.3
@@ -48,7 +51,7 @@ def drive(cluster: Cluster, attempt_id: str, name: str) -> Json:
     entrypoint = shlex.join([sys.executable, "-m", "kit.onsite.driver"])
     client.submit_job(entrypoint=entrypoint, submission_id=attempt_id)
     say("the driver is submitted")
-    info, misses = client.get_job_info(attempt_id), 0
+    info, misses, reported = client.get_job_info(attempt_id), 0, set[str]()
     while not info.status.is_terminal():
         cluster.check()
         time.sleep(POLL_INTERVAL_S)
@@ -58,6 +61,7 @@ def drive(cluster: Cluster, attempt_id: str, name: str) -> Json:
             misses += 1
             if misses > MAX_MISSES:
                 raise RayFailed(NODE_LOST, "Ray's head does not answer", str(err)) from err
+        report_trials(cluster.folder / PROGRESS, reported)
     (cluster.folder / DRIVER_LOG).write_text(client.get_job_logs(attempt_id), encoding="utf-8")
     code = info.driver_exit_code
     say(f"the driver ended: {info.status}, exit code {code}")
@@ -67,6 +71,18 @@ def drive(cluster: Cluster, attempt_id: str, name: str) -> Json:
             raise RayFailed(code, DRIVER_FAILED, got)
         raise RayFailed(KILLED, f"the driver was killed: its exit code is {code}", got)
     return time_record(name, info.start_time / 1000, info.end_time / 1000)
+
+
+def report_trials(progress: Path, reported: set[str]) -> None:
+    """Write a line to the job's log for each of a sweep's last trials that is not `reported` yet.
+
+    A training has none, and a progress of another shape is left out: it is for display only.
+    """
+    with contextlib.suppress(KitError, AttributeError, KeyError, TypeError, ValueError):
+        for line in ended_lines(read_json(progress)):
+            if line not in reported:
+                say(line)
+                reported.add(line)
 
 
 def run_job(task: Json, folder: Path, start: float) -> None:

@@ -1,6 +1,7 @@
 """The progress of a notebook that runs: section, cell, time so far and the time it usually takes.
 
-On a terminal it is one line that is rewritten each second, elsewhere a line for each section.
+On a terminal it is one line that is rewritten each second, elsewhere a line for each section. What
+the cell shows while it runs (`LIVE`) is above it.
 """
 
 import shutil
@@ -18,6 +19,10 @@ from kit.base.settings import Settings
 EARLIER_RUNS = 5  # the newest ones, whose median is shown
 REDRAW_INTERVAL_S = 1.0
 CLEAR_LINE = "\r\x1b[2K"
+LINE_ABOVE = "\x1b[1A"
+# In the metadata of a cell's output: the terminal shows its text too, above the line. The value is
+# a list of lines, each of which is written once where nothing can be rewritten.
+LIVE = "kit-live"
 
 
 def cell_headings(cells: Iterable[Json]) -> dict[str, str]:
@@ -79,13 +84,14 @@ class CellProgress:
         self._numbers = {cell_id: number for number, cell_id in enumerate(titles, start=1)}
         self._begin = clock()
         self._number, self._title = 0, ""
+        self._cell: Json = {}
+        self._drawn_lines, self._written = 1, set[str]()
         self._lock, self._ended = threading.RLock(), threading.Event()
         self._rewrites = screen.isatty()
 
     def __enter__(self) -> Self:
         self._begin = self._clock()
-        if self._rewrites:
-            threading.Thread(target=self._redraw, daemon=True).start()
+        threading.Thread(target=self._redraw, daemon=True).start()
         return self
 
     def __exit__(
@@ -94,14 +100,18 @@ class CellProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._ended.set()
-        self.clear()
+        with self._lock:
+            self._write_live()
+            self._ended.set()
+            self.clear()
 
     def start_cell(self, cell: Json, cell_index: int) -> None:
         """Show that a cell begins; the one that papermill adds belongs to the cell before it."""
         if cell["id"] not in self._numbers:
             return
         with self._lock:
+            self._write_live()
+            self._cell = cell
             new = self._titles[cell["id"]] != self._title or self._number == 0
             self._number, self._title = self._numbers[cell["id"]], self._titles[cell["id"]]
             if self._rewrites:
@@ -121,23 +131,50 @@ class CellProgress:
         """Remove the line from a terminal, so that other text can be written there."""
         if self._rewrites:
             with self._lock:
-                self._screen.write(CLEAR_LINE)
+                self._screen.write(self._erase())
                 self._screen.flush()
 
     def around(self, stream: TextIO) -> "Stream":
         """Return a stream for the notebook's own output, which takes the place of the line."""
         return Stream(stream, self.clear)
 
+    def _erase(self) -> str:
+        """Return what removes the lines that are shown, and leaves the cursor at the first."""
+        above, self._drawn_lines = self._drawn_lines - 1, 1
+        return CLEAR_LINE + (LINE_ABOVE + CLEAR_LINE) * above
+
     def _draw(self) -> None:
         with self._lock:
             if self._number and not self._ended.is_set():
                 columns = shutil.get_terminal_size().columns
-                self._screen.write(CLEAR_LINE + self.line()[: columns - 1])
+                lines = [*self._live()[0].splitlines(), self.line()]
+                text = "\n".join(line[: columns - 1] for line in lines)
+                self._screen.write(self._erase() + text)
                 self._screen.flush()
+                self._drawn_lines = len(lines)
+
+    def _write_live(self) -> None:
+        """Write the lines of the live output that are new, where nothing can be rewritten."""
+        if self._rewrites:
+            return
+        new = [line for line in self._live()[1] if line not in self._written]
+        self._written.update(new)
+        self._screen.write("".join(f"{line}\n" for line in new))
+        self._screen.flush()
+
+    def _live(self) -> tuple[str, list[str]]:
+        """Return the text of the running cell's live output and its lines; empty without one."""
+        for output in self._cell.get("outputs", []):
+            if (lines := output.get("metadata", {}).get(LIVE)) is not None:
+                return output["data"]["text/plain"], lines
+        return "", []
 
     def _redraw(self) -> None:
         while not self._ended.wait(REDRAW_INTERVAL_S):
-            self._draw()
+            if self._rewrites:
+                self._draw()
+            with self._lock:
+                self._write_live()
 
 
 class Stream:

@@ -26,6 +26,7 @@ from kit.base import (
     write_json,
 )
 from kit.experiments import Context, Experiment, running
+from kit.sweeps.live import last_trials
 from kit.sweeps.space import Sweep, Trial, named
 
 TRIALS = "trials.json"  # the table of all trials, beside the results of the best one
@@ -201,14 +202,18 @@ def stored_results(earlier: Sequence[Path], folder: Path) -> None:
                     path.unlink()
 
 
-def progress_of(rows: Sequence[Json], running: int, primary: str) -> Json:
-    """Return the progress of a sweep: counts, and the best trial so far in words."""
+def progress_of(rows: Sequence[Json], begun: Mapping[str, float], primary: str) -> Json:
+    """Return the progress of a sweep: counts, the best trial so far in words, the last trials.
+
+    `begun` says since when a trial runs.
+    """
     ended = [row for row in rows if row["state"] != MISSING]
     done = [row for row in ended if row["metrics"]]
     best = max(done, key=lambda row: row["metrics"][primary], default=None)
     words = f"{primary} {best['metrics'][primary]:.4f}: {named(best['values'])}" if best else ""
     failed = sum(row["state"] == FAILED for row in rows)
-    counts = {"done": len(ended) - failed, "failed": failed, "running": running, "best": words}
+    counts = {"done": len(ended) - failed, "failed": failed, "running": len(begun), "best": words}
+    counts |= {"primary": primary, "last": last_trials(rows, begun, time.time(), primary)}
     return {"step": len(ended), "steps": len(rows), "trials": counts}
 
 
@@ -277,7 +282,7 @@ class _Work:
             return
         self.shown_at = time.monotonic()
         rows = table_of(self.experiment, self.sweep, self.trials, self.folder.parent)
-        self.show(progress_of(rows, len(self.begun), self.experiment.primary))
+        self.show(progress_of(rows, self.begun, self.experiment.primary))
 
 
 def _rung(number: int) -> str:

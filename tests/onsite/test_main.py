@@ -74,3 +74,18 @@ def test_documentation_lists_every_exit_code():
         r"^\| (\d+) \| job \|", page.read_text(encoding="utf-8"), flags=re.MULTILINE
     )
     assert {int(code) for code in listed} == {0, *EXIT_MEANINGS, *slurm.EXIT_MEANINGS}
+
+
+def test_each_trial_of_a_sweep_that_has_ended_is_a_line_of_the_log(tmp_path, capsys):
+    progress, reported = tmp_path / "progress.json", set()
+    fields = {"values": "seed 1", "metric": 0.5, "why": "", "seconds": 1.0}
+    rows = [{"number": n, "state": s, **fields} for n, s in ((1, "done"), (2, "running"))]
+    trials = {"primary": "accuracy", "last": rows}
+    damaged = (b"", b"[]", b'{"trials": 1}', b'{"step": 1, "steps": 2, "loss": 0.1}')
+    whole = json.dumps({"steps": 2, "trials": trials}).encode()
+    main.report_trials(progress, reported)  # there is none yet
+    for content in (*damaged, whole, whole):
+        progress.write_bytes(content)
+        main.report_trials(progress, reported)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith(" trial 1 of 2, seed 1: done, accuracy 0.5000, 1.0 s")

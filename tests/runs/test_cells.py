@@ -83,6 +83,46 @@ def test_the_notebooks_own_output_takes_the_place_of_the_line(monkeypatch):
         assert screen.getvalue().endswith(f"0:00{cells.CLEAR_LINE}a warning\n")
 
 
+def live(text, *lines):
+    """A cell with an output that the terminal shows too, beside one that it does not."""
+    plain = {"data": {"text/plain": "no"}, "metadata": {}}
+    shown = {"data": {"text/plain": text}, "metadata": {cells.LIVE: list(lines)}}
+    return {"id": "c1", "outputs": [{"output_type": "stream", "text": "no"}, plain, shown]}
+
+
+def test_live_output_is_above_the_line_and_both_are_rewritten(monkeypatch):
+    monkeypatch.setattr(cells, "REDRAW_INTERVAL_S", 60)
+    screen, cell = Terminal(), live("one\ntwo")
+    with CellProgress("local", TITLES, None, screen, lambda: 0.0) as progress:
+        progress.start_cell(cell, 0)
+        cell["outputs"][2]["data"]["text/plain"] = "three"
+        progress._draw()
+    first, second = "one\ntwo\nlocal: cell 1", "three\nlocal: cell 1"
+    above = cells.LINE_ABOVE + cells.CLEAR_LINE
+    line = " of 3, Title, 0:00" + cells.CLEAR_LINE
+    shown = f"{cells.CLEAR_LINE}{first}{line}{above * 2}{second}{line}{above}"
+    assert screen.getvalue() == shown
+
+
+def test_without_a_terminal_each_live_line_is_written_once(monkeypatch):
+    monkeypatch.setattr(cells, "REDRAW_INTERVAL_S", 60)
+    screen, cell = io.StringIO(), live("table", "trial 1")
+    with CellProgress("local", TITLES, None, screen, lambda: 0.0) as progress:
+        progress.start_cell(cell, 0)
+        progress._write_live()
+        cell["outputs"][2]["metadata"][cells.LIVE] = ["trial 1", "trial 2"]
+        progress.start_cell({"id": "c2"}, 1)
+        progress.start_cell(live("table", "trial 3"), 2)
+    assert screen.getvalue().splitlines() == [
+        "local: cell 1 of 3, Title, 0:00",
+        "trial 1",
+        "trial 2",
+        "local: cell 2 of 3, Training, 0:00",
+        "local: cell 1 of 3, Title, 0:00",
+        "trial 3",
+    ]
+
+
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))

@@ -217,5 +217,5 @@ def test_the_best_trials_files_become_those_of_the_run(tmp_path):
 def test_progress_before_any_trial_has_ended(tmp_path):
     sweep, trials = sweep_of({"seed": "1..3"})
     rows = table_of(DIGITS, sweep, trials, tmp_path)
-    assert progress_of(rows, 2, "accuracy")["trials"]["best"] == ""
+    assert progress_of(rows, {}, "accuracy")["trials"]["best"] == ""
     assert {row["state"] for row in rows} == {"not run"}
