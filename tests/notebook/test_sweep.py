@@ -1,6 +1,9 @@
 """The steps of the notebook `sweep` on this machine: plan, trials, comparison, records."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -80,6 +83,45 @@ def test_an_interrupted_sweep_resumes_and_adds_each_line_once(environ):
     second.finish()
     second._add_lines()
     assert len(read_history(environ / "laptop/trials.jsonl")[0]) == 4
+
+
+def swept(folder, *seeds, log):
+    """Start `kit sweep` with results in a folder; one sweep for each text of seeds."""
+    argv = [sys.executable, "-m", "kit", "sweep", "local", "--profile", "laptop"]
+    argv += ["--experiment", "digits", "-p", "epochs", "3", "-p", "seed"]
+    environ = {**os.environ, "KIT_RESULTS_DIR": str(folder)}
+    with log.open("w") as file:
+        return [
+            subprocess.Popen([*argv, text], env=environ, stdout=file, stderr=file) for text in seeds
+        ]
+
+
+@pytest.mark.slow
+def test_two_sweeps_in_one_folder_at_once_have_all_lines_each_once(tmp_path):
+    results, log = tmp_path / "results", tmp_path / "log"
+    children = swept(results, "1..3", "4..6", log=log)
+    assert [child.wait() for child in children] == [0, 0], log.read_text()
+    lines = read_history(results / "laptop/history.jsonl")[0]
+    assert [line["sweep"]["done"] for line in lines] == [3, 3]
+    trials = read_history(results / "laptop/trials.jsonl")[0]
+    assert sorted(row["values"]["seed"] for row in trials) == [1, 2, 3, 4, 5, 6]
+    for line in lines:
+        own = {row["values"]["seed"] for row in trials if row["run"] == line["run"]}
+        assert own in ({1, 2, 3}, {4, 5, 6})
+        assert line["sweep"]["best"]["seed"] in own
+    shown = log.read_text()
+    assert all(f"of 3, seed {seed}: done, accuracy 0." in shown for seed in range(1, 7))
+
+
+@pytest.mark.slow
+def test_the_same_sweep_started_twice_at_once_is_one(tmp_path):
+    results, log = tmp_path / "results", tmp_path / "log"
+    codes = [child.wait() for child in swept(results, "1..4", "1..4", log=log)]
+    assert sorted(codes) != [1, 1], log.read_text()
+    if 1 in codes:  # the other one may have ended before this one looked
+        assert "is being executed by another process" in log.read_text()
+    trials = read_history(results / "laptop/trials.jsonl")[0]
+    assert sorted(row["values"]["seed"] for row in trials) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
