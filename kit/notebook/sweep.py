@@ -201,6 +201,8 @@ class SweepRun(Run):
                 LiveTrials().show,
             )
         best = publish_best(folder, self.rows, self.experiment.primary)
+        trained_with = {**self.parameters.model_dump(), **best["values"]}
+        self.context.parameters = self.experiment.parameters(**trained_with)
         self.trained, self.metrics = Trained(*training_of(self.rows), 0), best["metrics"]
         losses = json.loads((folder / "losses.json").read_text(encoding="utf-8"))
         self.context.losses = [(int(step), float(loss)) for step, loss in losses]

@@ -52,6 +52,7 @@ def _publish(
         "host": host_facts() | {"node": os.environ.get("SLURMD_NODENAME", "")},
         "versions": dict(versions()),
         "trials": sum(row["state"] == DONE for row in rows),
+        "best": best["values"],
     }
     write_json(folder / TIMES, times)
 

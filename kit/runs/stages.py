@@ -317,7 +317,7 @@ def _train_on_site(stage: Stage, request: RunRequest, bucket: str, follow_timeou
         "objects": result["files"],
         "data": {"hash": request.data_hash} | {n: about.get(n, "") for n in ("source", "warning")},
         "experiment": load_experiment(request.experiment, own_files=False).facts(),
-        "hyperparameters": request.hyperparameters,
+        "hyperparameters": request.hyperparameters | times.get("best", {}),  # of a sweep's trials
         "configured": request.configured,
         "workers": times["workers"],
         "training": times["training"],

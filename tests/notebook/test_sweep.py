@@ -36,7 +36,8 @@ def start(**options):
 
 @pytest.mark.slow
 def test_a_sweep_from_plan_to_records(environ, monkeypatch):
-    logs = []
+    logs, parents = [], []
+    monkeypatch.setattr(tracking, "log_run", lambda _, log: parents.append(log) or logged(log))
     monkeypatch.setattr(tracking, "log_runs", lambda settings, runs: logs.extend(runs) or [])
     run = start()
     assert "sweep: 4 trials, 2 at once" in repr(run)
@@ -63,6 +64,8 @@ def test_a_sweep_from_plan_to_records(environ, monkeypatch):
     assert [row["run"] for row in trials] == [run.run.id] * 4
     assert [log.parent for log in logs] == [run.run.id] * 4
     assert {log.target for log in logs} == {"local"}
+    (parent,), values = parents, record["sweep"]["best"]
+    assert {n: parent.params[f"hp-{n}"] for n in values} == {n: str(values[n]) for n in values}
     published = json.loads((environ / f"laptop/sweeps/{run.run.id}.json").read_text())
     assert published["best"] == record["sweep"]["best"]
     assert not (environ / "laptop/local").exists()  # no file of a run is replaced

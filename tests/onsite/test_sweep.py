@@ -89,6 +89,7 @@ def test_the_files_of_the_attempt_are_those_of_the_best_trial(ray_here, task, tm
     times = json.loads((folder / "times.json").read_text())
     sums = sum(row["training"]["total-seconds"] for row in rows)
     assert times["training"]["total-seconds"] == pytest.approx(sums, abs=1e-4)
+    assert times["best"] == best["values"] == {"learning_rate": best["values"]["learning_rate"]}
     assert json.loads((folder / "progress.json").read_text())["step"] == 3
 
 

@@ -66,6 +66,8 @@ def test_a_sweep_whose_notebook_is_killed_is_one_job_and_bills_each_trial(no_sub
             settings, "cloud-hpc-digits-pipeline", f"{line['run']}/trials/{best['trial']}"
         )
         assert nested["metrics"]["accuracy"] == pytest.approx(best["metrics"]["accuracy"])
+        parent = read_logged_run(settings, "cloud-hpc-digits-pipeline", line["run"])
+        assert parent["params"]["hp-seed"] == str(best["values"]["seed"])
     finally:
         del os.environ["KIT_RESULTS_DIR"]
     notebook = Path(folder / "sweep.ipynb").read_text()
