@@ -25,6 +25,7 @@ from kit.base.errors import (
     StoreUnavailable,
     Unreachable,
     UsageError,
+    ca_bundle_step,
     last_error,
 )
 from kit.base.files import (

@@ -118,6 +118,17 @@ class CommandFailed(KitError):
         return type(self), (self.argv, self.code, self.out, self.err, self.next_step)
 
 
+def ca_bundle_step(err: Exception, usual: str) -> str:
+    """Return the next step where requests did not find its CA bundle, else the usual one.
+
+    requests takes the bundle's path from the environment of any program, and raises a plain
+    OSError where nothing is there (tried with 2.32).
+    """
+    if "TLS CA certificate bundle, invalid path" not in str(err):
+        return usual
+    return "correct or unset REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, then run the command again"
+
+
 def last_error(text: str) -> str:
     """Return the type and message of the error that a text with a traceback ends with."""
     lines = text.rpartition("Traceback (most recent call last):\n")[2].splitlines()

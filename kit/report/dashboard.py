@@ -12,6 +12,7 @@ from kit.base import (
     KitError,
     Unreachable,
     UsageError,
+    ca_bundle_step,
     read_env,
     read_json,
 )
@@ -95,8 +96,8 @@ def _ask(settings: Settings, query: str, label: str) -> list[tuple[str, float]]:
         found = [(str(row["metric"][label]), float(row["value"][1])) for row in rows]
     except requests.JSONDecodeError as err:
         raise DataError(f"ask {url}", "the answer is not JSON", step) from err
-    except requests.RequestException as err:
-        raise Unreachable(f"ask {url}", str(err)[:300], step) from err
+    except OSError as err:  # requests' own errors among them
+        raise Unreachable(f"ask {url}", str(err)[:300], ca_bundle_step(err, step)) from err
     except (ValueError, KeyError, TypeError, IndexError) as err:
         raise DataError(f"ask {url}", f"not an answer of Prometheus: {err!r:.200}", step) from err
     return [(text, value) for text, value in found if math.isfinite(value)]

@@ -15,6 +15,7 @@ from kit.base import (
     Secret,
     Unreachable,
     UsageError,
+    ca_bundle_step,
     read_private,
 )
 from kit.base.settings import Settings
@@ -75,8 +76,9 @@ class ForwarderClient:
                 **more,
             )
             content: Json = answer.json()
-        except requests.RequestException as err:  # no contact, or not a JSON document
-            raise Unreachable(tried, f"{type(err).__name__}: {str(err)[:300]}") from err
+        except OSError as err:  # requests' own errors: no contact, or not a JSON document
+            got = f"{type(err).__name__}: {str(err)[:300]}"
+            raise Unreachable(tried, got, ca_bundle_step(err, "")) from err
         code = answer.status_code
         if not isinstance(content, dict):
             raise Unreachable(tried, f"HTTP {code}, and not a JSON object")

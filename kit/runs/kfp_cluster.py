@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kit.base import CredentialRefused, KitError, Unreachable, UsageError, read_env
+from kit.base import CredentialRefused, KitError, Unreachable, UsageError, ca_bundle_step, read_env
 from kit.runs.kfp_here import (
     DONE,
     FAILED,
@@ -25,6 +25,7 @@ from kit.runs.kfp_here import (
     States,
 )
 
+_CHECK = "check that it runs, then start the run again"
 _LOG_IN = "log in with the browser and put KUBEFLOW_COOKIES (authservice_session=...) into .env"
 _ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _STATES = {
@@ -141,8 +142,9 @@ def check_access(access: Access) -> None:
     health = f"{access.url}/apis/v2beta1/healthz"
     try:
         answer = requests.get(health, headers=headers, timeout=10, allow_redirects=False)
-    except requests.RequestException as err:
-        raise _unreachable(access.url, f"{type(err).__name__}: {str(err)[:300]}") from err
+    except OSError as err:  # requests' own errors among them
+        got = f"{type(err).__name__}: {str(err)[:300]}"
+        raise _unreachable(access.url, got, ca_bundle_step(err, _CHECK)) from err
     got = f"HTTP {answer.status_code} for {health}"
     if answer.status_code in (301, 302, 303, 307, 401, 403):  # a redirect leads to the log-in page
         raise CredentialRefused(f"Kubeflow at {access.url} refused", got, _LOG_IN)
@@ -154,10 +156,8 @@ def check_access(access: Access) -> None:
         )
 
 
-def _unreachable(url: str, got: str) -> Unreachable:
-    return Unreachable(
-        f"Kubeflow at {url} does not answer", got, "check that it runs, then start the run again"
-    )
+def _unreachable(url: str, got: str, step: str = _CHECK) -> Unreachable:
+    return Unreachable(f"Kubeflow at {url} does not answer", got, step)
 
 
 def _client(access: Access) -> Any:

@@ -14,6 +14,7 @@ from kit.base import (
     ObjectTooLarge,
     StoreUnavailable,
     UsageError,
+    ca_bundle_step,
 )
 
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # OpenSSL's word for a certificate that is not trusted
@@ -46,7 +47,9 @@ def connection_error(tried: str, err: Exception) -> KitError:
     if UNTRUSTED in str(err):
         next_step = "check [store] url, and ca_file when the store has a CA of its own"
         return KitError(f"{tried}: the store's TLS certificate is not trusted", str(err), next_step)
-    return unavailable(tried, f"{type(err).__name__}: {err}")
+    error = unavailable(tried, f"{type(err).__name__}: {err}")
+    error.next_step = ca_bundle_step(err, error.next_step)
+    return error
 
 
 def answer_error(tried: str, bucket: str, status: int, text: str, date: str = "") -> KitError:

@@ -22,6 +22,7 @@ from kit.base import (
     StoreUnavailable,
     Unreachable,
     UsageError,
+    ca_bundle_step,
     read_login,
     site_host,
 )
@@ -184,10 +185,9 @@ class Keystone:
                 "it is not your login: try again, and report it to its operator if it stays so "
                 "(sandbox: kit sandbox logs keystone)",
             ) from err
-        except (exceptions.ClientException, ValueError, KeyError) as err:
-            next_step = (
-                "check the network and [store] auth_url; for the sandbox: kit sandbox status"
-            )
+        except (exceptions.ClientException, OSError, ValueError, KeyError) as err:
+            usual = "check the network and [store] auth_url; for the sandbox: kit sandbox status"
+            next_step = ca_bundle_step(err, usual)
             raise Unreachable(
                 f"Keystone at {self.auth_url} gives no usable answer", str(err)[:500], next_step
             ) from err

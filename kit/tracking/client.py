@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kit.base import CredentialRefused, DataError, Unreachable, read_env
+from kit.base import CredentialRefused, DataError, Unreachable, ca_bundle_step, read_env
 from kit.tracking.log import RunLog
 
 RUN_TAG = "kit.run_id"
@@ -30,6 +30,7 @@ _MLFLOW_ENV = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 HOST_REFUSED = "Invalid Host header"  # MLflow 3.17 with --allowed-hosts
+_WHEN_BACK = "try `kit sync` when it is back"
 _REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
 
 
@@ -271,19 +272,19 @@ def _check_health(uri: str, verify: str | bool) -> None:
 
     try:
         answer = requests.get(f"{uri}/health", timeout=HEALTH_TIMEOUT_S, verify=verify)
-    except requests.RequestException as err:
-        raise _away(uri, _short(err)) from err
+    except OSError as err:  # requests' own errors among them
+        raise _away(uri, _short(err), ca_bundle_step(err, _WHEN_BACK)) from err
     if answer.status_code == 403 and HOST_REFUSED in answer.text:
         raise _host_refused(uri, f"HTTP 403 {HOST_REFUSED}")
     if answer.status_code >= 500:
         raise _away(uri, f"HTTP {answer.status_code}")
 
 
-def _away(uri: str, got: str) -> Unreachable:
+def _away(uri: str, got: str, step: str = _WHEN_BACK) -> Unreachable:
     if not uri.startswith("http"):
         step = "close what has it open, make room, make it and its folder writable, then `kit sync`"
         return Unreachable(f"MLflow's database {uri} cannot be used", got, step)
-    return Unreachable(f"MLflow at {uri} does not answer", got, "try `kit sync` when it is back")
+    return Unreachable(f"MLflow at {uri} does not answer", got, step)
 
 
 def _short(err: BaseException) -> str:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from kit.base import DataError
+from kit.base import DataError, ca_bundle_step
 
 # File name -> SHA-256 of the published file; the publisher itself gives only MD5.
 CHECKSUMS = {
@@ -55,6 +55,10 @@ def from_mirrors(mirrors: Sequence[str], folder: Path) -> None:
             problems.append(f"{mirror}: the answer was cut off ({type(err).__name__})")
         except ValueError:
             problems.append(f"{mirror}: wrong checksum")
+        except OSError as err:
+            if not (step := ca_bundle_step(err, "")):
+                raise
+            problems.append(f"{mirror}: {err}: {step}")
     raise DataError("download the files from the mirrors", "; ".join(problems))
 
 
