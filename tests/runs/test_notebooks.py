@@ -15,7 +15,7 @@ from filelock import FileLock
 from idx_files import small_data_dir
 from own_experiments import GOOD, write
 
-from kit.base import ROOT, DataError, KitError, UsageError, read_history, read_json
+from kit.base import ROOT, DataError, KitError, UsageError, git_state, read_history, read_json
 from kit.base.settings import load
 from kit.experiments import fashion_mnist
 from kit.experiments.fashion_mnist.parameters import Parameters
@@ -261,6 +261,45 @@ def test_four_runs_at_once_in_one_folder_all_end_well(environ, tmp_path):
     lines, notes = read_history(tmp_path / "results/sandbox/history.jsonl")
     assert (len({line["run"] for line in lines}), notes) == (4, [])
     assert {line["tracking"]["state"] for line in lines} == {"logged"}
+
+
+FOREIGN = {
+    "AWS_CONFIG_FILE": "[profile x\n",
+    "BOTO_CONFIG": "[profile x\n",
+    "OS_CLIENT_CONFIG_FILE": "clouds: [",
+    "REQUESTS_CA_BUNDLE": None,  # no file has that name
+    "GIT_DIR": None,
+    "MLFLOW_TRACKING_SERVER_CERT_PATH": None,
+}
+OTHERS = {
+    "MLFLOW_EXPERIMENT_NAME": "another",
+    "MLFLOW_EXPERIMENT_ID": "77",
+    "MLFLOW_RUN_ID": "0" * 32,
+    "MLFLOW_REGISTRY_URI": "http://127.0.0.1:1",
+    "MLFLOW_TRACKING_USERNAME": "another",
+    "MLFLOW_TRACKING_AUTH": "another-plugin",
+    "OS_CLOUD": "another",
+    "OS_AUTH_URL": "http://127.0.0.1:1",
+}
+
+
+@pytest.mark.slow
+def test_settings_of_other_programs_do_not_matter_to_a_local_run(environ, tmp_path):
+    for name, text in FOREIGN.items():
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    jupyter = tmp_path / "jupyter"
+    jupyter.mkdir()
+    for program in ("jupyter", "ipython_kernel", "ipython"):
+        (jupyter / f"{program}_config.json").write_text("{")
+    environ |= {name: str(tmp_path / name) for name in FOREIGN} | OTHERS
+    environ |= {"JUPYTER_CONFIG_DIR": str(jupyter), "XDG_CONFIG_HOME": str(jupyter)}
+    done = kit(environ, "run", "local", "-p", "experiment=digits", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = read_history(tmp_path / "results/sandbox/history.jsonl")[0]
+    assert line["tracking"]["state"] == "logged"
+    assert line["git"]["commit"] == git_state(ROOT)["commit"]
 
 
 @pytest.mark.slow
