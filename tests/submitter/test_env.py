@@ -29,6 +29,7 @@ case "$*" in
         cp "$0" "${@: -1}/bin/python" ;;
     *" download "*) echo download >>"$LOG"; [ -z "$OFFLINE" ] || exit 1
         while [ "$1" != --dest ]; do shift; done; mkdir -p "$2"; touch "$2/one.whl" ;;
+    *sysconfig*) echo "${PLATFORM:-cpython-311 linux-x86_64}" ;;
     *" install "*) echo install >>"$LOG"; [ -z "$BROKEN" ] ;;
 esac
 """
@@ -111,6 +112,23 @@ def test_a_wheel_folder_serves_a_site_without_network(site, monkeypatch):
     (wheels / "complete").touch()
     monkeypatch.setenv("OFFLINE", "1")
     assert Path(make(site)[0]).exists()
+
+
+def test_another_python_or_machine_downloads_its_own_wheels_once(site, tmp_path, monkeypatch):
+    """Roihu's x86 and ARM sides, with different Pythons, share one file system."""
+    make(site)
+    monkeypatch.setenv("PLATFORM", "cpython-312 linux-aarch64")
+    arm = dataclasses.replace(site, module_path="/arm")
+    initialised = tmp_path / "init"
+    initialised.write_text("module() { :; }\n")
+    arm = dataclasses.replace(arm, module_init=str(initialised))
+    make(arm)
+    make(arm, configured=False, attempt_id="aaaaaaaaaaaa")
+    monkeypatch.delenv("PLATFORM")
+    make(site, configured=False, attempt_id="bbbbbbbbbbbb")
+    assert steps(tmp_path) == ["download", "install"] * 2 + ["install"] * 2
+    complete = Path(hpc_env.pins_file(site)).with_suffix("") / "complete"
+    assert complete.read_text() == "cpython-311 linux-x86_64\ncpython-312 linux-aarch64\n"
 
 
 @pytest.mark.parametrize("fault", ["OFFLINE", "BROKEN"])

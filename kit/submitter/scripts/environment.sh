@@ -3,12 +3,14 @@
 # $venv; builds one where there is none, or where CONFIGURED is not yes. $private is $venv when
 # only this attempt uses it. Two submitters may build one for the same attempt: the symlink
 # `attempt-ATTEMPT` decides which of them is used, and the other one is removed.
+# Wheels of several Pythons and machines share a folder: `complete` names those that it has all
+# packages for; an empty one was made by hand, for every Python.
 # A module's PYTHONPATH would come before the venv's own packages: `module.pth` puts it behind.
 say() { printf '%(%T)T %s\n' -1 "$*"; }
 # An environment is executed: it must be our own, and nobody else may write into it.
 trusted() { [ -O "$1" ] && [ -z "$(find "$1/" -maxdepth 0 -perm /022)" ]; }
 environment() {
-    local root=$1/kit key=$2 python=$4 attempt=$5 configured=$6 made other
+    local root=$1/kit key=$2 python=$4 attempt=$5 configured=$6 made other platform
     local link=$root/venvs/$key wheels=$root/wheels/$3 pins=$root/wheels/$3.txt
     local own=$root/venvs/attempt-$attempt
     private=
@@ -39,11 +41,15 @@ environment() {
         say "environment: not using $wheels, into which others may write"
         wheels=$venv/wheels
     fi
-    if [ ! -e "$wheels/complete" ]; then
+    platform=$("$python" -c 'import sys, sysconfig
+print(sys.implementation.cache_tag, sysconfig.get_platform())') || return
+    if [ ! -e "$wheels/complete" ] ||
+        { [ -s "$wheels/complete" ] && ! grep -qxF "$platform" "$wheels/complete"; }; then
         say "environment: downloading packages"
         "$python" -m pip --disable-pip-version-check --quiet download --no-deps \
             --only-binary :all: --dest "$venv/download" --requirement "$pins" || return
-        mkdir -p "$wheels" && mv -n "$venv"/download/* "$wheels" && touch "$wheels/complete"
+        mkdir -p "$wheels" && mv -n "$venv"/download/* "$wheels" &&
+            echo "$platform" >>"$wheels/complete" || return
         rm -rf "$venv/download"
     fi
     say "environment: installing $(grep -c == "$pins") packages"
