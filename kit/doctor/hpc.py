@@ -21,6 +21,7 @@ from kit.slurm import NO_ACCOUNTING, SitePaths, Slurm, module_lines
 
 MAX_SKEW_S = 60.0  # beside the time that the answer took
 SHORT_S = 3600.0
+TORCH_STEP = "name a Python with PyTorch in [hpc] python, or the module that brings it in modules"
 
 SSH: Known = {
     CredentialExpired: "certificate-expired",
@@ -157,9 +158,14 @@ def _environment(context: CheckContext) -> str:
     link = f"{SitePaths(hpc).venvs}/{env.environment_key(hpc, env.pins())}"
     argv = ["readlink", "-e", link]
     folder = context.site.needed().run(argv, timeout=20, check=False).out.strip()
-    if not folder:
-        raise DiagnosisError("environment-missing", f"{link}; {out} can create it")
-    return f"{folder} on {out}"
+    if folder:
+        return f"{folder} on {out}"
+    look = (f"python={shlex.quote(hpc.python)}", shell_file("find_torch").decode())
+    code, _, err = _as_in_a_job(context, *look)
+    if code:
+        got = f"{link}; {out} cannot create it: {err[-300:] or 'no answer'}"
+        raise DiagnosisError("environment-missing", got, TORCH_STEP)
+    raise DiagnosisError("environment-missing", f"{link}; {out} can create it")
 
 
 def _seff(context: CheckContext) -> str:

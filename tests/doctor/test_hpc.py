@@ -1,5 +1,8 @@
 """The checks on the supercomputer: every fault is seeded, and each has its own diagnosis."""
 
+import subprocess
+import sys
+
 import pytest
 from doctor_faults import SANDBOX, assert_diagnosed, by_name, faults_of
 from kit_sandbox.sites import PROFILES
@@ -49,3 +52,46 @@ def test_module_that_fails_with_exit_code_zero_is_found(bench, tmp_path):
     found = by_name(bench.login_node(server, modules=("nosuch",), module_init=str(init)))
     assert found["modules"].diagnosis == "module-missing"
     assert "ERROR:105" in found["modules"].answer
+
+
+@pytest.fixture
+def module_of(tmp_path):
+    """Return a function: the keys of a profile whose module is a folder of Python packages."""
+
+    def write(name, text):
+        (tmp_path / f"{name}.py").write_text(text)
+        init = tmp_path / "init.sh"
+        init.write_text(f"export PYTHONPATH={tmp_path}\n")  # as a loaded module would
+        return {"module_init": str(init)}
+
+    return write
+
+
+# without PyTorch in the base Python, whatever this machine has
+NO_TORCH = "import sys\nif sys.prefix == sys.base_prefix:\n    sys.modules['torch'] = None\n"
+
+
+def test_python_without_pytorch_is_found_before_the_first_run(bench, module_of):
+    module = module_of("sitecustomize", NO_TORCH)
+    found = by_name(bench.login_node(bench.bare(), **module))["environment"]
+    assert found.diagnosis == "environment-missing"
+    assert "has no PyTorch" in found.answer
+    assert "name a Python with PyTorch" in found.next_step
+
+
+def test_module_that_brings_pytorch_is_enough(bench, module_of):
+    module = module_of("torch", "")
+    found = by_name(bench.login_node(bench.bare(), **module))["environment"]
+    assert found.diagnosis == "environment-missing"
+    assert found.answer.endswith("can create it")
+
+
+def test_venv_with_pytorch_is_named_as_the_cause(bench, module_of, tmp_path):
+    """An environment made from a venv sees the packages of the venv's base, not the venv's."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    next(venv.glob("lib/python3*/site-packages")).joinpath("torch.py").touch()
+    module = module_of("sitecustomize", NO_TORCH)
+    profile = {**module, "python": f"{venv}/bin/python"}
+    found = by_name(bench.login_node(bench.bare(), **profile))["environment"]
+    assert f"PyTorch is in the venv {venv}" in found.answer
