@@ -81,7 +81,8 @@ def template_command(profile: str | None, folder: Path) -> None:
         cloud.ssh_host if cloud else "",
         hpc.renew_hint if hpc and hpc.needs_certificate else "",
     )
-    secrets, config = compose_secrets.write_templates(folder, ssh)
+    text = compose_secrets.platforms_template(settings.profile, hpc.ssh_host if hpc else "")
+    secrets, config = compose_secrets.write_templates(folder, ssh, text)
     click.echo(f"{config}: fill in the values in <...>, then append the file to ~/.ssh/config")
     click.echo(f"{secrets}: for the submitter's container; fill in what you use, leave")
     click.echo("  'none' where a value is absent; mode 600, never into git. Then: kit doctor")

@@ -37,7 +37,8 @@ MEANING = {
     "HPC_ENVIROMENT": "profile of the HPC site",
     "HPC_ADDRESS": "address of its login node",
     "HPC_USER": "user there",
-    "HPC_KEY": "private key for it, a path inside the container",
+    "HPC_KEY": "private key for it, a path inside the container; with a certificate below "
+    "/home/kit/.ssh, KEY-cert.pub beside it",
     "HPC_PASSWORD": "pass phrase of that key, or none",
     "INTEGRATION_ENVIROMENT": "profile whose jobs are submitted",
     "INTEGRATION_KEY": "file with the token of the submitter's API, or none: one is made",
@@ -117,7 +118,10 @@ def host_block(platform: Platform, name: str) -> str:
     """
     if platform.values["PASSWORD"]:
         got = f"{platform.prefix}_PASSWORD is given for {platform.text('ENVIROMENT')}"
-        step = "use a key without a pass phrase: nobody can type it in a container"
+        step = (
+            "nobody can type it in a container: use a key without a pass phrase where the site "
+            "allows one, or run `kit submitter` outside the container with ssh-agent"
+        )
         raise UsageError("the key has a pass phrase", got, step)
     options = [f"Host {name}"]
     for option, key in (("HostName", "ADDRESS"), ("User", "USER"), ("IdentityFile", "KEY")):
@@ -176,9 +180,17 @@ def use_api_token(platforms: list[Platform], profile: str, folder: Path) -> None
         os.environ["KIT_FACE_TOKEN"] = path
 
 
-def platforms_template() -> str:
-    """Return the text of the file with every key explained, to be filled in."""
-    rows = [f'    # {meaning}\n    "{key}": "none"' for key, meaning in MEANING.items()]
+def platforms_template(profile: str = "", address: str = "") -> str:
+    """Return the text of the file with every key explained, to be filled in.
+
+    Filled in already: the profile, and the login node's `address` unless it is an alias of ssh.
+    """
+    names = ("STORAGE_ENVIROMENT", "HPC_ENVIROMENT", "INTEGRATION_ENVIROMENT")
+    known = {**dict.fromkeys(names, profile), "HPC_ADDRESS": address if "." in address else ""}
+    rows = [
+        f'    # {meaning}\n    "{key}": {json.dumps(known.get(key) or "none")}'
+        for key, meaning in MEANING.items()
+    ]
     return "{\n" + ",\n".join(rows) + "\n}\n"
 
 
@@ -201,12 +213,17 @@ def _host(name: str, user: str) -> str:
     return "\n".join([*lines, "    IdentitiesOnly yes", "    ServerAliveInterval 30", ""])
 
 
-def write_templates(folder: Path, ssh: str) -> list[Path]:
+def write_templates(folder: Path, ssh: str, secrets: str = "") -> list[Path]:
     """Write both files, mode 600, into `folder`; return their paths. Raises UsageError.
+
+    `secrets` is the text of compose-secrets.json; empty: the template without a profile.
 
     A file that is there is never overwritten: then nothing is written at all.
     """
-    texts = {folder / "compose-secrets.json": platforms_template(), folder / "ssh-config": ssh}
+    texts = {
+        folder / "compose-secrets.json": secrets or platforms_template(),
+        folder / "ssh-config": ssh,
+    }
     for path in texts:
         if path.exists():
             raise UsageError(f"{path} is there already", next_step="move it away, or give --to")
