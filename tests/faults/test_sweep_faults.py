@@ -1,21 +1,29 @@
-"""Sweeps in one job of the real Slurm: time limit, cancel, halving; no trial is run twice."""
+"""Sweeps in one job of the real Slurm: what ends one in the middle; no trial is run twice."""
 
 import dataclasses
 import json
+import os
 import secrets
+import signal
 
 import pytest
+from digit_sweeps import DIGITS, ask_digits, seeds, sweep_here
 from hpc_bench import Bench, nothing_runs, processes
 from kit_sandbox import services as sandbox_services
+from slurm_site import SlurmSite
 from waiting import until
 
 from kit.base.settings import load
 from kit.billing import usages
+from kit.experiments import running
 from kit.runs.follow import follow
 from kit.runs.requests import RunState
 from kit.sweeps import Sweep
+from kit.sweeps.engine import KILLED_CAUSE
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
+SEEDS = seeds(6)
+TIMES = {"slot_seconds", "training", "start", "end"}
 
 
 @pytest.fixture
@@ -36,6 +44,116 @@ def counts(bench, run):
 def table(bench, run):
     result = follow(bench.requests, run, 0, lambda _: None)
     return result, json.loads(bench.submitter.data.get(result["files"]["trials.json"]["key"]))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The data set of `digits`."""
+    return running.make_data(DIGITS, tmp_path_factory.mktemp("data"), None)
+
+
+@pytest.fixture(scope="module")
+def unbroken(digits, tmp_path_factory):
+    """The table of the same sweep on this machine, without times: nothing interrupted it."""
+    return without_times(sweep_here(digits, SEEDS, 2, tmp_path_factory.mktemp("here")))
+
+
+def without_times(rows):
+    return [{name: row[name] for name in row.keys() - TIMES} for row in rows]
+
+
+def in_the_middle(bench, run):
+    """Wait until one trial is done and others are running."""
+    bench.passes_until(run, lambda: counts(bench, run).get("done", 0) and bench.workers(run))
+
+
+def resume(bench, run):
+    """Start the next attempt; return the table and how many trials the first one had done."""
+    results = (bench.folder(run) / "trials").glob("*/rung-0.json")
+    before = {p.parent.name for p in results if json.loads(p.read_bytes())["state"] == "done"}
+    bench.requests.ask_again(run)
+    status = bench.finish(run)
+    assert (status.state, status.number) == (RunState.DONE, 2)
+    assert bench.ended(run, 2) == ["COMPLETED"]
+    result, rows = table(bench, run)
+    text = bench.submitter.data.get(result["files"]["sacct-tries.txt"]["key"]).decode()
+    began = usages(bench.profile, text)[-1].rows[0].start
+    kept = {row["trial"] for row in rows if row["end"] < began}
+    assert kept == before  # each that was done is from the first attempt, the rest is not
+    assert all(row["start"] >= began for row in rows if row["trial"] not in kept)
+    assert 0 < len(kept) < len(rows)
+    return rows, len(kept)
+
+
+HEADS = {
+    "driver": ("bin/python -m kit.onsite.driver",),
+    "batch script": ("slurm_script",),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_killed_head_costs_no_finished_trial(bench, digits, unbroken, seen, head):
+    run = ask_digits(bench, digits, SEEDS)
+    in_the_middle(bench, run)
+    with bench.frozen(run):
+        found = processes(*HEADS[head])
+        assert found
+        for line in found:
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+        assert bench.finish(run).state is RunState.ENDED
+    assert bench.ended(run) == ["FAILED"]
+    rows, kept = resume(bench, run)
+    assert without_times(rows) == unbroken
+    seen(f"sweep: {head} killed", f"{kept} of {len(rows)} trials kept, table as if unbroken")
+
+
+@pytest.fixture
+def nodes(sandbox):
+    site = SlurmSite()
+    yield site
+    for name in ("c1", "c2"):
+        until(lambda name=name: "down" not in site.node_state(name), 90, every=1)
+    site.close()
+
+
+@pytest.mark.parametrize("node", ["c1", "c2"])
+def test_a_lost_node_costs_no_finished_trial(bench, nodes, digits, unbroken, seen, node):
+    run = ask_digits(bench, digits, SEEDS)
+    in_the_middle(bench, run)
+    with bench.frozen(run), nodes.frozen(f"slurmd-{node}"):
+        assert bench.finish(run).state is RunState.ENDED
+    assert bench.ended(run) == ["NODE_FAIL"]
+    until(lambda: "down" not in nodes.node_state(node), 90, every=1)
+    rows, kept = resume(bench, run)
+    assert without_times(rows) == unbroken
+    place = "first" if node == "c1" else "other"
+    seen(f"sweep: {place} node lost", f"{kept} of {len(rows)} trials kept, table as if unbroken")
+
+
+def test_a_trial_killed_for_its_memory_costs_only_itself(bench, digits, unbroken, seen):
+    """The kernel ends the process that uses most, by SIGKILL; so does this test."""
+    run = ask_digits(bench, digits, SEEDS)
+    in_the_middle(bench, run)
+    os.kill(bench.workers(run)[0], signal.SIGKILL)
+    assert bench.finish(run).state is RunState.DONE
+    assert bench.ended(run) == ["COMPLETED"]
+    rows = without_times(table(bench, run)[1])
+    (killed,) = [row for row in rows if row["state"] == "failed"]
+    assert killed["why"] == KILLED_CAUSE
+    assert "memory" in killed["why"]
+    rest = [row for row in unbroken if row["trial"] != killed["trial"]]
+    assert [row for row in rows if row is not killed] == rest
+    seen("sweep: a trial killed for its memory", "it failed and says why, the other 5 done")
+
+
+def test_two_sweeps_at_once_are_two_jobs(bench, digits, unbroken, seen):
+    runs = [ask_digits(bench, digits, SEEDS[:3]), ask_digits(bench, digits, SEEDS[3:])]
+    for run in runs:
+        status = bench.finish(run)
+        assert status.state is RunState.DONE, bench.requests.ending(status)
+    assert [bench.ended(run) for run in runs] == [["COMPLETED"]] * 2
+    assert without_times(table(bench, runs[0])[1] + table(bench, runs[1])[1]) == unbroken
+    seen("two sweeps on one site at once", "one job each, both whole")
 
 
 def test_a_time_limit_in_the_middle_costs_no_finished_trial(bench, seen):
