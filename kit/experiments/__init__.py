@@ -5,7 +5,7 @@ An experiment is a module with five names (`contract`); it is found by its name 
 `Thresholds` before a model is registered. Begin with `contract.py`, then `digits.py`.
 """
 
-from kit.experiments.contract import Context, DataInfo, Experiment
+from kit.experiments.contract import Context, DataInfo, Experiment, Goal
 from kit.experiments.gates import GatesNotPassed, Thresholds, upper_bound
 from kit.experiments.loader import (
     DEFAULT,

@@ -7,8 +7,9 @@
     def evaluate(ctx) -> dict[str, float]          # metrics by name; may write more files
 
 Optional: `figures(ctx)` returns pictures by title, drawn from the files that exist so far;
-`PRIMARY` names the metric of the tables; `GATES` are the bounds of the metrics of a model that is
-registered: `{"score": 0.85, "loss": "<= 0.3"}` is at least 0.85 and at most 0.3;
+`PRIMARY` names the metric of the tables, and `BEST = "lowest"` says that less of it is better;
+`GATES` are the bounds of the metrics of a model that is registered:
+`{"score": 0.85, "loss": "<= 0.3"}` is at least 0.85 and at most 0.3;
 `REQUIREMENTS` lists packages that the site's environment needs beside the kit's own;
 `BUDGET` names the whole-number parameter that says how long it trains: a training with more of it
 resumes from the checkpoint of one with less, so that a sweep can stop the worse trials early;
@@ -66,6 +67,23 @@ def foreign_code() -> Iterator[None]:
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and handler is not None and signal.getsignal(signal.SIGTERM) != handler:
             signal.signal(signal.SIGTERM, handler)
+
+
+HIGHEST, LOWEST = "highest", "lowest"  # values of the primary metric that are best
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How trainings of an experiment are compared: its primary metric, and which end is best."""
+
+    metric: str
+    lowest: bool = False
+
+    def worth(self, metrics: Mapping[str, float]) -> float:
+        """Return a number that is greater for a better training; the least one without metric."""
+        if self.metric not in metrics:
+            return -math.inf
+        return -metrics[self.metric] if self.lowest else metrics[self.metric]
 
 
 @dataclass(frozen=True)
@@ -260,6 +278,14 @@ class Experiment:
     def primary(self) -> str:
         """The metric of its tables; empty where it names none."""
         return str(getattr(self.module, "PRIMARY", ""))
+
+    @property
+    def goal(self) -> Goal:
+        """How trainings are compared; raises UsageError where it names no metric."""
+        if not self.primary:
+            step = "name the metric by which trials are compared: PRIMARY = 'score'"
+            raise UsageError("compare trainings", f"{self.name} has no PRIMARY", step)
+        return Goal(self.primary, getattr(self.module, "BEST", HIGHEST) == LOWEST)
 
     @property
     def gates(self) -> Thresholds:

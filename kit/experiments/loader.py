@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from kit.base import DataError, KitError, UsageError
-from kit.experiments.contract import Experiment, hash_of
+from kit.experiments.contract import HIGHEST, LOWEST, Experiment, hash_of
 from kit.experiments.gates import Thresholds
 from kit.experiments.packages import requirement_problem
 from kit.experiments.parameters import Parameters
@@ -238,6 +238,9 @@ def _check_options(tried: str, module: ModuleType) -> None:
             raise UsageError(tried, f"its REQUIREMENTS have {item!r:.80}: {problem}", step)
     if not isinstance(getattr(module, "PRIMARY", ""), str):
         raise UsageError(tried, "its PRIMARY is not a text", "set PRIMARY to a metric's name")
+    best = getattr(module, "BEST", HIGHEST)
+    if best not in (HIGHEST, LOWEST):
+        raise UsageError(tried, f"its BEST is {best!r:.80}", f"write {HIGHEST!r} or {LOWEST!r}")
     try:
         Thresholds(getattr(module, "GATES", {}))
     except (KitError, AttributeError, TypeError) as err:

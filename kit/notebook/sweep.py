@@ -200,7 +200,7 @@ class SweepRun(Run):
                 slots,
                 LiveTrials().show,
             )
-        best = publish_best(folder, self.rows, self.experiment.primary)
+        best = publish_best(folder, self.rows, self.experiment.goal)
         trained_with = {**self.parameters.model_dump(), **best["values"]}
         self.context.parameters = self.experiment.parameters(**trained_with)
         self.trained, self.metrics = Trained(*training_of(self.rows), 0), best["metrics"]
@@ -230,7 +230,7 @@ class SweepRun(Run):
 
     @property
     def _best(self) -> Json:
-        best = best_row(self._rows, self.experiment.primary)
+        best = best_row(self._rows, self.experiment.goal)
         return self._needs(best, "run_trials")
 
     def show_trials(self) -> Table:
@@ -238,17 +238,16 @@ class SweepRun(Run):
         import pandas
 
         costs, _ = self.costs()
-        primary = self.experiment.primary
-        listed = []
+        goal, listed = self.experiment.goal, []
         for number, row in enumerate(self._rows):
             line = {**row["values"], "state": row["state"]}
             line |= {n: round(v, 4) for n, v in row["metrics"].items() if "-" not in n}
             line["seconds"] = round(row["slot_seconds"], 2)
             line |= {kind: f"{parts[number]:.6f}" for kind, parts in costs.items()}
             line["why"] = row["why"]
-            listed.append(line)
-        listed.sort(key=lambda line: -line.get(primary, float("-inf")))
-        frame = pandas.DataFrame(listed).dropna(axis=1, how="all")
+            listed.append((goal.worth(row["metrics"]), line))
+        listed.sort(key=lambda each: -each[0])
+        frame = pandas.DataFrame([line for _, line in listed]).dropna(axis=1, how="all")
         if not any(frame["why"]):
             frame = frame.drop(columns="why")
         return Table(frame, notes=self.noise())
@@ -256,7 +255,7 @@ class SweepRun(Run):
     def show_parallel(self) -> "Figure":
         """Draw each trial as a line over its parameters and its metric."""
         return kit.plots.trials_parallel(
-            self._rows, self.experiment.primary, self.data.info.warning
+            self._rows, self.experiment.primary, self._best["trial"], self.data.info.warning
         )
 
     def show_cost(self) -> "Figure":

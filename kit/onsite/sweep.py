@@ -42,7 +42,7 @@ def run_trials(task: Json, folder: Path) -> None:
 def _publish(
     experiment: Experiment, task: Json, folder: Path, rows: list[Json], timeline: Timeline
 ) -> None:
-    best = publish_best(folder, rows, experiment.primary)
+    best = publish_best(folder, rows, experiment.goal)
     write_json(folder / METRICS, {"metrics": best["metrics"]})
     times = {
         "training": time_record("remote-model-training", *training_of(rows)),

@@ -148,10 +148,12 @@ def picture(figure: Figure, form: str, dpi: int = 200) -> bytes:
     return buffer.getvalue()
 
 
-def trials_parallel(rows: Sequence[Json], primary: str, warning: str = "") -> Figure:
+def trials_parallel(
+    rows: Sequence[Json], primary: str, best: str = "", warning: str = ""
+) -> Figure:
     """Draw a line for each trial with a metric, over an axis for each parameter and the metric.
 
-    `rows` are those of `trials.json`. The best trial is thick; trials that were stopped early are
+    `rows` are those of `trials.json`. The trial `best` is thick; trials that were stopped early are
     dashed.
     """
     measured = [row for row in rows if primary in row["metrics"]]
@@ -160,11 +162,10 @@ def trials_parallel(rows: Sequence[Json], primary: str, warning: str = "") -> Fi
     columns = [[row["values"].get(name) for row in measured] for name in names]
     columns.append([row["metrics"][primary] for row in measured])
     positions = [_positions(column) for column in columns]
-    best = max(range(len(measured)), key=lambda n: columns[-1][n], default=None)
     for number, row in enumerate(measured):
         heights = [column[number] for column in positions]
         style = {"color": COLOURS[0], "alpha": 0.45, "linewidth": 1.2}
-        if number == best:
+        if row["trial"] == best:
             style = {"color": COLOURS[3], "alpha": 1.0, "linewidth": 2.6, "zorder": 3}
         dashes = "--" if row["state"] != "done" else "-"
         axes.plot(range(len(columns)), heights, dashes, **style)

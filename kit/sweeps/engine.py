@@ -25,7 +25,7 @@ from kit.base import (
     time_record,
     write_json,
 )
-from kit.experiments import Context, Experiment, running
+from kit.experiments import Context, Experiment, Goal, running
 from kit.sweeps.live import last_trials
 from kit.sweeps.space import Sweep, Trial, named
 
@@ -109,15 +109,13 @@ def run_sweep(
 
     Raises DataError when no trial has a result.
     """
-    if not experiment.primary:
-        step = "name the metric by which trials are compared: PRIMARY = 'score'"
-        raise UsageError("compare the trials of a sweep", f"{experiment.name} has no PRIMARY", step)
+    goal = experiment.goal
     rungs = rungs_of(experiment, sweep, trials)
     work = _Work(experiment, sweep, trials, folder / FOLDER, slots, show, rungs)
     alive = list(trials)
     for number in range(len(rungs)):
         work.run(alive, number)
-        alive = best_of(folder, alive, number, experiment.primary, len(alive) // HALVING or 1)
+        alive = best_of(folder, alive, number, goal, len(alive) // HALVING or 1)
     rows = table_of(experiment, sweep, trials, folder)
     if not any(row["state"] == DONE for row in rows):
         why = next((row["why"] for row in rows if row["state"] == FAILED), "")
@@ -125,13 +123,11 @@ def run_sweep(
     return rows
 
 
-def best_of(
-    folder: Path, trials: Sequence[Trial], rung: int, primary: str, keep: int
-) -> list[Trial]:
+def best_of(folder: Path, trials: Sequence[Trial], rung: int, goal: Goal, keep: int) -> list[Trial]:
     """Return the trials that are best at a halving, in their order; the first wins a tie."""
     results = {trial.id: _result(folder / FOLDER / trial.id, rung) for trial in trials}
     done = [t for t in trials if (results[t.id] or {}).get("state") == DONE]
-    ranked = sorted(done, key=lambda t: -(results[t.id] or {})["metrics"][primary])
+    ranked = sorted(done, key=lambda t: -goal.worth((results[t.id] or {})["metrics"]))
     kept = {trial.id for trial in ranked[:keep]}
     return [trial for trial in trials if trial.id in kept]
 
@@ -157,10 +153,10 @@ def table_of(
     return rows
 
 
-def best_row(rows: Sequence[Json], primary: str) -> Json | None:
+def best_row(rows: Sequence[Json], goal: Goal) -> Json | None:
     """Return the row of the best trial that was trained to its end; None without one."""
     done = [row for row in rows if row["state"] == DONE]
-    return max(done, key=lambda row: row["metrics"][primary], default=None)
+    return max(done, key=lambda row: goal.worth(row["metrics"]), default=None)
 
 
 def training_of(rows: Sequence[Json]) -> tuple[float, float, float]:
@@ -170,12 +166,12 @@ def training_of(rows: Sequence[Json]) -> tuple[float, float, float]:
     return min(row["start"] for row in done), max(row["end"] for row in done), seconds
 
 
-def publish_best(folder: Path, rows: Sequence[Json], primary: str) -> Json:
+def publish_best(folder: Path, rows: Sequence[Json], goal: Goal) -> Json:
     """Put the files of the best trial beside the trials, as a run's own; return its row.
 
     `out/` and `losses.json` are then those of a run that trained with these parameters only.
     """
-    best = best_row(rows, primary)
+    best = best_row(rows, goal)
     if best is None:
         raise DataError("find the best trial", "none was trained to its end")
     source, out = folder / FOLDER / best["trial"], folder / "out"
@@ -202,14 +198,14 @@ def stored_results(earlier: Sequence[Path], folder: Path) -> None:
                     path.unlink()
 
 
-def progress_of(rows: Sequence[Json], begun: Mapping[str, float], primary: str) -> Json:
+def progress_of(rows: Sequence[Json], begun: Mapping[str, float], goal: Goal) -> Json:
     """Return the progress of a sweep: counts, the best trial so far in words, the last trials.
 
     `begun` says since when a trial runs.
     """
     ended = [row for row in rows if row["state"] != MISSING]
-    done = [row for row in ended if row["metrics"]]
-    best = max(done, key=lambda row: row["metrics"][primary], default=None)
+    done, primary = [row for row in ended if row["metrics"]], goal.metric
+    best = max(done, key=lambda row: goal.worth(row["metrics"]), default=None)
     words = f"{primary} {best['metrics'][primary]:.4f}: {named(best['values'])}" if best else ""
     failed = sum(row["state"] == FAILED for row in rows)
     counts = {"done": len(ended) - failed, "failed": failed, "running": len(begun), "best": words}
@@ -282,7 +278,7 @@ class _Work:
             return
         self.shown_at = time.monotonic()
         rows = table_of(self.experiment, self.sweep, self.trials, self.folder.parent)
-        self.show(progress_of(rows, self.begun, self.experiment.primary))
+        self.show(progress_of(rows, self.begun, self.experiment.goal))
 
 
 def _rung(number: int) -> str:

@@ -105,6 +105,8 @@ BAD = {
     "requirements are one text": (GOOD + "\nREQUIREMENTS = 'pandas'\n", "REQUIREMENTS are 'pan"),
     "requirement is a number": (GOOD + "\nREQUIREMENTS = [3]\n", "3: it is not a text"),
     "primary is a number": (GOOD + "\nPRIMARY = 3\n", "PRIMARY is not a text"),
+    "best is neither end": (GOOD + "\nBEST = 'smallest'\n", "BEST is 'smallest'"),
+    "best is a number": (GOOD + "\nBEST = -1\n", "BEST is -1"),
 }
 
 

@@ -71,7 +71,7 @@ def test_pictures_are_svg_and_pdf_and_the_same_each_time(loaded, tmp_path):
 
 def trial(state="done", metric=0.5, **values):
     metrics = {"score": metric} if state != "failed" else {}
-    return {"values": values, "state": state, "metrics": metrics}
+    return {"trial": str(values), "values": values, "state": state, "metrics": metrics}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_trials_are_drawn_whatever_their_values(rows):
 
 def test_the_best_trial_is_thick_and_a_stopped_one_dashed():
     rows = [trial(rate=0.1), trial(metric=0.9, rate=0.2), trial(state="stopped early", rate=0.3)]
-    axes = plots.trials_parallel(rows, "score").axes[0]
+    axes = plots.trials_parallel(rows, "score", rows[1]["trial"]).axes[0]
     lines = [
         line for line in axes.get_lines() if len(line.get_xdata()) == 2 and line.get_xdata()[1] == 1
     ]

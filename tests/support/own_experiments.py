@@ -7,7 +7,7 @@ import kit
 from pydantic import Field
 
 NAME = "mean_model"
-PRIMARY = "error"
+PRIMARY, BEST = "error", "lowest"
 
 
 class Parameters(kit.Parameters):

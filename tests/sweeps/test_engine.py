@@ -1,11 +1,13 @@
 """The engine: each trial once, resumed, halved, failed ones reported, none run twice."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from kit.base import DataError, UsageError
-from kit.experiments import load_experiment
+from kit.experiments import Goal, load_experiment
 from kit.sweeps import Sweep, expand, run_sweep, stored_results, table_of, trials_of
 from kit.sweeps.engine import (
     KILLED_CAUSE,
@@ -70,7 +72,7 @@ def test_every_trial_is_run_once_in_order_at_most_as_many_at_once_as_there_are_s
     assert slots.most == 2
     assert [row["state"] for row in rows] == ["done"] * 5
     assert [row["slot_seconds"] for row in rows] == [2.5] * 5
-    assert best_row(rows, "accuracy")["values"] == {"seed": 5}
+    assert best_row(rows, Goal("accuracy"))["values"] == {"seed": 5}
     assert shown[-1]["step"] == shown[-1]["steps"] == 5
     assert shown[-1]["trials"]["best"] == "accuracy 0.0500: seed 5"
     assert shown[0]["trials"]["running"] == 2  # what runs is shown before any has ended
@@ -161,10 +163,25 @@ def test_a_halved_sweep_that_is_run_again_decides_the_same(tmp_path):
     assert [row["state"] for row in rows].count("done") == 2
 
 
+def lowest():
+    """The digits, as if less of their metric were better."""
+    return replace(DIGITS, module=SimpleNamespace(**{**vars(DIGITS.module), "BEST": "lowest"}))
+
+
+def test_the_best_trial_of_a_loss_is_the_lowest_from_the_first_halving_to_the_results(tmp_path):
+    sweep, trials = sweep_of({"seed": "1..4"}, stop_early=True)
+    shown = []
+    rows = run_sweep(lowest(), sweep, trials, tmp_path, Scripted(), shown.append)
+    assert [row["state"] for row in rows] == ["done", "stopped early"] + 2 * ["stopped early"]
+    assert shown[-1]["trials"]["best"] == "accuracy 0.0100: seed 1"
+    assert publish_best(tmp_path, rows, lowest().goal)["values"] == {"seed": 1}
+    assert lowest().goal.worth({}) < lowest().goal.worth({"accuracy": 1e300})
+
+
 def test_a_failed_trial_is_not_among_the_best(tmp_path):
     sweep, trials = sweep_of({"seed": "1..4"}, stop_early=True)
     rows = run_sweep(DIGITS, sweep, trials, tmp_path, Scripted(fails={4: "no", 3: "no"}))
-    assert best_row(rows, "accuracy")["values"] == {"seed": 2}
+    assert best_row(rows, Goal("accuracy"))["values"] == {"seed": 2}
 
 
 @pytest.mark.parametrize(
@@ -208,7 +225,7 @@ def test_the_best_trials_files_become_those_of_the_run(tmp_path):
     rows = run_sweep(DIGITS, sweep, trials, tmp_path, Scripted(metric=lambda p: -p["seed"]))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "stale").write_text("")
-    best = publish_best(tmp_path, rows, "accuracy")
+    best = publish_best(tmp_path, rows, Goal("accuracy"))
     assert best["values"] == {"seed": 1}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.npy"]
     assert json.loads((tmp_path / "trials.json").read_text()) == rows
@@ -217,5 +234,5 @@ def test_the_best_trials_files_become_those_of_the_run(tmp_path):
 def test_progress_before_any_trial_has_ended(tmp_path):
     sweep, trials = sweep_of({"seed": "1..3"})
     rows = table_of(DIGITS, sweep, trials, tmp_path)
-    assert progress_of(rows, {}, "accuracy")["trials"]["best"] == ""
+    assert progress_of(rows, {}, Goal("accuracy"))["trials"]["best"] == ""
     assert {row["state"] for row in rows} == {"not run"}

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from kit.experiments import Goal
 from kit.sweeps.engine import progress_of
 from kit.sweeps.live import MAX_COLUMNS, MAX_ROWS, ended_lines, table_lines
 
@@ -19,7 +20,7 @@ def row(number, state="done", **more):
 def test_a_table_has_the_trials_that_ended_and_those_that_run(monkeypatch):
     monkeypatch.setattr("kit.sweeps.engine.time.time", lambda: 110.9)
     rows = [row(1), row(2, "failed", why="ValueError:\nno"), row(3, "not run"), row(4, "not run")]
-    progress = progress_of(rows, {"t3": 108.0}, "accuracy")
+    progress = progress_of(rows, {"t3": 108.0}, Goal("accuracy"))
     assert table_lines(progress) == [
         "trial  values  state    accuracy  seconds",
         "  1/4  seed 1  done       0.0100      1.2",
@@ -34,13 +35,13 @@ def test_a_table_has_the_trials_that_ended_and_those_that_run(monkeypatch):
 
 def test_a_trial_that_runs_again_with_more_epochs_keeps_its_metric(monkeypatch):
     monkeypatch.setattr("kit.sweeps.engine.time.time", lambda: 110.0)
-    progress = progress_of([row(1), row(2)], {"t1": 107.0}, "accuracy")
+    progress = progress_of([row(1), row(2)], {"t1": 107.0}, Goal("accuracy"))
     assert [line.split()[0] for line in table_lines(progress)] == ["trial", "2/2", "1/2"]
     assert table_lines(progress)[2] == "  1/2  seed 1  running    0.0100        3"
 
 
 def test_before_a_trial_has_begun_there_is_no_table():
-    progress = progress_of([row(1, "not run")], {}, "accuracy")
+    progress = progress_of([row(1, "not run")], {}, Goal("accuracy"))
     assert table_lines(progress) == ended_lines(progress) == []
 
 
@@ -48,7 +49,7 @@ def test_a_thousand_long_trials_are_few_short_lines():
     values = {"text": "x" * 3000}
     rows = [row(n, "failed", values=values, why="y" * 3000) for n in range(500)]
     rows += [row(n, "not run") for n in range(500, 1000)]
-    progress = progress_of(rows, {f"t{n}": 0.0 for n in range(500, 600)}, "accuracy")
+    progress = progress_of(rows, {f"t{n}": 0.0 for n in range(500, 600)}, Goal("accuracy"))
     table = table_lines(progress)
     assert len(table) == MAX_ROWS + 1
     assert [line.split()[0] for line in table[-5:]] == [
