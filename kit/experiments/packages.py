@@ -108,9 +108,15 @@ def missing_packages(sources: Mapping[str, Path], known: Iterable[str]) -> dict[
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Return the top-level modules that a source file imports, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Return the top-level modules that a source file imports for the site, wherever in it.
+
+    The function `data` of an experiment is left out: it does not run there.
+    """
+    found, tree = set(), ast.parse(path.read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    if functions.keys() >= {"data", "train", "evaluate"}:
+        tree.body.remove(functions["data"])
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

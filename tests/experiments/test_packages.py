@@ -105,3 +105,12 @@ def test_modules_of_python_of_the_kit_and_of_the_experiment_are_not_missing(tmp_
     sources = {"model.py": path, "helper.py": tmp_path / "none"}
     (tmp_path / "none").write_text("")
     assert missing_packages(sources, ["scikit-learn==1"]) == {"yaml": "pyyaml"}
+
+
+def test_what_only_the_data_function_imports_is_not_needed_on_the_site(tmp_path):
+    path = tmp_path / "model.py"
+    body = "def data(folder, source):\n    import sklearn\n\n\ndef train(ctx):\n    import yaml\n"
+    path.write_text(f"{body}\n\ndef evaluate(ctx):\n    pass\n")
+    assert imported_modules(path) == {"yaml"}
+    path.write_text(body)  # a helper's function of that name may be called by any other
+    assert imported_modules(path) == {"sklearn", "yaml"}
