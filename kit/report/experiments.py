@@ -4,8 +4,9 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from kit.base import Json
+from kit.base import Json, KitError
 from kit.base.settings import Settings
+from kit.billing import bill_of_run, format_units, totals
 from kit.experiments import DEFAULT
 from kit.report.table import Table, experiment_of_run, read_runs, wilson
 
@@ -14,11 +15,14 @@ def own_tables(settings: Settings) -> dict[str, Table]:
     """Return a table for each experiment beside the article's that has finished runs."""
     runs = read_runs(settings)[0]
     names = dict.fromkeys(map(experiment_of_run, runs))
-    return {name: experiment_table(runs, name) for name in names if name != DEFAULT}
+    return {name: experiment_table(settings, runs, name) for name in names if name != DEFAULT}
 
 
-def experiment_table(runs: Iterable[Json], name: str) -> Table:
-    """Return a column for each target: the median of its runs with the newest parameters."""
+def experiment_table(settings: Settings, runs: Iterable[Json], name: str) -> Table:
+    """Return a column for each target: the median of its runs with the newest parameters.
+
+    The billing units are those of the newest run, each kind for itself.
+    """
     groups: dict[str, list[Json]] = {}
     for run in runs:
         if experiment_of_run(run) != name:
@@ -27,7 +31,9 @@ def experiment_table(runs: Iterable[Json], name: str) -> Table:
         if group and _kind(group[-1]) != _kind(run):
             group.clear()
         group.append(run)
-    return {target: _column(group) for target, group in groups.items()}
+    return {
+        target: _column(group) | _units(settings, group[-1]) for target, group in groups.items()
+    }
 
 
 def _kind(run: Json) -> object:
@@ -45,6 +51,15 @@ def _column(group: Sequence[Json]) -> dict[str, str]:
             values = [run["metrics"][metric] for run in group if metric in run["metrics"]]
             cells[metric] = f"{statistics.median(values):.4f}"
     return {**cells, **_interval(newest)}
+
+
+def _units(settings: Settings, run: Json) -> dict[str, str]:
+    """Return what a run cost by kind; where its files are damaged, the command that says why."""
+    try:
+        sums = totals(bill_of_run(settings, run).lines)
+    except KitError:
+        return {"units": f"kit bill {run['run']}"}
+    return {f"{kind}, newest run": format_units(units) for kind, units in sums.items()}
 
 
 def _interval(run: Json) -> dict[str, str]:

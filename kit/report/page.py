@@ -126,7 +126,7 @@ def runs_of_experiment(settings: Settings, name: str) -> "pandas.DataFrame":
     """Return the runs of an experiment for a notebook: its metrics, a column for each target."""
     import pandas
 
-    rows = table_rows(experiment_table(read_runs(settings)[0], name))
+    rows = table_rows(experiment_table(settings, read_runs(settings)[0], name))
     return pandas.DataFrame(rows, columns=None if rows else [""]).set_index("").rename_axis(None)
 
 

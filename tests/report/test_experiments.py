@@ -22,23 +22,49 @@ def run_of(name, target="local", metrics=None, **more):
     }
 
 
-def test_table_has_the_medians_of_the_newest_kind_of_runs():
+def test_table_has_the_medians_of_the_newest_kind_of_runs(loaded):
     runs = [
         run_of("digits", metrics={"accuracy": 0.1}, parameters={"a": 0}),
         run_of("digits", metrics={"accuracy": 0.5}),
         run_of("digits", metrics={"accuracy": 0.7}),
         run_of("other"),
     ]
-    (column,) = experiments.experiment_table(runs, "digits").values()
+    (column,) = experiments.experiment_table(loaded, runs, "digits").values()
     assert (column["accuracy"], column["runs"], column["training s"]) == ("0.6000", "2", "2.00")
     assert column["accuracy, 95 % interval (Wilson)"] == "0.3968 to 0.8922"
     assert "top-accuracy" not in column
 
 
 @pytest.mark.parametrize("value", [0.512, 30.0, -1.0])
-def test_metric_that_is_not_a_share_of_the_items_has_no_interval(value):
-    column = experiments.experiment_table([run_of("x", metrics={"accuracy": value})], "x")["local"]
+def test_metric_that_is_not_a_share_of_the_items_has_no_interval(loaded, value):
+    runs = [run_of("x", metrics={"accuracy": value})]
+    column = experiments.experiment_table(loaded, runs, "x")["local"]
     assert [label for label in column if "interval" in label] == []
+
+
+def test_units_of_the_newest_run_are_beside_its_metric(loaded):
+    figures = {"training_s": 2.0, "pipeline_s": 36.0}
+    run = run_of("digits", "cloud-hpc", run="cloud-hpc-0123456789ab-1", figures=figures)
+    folder = loaded.profile_dir / "runs" / run["run"]
+    folder.mkdir(parents=True)
+    names = (
+        "JobID|JobName|Partition|State|AllocCPUS|AllocNodes|Submit|Start|End|ElapsedRaw|AllocTRES"
+    )
+    row = "5|kit-0123456789ab|small|COMPLETED|2|1|100|110|146|36|cpu=2,mem=4G,node=1"
+    (folder / "sacct.txt").write_text(f"{names}\n{row}\n")
+    column = experiments.experiment_table(loaded, [run], "digits")["cloud-hpc"]
+    # max(2 x 0.75, 4 x 0.375) = 1.5 an hour; VM and address 8.60 an hour
+    assert (column["CPU BU, newest run"], column["Cloud BU, newest run"]) == ("0.02", "0.09")
+    assert column["accuracy"] == "0.5000"
+
+
+def test_run_whose_files_are_damaged_names_the_command_that_says_why(loaded):
+    run = run_of("digits", "cloud-hpc", run="cloud-hpc-0123456789ab-1")
+    folder = loaded.profile_dir / "runs" / run["run"]
+    folder.mkdir(parents=True)
+    (folder / "sacct.txt").write_text("JobID|State\nx|y\n")
+    column = experiments.experiment_table(loaded, [run], "digits")["cloud-hpc"]
+    assert column["units"] == "kit bill cloud-hpc-0123456789ab-1"
 
 
 def test_runs_of_another_experiment_are_not_beside_the_article(loaded, monkeypatch):

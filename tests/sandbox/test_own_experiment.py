@@ -4,6 +4,7 @@
 PyTorch model that several workers can train, with a package that the site does not have.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -125,3 +126,20 @@ def test_two_workers_train_it_on_two_nodes_with_a_package_of_its_own(
     (line,) = history(environ)
     assert line["metrics"]["error"] < 0.2
     assert line["parameters"]["steps"] == 200
+
+
+def test_bill_and_report_of_the_digits_have_units_beside_the_metric(no_submitter, tmp_path):
+    environ = results(tmp_path)
+    ended = kit(environ, "run", "cloud-hpc", "-p", "experiment", "digits", "-p", "epochs", "30")
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    (line,) = history(environ)
+    bill = json.loads(kit(environ, "bill", line["run"], "--json").stdout)
+    prices = {row["kind"]: float(row["bu"]) for row in bill["lines"]}
+    assert prices["CPU BU"] > 0, "the job took a second or more"
+    assert prices["Cloud BU"] > 0
+    report = kit(environ, "report").stdout
+    digits = report[report.index("Experiment digits") :]
+    rows = {row.partition("  ")[0]: row.split()[-1] for row in digits.splitlines()}
+    assert rows["accuracy"] == f"{line['metrics']['accuracy']:.4f}"
+    assert float(rows["CPU BU, newest run"]) > 0
+    assert float(rows["Cloud BU, newest run"]) > 0
