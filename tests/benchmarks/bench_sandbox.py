@@ -1,4 +1,4 @@
-"""Start, stop and memory of the sandbox, and its shortest job, each beside its target.
+"""Start, stop, memory and disk of the sandbox, and its shortest job, each beside its target.
 
 A sandbox that is up is stopped for the measurement, which uses a folder of its own, and started
 again afterwards. Usage: python tests/benchmarks/bench_sandbox.py
@@ -13,7 +13,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from kit.base.settings import load
+
 KIT = [sys.executable, "-m", "kit", "sandbox"]
+JOBS = """
+for _ in 1 2 3 4 5; do
+    begin=$(date +%s%N)
+    job=$(sbatch --parsable --wrap 'sleep 0' -o /dev/null)
+    until [ "$(sacct -nXP -j "$job" -o State)" = COMPLETED ]; do sleep 0.05; done
+    echo $(($(date +%s%N) - begin))
+done
+"""
 
 
 def kit(*words: str, environ: dict[str, str] | None = None, check: bool = True) -> str:
@@ -30,31 +40,41 @@ def seconds(*words: str, environ: dict[str, str]) -> float:
 
 
 def job_seconds(ssh_config: str) -> float:
-    """From sbatch to COMPLETED in sacct, for `sleep 0`."""
+    """Return the median seconds from sbatch to COMPLETED in sacct, on the login node."""
+    argv = ["ssh", "-F", ssh_config, "hpc", "bash", "-s"]
+    done = subprocess.run(argv, input=JOBS, capture_output=True, text=True, check=True)
+    return statistics.median(float(line) / 1e9 for line in done.stdout.split())
 
-    def ssh(script: str) -> str:
-        argv = ["ssh", "-F", ssh_config, "hpc", script]
-        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
 
-    begin = time.monotonic()
-    job = ssh("sbatch --parsable --wrap 'sleep 0' -o /dev/null")
-    while ssh(f"sacct -nXP -j {job} -o State") != "COMPLETED":
-        time.sleep(0.05)
-    return time.monotonic() - begin
+def gigabytes(folder: Path) -> float:
+    done = subprocess.run(["du", "-sk", folder], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[0]) * 1024 / 1e9
+
+
+def site(profile: str, environ: dict[str, str]) -> tuple[float, float]:
+    """Return what the services of a site hold in memory (GB), and the seconds of a job."""
+    status = json.loads(kit("status", "--json", "--profile", profile, environ=environ))
+    resident = sum(row["rss"] for row in status["services"]) / 1e9
+    return resident, job_seconds(status["files"]["ssh_config"])
 
 
 def measure(environ: dict[str, str]) -> list[tuple[str, float, float, str]]:
     """Rows of (what, value, target, unit)."""
-    rows = [("cold up", seconds("up", environ=environ), 45, "s")]
-    status = json.loads(kit("status", "--json", environ=environ))
-    resident = sum(one["rss"] for one in status["services"]) / 1e9
-    rows.append(("resident after start", resident, 1.4, "GB"))
+    rows = [("cold up", seconds("up", environ=environ), 15, "s")]
+    first, job = site("sandbox", environ)
+    rows.append(("resident, one site", first, 1.3, "GB"))
+    rows.append(("sleep 0, sbatch to sacct", job, 2, "s"))
     rows.append(("up again", seconds("up", environ=environ), 2, "s"))
-    jobs = [job_seconds(status["files"]["ssh_config"]) for _ in range(5)]
-    rows.append(("sleep 0, sbatch to sacct", statistics.median(jobs), 5, "s"))
+    rows.append(("cold up, second site", seconds("up", "--site", "both", environ=environ), 15, "s"))
+    second, job = site("sandbox-trixie", environ)
+    rows.append(("resident, two sites", site("sandbox", environ)[0] + second, 1.45, "GB"))
+    rows.append(("the same job, second site", job, 2, "s"))
     rows.append(("down", seconds("down", environ=environ), 10, "s"))
-    rows.append(("warm up", seconds("up", environ=environ), 15, "s"))
+    rows.append(("warm up", seconds("up", environ=environ), 10, "s"))
     rows.append(("down --wipe", seconds("down", "--wipe", environ=environ), 10, "s"))
+    rows.append(
+        ("on disk, both roots", gigabytes(load("sandbox").cache_dir / "sandbox"), 2.5, "GB")
+    )
     return rows
 
 
