@@ -98,7 +98,8 @@ def missing_packages(sources: Mapping[str, Path], known: Iterable[str]) -> dict[
     packages, names = importlib.metadata.packages_distributions(), set(map(canonical, known))
     own = {part for name in sources for part in Path(name).with_suffix("").parts}
     missing = {}
-    for module in sorted(set().union(*map(imported_modules, sources.values()))):
+    imported = (imported_modules(path, on_site=True) for path in sources.values())
+    for module in sorted(set().union(*imported)):
         if module in sys.stdlib_module_names or module in own or module == "kit":
             continue
         owners = [canonical(name) for name in packages.get(module, [module])]
@@ -107,14 +108,14 @@ def missing_packages(sources: Mapping[str, Path], known: Iterable[str]) -> dict[
     return missing
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Return the top-level modules that a source file imports for the site, wherever in it.
+def imported_modules(path: Path, on_site: bool = False) -> set[str]:
+    """Return the top-level modules that a source file imports, wherever in it.
 
-    The function `data` of an experiment is left out: it does not run there.
+    With `on_site` the function `data` of an experiment is left out: it does not run there.
     """
     found, tree = set(), ast.parse(path.read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    if functions.keys() >= {"data", "train", "evaluate"}:
+    if on_site and functions.keys() >= {"data", "train", "evaluate"}:
         tree.body.remove(functions["data"])
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -111,6 +111,7 @@ def test_what_only_the_data_function_imports_is_not_needed_on_the_site(tmp_path)
     path = tmp_path / "model.py"
     body = "def data(folder, source):\n    import sklearn\n\n\ndef train(ctx):\n    import yaml\n"
     path.write_text(f"{body}\n\ndef evaluate(ctx):\n    pass\n")
-    assert imported_modules(path) == {"yaml"}
-    path.write_text(body)  # a helper's function of that name may be called by any other
+    assert imported_modules(path, on_site=True) == {"yaml"}
     assert imported_modules(path) == {"sklearn", "yaml"}
+    path.write_text(body)  # a helper's function of that name may be called by any other
+    assert imported_modules(path, on_site=True) == {"sklearn", "yaml"}
