@@ -179,7 +179,6 @@ def test_submission_to_a_frozen_controller_whose_client_died_runs_once(site, see
     sshd.stop()
 
 
-@pytest.mark.both_sites
 def test_submission_without_a_controller_is_closed_by_its_fence(site, seen):
     attempt_id, slurm = site.attempt_id(), site.slurm(lost_after_s=5)
     with site.stopped("slurmctld"):
@@ -556,6 +555,28 @@ def test_pending_job_says_why_in_a_sentence(site, seen):
     assert follow(slurm, attempt_id).succeeded
     site.check(attempt_id)
     seen("pending, the node is drained", f"PENDING, {reason!r}")
+
+
+@pytest.mark.both_sites
+def test_a_partition_that_goes_down_and_up_again_only_delays_a_job(site, seen):
+    attempt_id, slurm = site.attempt_id(), site.slurm()
+    site.admin("scontrol", "update", "nodename=g1", "state=drain", "reason=test")
+    try:
+        slurm.submit(site.spec(), attempt_id)
+        site.admin("scontrol", "update", "partitionname=gputest", "state=down")
+        site.admin("scontrol", "update", "nodename=g1", "state=resume")
+        status = until(
+            lambda: "artition" in (s := slurm.status([attempt_id])[attempt_id]).why and s, 40
+        )
+        assert (status.state, status.done) == (JobState.PENDING, False)
+        assert site.bodies(attempt_id) == []
+    finally:
+        site.admin("scontrol", "update", "partitionname=gputest", "state=up")
+        site.admin("scontrol", "update", "nodename=g1", "state=resume", check=False)
+    assert "its partition is down; it starts when the site opens" in status.why
+    assert follow(slurm, attempt_id).succeeded
+    site.check(attempt_id)
+    seen("partition down, then up", f"PENDING, {status.why!r}; then 1 body")
 
 
 @pytest.mark.both_sites

@@ -15,10 +15,12 @@ from idx_files import as_data, real_or_striped_images
 from kit_sandbox import sites
 from waiting import until
 
+from kit.base import read_json
 from kit.base.settings import load
 from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.onsite import PROGRESS
 from kit.runs.objects import StageStore
-from kit.runs.requests import RunRequest, attempt_id, site_id
+from kit.runs.requests import RunRequest, RunState, attempt_id, site_id
 from kit.submitter import env as hpc_env
 from kit.submitter.loop import run_loop as loop
 from kit.submitter.loop import submitter_for
@@ -73,6 +75,19 @@ class Bench:
 
     def training(self, run):
         return self.shown(run).get("training")
+
+    def wait_until_trained(self, run, steps=0):
+        """Do passes until the job is submitted, then wait until it has trained more than `steps`.
+
+        This looks on the site itself: a pass may take longer than a short training.
+        """
+        self.passes_until(run, lambda: self.requests.status(run).state is RunState.SUBMITTED)
+        until(lambda: self.steps(run) > steps, 75)
+
+    def steps(self, run):
+        """The steps that the first attempt's training has reported on the site."""
+        path = self.folder(run) / PROGRESS
+        return read_json(path)["step"] if path.exists() else 0
 
     def start_process(self):
         """A submitter in a process of its own, to be killed."""
