@@ -74,8 +74,9 @@ lab: setup ## JupyterLab on the notebooks
 docs: setup ## the documentation site, with the notebooks that were run, in build/site
 	@$(BIN)/python docs/site/build.py
 
-bench: setup ## speed and memory as ratios of one run on this machine
-	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: setup ## speed and memory, as ratios or beside an aim; NAMES="slurm store" runs some
+	@$(KIT) sandbox install && $(KIT) sandbox up
+	@PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/run.py --record $(NAMES)
 
 audit: setup ## known holes of the locked packages (asks the internet)
 	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(PIP) pip-audit

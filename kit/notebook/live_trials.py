@@ -1,4 +1,4 @@
-"""The trials of a sweep while it runs: one output of a cell, lines where there is no notebook."""
+"""The trials of a sweep while it runs: one output of a cell; lines outside a notebook."""
 
 import contextlib
 import sys

@@ -1,15 +1,16 @@
 """Seconds of `kit doctor` on the healthy sandbox and with nothing set up, each beside its target.
 
 The sandbox is started where it is not up, and then stopped again. Each figure is the median of
-five, as a person sees it, Python's start among it. Usage: python tests/benchmarks/bench_doctor.py
+five, as a person sees it, Python's start among it. Usage: make bench NAMES=doctor
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+import measured
 
 KIT = [sys.executable, "-m", "kit"]
 REPEAT = 5
@@ -37,13 +38,9 @@ def main() -> None:
             ("nothing set up, sandbox", "sandbox", 1, 5.0, nothing),
             ("nothing set up, roihu", "roihu", 1, 5.0, nothing),
         ]
-        print(f"{'kit doctor':26}{'median':>10}{'longest':>10}{'target':>9}{'ratio':>8}")
         for what, profile, code, target, environ in rows:
             took = [seconds(profile, code, environ) for _ in range(REPEAT)]
-            median = statistics.median(took)
-            print(
-                f"{what:26}{median:8.2f} s{max(took):8.2f} s{target:7.1f} s{median / target:8.2f}"
-            )
+            measured.show(f"kit doctor, {what}", took, "s", target)
     if not was_up:
         subprocess.run([*KIT, "sandbox", "down"], check=True)
 

@@ -1,17 +1,18 @@
 """How long `kit forward` takes to be ready, and to be back after its ssh connection was killed.
 
-The sandbox must be up. Usage: python tests/benchmarks/bench_forward.py
+The sandbox must be up. Usage: make bench NAMES=forward
 """
 
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
+
+import measured
 
 from kit.base.settings import load
 from kit.deploy.forwards import list_forwards
@@ -62,12 +63,10 @@ def main() -> None:
     rows = list_forwards(load("sandbox"), HERE)
     ports = [each.to.port for each in rows if each.name != "ray"]  # there only while a job runs
     times = [once(ports) for _ in range(ROUNDS)]
-    print(f"{'kit forward':26}{'median':>10}{'slowest':>10}{'target':>9}")
     for what, values, target in zip(
         ("ready", "back after a kill"), zip(*times, strict=True), (3, 5), strict=True
     ):
-        median, slowest = statistics.median(values), max(values)
-        print(f"{what:26}{median:8.2f} s{slowest:8.2f} s{target:7.1f} s")
+        measured.show(f"kit forward, {what}", values, "s", target)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The forwarder beside its targets: the API's status, a scrape of 1,000 runs, memory, the tunnel.
 
-Usage: python tests/benchmarks/bench_forwarder.py (with the sandbox up and its environment made).
+Usage: make bench NAMES=forwarder (with the sandbox up and its environment made)
 """
 
 import asyncio
@@ -8,16 +8,13 @@ import json
 import os
 import signal
 import statistics
-import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
 
 import httpx
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-
+import measured
 import tunnel_bench as tunnel
 from forwarder_buckets import ForwarderBuckets
 from sandbox_command import kit_sandbox
@@ -28,6 +25,7 @@ from kit.base.settings import load
 from kit.forwarder.api import metrics_api
 from kit.forwarder.serve import serve
 
+Rows = list[tuple[str, float | list[float], float | None, str]]
 RATE, SECONDS, RUNS, TUNNELS, KILLS = 200, 10, 1000, 3, 5
 
 
@@ -54,7 +52,7 @@ async def _status() -> tuple[list[float], float]:
         return took[1:], time.perf_counter() - begin
 
 
-def status() -> list[tuple[str, float, float, str]]:
+def status() -> Rows:
     took, seconds = asyncio.run(_status())
     return [
         ("status requests a second", len(took) / seconds, RATE, "1/s"),
@@ -62,7 +60,7 @@ def status() -> list[tuple[str, float, float, str]]:
     ]
 
 
-def scrape() -> list[tuple[str, float, float, str]]:
+def scrape() -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         world = ForwarderBuckets(Path(folder))
         for number in range(RUNS):
@@ -81,12 +79,12 @@ def scrape() -> list[tuple[str, float, float, str]]:
                 took.append(time.perf_counter() - begin)
         assert all(f"cloud-hpc-{n:012x}-2".encode() in text for n in (0, RUNS - 1))
     return [
-        (f"scrape of {RUNS} runs, {len(text) / 1e6:.1f} MB", statistics.median(took), 1, "s"),
-        (f"first pass over {RUNS} runs (no target)", first, first, "s"),
+        (f"scrape of {RUNS} runs, {len(text) / 1e6:.1f} MB", took, 1, "s"),
+        (f"first pass over {RUNS} runs", first, None, "s"),
     ]
 
 
-def memory() -> list[tuple[str, float, float, str]]:
+def memory() -> Rows:
     rows = json.loads(kit_sandbox("status", "--json").stdout)["services"]
     face = next(row["rss"] for row in rows if row["name"] == "forwarder")
     return [
@@ -95,7 +93,7 @@ def memory() -> list[tuple[str, float, float, str]]:
     ]
 
 
-def window() -> list[tuple[str, float, float, str]]:
+def window() -> Rows:
     """From the job's start to the dashboard, and from a killed connection to the dashboard."""
     opened, back = [], []
     for _ in range(TUNNELS):
@@ -113,16 +111,15 @@ def window() -> list[tuple[str, float, float, str]]:
                 until(tunnel.answers(port), 60, 0.02)
                 back.append(time.perf_counter() - begin)
     return [
-        ("dashboard through the tunnel after the job's start", statistics.median(opened), 8, "s"),
-        ("tunnel back after its connection was killed", statistics.median(back), 5, "s"),
+        ("dashboard through the tunnel after the job's start", opened, 8, "s"),
+        ("tunnel back after its connection was killed", back, 5, "s"),
     ]
 
 
 def main() -> None:
-    print(f"load {os.getloadavg()[0]:.1f}")
     for part in (memory, status, scrape, window):
         for what, value, target, unit in part():
-            print(f"{what:52}{value:9.2f} {unit:4}aim {target:7.2f}, ratio {value / target:5.2f}")
+            measured.show(what, value, unit, target, more_is_better=unit == "1/s")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Compare a training by two ranks with one worker: seconds a step, and accuracy over seeds.
 
-Usage: python tests/benchmarks/bench_ranks.py
+Usage: make bench NAMES=ranks
 
 Two ranks are two processes of this machine, one thread each, as on two nodes. A step of two ranks
 with batches of N takes as many images as one of one worker with 2 N, so those two are compared:
@@ -8,12 +8,10 @@ the same mathematics, in half the arithmetic a process plus the averaging of gra
 """
 
 import json
-import statistics
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+import measured
 from idx_files import real_or_striped_images
 from rank_attempts import Attempts
 
@@ -46,14 +44,14 @@ def together(images, **hyperparameters):
 
 def main():
     images = real_or_striped_images()
-    print(f"{len(images.train_images)} images, {EPOCHS} epochs; ms a step")
-    print(f"{'batch':>12} {'one worker, batch':>18} {'twice that batch':>17} {'two ranks':>10}")
+    print(f"{len(images.train_images)} images, {EPOCHS} epochs; milliseconds a step")
     for batch in BATCHES:
         common = {"epochs": EPOCHS, "seed": 1}
         one, _ = alone(images, batch_size=batch, **common)
         wide, _ = alone(images, batch_size=2 * batch, **common)
         two, _ = together(images, batch_size=batch, **common)
-        print(f"{batch:>12} {one:>18.2f} {wide:>17.2f} {two:>10.2f}", flush=True)
+        note = f"ms a step: {two:.2f}; one worker {wide:.2f}, with half its batch {one:.2f}"
+        measured.show(f"two ranks with {batch} images each", two / wide, "", note=note)
     common = {"epochs": EPOCHS, "learning_rate": 0.02}  # so that it learns something in that time
     rows = {
         "one worker, batch 8": [alone(images, **common, seed=s, batch_size=8) for s in SEEDS],
@@ -61,8 +59,7 @@ def main():
     }
     for name, values in rows.items():
         accuracies = [accuracy for _, accuracy in values]
-        mean, spread = statistics.mean(accuracies), statistics.stdev(accuracies)
-        print(f"{name}: accuracy {mean:.4f} ± {spread:.4f} over {len(SEEDS)} seeds")
+        measured.show(f"accuracy of {name}", accuracies, "", more_is_better=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The report of many runs and the bill of many rows of sacct, beside their aims.
 
-Usage: python tests/benchmarks/bench_report.py
+Usage: make bench NAMES=report
 """
 
 import json
@@ -9,6 +9,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import measured
 
 from kit.base.settings import load
 from kit.billing import bill_of_run
@@ -29,7 +31,7 @@ def row(what: str, work: Callable[[], object], aim: float) -> None:
     start = time.process_time()
     work()
     figure = time.process_time() - start
-    print(f"{what:40} {figure:6.2f} CPU s  aim {aim:5.1f}  ratio to aim {figure / aim:5.2f}")
+    measured.show(what, figure, "CPU s", aim)
 
 
 def main() -> None:

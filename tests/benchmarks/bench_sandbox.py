@@ -1,17 +1,18 @@
 """Start, stop, memory and disk of the sandbox, and its shortest job, each beside its target.
 
 A sandbox that is up is stopped for the measurement, which uses a folder of its own, and started
-again afterwards. Usage: python tests/benchmarks/bench_sandbox.py
+again afterwards. Usage: make bench NAMES=sandbox
 """
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import measured
 
 from kit.base.settings import load
 
@@ -39,11 +40,11 @@ def seconds(*words: str, environ: dict[str, str]) -> float:
     return time.monotonic() - begin
 
 
-def job_seconds(ssh_config: str) -> float:
-    """Return the median seconds from sbatch to COMPLETED in sacct, on the login node."""
+def job_seconds(ssh_config: str) -> list[float]:
+    """Return the seconds from sbatch to COMPLETED in sacct of several jobs, on the login node."""
     argv = ["ssh", "-F", ssh_config, "hpc", "bash", "-s"]
     done = subprocess.run(argv, input=JOBS, capture_output=True, text=True, check=True)
-    return statistics.median(float(line) / 1e9 for line in done.stdout.split())
+    return [float(line) / 1e9 for line in done.stdout.split()]
 
 
 def gigabytes(folder: Path) -> float:
@@ -51,15 +52,15 @@ def gigabytes(folder: Path) -> float:
     return int(done.stdout.split()[0]) * 1024 / 1e9
 
 
-def site(profile: str, environ: dict[str, str]) -> tuple[float, float]:
-    """Return what the services of a site hold in memory (GB), and the seconds of a job."""
+def site(profile: str, environ: dict[str, str]) -> tuple[float, list[float]]:
+    """Return what the services of a site hold in memory (GB), and the seconds of its jobs."""
     status = json.loads(kit("status", "--json", "--profile", profile, environ=environ))
     resident = sum(row["rss"] for row in status["services"]) / 1e9
     return resident, job_seconds(status["files"]["ssh_config"])
 
 
-def measure(environ: dict[str, str]) -> list[tuple[str, float, float, str]]:
-    """Rows of (what, value, target, unit)."""
+def measure(environ: dict[str, str]) -> list[tuple[str, float | list[float], float, str]]:
+    """Rows of (what, values, target, unit)."""
     rows = [("cold up", seconds("up", environ=environ), 15, "s")]
     first, job = site("sandbox", environ)
     rows.append(("resident, one site", first, 1.3, "GB"))
@@ -86,9 +87,8 @@ def main() -> None:
         rows = measure({**os.environ, "KIT_SANDBOX_DIR": f"{parent}/s"})
     if was_up:
         kit("up")
-    print(f"{'sandbox':26}{'measured':>10}{'target':>9}{'ratio':>8}")
-    for what, value, target, unit in rows:
-        print(f"{what:26}{value:8.2f} {unit:2}{target:6.1f} {unit:2}{value / target:7.2f}")
+    for what, values, target, unit in rows:
+        measured.show(what, values, unit, target)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
 """What one fenced submission costs beside plainer ways, and what asking and waiting cost.
 
-    python tests/benchmarks/bench_slurm.py [--json FILE] [--without-wait]
-
 Needs the sandbox (`kit sandbox up`). All figures are measured in one run on one machine; submitit
 is put into a folder of its own and run on the login node, as its users do.
+Usage: make bench NAMES=slurm
 """
 
-import argparse
-import json
 import os
 import secrets
 import shlex
@@ -21,8 +18,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-
+import measured
 from slurm_follow import follow
 
 from kit.base import SSHHost
@@ -33,6 +29,8 @@ ROUNDS = 30
 OPTIONS = ["--partition=gputest", "--mem=1M", "--time=1", "--output=/dev/null"]
 SMALL = {"partition": "gputest", "memory": "20M", "time": "00:05:00"}
 ATTEMPT_IDS = []
+FENCED = "kit, fenced, over an open connection"
+BARE = "ssh hpc sbatch, over an open connection"
 SUBMITIT = """
 import submitit, sys, time
 executor = submitit.SlurmExecutor(folder=sys.argv[2])
@@ -79,23 +77,15 @@ def timed(call, rounds=ROUNDS):
     return times[1:]
 
 
-def figures(times):
-    quantiles = statistics.quantiles(times, n=20)
-    values = {"median": statistics.median(times), "p95": quantiles[-1], "n": len(times)}
-    return {name: round(value, 4) for name, value in values.items()}
-
-
 def submissions(slurm, host, account, folder):
-    """The ways to submit, side by side."""
+    """Return the seconds of the ways to submit, by name."""
     spec = JobSpec("bench", ("true",), account=account, **SMALL)
-    rows = {
-        "kit, fenced, over an open connection": timed(lambda: slurm.submit(spec, new_attempt_id()))
-    }
+    rows = {FENCED: timed(lambda: slurm.submit(spec, new_attempt_id()))}
     known = new_attempt_id()
     rows["kit, asked again for a known attempt"] = timed(lambda: slurm.submit(spec, known))
     plain = ["sbatch", "--parsable", f"--account={account}", *OPTIONS, "--wrap", "true"]
     ssh = ["ssh", "-F", host.config, "-o", f"ControlPath={host.socket}", host.name]
-    rows["ssh hpc sbatch, over an open connection"] = timed(
+    rows[BARE] = timed(
         lambda: subprocess.run([*ssh, shlex.join(plain)], check=True, capture_output=True)
     )
     rows["ssh hpc true, over an open connection"] = timed(
@@ -110,7 +100,7 @@ def submissions(slurm, host, account, folder):
     stamps = [float(line) for line in host.run(["bash", "-c", loop], timeout=120).out.split()]
     rows["sbatch on the login node"] = [b - a for a, b in pairwise(stamps)][1:]
     rows["submitit on the login node"] = submitit(host, account, folder)
-    return {name: figures(times) for name, times in rows.items()}
+    return rows
 
 
 def submitit(host, account, folder):
@@ -137,17 +127,15 @@ def status_of_many(slurm, host, hpc, count=500):
                 (attempt_ids[::2], attempt_ids[1::2]),
             )
         )
-    rows = {}
-    for name in (f"{count} waiting attempts", f"{count} ended attempts"):
+    for name in (f"status of {count} waiting attempts", f"status of {count} ended attempts"):
         begun, calls = time.perf_counter(), host.calls
         statuses = slurm.status(attempt_ids)
-        seconds = round(time.perf_counter() - begun, 3)
-        states = sorted({s.state.name for s in statuses.values()})
-        rows[name] = {"seconds": seconds, "remote commands": host.calls - calls, "states": states}
+        seconds = time.perf_counter() - begun
+        states = ", ".join(sorted({s.state.name for s in statuses.values()}))
+        measured.show(name, seconds, "s", 0.3, note=f"{host.calls - calls} commands; {states}")
         ids = " ".join(status.job_id for status in statuses.values())
         host.run(["xargs", "scancel"], input=ids.encode(), timeout=120)
         time.sleep(8)  # slurmdbd gets the ends
-    return rows
 
 
 def wait_for_60_seconds(hpc, host):
@@ -158,37 +146,28 @@ def wait_for_60_seconds(hpc, host):
     slurm.submit(spec, attempt_id)
     begun, calls = time.perf_counter(), host.calls
     status = follow(slurm, attempt_id)
-    return {
-        "state": status.state.name,
-        "seconds": round(time.perf_counter() - begun, 1),
-        "remote commands": host.calls - calls,
-    }
+    assert status.state.name == "COMPLETED", status
+    seconds = time.perf_counter() - begun
+    measured.show("waiting for a job of 60 s", seconds, "s", note=f"{host.calls - calls} commands")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--without-wait", action="store_true")
-    options = parser.parse_args()
     hpc = load("sandbox").hpc
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         os.chmod(folder, 0o755)
         host = Counted(hpc.ssh_host, config=hpc.ssh_config, folder=Path(folder) / "c")
         slurm = Slurm(host, hpc)
-        result = {
-            "machine": {"cores": os.cpu_count(), "slurm": host.run(["sbatch", "-V"]).out.strip()},
-            "seconds a submission": submissions(slurm, host, hpc.account, folder),
-            "a status pass": status_of_many(slurm, host, hpc),
-        }
-        if not options.without_wait:
-            result["waiting for a job of 60 s"] = wait_for_60_seconds(hpc, host)
+        print(host.run(["sbatch", "-V"]).out.strip())
+        rows = submissions(slurm, host, hpc.account, folder)
+        for name, times in rows.items():
+            measured.show(name, [1000 * each for each in times], "ms")
+        ratio = statistics.median(rows[FENCED]) / statistics.median(rows[BARE])
+        measured.show("fenced beside bare ssh and sbatch", ratio, "", 1.5)
+        status_of_many(slurm, host, hpc)
+        wait_for_60_seconds(hpc, host)
         folders = [f"{hpc.project_dir}/kit/tries/{attempt_id}" for attempt_id in ATTEMPT_IDS]
         host.run(["xargs", "rm", "-rf"], input="\n".join(folders).encode())
         host.close()
-    text = json.dumps(result, indent=4)
-    if options.json:
-        options.json.write_text(text + "\n")
-    sys.stdout.write(text + "\n")
 
 
 if __name__ == "__main__":

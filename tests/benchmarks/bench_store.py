@@ -2,7 +2,7 @@
 
 Needs the sandbox. Every figure is a ratio of two best rounds of several, taken in turn: other work
 on the machine only makes a round slower.
-Usage: python tests/benchmarks/bench_store.py [PROFILE]
+Usage: make bench NAMES=store
 """
 
 import contextlib
@@ -16,10 +16,9 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from swiftclient import Connection
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+import measured
 from buckets import remove_bucket
+from swiftclient import Connection
 
 from kit.base.settings import load
 from kit.store import open_store
@@ -57,8 +56,8 @@ def in_threads(call, *columns) -> list:
 
 
 def say(what: str, ratio: float, aim: float, more: str = "") -> None:
-    verdict = "ok" if ratio >= aim else "MISSED"
-    print(f"{what:42} ratio {ratio:5.2f}  (aim {aim})  {verdict:6}  {more}", flush=True)
+    """Show a rate beside that of the plain client."""
+    measured.show(what, ratio, "", aim, more_is_better=True, note=more)
 
 
 def large(stores, folder: Path) -> None:

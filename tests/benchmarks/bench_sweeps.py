@@ -1,9 +1,8 @@
 """What a sweep costs beside its training, and what it saves: ratios of one run on this machine.
 
-Usage: python tests/benchmarks/bench_sweeps.py [TRIALS [JOBS]]
-
 The trials are those of `digits`, some seconds each. Where the sandbox is up, one sweep of JOBS
 trials, two at once in one job, is compared with as many jobs of one training, one after another.
+Usage: make bench NAMES=sweeps
 """
 
 import contextlib
@@ -14,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+import measured
 from digit_sweeps import DIGITS, ask_digits, seeds, sweep_here
 from hpc_bench import Bench
 from sandbox_command import kit_sandbox
@@ -26,10 +25,6 @@ from kit.runs.requests import RunState
 from kit.sweeps.engine import DONE, training_of
 
 OVERHEAD_S, TWICE, JOBS_RATIO = 1.5, 1.5, 2.0
-
-
-def print_row(what: str, figure: float, unit: str, aim: float) -> None:
-    print(f"{what:60} {figure:8.2f} {unit:2} aim {aim:g}, ratio {figure / aim:.2f}", flush=True)
 
 
 def here(data: Data, count: int, at_once: int) -> tuple[float, float]:
@@ -48,9 +43,10 @@ def on_this_machine(data: Data, count: int) -> None:
     alone, trained = here(data, count, 1)
     together, _ = here(data, count, 2)
     print(f"{count} trials of digits: {alone:.1f} s one after another, {trained:.1f} s of training")
-    print_row("overhead of a trial", (alone - trained) / count, "s", OVERHEAD_S)
-    print_row("one after another, of the pure training", alone / trained, "x", 2.0)
-    print_row("one after another over two at once", alone / together, "x", TWICE)
+    measured.show("overhead of a trial", (alone - trained) / count, "s", OVERHEAD_S)
+    measured.show("one after another beside pure training", alone / trained, "", 2.0)
+    faster = alone / together
+    measured.show("one after another beside two at once", faster, "", TWICE, more_is_better=True)
 
 
 def timed(bench: Bench, run: str) -> float:
@@ -70,7 +66,8 @@ def in_jobs(data: Data, count: int) -> None:
         one = timed(bench, ask_digits(bench, data, seeds(count)))
         each = sum(timed(bench, ask_digits(bench, data, [])) for _ in range(count))
     print(f"{count} trials on the sandbox: {one:.1f} s in one job, {each:.1f} s in {count} jobs")
-    print_row("jobs of one training over one job of all trials", each / one, "x", JOBS_RATIO)
+    what = f"{count} jobs beside one job with {count} trials"
+    measured.show(what, each / one, "", JOBS_RATIO, more_is_better=True)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Compare the kit's training with the usual loop, and measure the memory of a full-size run.
 
-Usage: python tests/benchmarks/bench_training.py
+Usage: make bench NAMES=training
 
 One run prints one table of ratios; all loops take turns, seed by seed, so that a machine
 that gets slower or faster in between does so for all of them.
@@ -11,11 +11,12 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import measured
 import torch
 import torch.nn.functional as F
 import torchmetrics
+from idx_files import official_images, real_or_striped_images
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -23,11 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.parameters import Parameters
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from idx_files import official_images, real_or_striped_images
-
 SEEDS = (1, 2, 3, 4, 5)
 EPOCHS = 5
+KIT = "the kit, 1 thread"
 FULL_SIZE = (60_000, 10_000)
 MEMORY_LIMIT_GB = 1.5
 
@@ -133,7 +132,7 @@ def compare(data):
     """Run every loop with every seed in turn; give {name: [(steps/s, seconds, accuracy)]}."""
     many = torch.get_num_threads()
     loops = {
-        "the kit, 1 thread": lambda seed: ours(data, seed),
+        KIT: lambda seed: ours(data, seed),
         "the kit with loss.backward(), 1 thread": lambda seed: ours(data, seed, False),
         f"usual, {many} threads (default)": lambda seed: usual(data, seed, many, False),
         "usual, 1 thread": lambda seed: usual(data, seed, 1, False),
@@ -151,7 +150,7 @@ def compare(data):
 
 def table(results):
     """One line a loop: steps/s, the kit's ratio to it (training; with evaluation), accuracy."""
-    (kit_rate, kit_total), lines = _medians(results["the kit, 1 thread"]), []
+    (kit_rate, kit_total), lines = _medians(results[KIT]), []
     lines.append(
         f"{'loop':40} {'steps/s':>8} {'kit is':>7} {'+ eval':>7}  accuracy (mean ± sd, range)"
     )
@@ -186,17 +185,21 @@ _MAC = sys.platform == "darwin"  # where ru_maxrss is in bytes
 def main():
     if sys.argv[1:] == ["--memory"]:
         peak, rate, accuracy = full_size_memory()
-        print(
-            f"{FULL_SIZE[0]:,} + {FULL_SIZE[1]:,} official images, 1 epoch: peak memory"
-            f" {peak:.2f} GB (limit {MEMORY_LIMIT_GB}), {rate:.0f} steps/s, accuracy {accuracy:.3f}"
-        )
+        print(f"{FULL_SIZE[0]:,} + {FULL_SIZE[1]:,} official images, 1 epoch")
+        measured.show("peak memory of that training", peak, "GB", MEMORY_LIMIT_GB)
+        measured.show("steps a second", rate, "1/s", more_is_better=True)
+        measured.show("its accuracy", accuracy, "", more_is_better=True)
         return 0 if peak < MEMORY_LIMIT_GB else 1
     data = real_or_striped_images()
     kind = "real" if data.source == "folder" else "GENERATED (KIT_TEST_DATA is not set)"
     sizes = f"{len(data.train_images)} + {len(data.test_images)}"
     print(f"{sizes} {kind} images, batch 4, {EPOCHS} epochs, {len(SEEDS)} seeds, torch", end=" ")
     print(f"{torch.__version__}, {sum(p.numel() for p in training.Model().parameters())} weights")
-    print(table(compare(data)), flush=True)
+    results = compare(data)
+    print(table(results), flush=True)
+    for name, runs in results.items():
+        rates = [ours[0] / run[0] for ours, run in zip(results[KIT], runs, strict=True)]
+        measured.show(f"the kit beside {name}", rates, "", more_is_better=True)
     # In a process of its own: peak memory never goes down again.
     argv = [sys.executable, __file__, "--memory"]
     return subprocess.run(argv, check=False).returncode
