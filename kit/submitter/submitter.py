@@ -69,8 +69,7 @@ class Submitter:
     ) -> None:
         self.settings = settings
         self.slurm, self.hpc = slurm, slurm.hpc
-        self.requests = requests
-        self.data = data
+        self.requests, self.data = requests, data
         self.tunnel_keys = tunnel_keys
         self._owned = False
         self._due: dict[str, _Due] = {}
@@ -232,9 +231,7 @@ class Submitter:
             task = inputs.task(request, number, attempt)
         except EnvironmentBuildError as err:
             if not self.slurm.give_up(attempt).manifest:  # another submitter may have built it
-                self.requests.write(
-                    run, f"try-{number}/ended", never_began(attempt, err.tried, err)
-                )
+                self._end_without_job(run, number, never_began(attempt, err.tried, err))
             return
         if self._is_cancelled(run):  # staging may take minutes
             self._sweep([attempt])
@@ -244,12 +241,17 @@ class Submitter:
         except CommandFailed as err:
             if err.argv[0] != "sbatch":  # the folder is full or not writable: asked again later
                 raise
-            self.requests.write(run, f"try-{number}/ended", never_began(attempt, REFUSED, err))
+            self._end_without_job(run, number, never_began(attempt, REFUSED, err))
             return
         if job.done and not job.started and self._is_cancelled(run):
             return
         log.info("%s: attempt %s is job %s", run, number, job.job_id or "?")
         self.requests.write(run, f"try-{number}/submitted", {"token": attempt})
+
+    def _end_without_job(self, run: str, number: int, ended: Json) -> None:
+        """Publish why an attempt never had a job, and remove the keys of the run's tunnels."""
+        self.requests.write(run, f"try-{number}/ended", ended)
+        self._sweep(attempt_id(run, each) for each in range(1, number + 1))
 
     def _cancel(self, status: RunStatus) -> None:
         """End a cancelled run; what was committed before is its result.

@@ -441,6 +441,8 @@ def test_an_account_removed_between_two_attempts_ends_the_run(allas, bench, seen
     assert bench.ended(run, 1) == ["CANCELLED"]
     assert bench.sacct(run, 2) == []
     assert not (bench.folder(run, 2) / "owner").readlink().name[0].isdigit()
+    keys = Path(bench.profile.cloud.tunnel_keys).read_text()
+    assert [number for number in (1, 2) if attempt_id(run, number) in keys] == []
     seen("account removed between two attempts", "FAILED with sbatch's words, 1 job, no work done")
 
 

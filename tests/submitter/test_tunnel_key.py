@@ -246,6 +246,16 @@ def test_keys_are_removed_when_an_attempt_ends_even_after_a_crash(tmp_path):
     assert swept == [attempt_id(RUN, 1)] * 2, "another submitter cannot know that it was done"
 
 
+def test_keys_of_a_refused_submission_are_removed_in_the_same_pass(tmp_path):
+    world, swept = World(tmp_path, tunnel="reverse"), []
+    task = {"address": "10.1.2.3", "port": 22, "ports": [8280]}
+    vm = SimpleNamespace(open=lambda *_: task, sweep=lambda _, tries, names: swept.extend(names))
+    world.ask()
+    world.site.sbatch = "refuse"
+    assert world.until_finished(world.submitter(tunnel_keys=vm)).state is RunState.ENDED
+    assert swept == [attempt_id(RUN, 1)]
+
+
 def test_keys_of_a_cancelled_run_are_removed_when_the_vm_is_back(tmp_path):
     """The cancel closes the attempt after the last one too, which may have a key already."""
     world, vm, swept = World(tmp_path, tunnel="reverse"), Barred(), []
