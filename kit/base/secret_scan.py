@@ -38,9 +38,7 @@ SHAPES = {
 }
 # Embedded pictures and fonts: `data:` URLs of pages, `image/png` of notebooks. A run of zeros in
 # one looks like the start of a token.
-_EMBEDDED = re.compile(
-    rb'(?:;base64,|"(?:image|application)/[\w.+-]+": ")((?:[A-Za-z0-9+/=]|\\n)*)'
-)
+_EMBEDDED = re.compile(rb'(?:;base64,|"image/[\w.+-]+": ")((?:[A-Za-z0-9+/=]|\\n)*)')
 _SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|COOKIE|_KEY$|REDIS_URL")
 VARIABLES = (
     "CSC_PASSWORD",

@@ -197,8 +197,9 @@ TOKEN = "gAAAAABpK" + "b_" * 60
         f"https://example.org/{TOKEN}",
         "data:text/plain;base64," + base64.b64encode(f"token {TOKEN}".encode()).decode(),
         f"data:image/png;base64,={TOKEN}",
+        json.dumps({"application/vnd.own": "gAAAAABp" + "b" * 60}),  # base64 as well, no picture
     ],
-    ids=["plain", "JSON", "JSON in JSON", "URL", "embedded", "no base64"],
+    ids=["plain", "JSON", "JSON in JSON", "URL", "embedded", "no base64", "other output"],
 )
 def test_token_is_known_by_its_shape(settings, text):
     assert find_secrets(text.encode(), known_secrets(settings, {})) == ["a Keystone token"]
