@@ -6,6 +6,7 @@ Usage: make bench NAMES=forwarder (with the sandbox up and its environment made)
 import asyncio
 import json
 import os
+import secrets
 import signal
 import statistics
 import tempfile
@@ -27,6 +28,7 @@ from kit.forwarder.serve import serve
 
 Rows = list[tuple[str, float | list[float], float | None, str]]
 RATE, SECONDS, RUNS, TUNNELS, KILLS = 200, 10, 1000, 3, 5
+TOKEN = secrets.token_urlsafe(24)
 
 
 async def _status() -> tuple[list[float], float]:
@@ -55,7 +57,7 @@ async def _status() -> tuple[list[float], float]:
 def status() -> Rows:
     took, seconds = asyncio.run(_status())
     return [
-        ("status requests a second", len(took) / seconds, RATE, "1/s"),
+        (f"status requests a second, {RATE} asked for", len(took) / seconds, 0.95 * RATE, "1/s"),
         ("their 99th percentile", 1000 * statistics.quantiles(took, n=100)[98], 100, "ms"),
     ]
 
@@ -69,11 +71,11 @@ def scrape() -> Rows:
         begin = time.perf_counter()
         assert ours.once() == []
         first, took = time.perf_counter() - begin, []
-        with serve(metrics_api(ours, Secret("word")), "127.0.0.1", 0) as port:
+        with serve(metrics_api(ours, Secret(TOKEN)), "127.0.0.1", 0) as port:
             for _ in range(5):
                 begin = time.perf_counter()
                 url = f"http://127.0.0.1:{port}/metrics"
-                request = urllib.request.Request(url, headers={"Authorization": "Bearer word"})
+                request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
                 with urllib.request.urlopen(request) as answer:
                     text = answer.read()
                 took.append(time.perf_counter() - begin)
