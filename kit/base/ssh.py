@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from kit.base.settings import Settings
 
 RENEWABLE_S = 600.0  # clocks may differ: a certificate that ended just now is tried all the same
+# A command of such words needs no encoding: no login shell changes one.
+PLAIN_WORD = re.compile(r"[A-Za-z0-9_./-][A-Za-z0-9_./:,+=@%-]*")
 WORD_LENGTH = 800  # of an encoded argument: csh refuses words of 1024 characters and more
 
 # Lines of ssh itself; what a remote command writes to stderr has another form.
@@ -275,8 +277,12 @@ def _remote(mark: str, argv: Sequence[str]) -> str:
     """Return a remote command that any login shell passes on as it is.
 
     csh refuses line breaks and replaces `!` within quotes, so the program goes as base64, in
-    words that are short enough for csh.
+    words that are short enough for csh. Plain words go as they are, which saves three processes.
     """
+    if len(" ".join(argv)) < WORD_LENGTH and all(map(PLAIN_WORD.fullmatch, argv)):
+        begin = rf'printf "%s\n" {mark}; printf "%s\n" {mark} >&2'
+        end = rf'r=$?; printf "\n%s %s\n" {mark} "$r"; exit "$r"'
+        return f"exec sh -c '{begin}; \"$@\"; {end}' sh {' '.join(argv)}"
     program = (
         f"printf '%s\\n' {mark}; printf '%s\\n' {mark} >&2; set -- {shlex.join(argv)}\n"
         f'"$@"; r=$?; printf \'\\n%s %s\\n\' {mark} "$r"; exit "$r"'

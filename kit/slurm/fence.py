@@ -72,8 +72,11 @@ def job_name(attempt_id: str) -> str:
 
 
 def wrap(name: str, *arguments: str) -> bytes:
-    """Return the stdin of `bash -s` for a script: nothing runs before all of it has arrived."""
-    head = f"main() {{\nset -- {shlex.join(arguments)}\n"
+    """Return the stdin of `bash -s` for a script: nothing runs before all of it has arrived.
+
+    bash reads a script from a pipe byte by byte, a system call each; `cat` reads it in blocks.
+    """
+    head = f'eval "$(cat)"\nmain() {{\nset -- {shlex.join(arguments)}\n'
     return f"{head}{shell('look')}{shell(name)}}}\nmain; exit\n".encode()
 
 

@@ -442,6 +442,27 @@ def test_remote_command_has_nothing_that_csh_replaces_or_refuses():
     remote = ssh._remote("kit-0", ["sh", "-c", "echo 'a!b'\nexit 1", "x" * 5000])
     assert not set("!\n") & set(remote)
     assert max(map(len, remote.split())) < 1024
+    assert "base64" in remote
+
+
+@pytest.mark.parametrize("word", ["a b", "$HOME", "*", "~", "=x", "a'b", "", "ü", "x!", "x\n"])
+def test_word_that_a_shell_may_change_is_encoded(word):
+    assert "base64" in ssh._remote("kit-0", ["echo", word])
+
+
+SHELLS = ["sh", *filter(shutil.which, ["bash", "dash", "csh", "tcsh", "fish", "zsh"])]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("argv", [["echo", "-n", "a/b.c", "x=1,2:3@%+"], ["echo", "a  b!\n'$x"]])
+def test_words_arrive_whole_through_any_login_shell(shell, argv):
+    """sshd runs the command as an argument of the login shell: `SHELL -c COMMAND`."""
+    remote = ssh._remote("kit-0", argv)
+    assert ("base64" in remote) is (argv[1] != "-n")
+    done = subprocess.run([shell, "-c", remote], capture_output=True, text=True)
+    said = "a/b.c x=1,2:3@%+" if argv[1] == "-n" else f"{argv[1]}\n"
+    assert done.stdout == f"kit-0\n{said}\nkit-0 0\n"
+    assert done.stderr == "kit-0\n"
 
 
 def test_folder_for_the_socket_that_cannot_be_made_is_an_error_of_the_kit(tmp_path):

@@ -71,6 +71,25 @@ def test_submission_hands_the_script_to_sbatch_and_keeps_its_reply(ask, project)
     assert all(path.lstat().st_mode & 0o077 == 0 for path in folder.iterdir() if path.is_file())
 
 
+def test_reply_of_sbatch_ends_the_wait_at_once(ask, project):
+    """The caller that submits is woken; it does not look for the reply by turns."""
+    sleep = project.parent / "bin" / "sleep"
+    sleep.write_text(f"#!/bin/bash\necho x >>{project.parent}/turns\nexec /bin/sleep $1\n")
+    sleep.chmod(0o755)
+    assert submit(ask, project).job_id == "7"
+    assert lines(project.parent / "turns") == []
+
+
+def test_caller_is_let_go_when_sbatch_hangs_and_its_reply_is_found_later(ask, project):
+    sbatch = project.parent / "bin" / "sbatch"
+    go = project.parent / "go"
+    sbatch.write_text(f"#!/bin/bash\nuntil [ -e {go} ]; do sleep 0.1; done; echo 7\n")
+    words = A, "0", LIMIT_PATTERN, NO_ANSWER_PATTERN, JOB, *argv(f"{project}/kit/tries/{A}")
+    assert ask("submit", *words).attempts[A].reply is None
+    go.touch()
+    assert submit(ask, project).job_id == "7"
+
+
 def test_eight_callers_at_once_call_sbatch_once(ask, project):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: submit(ask, project), range(8)))
@@ -135,6 +154,9 @@ def test_cluster_of_a_federation_is_named_in_every_question(ask, project):
     asked = lines(project.parent / "asked")
     assert [line.split()[0] for line in asked] == ["squeue", "sacct", "sacct", "scancel"]
     assert all("--clusters=c1" in line for line in asked)
+    assert all("--allocations" in line for line in asked[1:3]), (
+        "the steps of jobs are not asked for"
+    )
 
 
 def test_sacct_of_a_site_without_accounting_is_recognised(project):

@@ -13,6 +13,6 @@ look() {
     echo "@attempts"
     (cd "$attempts" && find "$@" -maxdepth 1 \( -type l -o -name reply \) \
         -printf '%h|%f|%T@|%l\n' 2>/dev/null
-    cd "$attempts" && grep -as '' /dev/null "${@/%//reply}")
+    cd "$attempts" && exec grep -as '' /dev/null "${@/%//reply}")
     printf '@now %(%s)T\n' -1
 }
