@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -198,14 +198,27 @@ def _damaged(path: Path, got: str) -> DataError:
 
 
 def read_folder(folder: Path) -> Dataset:
-    """Read the four files of a folder, each with or without `.gz`. Raises DataError."""
-    arrays, files = [], {}
+    """Read the four files of a folder, each with or without `.gz`. Raises DataError.
+
+    The last data set stays in memory: the steps of a run read the same files.
+    """
+    states = []
     for name in FILES:
         path = folder / name
         if not path.exists():
             path = folder / name.removesuffix(".gz")
         if not path.exists():
             raise DataError(f"find {name} (or without .gz) in {folder}", _contents(folder), WAYS)
+        status = path.stat()
+        states.append((path, status.st_ino, status.st_size, status.st_mtime_ns))
+    return _read_files(folder, tuple(states))
+
+
+@lru_cache(maxsize=1)
+def _read_files(folder: Path, states: tuple[tuple[Path, int, int, int], ...]) -> Dataset:
+    """Read the four files again only if one of them is another file, or was written to."""
+    arrays, files = [], {}
+    for name, (path, *_) in zip(FILES, states, strict=True):
         array = read_idx(path)
         if array.ndim != (3 if "images" in name else 1):
             raise _damaged(path, "images and labels are exchanged")

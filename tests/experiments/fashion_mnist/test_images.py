@@ -81,6 +81,18 @@ def test_reads_a_folder_packed_or_not_with_the_same_hash(tmp_path):
     assert plain.files["train-labels-idx1-ubyte"] == hashlib.sha256(LABELS).hexdigest()
 
 
+def test_folder_is_read_again_only_when_a_file_in_it_has_changed(tmp_path):
+    folder = idx_files.write_folder(tmp_path, SMALL)
+    first = fashion_mnist.read_folder(folder)
+    assert fashion_mnist.read_folder(folder) is first
+    other = dataclasses.replace(SMALL, test_labels=SMALL.test_labels[::-1].copy())
+    labels = gzip.compress(idx_files.labels_bytes(other.test_labels))
+    new = folder / "new"
+    new.write_bytes(labels)
+    new.replace(folder / "t10k-labels-idx1-ubyte.gz")
+    assert fashion_mnist.read_folder(folder).hash == other.hash
+
+
 def test_the_hash_follows_every_array(tmp_path):
     changed = SMALL.test_labels.copy()
     changed[0] ^= 1
