@@ -329,8 +329,7 @@ def test_environment_key_depends_on_the_packages(site):
 
 def needed():
     """Names of all that Ray and the others need, without the site's PyTorch and NumPy."""
-    seen, todo = set(), [("ray", ("default",)), *((n, ()) for n in ("safetensors", "torchmetrics"))]
-    todo.append(("tqdm", ()))
+    seen, todo = set(), [("ray", ("default",)), ("safetensors", ()), ("tqdm", ())]
     while todo:
         name, extras = todo.pop()
         if (name, extras) in seen or name in ("torch", "numpy"):

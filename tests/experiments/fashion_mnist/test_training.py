@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchmetrics.functional.classification as metrics
 from idx_files import real_or_striped_images, striped_images
 from tiny_training import TINY, interrupt_in_epoch, train
 from torch import nn
@@ -356,6 +357,29 @@ def test_metrics_by_hand():
     assert got.confusion.sum() == 20
     assert got.probabilities.dtype == np.float32
     assert got.probabilities.sum(1) == pytest.approx(np.ones(20))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_metrics_have_the_bits_of_torchmetrics(seed):
+    """Also where a class occurs and is never predicted, the other way round, or neither."""
+    torch.manual_seed(seed)
+    classes = torch.randperm(10)
+    actual = classes[torch.randint(2 + seed % 9, (1000,))]
+    predicted = torch.where(torch.rand(1000) < 0.7, actual, classes[torch.randint(10, (1000,))])
+    data = dataclasses.replace(
+        TINY,
+        test_images=np.zeros((1000, 28, 28), np.uint8),
+        test_labels=actual.numpy().astype(np.uint8),
+    )
+    got = training.evaluate(Fixed(predicted.tolist()), data, Parameters())
+    for kind in ("accuracy", "precision", "recall"):
+        measure = getattr(metrics, f"multiclass_{kind}")
+        macro = measure(predicted, actual, num_classes=10, average="macro")
+        by_class = measure(predicted, actual, num_classes=10, average="none")
+        assert got.performance[kind] == macro.tolist()
+        assert got.performance[f"class-{kind}"] == by_class.tolist()
+    confusion = metrics.multiclass_confusion_matrix(predicted, actual, 10)
+    assert got.confusion.tolist() == confusion.tolist()
 
 
 def test_evaluation_does_not_depend_on_its_batch(monkeypatch):
