@@ -14,9 +14,11 @@ A reader takes nothing whose SHA-256 is not the one that the record (or the call
 import contextlib
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from kit.base import (
     SCHEMA,
@@ -33,6 +35,10 @@ from kit.experiments.contract import files_below, hash_of
 from kit.experiments.running import OUT, Data, check_name
 from kit.store import ObjectStore
 
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+FILES_AT_ONCE = 4
+
 
 @dataclass(frozen=True)
 class StageStore:
@@ -48,7 +54,7 @@ class StageStore:
         """
         record = f"data/{data.hash}.json"
         known = self._read(record)
-        if known and all(map(self._is_there, known["objects"].values())):
+        if known and self._are_there(known["objects"].values()):
             self._put(record, dumps(known).encode())
             return False
         about: Json = {"schema": SCHEMA, **data.info.facts(data.hash)}
@@ -78,10 +84,15 @@ class StageStore:
 
     def get_files(self, references: Mapping[str, Json], folder: Path) -> None:
         """Download files by their names below a folder. Raises DataError for a name outside it."""
-        for name, reference in references.items():
-            path = folder / check_name(name)
+        paths = {name: folder / check_name(name) for name in references}
+
+        def get(name: str) -> None:
+            """Download one file."""
+            reference, path = references[name], paths[name]
             path.parent.mkdir(parents=True, exist_ok=True)
             self.store.get_file(reference["key"], path, sha256=reference["sha256"])
+
+        _at_once(get, references)
 
     def keep_out(self, files: Mapping[str, Path]) -> dict[str, Json]:
         """Put the experiment's own files; return their references by name, with `OUT` before it."""
@@ -104,7 +115,7 @@ class StageStore:
         It must be done again if the record is damaged or one of its objects is gone.
         """
         record = self._read(f"runs/{self.run_id}/{stage}.json")
-        if record is None or not all(map(self._is_there, record["objects"].values())):
+        if record is None or not self._are_there(record["objects"].values()):
             return None
         return record, sha256_of(dumps(record).encode())
 
@@ -166,11 +177,20 @@ class StageStore:
         except DataError:
             return None
 
+    def _are_there(self, references: Iterable[Json]) -> bool:
+        return all(_at_once(self._is_there, references))
+
     def _is_there(self, reference: Json) -> bool:
         try:
             return bool(self.store.stat(reference["key"]).sha256 == reference["sha256"])
         except NoSuchObject:
             return False
+
+
+def _at_once(call: Callable[[_Item], _Answer], items: Iterable[_Item]) -> list[_Answer]:
+    """Call with each item, some at a time: an answer of a distant store takes a while."""
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        return list(pool.map(call, items))
 
 
 def _changed(key: str, got: str) -> DataError:

@@ -97,6 +97,20 @@ def test_a_data_set_comes_back_as_it_was_and_is_uploaded_once(
     assert (about["title"], about["warning"]) == (data.info.title, data.info.warning)
 
 
+def test_files_are_fetched_at_the_same_time(
+    uploaded: StageStore, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each download waits for the others: one after the other they would not end."""
+    together, get_file = threading.Barrier(4, timeout=20), type(uploaded.store).get_file
+
+    def get_together(*words: Any, **more: Any) -> Any:
+        together.wait()
+        return get_file(*words, **more)
+
+    monkeypatch.setattr(type(uploaded.store), "get_file", get_together)
+    assert uploaded.get_data(data.hash, tmp_path / "back")["hash"] == data.hash
+
+
 def test_a_data_set_is_uploaded_again_when_its_object_is_gone(
     uploaded: StageStore, data: Data, tmp_path: Path
 ) -> None:
@@ -167,7 +181,7 @@ def test_training_leaves_model_losses_and_a_record_with_times(
     assert record["time"]["name"] == "preprocess-train"
     assert record["time"]["start-time"] <= record["training"]["start-time"]
     assert record["time"]["total-seconds"] >= record["training"]["total-seconds"]
-    assert list(record["spans"]) == ["download", "training", "upload"]
+    assert list(record["spans"]) == ["download", "loading", "training", "upload"]
     assert record["hyperparameters"] == HP
 
 
