@@ -4,6 +4,7 @@ A run's log waits in the folder of the run until the MLflow that it was made for
 `kit sync` delivers what waits. Begin with `log`, then `delivery`; `client` is MLflow's side.
 """
 
+from kit.tracking.ahead import start_ahead
 from kit.tracking.client import credential
 from kit.tracking.delivery import (
     Logged,
@@ -13,6 +14,7 @@ from kit.tracking.delivery import (
     read_logged_run,
     rows,
     sync,
+    with_server,
 )
 from kit.tracking.log import (
     RunLog,

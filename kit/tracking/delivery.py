@@ -29,6 +29,7 @@ from kit.base import (
     write_json,
 )
 from kit.tracking import client
+from kit.tracking.ahead import deliver_ahead
 from kit.tracking.log import RunLog, target_of
 
 if TYPE_CHECKING:
@@ -104,7 +105,29 @@ def log_runs(settings: "Settings", runs: Sequence[RunLog]) -> list[Logged]:
         except UsageError:  # the training is done: delivery explains it, and the log waits
             destination = ""
         write_waiting(folder, destination, run)
-    return _deliver(settings, folders)
+    rows = deliver_ahead(settings, folders)
+    return _deliver(settings, folders) if rows is None else [Logged(**row) for row in rows]
+
+
+def deliver_folders(settings: "Settings", folders: list[Path]) -> list[Json]:
+    """Deliver the logs that wait in folders of runs; return the fields of each `Logged`."""
+    return [dataclasses.asdict(logged) for logged in _deliver(settings, folders)]
+
+
+def with_server(settings: "Settings", url: str) -> "Settings":
+    """Return settings with another address of MLflow, as inside a cluster; "" changes nothing."""
+    if not url:
+        return settings
+    from kit.base.settings import Cloud
+
+    cloud = dataclasses.replace(settings.cloud or Cloud(), mlflow_url=url)
+    return dataclasses.replace(settings, cloud=cloud)
+
+
+def open_once(settings: "Settings", target: str) -> None:
+    """Open the destination of a target, which imports MLflow and makes a missing database."""
+    with _lock(settings), connection(settings, destination_of(settings, target)) as (mlflow, *_):
+        mlflow.search_experiments(max_results=1)
 
 
 def _noted(folder: Path, key: str) -> str:
