@@ -41,6 +41,7 @@ from kit.base.files import (
     git_state,
     host_facts,
     parse_json,
+    process_began,
     read_json,
     sha256_of,
     temporary_folder,

@@ -31,7 +31,7 @@ SCHEMA = 1
 GIT_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 MAX_TEMPDIR_CHARACTERS = 60  # a socket's path may have 107 bytes
 NEW_FOLDER_S = 60.0  # younger than that, a folder may not be locked yet
-PACKAGES = ("kit", "torch", "torchmetrics", "numpy", "mlflow", "ray", "kfp")
+PACKAGES = ("kit", "torch", "numpy", "mlflow", "ray", "kfp")
 
 Json = dict[str, Any]
 
@@ -78,12 +78,32 @@ class Timeline:
         finally:
             self.spans.append(time_record(name, start, time.time()))
 
+    def split(self, before: str, at: float) -> None:
+        """Divide the last span at a time within it, such as when the work itself began.
+
+        The part before that time gets the name `before`.
+        """
+        last = self.spans[-1]
+        start, end = last["start-time"], last["end-time"]
+        if start < at < end:
+            self.spans[-1:] = [time_record(before, start, at), time_record(last["name"], at, end)]
+
     def seconds(self) -> dict[str, float]:
         """Sum the seconds by name, in the order of first appearance."""
         totals: dict[str, float] = {}
         for span in self.spans:
             totals[span["name"]] = totals.get(span["name"], 0.0) + span["total-seconds"]
         return totals
+
+
+def process_began() -> float:
+    """Return when this process was started, in seconds since 1970; without /proc about when."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return time.time() - time.process_time()
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def dumps(value: Any) -> str:

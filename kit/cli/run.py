@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kit.base import CredentialRefused, Unreachable, UsageError
+from kit.base import CredentialRefused, Unreachable, UsageError, process_began
 from kit.cli.options import TARGETS, echo_json, json_option, profile_option
 
 
@@ -106,7 +106,8 @@ def run_command(
     for number in range(1, repeat + 1):
         text = f"kit run {target}: run {number} of {repeat}, profile {settings.profile}"
         click.echo(text, err=True)
-        record = notebooks.run_notebook(settings, target, values)
+        began = process_began() if number == 1 else None
+        record = notebooks.run_notebook(settings, target, values, began)
         click.echo(reproduce.summary(record))
         if record:
             click.echo(f"  files: {settings.profile_dir / 'runs' / record['run']}")
@@ -190,7 +191,7 @@ def sweep_command(
     values = {"target": target, "space": space, "trial_limit_s": trial_limit, "parameters": {}}
     values |= {**fixed, **options}
     values |= {"experiment": experiment} if experiment else {}
-    record = notebooks.run_notebook(settings, "sweep", values)
+    record = notebooks.run_notebook(settings, "sweep", values, process_began())
     if record:
         counts, folder = record["sweep"], settings.profile_dir / "runs" / record["run"]
         done = f"{counts['done']} of {counts['trials']} trials done"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kit.base import DataError, UsageError
+from kit.base import DataError, Timeline, UsageError
 from kit.experiments.contract import (
     MAX_OUT_BYTES,
     Context,
@@ -90,6 +90,19 @@ def train(experiment: Experiment, ctx: Context) -> Trained:
         got = "its function train wrote no file into ctx.out"
         raise DataError(f"train {experiment.name}", got, "write the model into ctx.out")
     return Trained(*(ctx.times or (start, end, end - start)), ctx.resumed_step)
+
+
+def train_timed(timeline: Timeline, experiment: Experiment, ctx: Context) -> Trained:
+    """Train in the span `training`.
+
+    Where the experiment records when the training itself began, what came before it (packages,
+    data) is the span `loading`.
+    """
+    with timeline.span("training"):
+        trained = train(experiment, ctx)
+    if ctx.times:
+        timeline.split("loading", trained.start)
+    return trained
 
 
 def evaluate(experiment: Experiment, ctx: Context) -> dict[str, float]:

@@ -1,13 +1,25 @@
 """What every run begins with: a profile that can run the target, the data set, a run's folder."""
 
+import contextlib
+import importlib
+import sys
+import threading
+import time
+
 from kit.base import Json, Timeline
 from kit.base.settings import Settings, load
 from kit.billing import refuse_over
 from kit.experiments import Experiment, running
+from kit.experiments.packages import imported_modules
 from kit.experiments.running import Data
+from kit.notebook.progress import in_notebook
+from kit.notebook.timeline import follow_cells, spans_before
 from kit.runs.history import StoredRun, start_run
 from kit.runs.outcome import with_runner
 from kit.submitter.staging import refuse_too_many
+from kit.tracking import start_ahead
+
+SLOW_IMPORTS = ("torch",)  # a second or more
 
 
 def refuse_workers(settings: Settings, target: str, workers: int, device: str) -> None:
@@ -34,9 +46,27 @@ def stored_run(
     settings: Settings, target: str, experiment: Experiment, recorded: Json, fresh: bool
 ) -> tuple[StoredRun, Data]:
     """Prepare the data set, and start a run or resume an interrupted one."""
-    timeline = Timeline()
+    timeline = Timeline(spans_before(time.time()))
+    trains_here = target == "local" and "sweep" not in recorded
+    if trains_here:
+        import_in_advance(experiment)
     with timeline.span("data"):
         data = running.make_data(experiment, settings.cache_dir / "datasets", settings.data_dir)
     run = start_run(settings, target, recorded, data.hash, fresh, experiment)
     run.timeline.add(timeline)
+    follow_cells(run.timeline)
+    if trains_here and in_notebook():
+        start_ahead(settings, target)
     return run, data
+
+
+def import_in_advance(experiment: Experiment) -> None:
+    """Import in a thread what the training will need, while the data set is read."""
+    imported = set().union(*map(imported_modules, experiment.sources.values()))
+    for name in imported.intersection(SLOW_IMPORTS) - sys.modules.keys():
+        threading.Thread(target=_import, args=(name,), daemon=True).start()
+
+
+def _import(name: str) -> None:
+    with contextlib.suppress(Exception):  # the training imports it too, and has the error
+        importlib.import_module(name)

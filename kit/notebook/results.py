@@ -45,6 +45,7 @@ def finish_local(
     with run.timeline.span("records"):
         names = _save_published(run, files)
         run.save("losses.json", ctx.losses)
+    with run.timeline.span("mlflow"):
         logged = _log_local(run, data, ctx, trained, metrics, names.values())
     figures = {"training_s": times["total-seconds"], "cloud_bu": 0.0, "total_bu": 0.0}
     return run.finish(names, {**_measured(run, data, metrics, figures), "tracking": asdict(logged)})
@@ -150,7 +151,8 @@ def _finish_pipeline(
     facts |= {"resumed": run.resumed or outcome.resumed}
     facts, units = _with_bill(run, facts, objects)
     if units:
-        logged = tracking.log_run(run.settings, units_log(run.id, outcome.trained, units))
+        with run.timeline.span("mlflow"):
+            logged = tracking.log_run(run.settings, units_log(run.id, outcome.trained, units))
         facts["tracking"] = outcome.mlflow if logged.state == "logged" else asdict(logged)
     return run.finish(names, facts)
 

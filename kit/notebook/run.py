@@ -35,6 +35,7 @@ from kit.notebook import cloud_hpc, plan, results, show
 from kit.notebook.opening import open_target, refuse_workers, stored_run
 from kit.notebook.results import Options
 from kit.notebook.show import Pictures, Table, Text
+from kit.notebook.timeline import with_pipeline
 from kit.runs import history
 from kit.runs import outcome as pipelines
 from kit.runs.kfp_here import ComponentState
@@ -200,8 +201,7 @@ class Run:
 
     def train(self) -> str:
         """Train with a progress bar; an interrupted training resumes from its checkpoint."""
-        with self.run.timeline.span("training"):
-            done = self.trained = running.train(self.experiment, self.context)
+        done = self.trained = running.train_timed(self.run.timeline, self.experiment, self.context)
         resumed = f", resumed after step {done.resumed_step}" if done.resumed_step else ""
         return f"trained for {done.seconds:.1f} s{resumed}"
 
@@ -354,14 +354,15 @@ class Run:
 
     def show_timeline(self) -> "Figure":
         """Draw what the seconds of this run went to, for a pipeline beside the article's."""
+        seconds, warning = self.run.seconds(), self.data.info.warning
         if self.run.target == "local":
-            seconds = self.run.timeline.seconds()
-            seconds["other"] = max(0.0, self.run.active_s() - sum(seconds.values()))
-            return kit.plots.timeline({"local": seconds}, self.data.info.warning)
+            return kit.plots.timeline({"local": seconds}, warning)
         parts = self._done.seconds()
+        whole = with_pipeline(seconds, parts)
         if self.experiment.name != DEFAULT:
-            return kit.plots.timeline({self.run.target: parts}, self.data.info.warning)
-        return kit.timeline_beside_article(self._column, parts, self.data.info.warning)
+            rows = {f"{self.run.target} pipeline": parts, "with the notebook": whole}
+            return kit.plots.timeline(rows, warning)
+        return kit.timeline_beside_article(self._column, parts, warning, whole)
 
     def show_bill(self) -> Table:
         """Show what the run cost, the sums and what was reserved and not used."""

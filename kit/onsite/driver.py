@@ -62,8 +62,7 @@ def work(task: Json, folder: Path, rank: int = 0) -> None:
             ranks,
         )
         wait_for_all(ranks)  # no checkpoint is written before all have a copy of the last
-        with timeline.span("training"):
-            trained = running.train(experiment, ctx)
+        trained = running.train_timed(timeline, experiment, ctx)
         wait_for_all(ranks)
     if rank:
         shutil.rmtree(own)

@@ -104,11 +104,7 @@ def run_job(task: Json, folder: Path, start: float) -> None:
     finally:
         cluster.stop()
     times = read_json(folder / TIMES)
-    spans = {
-        "starting Ray": ready - start,
-        **times["spans"],
-        "ending Ray": time.time() - job["end-time"],
-    }
+    spans = job_spans(times["spans"], job, start, ready, time.time())
     write_json(folder / TIMES, {**times, "job": job, "spans": spans, "nodes": nodes})
     files = {name: folder / name for name in RESULTS}
     if (folder / TRIALS).exists():
@@ -117,6 +113,22 @@ def run_job(task: Json, folder: Path, start: float) -> None:
     hashes = {name: sha256_of(path) for name, path in files.items()}
     facts = {"schema": SCHEMA, "run": task["run"], "number": task["number"]}
     write_json(folder / MANIFEST, {**facts, "files": hashes})
+
+
+def job_spans(
+    driver: dict[str, float], job: Json, start: float, ready: float, end: float
+) -> dict[str, float]:
+    """Return what the seconds of the job's main program went to, with those of its driver.
+
+    `start`, `ready` (Ray is) and `end` are seconds since 1970, `job` is the time of the Ray job,
+    which includes the start of the driver and of its worker.
+    """
+    return {
+        "starting Ray": ready - start,
+        "starting the driver": max(0.0, job["total-seconds"] - sum(driver.values())),
+        **driver,
+        "ending Ray": end - job["end-time"],
+    }
 
 
 def main() -> int:

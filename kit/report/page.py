@@ -131,10 +131,17 @@ def runs_of_experiment(settings: Settings, name: str) -> "pandas.DataFrame":
 
 
 def timeline_beside_article(
-    column: str, seconds: Mapping[str, float], warning: str = ""
+    column: str,
+    seconds: Mapping[str, float],
+    warning: str = "",
+    whole: Mapping[str, float] | None = None,
 ) -> "Figure":
-    """Draw what the seconds of a run went to, as shares, beside the article's of that column."""
+    """Draw what the seconds of a run went to, as shares, beside the article's of that column.
+
+    `seconds` are those of the pipeline, as the article has them, `whole` with the notebook's.
+    """
     rows = {"article": published_seconds(column), "this run": seconds}
+    rows |= {"with the notebook": whole} if whole else {}
     shares = {title: by_kind(parts) for title, parts in rows.items()}
     return plots.timeline(shares, warning, shares=True)
 

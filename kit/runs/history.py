@@ -11,7 +11,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,16 +52,22 @@ _NO_LOCKS = "set KIT_RESULTS_DIR to a folder on a file system with locks, such a
 
 
 class RunTimeline(Timeline):
-    """A timeline that is stored at each change, so that a resumed run keeps earlier seconds."""
+    """A timeline that is stored at each change, so that a resumed run keeps earlier seconds.
+
+    `background` is the name of what happens outside of the spans; while it is set there is no gap.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+        self.background = ""
+        self._earlier = 0  # spans of earlier starts
 
     @contextlib.contextmanager
     def span(self, name: str) -> Iterator[None]:
         """Time the block; also store that it has begun, for a process that is killed in it."""
         start = time.time()
+        self._fill(start)
         self._store({"name": name, "start-time": start})
         try:
             yield
@@ -74,6 +80,24 @@ class RunTimeline(Timeline):
         self.spans += other.spans
         self._store()
 
+    def split(self, before: str, at: float) -> None:
+        """See `Timeline.split`."""
+        super().split(before, at)
+        self._store()
+
+    def enter(self, background: str) -> None:
+        """End what happens outside of the spans, and begin something else of that name."""
+        self._fill(time.time())
+        self.background = background
+        if self.path.parent.is_dir():  # the person may have removed the run
+            self._store()
+
+    def other(self, earlier_s: float) -> float:
+        """Return the seconds without a name: of `earlier_s`, those of earlier starts, and since."""
+        earlier, now = self.spans[: self._earlier], self.spans[self._earlier :]
+        since = time.time() - now[0]["start-time"] if now else 0.0
+        return max(0.0, earlier_s - _sum(earlier)) + max(0.0, since - _sum(now))
+
     def load(self, last_active: float) -> None:
         """Read the spans of earlier starts; a span that was cut ends at `last_active`."""
         if not self.path.exists():
@@ -83,9 +107,21 @@ class RunTimeline(Timeline):
                 end = max(last_active, span["start-time"])
                 span = time_record(span["name"], span["start-time"], end)
             self.spans.append(span)
+        self._earlier = len(self.spans)
+
+    def _fill(self, until: float) -> None:
+        """Give the time since the last span the name of the background."""
+        if self.background and len(self.spans) > self._earlier:
+            end = self.spans[-1]["end-time"]
+            if until > end:
+                self.spans.append(time_record(self.background, end, until))
 
     def _store(self, *unfinished: Json) -> None:
         write_json(self.path, [*self.spans, *unfinished])
+
+
+def _sum(spans: Iterable[Json]) -> float:
+    return sum(float(span["total-seconds"]) for span in spans)
 
 
 @dataclass
@@ -110,7 +146,6 @@ class StoredRun:
     timeline: RunTimeline
     earlier_s: float = 0.0
     more: Json = field(default_factory=dict)
-    resumed_at: float = field(default_factory=lambda: time.time())
 
     def __repr__(self) -> str:
         """Return the run's id and whether it resumes an earlier start."""
@@ -121,9 +156,9 @@ class StoredRun:
         """The git commit of the checkout when the run started; empty where it is not known."""
         return self.first["git"]["commit"] or ""
 
-    def active_s(self) -> float:
-        """Return the seconds in which this run was executed, over all its starts."""
-        return self.earlier_s + time.time() - self.resumed_at
+    def seconds(self) -> dict[str, float]:
+        """Return where the seconds of all starts went, by name; `other` is what has no name."""
+        return {**self.timeline.seconds(), "other": round(self.timeline.other(self.earlier_s), 5)}
 
     def save(self, name: str, value: object) -> Path:
         """Write a JSON file (or text, or bytes) into the run's folder."""
@@ -153,7 +188,7 @@ class StoredRun:
             "started": self.started,
             "ended": time.time(),
             **self.first,
-            "seconds": self.timeline.seconds(),
+            "seconds": self.seconds(),
             **facts,
             **self.more,
         }

@@ -1,10 +1,13 @@
 """Run the notebooks by papermill: parameters checked first, the executed copy kept with its run."""
 
 import ast
+import contextlib
+import os
 import re
 import sys
+import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +15,26 @@ from kit.base import (
     ROOT,
     Json,
     KitError,
+    Timeline,
     UsageError,
     errors,
     read_json,
     refuse_secrets,
     temporary_folder,
+    time_record,
     write_bytes,
 )
 from kit.base.settings import Settings
 from kit.experiments import Experiment, Thresholds, load_experiment, upper_bound
 from kit.runs.cells import CellProgress, cell_headings, usual_seconds
-from kit.runs.history import TARGETS
+from kit.runs.history import TARGETS, RunTimeline
 
 NOTEBOOKS = ROOT / "notebooks"
 _RUN_ID = re.compile(rf"\brun ((?:{'|'.join(TARGETS)})-[0-9a-f]{{12}}-\d+)\b")
+COMMAND_BEGAN = "KIT_COMMAND_BEGAN"  # set for a kernel: when `kit run` was called
+# What papermill imports if it is there: clients of stores, and a grammar of addresses that takes
+# more than a second. A notebook on this disk needs neither.
+_NOT_NEEDED = ("azure", "boto3", "gcsfs", "github", "pyarrow", "rfc3987_syntax")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -126,10 +135,13 @@ def _defaults(notebook: Path) -> dict[str, Any]:
     return found
 
 
-def run_notebook(settings: Settings, name: str, values: Mapping[str, Any]) -> Json | None:
+def run_notebook(
+    settings: Settings, name: str, values: Mapping[str, Any], began: float | None = None
+) -> Json | None:
     """Execute a notebook; return the record of the run that it made (None without a run).
 
-    The executed notebook goes into the run's folder, or to `results/<profile>/<name>.ipynb`.
+    `began` is when the person asked for it, in seconds since 1970 (None: now). The executed
+    notebook goes into the run's folder, or to `results/<profile>/<name>.ipynb`.
     Raises the notebook's own failure as KitError, with the same exit code, and SecretFound for a
     notebook that shows a secret: it is not kept.
     """
@@ -146,12 +158,13 @@ def run_notebook(settings: Settings, name: str, values: Mapping[str, Any]) -> Js
     if "profile" in _defaults(notebook):
         values = {"profile": settings.profile, **values}
     values = fill(notebook, values)
-    with temporary_folder() as folder:
+    began = time.time() if began is None else began
+    with temporary_folder() as folder, _started_kernel(folder, began) as kernel:
         executed = folder / notebook.name
         usual_s = usual_seconds(settings, name, values)
         titles = cell_headings(read_json(notebook)["cells"])
         with CellProgress(name, titles, usual_s, sys.stderr) as progress:
-            failure = _execute(notebook, executed, values, progress)
+            failure = _execute(notebook, executed, values, progress, kernel)
         refuse_secrets(settings, [executed])
         run_id = _run_id(executed)
         kept = _keep(settings, executed, run_id, failure)
@@ -159,23 +172,71 @@ def run_notebook(settings: Settings, name: str, values: Mapping[str, Any]) -> Js
         raise _notebook_error(failure, f"the cells up to there, with the traceback, are in {kept}")
     if run_id is None:
         return None
+    _note_end(kept.parent)
     record: Json = read_json(kept.parent / "record.json")
     return record
 
 
-def _execute(
-    notebook: Path, executed: Path, values: Mapping[str, Any], progress: CellProgress
-) -> Any:
-    """Run the notebook with its streams shown here; return the failure or None."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tqdm 4.70 misses ipywidgets, which nothing here needs
-        import papermill
-    from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
+def _note_end(folder: Path) -> None:
+    """Add to a run's timeline the time since its last cell: the notebook was checked and kept."""
+    timeline, now = RunTimeline(folder / "timeline.json"), time.time()
+    timeline.load(now)
+    if timeline.spans:
+        end = timeline.spans[-1]["end-time"]
+        timeline.add(Timeline([time_record("notebook kept", end, now)]))
+
+
+@contextlib.contextmanager
+def _started_kernel(folder: Path, began: float) -> Iterator[Any]:
+    """Start a kernel, which gets ready while papermill is imported; end it with the block."""
+    from jupyter_client.manager import AsyncKernelManager
+    from jupyter_core.utils import run_sync
 
     # Over ipc ipykernel 7.4 says nothing of unencrypted TCP, and no port is opened. Without `ip`
     # jupyter_client 8 makes the sockets in the working folder, where two runs take each other's.
-    sockets = {"transport": "ipc", "ip": str(executed.parent / "kernel")}
+    clients = []
+
+    class Kernel(AsyncKernelManager):
+        """A kernel whose connections are closed with it."""
+
+        def client(self, **options: Any) -> Any:
+            """Return a new client."""
+            clients.append(super().client(**options))
+            return clients[-1]
+
+    manager = Kernel(kernel_name="python3", transport="ipc", ip=str(folder / "kernel"))
+    environ = {**os.environ, COMMAND_BEGAN: repr(began)}
+    history = "--HistoryManager.hist_file=:memory:"
+    run_sync(manager.start_kernel)(extra_arguments=[history], env=environ)
+    try:
+        yield manager
+    finally:  # all is on disk; a graceful end takes three seconds
+        run_sync(manager.shutdown_kernel)(now=True)
+        for client in clients:
+            client.stop_channels()
+
+
+@contextlib.contextmanager
+def _hidden(names: Iterable[str]) -> Iterator[None]:
+    """Have imports in the block not find these modules, unless they are imported already."""
+    hidden = dict.fromkeys(name for name in names if name not in sys.modules)
+    sys.modules.update(hidden)  # type: ignore[arg-type]  # None: it cannot be imported
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+def _execute(
+    notebook: Path, executed: Path, values: Mapping[str, Any], progress: CellProgress, kernel: Any
+) -> Any:
+    """Run the notebook with its streams shown here; return the failure or None."""
+    with warnings.catch_warnings(), _hidden(_NOT_NEEDED):
+        warnings.simplefilter("ignore")  # tqdm 4.70 misses ipywidgets, which nothing here needs
+        import papermill
+    from papermill.exceptions import PapermillExecutionError
+
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -186,8 +247,7 @@ def _execute(
             on_cell_start=progress.start_cell,
             stdout_file=progress.around(sys.stdout),
             stderr_file=progress.around(sys.stderr),
-            config=Config({"KernelManager": sockets}),
-            shutdown_kernel="immediate",  # all is on disk; a graceful end takes three seconds
+            km=kernel,
         )
     except PapermillExecutionError as err:
         return err

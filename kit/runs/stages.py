@@ -31,7 +31,7 @@ from kit.base import (
     sha256_of,
     time_record,
 )
-from kit.base.settings import Cloud, Settings, load
+from kit.base.settings import Settings, load
 from kit.experiments import (
     DEFAULT,
     Context,
@@ -50,7 +50,7 @@ from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest
 from kit.store import open_store
 from kit.sweeps import Sweep
-from kit.tracking import log_run, predictions, run_log
+from kit.tracking import log_run, predictions, run_log, start_ahead, with_server
 
 PREPROCESS_TRAIN, EVALUATE, HPC_EVALUATE = "preprocess-train", "evaluate", "cloud-hpc-evaluate"
 HPC_PREPROCESS, HPC_TRAIN = "cloud-hpc-preprocess", "cloud-hpc-train"
@@ -256,8 +256,7 @@ def _train_here(
         about = objects.get_data(data_hash, folder / "data")
     log.info("%s: %s", experiment.name, about["title"])
     ctx = _context(stage, parameters)
-    with timeline.span("training"):
-        trained = running.train(experiment, ctx)
+    trained = running.train_timed(timeline, experiment, ctx)
     with timeline.span("upload"):
         files = objects.keep_out(running.out_files(ctx.out))
         files["losses.json"] = objects.keep("losses.json", dumps(ctx.losses).encode())
@@ -351,14 +350,13 @@ def _judge(
         )
     before = stored[0]
     measure = _read_measured if on_site else partial(_measure, name=experiment)
+    settings = with_server(stage.settings, mlflow_url)
+    if _in_component() and not on_site:
+        start_ahead(settings, "cloud")
     record: Json = {**measure(stage, before, timeline), "trained": trained, "tags": tags}
     record["gates"] = thresholds.judge(record["metrics"])
     log.info("gates: %s", "; ".join(record["gates"]["missed"]) or "passed")
     losses = json.loads(objects.get(before["objects"]["losses.json"]))
-    settings = stage.settings
-    if mlflow_url:  # inside a cluster MLflow has another name
-        cloud = dataclasses.replace(settings.cloud or Cloud(), mlflow_url=mlflow_url)
-        settings = dataclasses.replace(settings, cloud=cloud)
     with timeline.span("mlflow"):
         run = run_log(objects.run_id, before, record, losses, stage.work / "out")
         record["mlflow"] = dataclasses.asdict(log_run(settings, run))

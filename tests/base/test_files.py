@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 import pytest
 
@@ -53,6 +54,29 @@ def test_timeline_sums_by_name_and_keeps_a_span_that_failed():
         pass
     assert list(timeline.seconds()) == ["data", "training"]
     assert len(timeline.spans) == 3
+
+
+@pytest.mark.parametrize(
+    ("at", "parts"),
+    [
+        (12.0, {"loading": 2.0, "training": 3.0}),
+        (10.0, {"training": 5.0}),
+        (15.0, {"training": 5.0}),
+        (3.0, {"training": 5.0}),  # of an earlier start
+    ],
+)
+def test_span_is_divided_at_a_time_within_it(at, parts):
+    timeline = Timeline([time_record("training", 10.0, 15.0)])
+    timeline.split("loading", at)
+    assert timeline.seconds() == parts
+
+
+def test_start_of_a_process_is_before_its_first_line():
+    code = "import time; now = time.time()\n"
+    code += "from kit.base import process_began; print(now - process_began())"
+    before = time.time()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert -0.02 <= float(done.stdout) <= time.time() - before + 0.02  # a clock tick is 0.01 s
 
 
 def test_json_has_indent_four_and_refuses_not_a_number(tmp_path):

@@ -13,7 +13,7 @@ def executed(monkeypatch, tmp_path):
     runs = []
     monkeypatch.setenv("KIT_RESULTS_DIR", str(tmp_path))
     monkeypatch.setattr(
-        notebooks, "run_notebook", lambda _settings, name, values: runs.append((name, values))
+        notebooks, "run_notebook", lambda _settings, name, values, _: runs.append((name, values))
     )
     return runs
 

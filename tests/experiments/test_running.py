@@ -5,7 +5,7 @@ import os
 import pytest
 from own_experiments import GOOD, changed, write
 
-from kit.base import DataError, UsageError
+from kit.base import DataError, Timeline, UsageError
 from kit.experiments import running
 from kit.experiments.contract import Context
 from kit.experiments.loader import load_experiment
@@ -34,6 +34,25 @@ def test_data_changed_in_the_cache_are_made_again(tmp_path):
     again = carry_out(tmp_path)[0]
     assert again == data
     assert (data.folder / "numbers.json").read_text() == "[1, 2, 3]"
+
+
+BEGINS = """\
+    import time
+    time.sleep(0.02)
+    ctx.record_time(time.time(), time.time() + 1, 1.0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first_lines", "names"), [(BEGINS, ["loading", "training"]), ("", ["training"])]
+)
+def test_seconds_before_the_training_itself_are_loading(tmp_path, first_lines, names):
+    text = changed("def train(ctx):\n", f"def train(ctx):\n{first_lines}")
+    experiment, timeline = load_experiment(str(write(tmp_path, text))), Timeline()
+    data = running.make_data(experiment, tmp_path / "cache", None)
+    ctx = Context(data.folder, tmp_path, experiment.parameters())
+    running.train_timed(timeline, experiment, ctx)
+    assert list(timeline.seconds()) == names
 
 
 TRAIN, EVALUATE = (

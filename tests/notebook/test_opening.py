@@ -1,9 +1,14 @@
 """What every run begins with: the profile, the data set, the run's folder."""
 
+import subprocess
+import sys
+
 import pytest
+from own_experiments import changed, write
 
 from kit.base import DataError, UsageError
 from kit.experiments import load_experiment
+from kit.notebook import opening
 from kit.notebook.opening import open_target, refuse_workers, stored_run
 
 
@@ -28,6 +33,29 @@ def test_the_seconds_of_the_data_set_are_among_those_of_the_run(tmp_path, monkey
     assert data.info.test_items == 360
     assert "data" in run.timeline.seconds()
     assert run.folder.is_dir()
+
+
+IN_ADVANCE = """
+import sys, threading
+from kit.experiments import load_experiment
+from kit.notebook.opening import import_in_advance
+import_in_advance(load_experiment(sys.argv[1]))
+[t.join() for t in threading.enumerate() if t is not threading.main_thread()]
+print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("name", "imported"), [("fashion_mnist", True), ("digits", False)])
+def test_slow_package_is_imported_while_the_data_set_is_read(name, imported):
+    argv = [sys.executable, "-c", IN_ADVANCE, name]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{imported}\n"
+
+
+def test_package_that_cannot_be_imported_is_left_to_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(opening, "SLOW_IMPORTS", ("no_such_package",))
+    text = changed("def train(ctx):\n", "def train(ctx):\n    import no_such_package\n")
+    opening.import_in_advance(load_experiment(str(write(tmp_path, text))))
 
 
 @pytest.mark.parametrize(("workers", "device"), [(3, "cpu"), (1, "cuda")])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kit import slurm
-from kit.base import KitError
+from kit.base import KitError, time_record
 from kit.onsite import EXIT_MEANINGS, main, names
 from kit.onsite.names import NODE_LOST
 from kit.onsite.ray_cluster import RayFailed
@@ -60,6 +60,18 @@ def test_another_version_of_ray_is_refused_before_the_start(tmp_path):
     with pytest.raises(RayFailed, match=r"needs 2\.9\.0") as error:
         main.run_job({"ray": "2.9.0"}, tmp_path, time.time())
     assert error.value.code == names.WRONG_RAY_VERSION
+
+
+def test_seconds_of_the_job_are_all_named():
+    job = time_record("train-x", 20.0, 40.0)
+    spans = main.job_spans({"loading": 3.0, "training": 12.0}, job, 10.0, 19.0, 42.0)
+    assert spans == {
+        "starting Ray": 9.0,
+        "starting the driver": 5.0,
+        "loading": 3.0,
+        "training": 12.0,
+        "ending Ray": 2.0,
+    }
 
 
 def test_every_exit_code_has_a_meaning():

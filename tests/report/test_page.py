@@ -78,7 +78,7 @@ def test_repeated_runs_end_with_their_median_spread_and_what_is_noise(loaded, mo
         add_run(loaded, "cloud", 20.0, number=number)
     times = iter((60.0, 50.0, 70.0))
 
-    def execute(loaded, target, _values):
+    def execute(loaded, target, _values, _began):
         add_run(loaded, target, next(times))
         return read_history(loaded.profile_dir / "history.jsonl")[0][-1]
 

@@ -155,7 +155,37 @@ def test_a_resumed_run_keeps_the_seconds_of_its_earlier_start(loaded, monkeypatc
     with again.timeline.span("training"):
         now[0] += 3
     assert again.timeline.seconds() == {"data": 2.0, "training": 8.0}
-    assert again.active_s() == 10.0
+    now[0] += 4
+    assert again.seconds() == {"data": 2.0, "training": 8.0, "other": 4.0}
+
+
+def test_time_around_the_spans_has_the_name_of_the_background(loaded, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    run = start(loaded)
+    for name, background in (("data", "tables"), ("training", "between cells"), ("end", "")):
+        with run.timeline.span(name):
+            now[0] += 1
+        run.timeline.enter(background)
+        now[0] += 3
+    assert run.seconds() == {
+        "data": 1.0,
+        "tables": 3.0,
+        "training": 1.0,
+        "between cells": 3.0,
+        "end": 1.0,
+        "other": 3.0,
+    }
+    names = [span["name"] for span in read_json(run.folder / "timeline.json")]
+    assert names == ["data", "tables", "training", "between cells", "end"]
+
+
+def test_run_that_was_removed_is_not_made_again_by_its_timeline(loaded):
+    run = start(loaded)
+    run.lock.release(force=True)
+    shutil.rmtree(run.folder)
+    run.timeline.enter("between cells")
+    assert not run.folder.exists()
 
 
 def test_a_span_that_was_cut_by_a_kill_ends_with_the_last_sign_of_the_run(loaded, monkeypatch):

@@ -160,6 +160,11 @@ def test_a_notebook_runs_by_papermill_from_the_root_and_from_its_own_folder(
     assert sum(len(text.splitlines()) for text in spilled) < 20
 
 
+# Where the seconds of a local run go, up to its record; `other` would have no name.
+STAGES = {"command", "kernel", "data", "loading", "training", "evaluation", "records", "mlflow"}
+STAGES |= {"tables and pictures", "between cells", "other"}
+
+
 @pytest.mark.slow
 def test_kit_run_local_keeps_everything_with_the_run(environ, tmp_path):
     done = kit(environ, "run", "local", "-p", "epochs", "1", cwd=tmp_path)
@@ -176,6 +181,11 @@ def test_kit_run_local_keeps_everything_with_the_run(environ, tmp_path):
     assert line["tracking"]["state"] == "logged"
     assert line["figures"]["accuracy"] == published["performance"]["accuracy"]
     assert "accuracy" in done.stdout
+    seconds = line["seconds"]
+    assert set(seconds) == STAGES
+    assert seconds["other"] <= 0.05 * sum(seconds.values())
+    spans = read_json(folder / "timeline.json")
+    assert (spans[0]["name"], spans[-1]["name"]) == ("command", "notebook kept")
 
 
 @pytest.mark.slow

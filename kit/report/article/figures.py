@@ -60,10 +60,12 @@ SET_UP = "HPC set-up, environment"
 STARTS = "starting pods, components"
 POLLING = "polling, submitting, collecting"
 RECORDS = "data, evaluation, records"
+NOTEBOOK = "notebook"
 KINDS = {
     "training": "training",
     RAY: RAY,
     "starting Ray": RAY,
+    "starting the driver": RAY,
     "ending Ray": RAY,
     "queue": "queue",
     "HPC set-up (venv, key, script)": SET_UP,
@@ -82,6 +84,13 @@ KINDS = {
     "evaluation": RECORDS,
     "records": RECORDS,
     "mlflow": RECORDS,
+    "loading": RECORDS,
+    "command": NOTEBOOK,
+    "kernel": NOTEBOOK,
+    "notebook kept": NOTEBOOK,
+    "tables and pictures": NOTEBOOK,
+    "between cells": NOTEBOOK,
+    "other": OTHER,
 }
 
 

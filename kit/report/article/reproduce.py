@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from kit.base import Json, KitError, UsageError
 from kit.base.settings import Settings, load
-from kit.report.article import reproduction
 from kit.report.article.figures import column_of
 from kit.report.noise import compare
 from kit.report.table import WIDTH, build_table, columns, read_table, to_form
@@ -31,6 +30,8 @@ WITHOUT_SERVICES = "laptop"
 
 def reproduce(settings: Settings, report: Report, start_sandbox: Callable[[], object]) -> int:
     """Run everything; return the exit code: 1 in CI when something had to be left out."""
+    from kit.report.article import reproduction  # late: it draws, and `kit run` has no use for it
+
     reason = _sandbox_problem(settings, report, start_sandbox)
     if reason is not None:
         report(f"the sandbox cannot run: {reason}\ncontinuing with --profile {WITHOUT_SERVICES} …")
