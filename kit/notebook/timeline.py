@@ -32,7 +32,7 @@ def spans_before(now: float) -> list[Json]:
 
 
 def follow_cells(timeline: RunTimeline) -> None:
-    """Name the time in cells and between them, from now on; outside of a notebook do nothing."""
+    """Record the time in cells and between them, from now on; only in a notebook."""
     if not in_notebook():
         return
     import IPython

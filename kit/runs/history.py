@@ -110,7 +110,7 @@ class RunTimeline(Timeline):
         self._earlier = len(self.spans)
 
     def _fill(self, until: float) -> None:
-        """Give the time since the last span the name of the background."""
+        """Add the time since the last span under the name of the background."""
         if self.background and len(self.spans) > self._earlier:
             end = self.spans[-1]["end-time"]
             if until > end:

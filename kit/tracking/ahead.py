@@ -66,7 +66,7 @@ def main(profile: str, target: str, server: str) -> None:
 
     settings = delivery.with_server(load(profile), server)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what MLflow prints is no answer
+    os.dup2(2, 1)  # what MLflow prints goes to stderr
     with contextlib.suppress(KitError):  # the delivery explains it
         delivery.open_once(settings, target)
     if wanted := sys.stdin.read():
