@@ -26,6 +26,7 @@ from kit.slurm.text import (
     NO_ACCOUNTING,
     NO_ANSWER_PATTERN,
     QUEUE_FORMAT,
+    STATUS_COLUMNS,
     AccountRow,
     JobState,
     QueueRow,
@@ -329,7 +330,7 @@ class Slurm:
         """Ask sacct about attempts without a live job; by name alone where no id is known."""
         ids = ",".join(sorted({job for job in job_ids.values() if job}))
         names = ",".join(job_name(attempt_id) for attempt_id, job in job_ids.items() if not job)
-        words = [",".join(ACCOUNT_COLUMNS), self._clusters, ids, names, *job_ids]
+        words = [",".join(STATUS_COLUMNS), self._clusters, ids, names, *job_ids]
         answer = self._ask("account", words, list(job_ids))
         rows: list[AccountRow] | str = []
         for code, text in answer.listing("account"):

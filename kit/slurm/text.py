@@ -260,6 +260,8 @@ _COLUMNS = (
     "ElapsedRaw,CPUTimeRAW,MaxRSS,ReqMem,ReqTRES,AllocTRES,NodeList,Cluster,User,Group,JobName"
 )
 ACCOUNT_COLUMNS = tuple(_COLUMNS.split(","))
+# All columns of 500 jobs take sacct 100 ms longer than these (22.05).
+STATUS_COLUMNS = ("JobID", "Partition", "State", "Submit", "Start", "End", "ExitCode", "JobName")
 # `scripts/submit.sh` uses these two as well (grep -E). The first, without regard to case: sbatch
 # could not ask the controller, or got no answer, so the job may exist.
 _LOST_PATTERN = "timed out|unable to contact|connect failure|zero bytes|message (receive|send)"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kit.base import DataError
 from kit.slurm.text import (
     ACCOUNT_COLUMNS,
+    STATUS_COLUMNS,
     JobState,
     account_row,
     explain_reason,
@@ -293,10 +294,12 @@ def test_published_accounting_of_mahti_is_read_in_its_zone():
     assert job.exit_code is None
 
 
-def test_columns_begin_with_the_id_and_end_with_the_name():
-    assert ACCOUNT_COLUMNS[0] == "JobID"
-    assert ACCOUNT_COLUMNS[-1] == "JobName"
-    assert len(set(ACCOUNT_COLUMNS)) == len(ACCOUNT_COLUMNS)
+@pytest.mark.parametrize("columns", [ACCOUNT_COLUMNS, STATUS_COLUMNS])
+def test_columns_begin_with_the_id_and_end_with_the_name(columns):
+    assert columns[0] == "JobID"
+    assert columns[-1] == "JobName"
+    assert len(set(columns)) == len(columns)
+    assert set(columns) <= set(ACCOUNT_COLUMNS)
 
 
 REFUSALS = captured.read("made/sbatch-refusals.txt").splitlines()

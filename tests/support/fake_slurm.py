@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kit.base import CommandFailed, Completed, Unreachable
-from kit.slurm import ACCOUNT_COLUMNS
 from kit.slurm.script import shell
+from kit.slurm.text import STATUS_COLUMNS
 
 SCRIPTS = ("submit", "queue", "account", "close", "log")
 CONTROLLER_AWAY = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
@@ -300,8 +300,8 @@ class FakeHost:
         if name == "queue":
             return site.queue(words[3:])
         if name == "account":
-            assert words[1] == ",".join(ACCOUNT_COLUMNS)
-            return site.account(ACCOUNT_COLUMNS, _list(words[3]), _list(words[4]), words[5:])
+            assert words[1] == ",".join(STATUS_COLUMNS)
+            return site.account(STATUS_COLUMNS, _list(words[3]), _list(words[4]), words[5:])
         if name == "close":
             return site.close(words[1], words[2])
         raise AssertionError(f"the fake does not play {name}")
