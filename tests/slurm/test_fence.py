@@ -80,6 +80,19 @@ def test_reply_of_sbatch_ends_the_wait_at_once(ask, project):
     assert lines(project.parent / "turns") == []
 
 
+def test_reply_is_the_same_whether_one_attempt_is_asked_for_or_several(ask, project):
+    sbatch = project.parent / "bin" / "sbatch"
+    sbatch.write_text(
+        "#!/bin/bash\nprintf 'a  b\\n\\n*\\tend %%s\\n7\\n'; printf 'no end' >&2; exit 1\n"
+    )
+    submit(ask, project)
+    other = "ba9876543210"
+    one = ask("queue", QUEUE_FORMAT, "", A).attempts[A]
+    both = ask("queue", QUEUE_FORMAT, "", A, other, ids=(A, other)).attempts[A]
+    assert one == both
+    assert one.reply is not None
+
+
 def test_caller_is_let_go_when_sbatch_hangs_and_its_reply_is_found_later(ask, project):
     sbatch = project.parent / "bin" / "sbatch"
     go = project.parent / "go"

@@ -13,6 +13,11 @@ look() {
     echo "@attempts"
     (cd "$attempts" && find "$@" -maxdepth 1 \( -type l -o -name reply \) \
         -printf '%h|%f|%T@|%l\n' 2>/dev/null
-    cd "$attempts" && exec grep -as '' /dev/null "${@/%//reply}")
+    # A submission looks at one attempt and waits for this: no process for its reply.
+    if [ $# = 1 ] && cd "$attempts" && [ -r "$1/reply" ]; then
+        mapfile -t lines <"$1/reply"; printf '%s\n' "${lines[@]/#/$1/reply:}"
+    elif [ $# != 1 ]; then
+        cd "$attempts" && exec grep -as '' /dev/null "${@/%//reply}"
+    fi)
     printf '@now %(%s)T\n' -1
 }
