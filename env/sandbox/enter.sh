@@ -18,6 +18,7 @@ if [ "$1" = --try ]; then
     exit
 fi
 root=$(realpath "$1") host=$2; shift 2
+mount --rbind "$root" "$root" # a root that can take the place of the machine's
 here=$(dirname "$(realpath "$0")")
 for name in dev proc sys; do mount --rbind "/$name" "$root/$name"; done
 mount --bind "$here" "$root/opt/kit"
@@ -41,7 +42,16 @@ if [ -n "${SBX:-}" ]; then
         mount --bind "$SBX/$name" "$root$SBX/$name"
     done
 fi
-# hostname, setpriv and the rest are the root's
+# hostname, setpriv and the rest are the root's. Not chroot: who is in one may not make user
+# namespaces, as the containers of jobs do. Where the machine's root cannot be moved away (an
+# initramfs), it is chroot. perl: umount2("/mnt", MNT_DETACH), as not every root has umount.
 # shellcheck disable=SC2016 # expanded by that shell
-exec chroot "$root" /bin/sh -c 'hostname "$1" && shift && cd / &&
-    exec setpriv --ambient-caps=-all --inh-caps=-all "$@"' - "$host" "$@"
+become='hostname "$1" && shift && cd / &&
+    exec setpriv --ambient-caps=-all --inh-caps=-all "$@"'
+leave='my $old = "/mnt"; exit(syscall(166, $old, 2) != 0)'
+cd "$root"
+install -d -m 755 mnt
+if [ -x usr/bin/perl ] && pivot_root . mnt 2>/dev/null; then
+    exec /bin/sh -c "perl -e '$leave' && $become" - "$host" "$@"
+fi
+exec chroot "$root" /bin/sh -c "$become" - "$host" "$@"
