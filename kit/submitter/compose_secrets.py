@@ -98,38 +98,40 @@ def find(platforms: list[Platform], profile: str) -> Platform | None:
     return next((row for row in platforms if row.text("ENVIROMENT") == profile), None)
 
 
-def ssh_config(platforms: list[Platform], profile: str, name: str) -> str:
+def ssh_config(platforms: list[Platform], profile: str, name: str, agent: str = "") -> str:
     """Return an ssh config with one Host, called `name`, for the HPC platform of a profile.
 
-    Raises UsageError when no platform is of that profile, or its key needs a pass phrase.
+    Raises UsageError when no platform is of that profile.
     """
     platform = find(platforms, profile)
     if platform is None:
         names = ", ".join(platform.text("ENVIROMENT") for platform in platforms) or "none"
         step = "add it to the HPC_ keys, or use another profile"
         raise UsageError(f"compose-secrets.json has no platform {profile!r}", names, step)
-    return host_block(platform, name)
+    return host_block(platform, name, agent)
 
 
-def host_block(platform: Platform, name: str) -> str:
-    """Return the Host block of a platform under `name`.
+def host_block(platform: Platform, name: str, agent: str = "") -> str:
+    """Return the Host block of a platform under `name`; `agent` is the socket that has its key.
 
-    Raises UsageError for a key that needs a pass phrase, and for values that are not one word.
+    Raises UsageError for values that are not one word.
     """
-    if platform.values["PASSWORD"]:
-        got = f"{platform.prefix}_PASSWORD is given for {platform.text('ENVIROMENT')}"
-        step = (
-            "nobody can type it in a container: use a key without a pass phrase where the site "
-            "allows one, or run `kit submitter` outside the container with ssh-agent"
-        )
-        raise UsageError("the key has a pass phrase", got, step)
     options = [f"Host {name}"]
     for option, key in (("HostName", "ADDRESS"), ("User", "USER"), ("IdentityFile", "KEY")):
         word, full = platform.text(key), f"{platform.prefix}_{key}"
         if not re.fullmatch(r"[\w./@:~+-]+", word):
             raise UsageError(f"{full} is not a single word", next_step=f"give the {MEANING[full]}")
         options.append(f"    {option} {word}")
+    if agent and platform.values["PASSWORD"]:
+        options.append(f"    IdentityAgent {agent}")
     return "\n".join([*options, "    IdentitiesOnly yes", ""])
+
+
+def locked_keys(platforms: list[Platform], profile: str) -> list[tuple[str, Secret]]:
+    """Return the key of a profile's platform with its pass phrase, if it has one."""
+    platform = find(platforms, profile)
+    phrase = platform.values["PASSWORD"] if platform else None
+    return [(platform.text("KEY"), phrase)] if platform and phrase else []
 
 
 def check_integration(platforms: list[Platform], profile: str) -> None:

@@ -17,6 +17,7 @@ from kit.runs.requests import RunRequests, site_id
 from kit.slurm import Slurm
 from kit.store import ObjectStore, bucket_name, open_store
 from kit.submitter import compose_secrets
+from kit.submitter.key_agent import unlocked
 from kit.submitter.submitter import Submitter
 from kit.submitter.tunnel_key import tunnel_keys
 
@@ -137,21 +138,31 @@ def open_submitter(profile: str | None) -> Iterator[tuple[Settings, Submitter]]:
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("kit").setLevel(logging.INFO)
     settings = load(profile)
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, contextlib.ExitStack() as agents:
         if path := os.environ.get("KIT_COMPOSE_SECRETS"):
-            settings = _with_secrets(settings, Path(path), folder)
+            settings = _with_secrets(settings, Path(path), folder, agents)
         yield settings, submitter_for(settings)
 
 
-def _with_secrets(settings: Settings, secrets: Path, folder: Path) -> Settings:
-    """Return settings whose logins are those of compose-secrets.json; files go into `folder`."""
+def _with_secrets(
+    settings: Settings, secrets: Path, folder: Path, agents: contextlib.ExitStack
+) -> Settings:
+    """Return settings whose logins are those of compose-secrets.json; files go into `folder`.
+
+    Keys with a pass phrase are held by an agent that ends with `agents`.
+    """
     hpc, platforms = settings.hpc_section(), compose_secrets.read_platforms(secrets)
     profile, cloud = settings.profile, settings.cloud
     compose_secrets.check_integration(platforms["INTEGRATION"], profile)
     config = folder / "config"
-    text = compose_secrets.ssh_config(platforms["HPC"], profile, hpc.ssh_host)
+    prefixes = ("HPC", "CLOUD") if cloud and cloud.ssh_host else ("HPC",)
+    keys = [
+        row for name in prefixes for row in compose_secrets.locked_keys(platforms[name], profile)
+    ]
+    agent = agents.enter_context(unlocked(folder, keys))
+    text = compose_secrets.ssh_config(platforms["HPC"], profile, hpc.ssh_host, agent)
     if cloud and cloud.ssh_host and (vm := compose_secrets.find(platforms["CLOUD"], profile)):
-        text += compose_secrets.host_block(vm, cloud.ssh_host)
+        text += compose_secrets.host_block(vm, cloud.ssh_host, agent)
     config.write_text(text)
     if login := compose_secrets.env_text(platforms["STORAGE"], settings):
         env_file = folder / "storage.env"

@@ -162,7 +162,6 @@ def test_ssh_config_has_the_host_of_the_profile():
     ("changes", "profile", "expected"),
     [
         (NO_PASS, "lumi", "no platform 'lumi'"),
-        ({}, "roihu", "pass phrase"),
         (NO_PASS | {"HPC_USER": "me\n  ProxyCommand reboot"}, "roihu", "HPC_USER"),
         (NO_PASS | {"HPC_ADDRESS": "none"}, "roihu", "HPC_ADDRESS"),
     ],

@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import os
+import re
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from buckets import remove_bucket
 from memory_store import MemoryStore
+from private_sshd import keygen
 from waiting import until
 
 from kit.base import BucketTaken, LocalHost, StoreUnavailable, UsageError, read_login
@@ -225,6 +228,19 @@ def test_stack_uses_the_logins_of_its_secrets_file(stack):
     assert not Path(host.config).exists()
 
 
+def test_key_with_a_pass_phrase_is_held_by_an_agent(stack, tmp_path):
+    keygen("-t", "ed25519", "-N", "hush-7f3a", "-f", tmp_path / "key")
+    stack(HPC_KEY=f"{tmp_path}/key|/x", HPC_PASSWORD="hush-7f3a|none")
+    with submitter_loop.open_submitter("slurm") as (_, submitter):
+        config = Path(submitter.slurm.host.config).read_text()
+        (socket,) = re.findall("    IdentityAgent (.*)", config)
+        argv = ["ssh-add", "-l"]
+        environ = {**os.environ, "SSH_AUTH_SOCK": socket}
+        done = subprocess.run(argv, capture_output=True, text=True, env=environ)
+        assert "ED25519" in done.stdout, done.stderr
+    assert not Path(socket).exists()
+
+
 CLOUD = """
 [cloud]
 ssh_host = "my-vm"
@@ -272,7 +288,7 @@ def test_secrets_file_for_other_profiles_is_refused(stack):
     [
         ({"HPC_USER": "me"}, "HPC_ENVIROMENT has 2, HPC_USER has 1"),
         ({"HPC_ENVIROMENT": "lumi|roihu"}, "no platform 'slurm'"),
-        ({"HPC_PASSWORD": "pass phrase|none"}, "has a pass phrase"),
+        ({"HPC_PASSWORD": "pass phrase|none"}, "unlock the ssh key /run/secrets/local-mahti"),
         ({"HPC_USER": "me; reboot|you"}, "HPC_USER is not a single word"),
         ({"HPC_KEY": "$(reboot)|x"}, "HPC_KEY is not a single word"),
     ],
