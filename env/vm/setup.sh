@@ -21,7 +21,9 @@ CLUSTER=mlops-platform
 check_packages() { command -v docker >/dev/null && command -v git >/dev/null && command -v curl >/dev/null; }
 do_packages() {
   apt-get update -q
-  DEBIAN_FRONTEND=noninteractive apt-get install -qy docker.io git curl unattended-upgrades
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get upgrade -qy
+  apt-get install -qy docker.io git curl unattended-upgrades
 }
 
 check_upgrades() { grep -qs 'Unattended-Upgrade "1"' "$UPGRADES"; }

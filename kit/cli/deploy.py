@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     "--print",
     "only_print",
     is_flag=True,
-    help="Print plain ssh and kubectl commands and exit.  [default: no]",
+    help="Print plain ssh and kubectl commands, on stderr the table of addresses, and exit.  "
+    "[default: no]",
 )
 def port_forward_command(profile: str | None, bind: str, only_print: bool) -> None:
     """Forward the platform's ports to localhost.
@@ -38,13 +39,14 @@ def port_forward_command(profile: str | None, bind: str, only_print: bool) -> No
 
     from kit.base.settings import load
     from kit.deploy import port_forward
-    from kit.deploy.forwards import list_forwards, plain_commands
+    from kit.deploy.forwards import as_table, list_forwards, plain_commands
 
     settings = load(profile)
     rows = list_forwards(settings, bind)
     host = port_forward.vm_connection(settings, rows)
     if only_print:
         click.echo(plain_commands(host, rows))
+        click.echo(as_table(rows), err=True)  # beside the commands: a shell may read these
         return
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # the ssh process below is ended in any case

@@ -337,6 +337,7 @@ def test_printed_commands_work_when_typed(cluster):
     environ = os.environ | {"KIT_SITES_DIR": str(folder)}
     argv = [*KIT, "--profile", "vm", "--print"]
     done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=True)
+    assert all(address.rstrip("/") in done.stderr for address in url.values()), done.stderr
     ssh, *services = map(shlex.split, done.stdout.splitlines())
     config = ["-F", f"{sshd.folder}/config"]
     assert ssh[:4] == ["ssh", *config, "-N"]

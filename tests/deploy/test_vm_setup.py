@@ -77,6 +77,18 @@ def test_step_can_be_done_again(tmp_path, step, file, line):
         assert script("check", step, root=tmp_path).returncode == 0
 
 
+def test_packages_are_brought_up_to_date_before_others_are_installed(tmp_path):
+    program = tmp_path / "apt-get"
+    program.write_text(f'#!/bin/sh\necho "$DEBIAN_FRONTEND $*" >>{tmp_path}/calls\n')
+    program.chmod(0o755)
+    done = script("do", "packages", root=tmp_path, path=f"{tmp_path}:/usr/bin:/bin")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "calls").read_text().splitlines()[1:] == [
+        "noninteractive upgrade -qy",
+        "noninteractive install -qy docker.io git curl unattended-upgrades",
+    ]
+
+
 def test_only_the_tunnel_user_may_open_ports_for_others(tmp_path):
     script("do", "sshd", root=tmp_path)
     keygen("-t", "ed25519", "-N", "", "-f", tmp_path / "host")
