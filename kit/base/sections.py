@@ -201,7 +201,18 @@ class Hpc:
         default="", description="File that defines `module`; empty: the site's own."
     )
     module_path: str = Field(default="", description="Folder for `module use` before loading.")
-    python: str = Field(default="python3", description="Python 3.11 of the nodes, with PyTorch.")
+    python: str = Field(
+        default="python3",
+        description="Python 3.11 of the nodes, or of the container, with PyTorch.",
+    )
+    container: Option = Field(
+        default="",
+        description="Image in which the job's Python runs, by Apptainer or Singularity: its path "
+        "on the site, or its name below `project_dir`.",
+    )
+    container_options: Texts = Field(
+        default=(), description='Options of `apptainer exec`, such as "--nv" or "--bind=/data".'
+    )
     build_env_on: str = Field(
         default="job", description="Where the environment is built: job or login (the login node)."
     )

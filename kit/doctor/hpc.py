@@ -23,6 +23,8 @@ MAX_SKEW_S = 60.0  # beside the time that the answer took
 SHORT_S = 3600.0
 TORCH_STEP = "name a Python with PyTorch in [hpc] python, or the module that brings it in modules"
 
+_VERSIONS = "import importlib.metadata, sys; [*map(importlib.metadata.version, sys.argv[1:])]"
+
 SSH: Known = {
     CredentialExpired: "certificate-expired",
     CredentialRefused: "ssh-refused",
@@ -44,6 +46,8 @@ def checks(settings: Settings) -> Iterable[Check]:
     yield Check("clock", _clock, {})
     yield Check("Slurm", _slurm, SLURM)
     yield Check("modules", _modules, {UsageError: "module-missing"})
+    if settings.hpc.container:
+        yield Check("container", _container, {UsageError: "container-fails"})
     yield Check("environment", _environment, {UsageError: "module-missing"})
     yield Check("seff", _seff, {})
     yield Check("project folder", _folder, {})
@@ -147,25 +151,59 @@ def _modules(context: CheckContext) -> str:
     return f"{', '.join(hpc.modules)} can be loaded"
 
 
+def _with_python(context: CheckContext, *lines: str) -> tuple[int, str, str]:
+    """Run lines as in a job, where `inside` runs a program in the profile's container, if any."""
+    from kit.submitter.container import python_lines
+
+    return _as_in_a_job(context, *python_lines(context.hpc), *lines)
+
+
+def _container(context: CheckContext) -> str:
+    """Run Python in the image, as a job would on the login node's kind of machine."""
+    hpc = context.hpc
+    code, out, err = _with_python(context, f"inside {shlex.quote(hpc.python)} --version")
+    if code == 0:
+        return f"{out} runs in {SitePaths(hpc).image}"
+    kinds = {"there is no image": "container-missing", "neither apptainer": "container-runtime"}
+    kind = next((kinds[words] for words in kinds if words in err), "container-fails")
+    raise DiagnosisError(kind, f"{SitePaths(hpc).image}: {err[-300:] or f'exit code {code}'}")
+
+
 def _environment(context: CheckContext) -> str:
     """Look for the environment that a run with configured = True would use, and its Python."""
     from kit.submitter import env
 
     hpc = context.hpc
-    code, out, err = _as_in_a_job(context, f"{shlex.quote(hpc.python)} --version")
+    code, out, err = _with_python(context, f"inside {shlex.quote(hpc.python)} --version")
+    if code and hpc.container:
+        raise CheckSkipped("not tried: it needs the container")
     if code:
         raise DiagnosisError("python-missing", f"{hpc.python}: {err[-300:]}")
     link = f"{SitePaths(hpc).venvs}/{env.environment_key(hpc, env.pins())}"
     argv = ["readlink", "-e", link]
     folder = context.site.needed().run(argv, timeout=20, check=False).out.strip()
     if folder:
-        return f"{folder} on {out}"
+        return f"{folder} on {out}; {_packages(context, folder)}"
     look = (f"python={shlex.quote(hpc.python)}", shell_file("find_torch").decode())
-    code, _, err = _as_in_a_job(context, *look)
+    code, _, err = _with_python(context, *look)
     if code:
         got = f"{link}; {out} cannot create it: {err[-300:] or 'no answer'}"
         raise DiagnosisError("environment-missing", got, TORCH_STEP)
     raise DiagnosisError("environment-missing", f"{link}; {out} can create it")
+
+
+def _packages(context: CheckContext, folder: str) -> str:
+    """Look for the packages of the kit, and PyTorch, in an environment."""
+    from kit.submitter import env
+
+    names = ["torch", *(line.partition("==")[0] for line in env.pins().splitlines())]
+    words = [f"{folder}/bin/python", "-c", _VERSIONS, *names]
+    code, _, err = _with_python(context, "unset PYTHONPATH", f"inside {shlex.join(words)}")
+    if code:
+        got = f"{folder}: {err[-300:] or f'exit code {code}'}"
+        step = f"`kit envs rm {folder.rpartition('/')[2]}`, then run with configured = False"
+        raise DiagnosisError("environment-incomplete", got, step)
+    return f"it has {len(names)} packages"
 
 
 def _seff(context: CheckContext) -> str:

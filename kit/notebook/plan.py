@@ -88,12 +88,15 @@ def _cloud(settings: Settings) -> str:
 
 def _cloud_hpc(settings: Settings) -> str:
     hpc = settings.hpc_section()
+    image = SitePaths(hpc).image
+    options = f" ({' '.join(hpc.container_options)})" if hpc.container_options else ""
+    within = f"  its Python in the container {image}{options}\n" if image else ""
     return (
         f"data set into the bucket {_bucket(settings, 'pipeline')}, unless it is there\n"
         f"request into the bucket {_bucket(settings, 'submitter')}\n"
         f"submitter: code, data and list of packages to {hpc.ssh_host}:{hpc.project_dir}/kit,\n"
         f"  one batch job, its log, figures and files to the store\n"
-        f"evaluation, MLflow, results in {settings.profile_dir / 'cloud-hpc'}"
+        f"{within}evaluation, MLflow, results in {settings.profile_dir / 'cloud-hpc'}"
     )
 
 

@@ -158,7 +158,9 @@ class Cluster:
         argv = ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={node}"]
         argv += ["--cpus-per-task=" + os.environ.get("SLURM_CPUS_PER_TASK", "1")]
         argv += [f"--output={self.folder}/ray-{node}.log", "bash", "-c", script, "ray"]
-        argv += [self.private, str(self.ray), "start", f"--node-ip-address={node_address(node)}"]
+        within = ["bash", container] if (container := os.environ.get("KIT_CONTAINER")) else []
+        argv += [self.private, *within, str(self.ray), "start"]
+        argv += [f"--node-ip-address={node_address(node)}"]
         argv += [*options, *_RAY_OPTIONS]
         self.steps[node] = subprocess.Popen(argv, stdin=subprocess.PIPE)
 

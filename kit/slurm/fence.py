@@ -9,6 +9,7 @@ exception: `submit` is released when sbatch has answered that a limit refused th
 No I/O in this file; the scripts are in `scripts/`.
 """
 
+import posixpath
 import re
 import shlex
 from collections.abc import Sequence
@@ -56,6 +57,13 @@ class SitePaths:
     def wheels(self) -> str:
         """Python packages that environments are made from."""
         return f"{self.root}/wheels"
+
+    @property
+    def image(self) -> str:
+        """The container image; empty without one."""
+        return (
+            posixpath.join(self.hpc.project_dir, self.hpc.container) if self.hpc.container else ""
+        )
 
     def attempt(self, attempt_id: str) -> str:
         """Return the folder of an attempt. Raises UsageError for an id of another form."""

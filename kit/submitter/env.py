@@ -21,12 +21,13 @@ from kit.base import ROOT, CommandFailed, DataError, Host, UsageError, sha256_of
 from kit.base.settings import Hpc
 from kit.experiments.packages import canonical, with_dependencies
 from kit.slurm import ATTEMPT_ID, SitePaths, module_lines
+from kit.submitter.container import image_lines
 from kit.submitter.scripts import script
 
 REQUIREMENTS = ROOT / "env" / "hpc" / "requirements.txt"
 LOCK = ROOT / "requirements.lock"
 
-FUNCTION = script("environment")
+FUNCTION = script("container") + script("environment")
 NAME = re.compile("[0-9a-f]{12}[.][0-9a-f-]{36}")
 NEXT_STEP = "fix what it names, then run again"
 
@@ -89,8 +90,9 @@ def locked(lock: Path = LOCK) -> dict[str, str]:
 
 
 def environment_key(hpc: Hpc, text: str) -> str:
-    """Return a hash of all that an environment depends on: packages, modules, Python."""
-    parts = [text, hpc.modules, hpc.module_path, hpc.module_init, hpc.python, FUNCTION]
+    """Return a hash of all that an environment depends on: packages, modules, Python, image."""
+    site = [hpc.modules, hpc.module_path, hpc.module_init, hpc.python, SitePaths(hpc).image]
+    parts = [text, *site, FUNCTION]
     return sha256_of(json.dumps(parts).encode())[:12]
 
 
@@ -142,7 +144,7 @@ def make_environment(
     """
     stage_pins(host, hpc, more)
     call = environment_call(hpc, attempt_id, configured, more)
-    text = "\n".join([*module_lines(hpc), FUNCTION, call])
+    text = "\n".join([*module_lines(hpc), *image_lines(hpc), FUNCTION, call])
     body = f"main() {{\numask 077\n(\n{text} || exit\n{_REPLY})\n{_EXIT}}}\nmain; exit 0\n"
     tried = f"build the Python environment on {host.name}"
     try:

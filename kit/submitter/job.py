@@ -22,6 +22,7 @@ from kit.onsite.names import ENVIRONMENT_FAILED
 from kit.runs.requests import RunRequest, attempt_id
 from kit.slurm import JobSpec, SitePaths, job_for, job_name
 from kit.submitter import env as hpc_env
+from kit.submitter.container import image_lines
 from kit.submitter.scripts import script
 
 WARNING_S = 60  # how long before its time limit the job is asked to end
@@ -97,7 +98,8 @@ def job_spec(hpc: Hpc, task: Task) -> JobSpec:
     """Build the batch job of one attempt from the profile's section and the task."""
     if task.environment:
         private = shlex.quote(task.environment) if task.private else ""
-        environment = f"venv={shlex.quote(task.environment)} private={private}"
+        venv = f"venv={shlex.quote(task.environment)} private={private}"
+        environment = f"{script('container')}{venv}"
     else:
         wanted = hpc_env.environment_call(hpc, task.attempt_id, task.configured, task.requirements)
         environment = f"{hpc_env.FUNCTION}\n{wanted} || exit {ENVIRONMENT_FAILED}"
@@ -106,7 +108,9 @@ def job_spec(hpc: Hpc, task: Task) -> JobSpec:
         "KIT_CODE": task.code,
         "KIT_CODE_HASH": task.code_hash,
     }
-    commands = (script("job_begin"), environment, script("job_run"))
+    image = "\n".join(image_lines(hpc))
+    outside = (script("outside"),) if hpc.container else ()
+    commands = (script("job_begin"), image, environment, *outside, script("job_run"))
     name = job_name(task.attempt_id)
     return job_for(hpc, name, commands, warning_s=WARNING_S, environment=variables)
 

@@ -67,6 +67,46 @@ if ! echo "$KIT_CODE_HASH  $KIT_CODE" | sha256sum --check --status; then
     exit 88
 fi
 
+image=
+project=
+image_options=()
+# shellcheck shell=bash disable=SC2154
+# become PROGRAM WORD…: become a program of the job's Python; inside …: run it and come back.
+# Where the profile names an $image it runs in that, unprivileged. It then sees of the site the
+# $project's folder and /tmp, what the site's own configuration adds, and what $image_options say.
+# Of the environment the variables below go in, by APPTAINERENV_NAME: everybody can read the words
+# of a command. Tried with Apptainer 1.4.5. 95: ENVIRONMENT_FAILED.
+become() {
+    [ -n "${image:-}" ] || exec "$@"
+    local name prefix=APPTAINERENV_ runtime
+    export PATH HOME="${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}"
+    if ! runtime=$(command -v apptainer || command -v singularity); then
+        echo "neither apptainer nor singularity is in PATH; name its module in [hpc] modules" >&2
+        exit 95
+    fi
+    if [ ! -e "$image" ]; then
+        echo "there is no image $image" >&2
+        exit 95
+    fi
+    [ "${runtime##*/}" = apptainer ] || prefix=SINGULARITYENV_
+    for name in $(compgen -e); do
+        case $name in
+        KIT_* | RAY_* | PYTHONPATH | PYTHONNOUSERSITE | PYTHONUNBUFFERED | TMPDIR | LC_ALL | LANG | \
+            SLURM_JOB_ID | SLURM_JOB_NODELIST | SLURM_CPUS_PER_TASK | SLURMD_NODENAME | \
+            DASHBOARD_METRIC_PORT | AUTOSCALER_METRIC_PORT | OMP_NUM_THREADS | \
+            CUDA_VISIBLE_DEVICES | ROCR_VISIBLE_DEVICES | HIP_VISIBLE_DEVICES | \
+            [Hh][Tt][Tt][Pp]_[Pp][Rr][Oo][Xx][Yy] | [Hh][Tt][Tt][Pp][Ss]_[Pp][Rr][Oo][Xx][Yy] | \
+            [Nn][Oo]_[Pp][Rr][Oo][Xx][Yy] | PIP_*)
+            export "$prefix$name=${!name}"
+            ;;
+        esac
+    done
+    [ ! -d "${KIT_ATTEMPT:-/nowhere}/outside" ] ||
+        export "${prefix}PREPEND_PATH=$KIT_ATTEMPT/outside"
+    exec "$runtime" --quiet exec --cleanenv --no-home --pwd "${KIT_ATTEMPT:-$project}" \
+        --bind "$project" --bind /tmp "${image_options[@]}" "$image" "$@"
+}
+inside() (become "$@")
 # shellcheck shell=bash disable=SC2034
 # environment PROJECT KEY PINS PYTHON ATTEMPT CONFIGURED: puts the folder of the environment into
 # $venv; builds one where there is none, or where CONFIGURED is not yes. $private is $venv when
@@ -74,6 +114,7 @@ fi
 # `attempt-ATTEMPT` decides which of them is used, and the other one is removed.
 # Wheels of several Pythons and machines share a folder: `complete` names those that it has all
 # packages for; an empty one was made by hand, for every Python.
+# Python runs by `inside` (container.sh), in an image where the profile names one.
 # A module's PYTHONPATH would come before the venv's own packages: `module.pth` puts it behind.
 say() { printf '%(%T)T %s\n' -1 "$*"; }
 # An environment is executed: it must be our own, and nobody else may write into it.
@@ -84,8 +125,9 @@ environment() {
     local own=$root/venvs/attempt-$attempt
     private=
     umask 077
+    [ -z "${image:-}" ] || unset PYTHONPATH # the folders of a module are not in the image
     if [ "$configured" = yes ] && venv=$(readlink -e "$link") && trusted "$venv" &&
-        "$venv/bin/python" -c ''; then
+        inside "$venv/bin/python" -c ''; then
         say "environment: found $venv"
         return
     fi
@@ -101,7 +143,7 @@ environment() {
     private=$venv
     mkdir -p "$root/venvs" || return
     say "environment: building $venv"
-    "$python" -m venv --system-site-packages --without-pip "$venv" || return
+    inside "$python" -m venv --system-site-packages --without-pip "$venv" || return
     echo "$attempt" >"$venv/.try"
     tr : '\n' <<<"${PYTHONPATH:-}" >"$(echo "$venv"/lib/python3*/site-packages)/module.pth"
     unset PYTHONPATH
@@ -110,22 +152,22 @@ environment() {
         say "environment: not using $wheels, into which others may write"
         wheels=$venv/wheels
     fi
-    platform=$("$python" -c 'import sys, sysconfig
+    platform=$(inside "$python" -c 'import sys, sysconfig
 print(sys.implementation.cache_tag, sysconfig.get_platform())') || return
     if [ ! -e "$wheels/complete" ] ||
         { [ -s "$wheels/complete" ] && ! grep -qxF "$platform" "$wheels/complete"; }; then
         say "environment: downloading packages"
-        "$python" -m pip --disable-pip-version-check --quiet download --no-deps \
+        inside "$python" -m pip --disable-pip-version-check --quiet download --no-deps \
             --only-binary :all: --dest "$venv/download" --requirement "$pins" || return
         mkdir -p "$wheels" && mv -n "$venv"/download/* "$wheels" &&
             echo "$platform" >>"$wheels/complete" || return
         rm -rf "$venv/download"
     fi
     say "environment: installing $(grep -c == "$pins") packages"
-    "$python" -m pip --python "$venv/bin/python" --disable-pip-version-check --quiet \
+    inside "$python" -m pip --python "$venv/bin/python" --disable-pip-version-check --quiet \
         install --no-deps --no-compile --no-index --find-links "$wheels" \
         --requirement "$pins" || return
-    "$venv/bin/python" -c 'import ray, torch' || return
+    inside "$venv/bin/python" -c 'import ray, torch' || return
     if ! ln -sT "$made" "$own" 2>/dev/null && other=$(readlink -e "$own") && trusted "$other"; then
         rm -rf "$venv"
         venv=$other private=$other made=${other##*/}
@@ -147,7 +189,8 @@ unset PYTHONPATH
 export KIT_ATTEMPT=$attempt PYTHONPATH=$KIT_CODE PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$attempt/ray.token RAY_USAGE_STATS_ENABLED=0
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >ray.token
-"$venv/bin/python" -m kit.onsite.main &
+[ -z "${image:-}" ] || open_outside
+become "$venv/bin/python" -m kit.onsite.main &
 main=$!
 trap 'kill -TERM "$main"' TERM
 while
@@ -156,6 +199,7 @@ while
     kill -0 "$main" 2>/dev/null
 do :; done
 rm -f ray.token tunnel.key
+[ -z "${image:-}" ] || close_outside
 [ "$code" -lt 128 ] || exit 93 # KILLED: ended by a signal
 [ "$code" = 0 ] || exit "$code"
 commit manifest.json

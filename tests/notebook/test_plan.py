@@ -156,6 +156,8 @@ qos = "normal"
 constraint = "gh200"
 clusters = "roihu"
 licenses = "matlab:1"
+container = "images/torch.sif"
+container_options = ["--nv", "--bind=/data"]
 [partitions]
 gpumedium = { max_gpus = 0 }
 """

@@ -58,6 +58,18 @@ def test_ray_chooses_every_port_that_is_not_chosen_for_it(tmp_path, monkeypatch)
     assert ports == dict.fromkeys([f"--{name}-port" for name in (*names, "max-worker")], "0")
 
 
+def test_ray_of_a_job_in_a_container_is_started_in_it_on_every_node(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(ray_cluster.subprocess, "Popen", lambda argv, **_: started.append(argv))
+    monkeypatch.setattr(ray_cluster, "node_address", lambda node: "127.0.0.88")
+    monkeypatch.setenv("KIT_CONTAINER", "/proj/outside/become")
+    Cluster(["c1"], Path("/venv/bin/ray"), tmp_path, "1")._step("c1", "--head")
+    place = started[0].index("/venv/bin/ray")
+    assert started[0][place - 2 : place + 2] == [
+        *("bash", "/proj/outside/become", "/venv/bin/ray", "start")
+    ]
+
+
 BUSY = "Exception: The current node timed out during startup. This could happen because"
 
 

@@ -210,7 +210,7 @@ def test_the_citation_names_the_article_and_the_version():
 
 # Only the batch job and `kit run` set these, for their own processes.
 NOT_OF_A_PERSON = {"KIT_ATTEMPT", "KIT_TASK", "KIT_CODE", "KIT_CODE_HASH", "KIT_STEP"}
-NOT_OF_A_PERSON |= {"KIT_COMMAND_BEGAN"}
+NOT_OF_A_PERSON |= {"KIT_CONTAINER", "KIT_COMMAND_BEGAN"}
 
 
 def test_every_variable_has_a_row_on_its_page():

@@ -314,7 +314,8 @@ def test_a_modules_packages_come_behind_the_environments_own(site, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change", [{"modules": ("pytorch/3",)}, {"python": "/other"}, {"module_path": "/m"}]
+    "change",
+    [{"modules": ("pytorch/3",)}, {"python": "/o"}, {"module_path": "/m"}, {"container": "i"}],
 )
 def test_another_site_software_is_another_environment(site, change):
     assert hpc_env.environment_key(site, "a==1") != hpc_env.environment_key(

@@ -163,3 +163,26 @@ def test_an_experiment_of_ones_own_is_in_the_archive_and_is_found_there(tmp_path
     argv = [sys.executable, "-c", code]
     done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True)
     assert done.stdout == "mean_model\n", done.stderr
+
+
+def test_job_of_a_profile_with_a_container_is_valid_bash_and_answers_its_calls():
+    hpc = dataclasses.replace(HPC, container="torch.sif", container_options=("--nv",))
+    text = text_of(hpc=hpc)
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = text.splitlines()
+    places = [
+        lines.index(line)
+        for line in (
+            f"image={PROJECT}/torch.sif",
+            "image_options=(--nv)",
+            "become() {",
+            f"environment {PROJECT} {'e' * 12} {'1' * 12} {HPC.python} 0123456789ab yes || exit 95",
+            "open_outside() {",
+            '[ -z "${image:-}" ] || open_outside',
+        )
+    ]
+    assert places == sorted(places)
+    login = text_of(dataclasses.replace(TASK, environment="/x/v"), hpc)
+    assert login.index("become() {") < login.index("venv=/x/v private=\n")
+    assert "open_outside() {" not in text_of()

@@ -394,6 +394,36 @@ SITE = [
         lambda b: b.login_node(b.bare(), python="/nowhere/python3"),
     ),
     Fault(
+        "no image there",
+        "container-missing",
+        "there is no image",
+        "sshd",
+        lambda b: seeds.container(b, "exit 1", "images/torch.sif"),
+    ),
+    Fault(
+        "no container runtime there",
+        "container-runtime",
+        "neither apptainer nor singularity",
+        "sshd",
+        lambda b: seeds.container(b, "", str(b.folder)),
+    ),
+    Fault(
+        "an image without that Python",
+        "container-fails",
+        "executable file not found",
+        "sshd",
+        lambda b: seeds.container(
+            b, "echo 'FATAL: python3: executable file not found in $PATH' >&2; exit 255", "."
+        ),
+    ),
+    Fault(
+        "an environment without Ray",
+        "environment-incomplete",
+        "No package metadata was found for ray",
+        "sshd",
+        seeds.environment_without_ray,
+    ),
+    Fault(
         "no environment yet",
         "environment-missing",
         "Python 3",

@@ -27,6 +27,7 @@ from kit.doctor import checks as doctor
 from kit.doctor import context, link_race, local
 from kit.doctor.context import CheckContext
 from kit.store import Ec2Key, Keystone, keystone_for
+from kit.submitter import env
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -187,6 +188,27 @@ def folder_of_another(bench):
     else:
         kit.symlink_to("/usr")  # it belongs to root
     return bench.login_node(bench.bare())
+
+
+def container(bench, runtime, image):
+    """A profile with a container, on a site whose `apptainer` does that; it may have none."""
+    (bench.folder / "runtime").mkdir()
+    if runtime:
+        program = bench.folder / "runtime" / "apptainer"
+        program.write_text(f"#!/bin/sh\n{runtime}\n")
+        program.chmod(0o755)
+    init = bench.file(f"PATH={bench.folder}/runtime\n", name="init")
+    return bench.login_node(bench.bare(), module_init=str(init), container=image)
+
+
+def environment_without_ray(bench):
+    server = bench.bare()
+    hpc = bench.site(server)
+    python = bench.folder / "kit/venvs" / env.environment_key(hpc, env.pins()) / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\necho No package metadata was found for ray >&2; exit 1\n")
+    python.chmod(0o755)
+    return bench.login_node(server)
 
 
 def slurm(bench, partition="small", **programs):

@@ -5,6 +5,7 @@
 # `attempt-ATTEMPT` decides which of them is used, and the other one is removed.
 # Wheels of several Pythons and machines share a folder: `complete` names those that it has all
 # packages for; an empty one was made by hand, for every Python.
+# Python runs by `inside` (container.sh), in an image where the profile names one.
 # A module's PYTHONPATH would come before the venv's own packages: `module.pth` puts it behind.
 say() { printf '%(%T)T %s\n' -1 "$*"; }
 # An environment is executed: it must be our own, and nobody else may write into it.
@@ -15,8 +16,9 @@ environment() {
     local own=$root/venvs/attempt-$attempt
     private=
     umask 077
+    [ -z "${image:-}" ] || unset PYTHONPATH # the folders of a module are not in the image
     if [ "$configured" = yes ] && venv=$(readlink -e "$link") && trusted "$venv" &&
-        "$venv/bin/python" -c ''; then
+        inside "$venv/bin/python" -c ''; then
         say "environment: found $venv"
         return
     fi
@@ -32,7 +34,7 @@ environment() {
     private=$venv
     mkdir -p "$root/venvs" || return
     say "environment: building $venv"
-    "$python" -m venv --system-site-packages --without-pip "$venv" || return
+    inside "$python" -m venv --system-site-packages --without-pip "$venv" || return
     echo "$attempt" >"$venv/.try"
     tr : '\n' <<<"${PYTHONPATH:-}" >"$(echo "$venv"/lib/python3*/site-packages)/module.pth"
     unset PYTHONPATH
@@ -41,22 +43,22 @@ environment() {
         say "environment: not using $wheels, into which others may write"
         wheels=$venv/wheels
     fi
-    platform=$("$python" -c 'import sys, sysconfig
+    platform=$(inside "$python" -c 'import sys, sysconfig
 print(sys.implementation.cache_tag, sysconfig.get_platform())') || return
     if [ ! -e "$wheels/complete" ] ||
         { [ -s "$wheels/complete" ] && ! grep -qxF "$platform" "$wheels/complete"; }; then
         say "environment: downloading packages"
-        "$python" -m pip --disable-pip-version-check --quiet download --no-deps \
+        inside "$python" -m pip --disable-pip-version-check --quiet download --no-deps \
             --only-binary :all: --dest "$venv/download" --requirement "$pins" || return
         mkdir -p "$wheels" && mv -n "$venv"/download/* "$wheels" &&
             echo "$platform" >>"$wheels/complete" || return
         rm -rf "$venv/download"
     fi
     say "environment: installing $(grep -c == "$pins") packages"
-    "$python" -m pip --python "$venv/bin/python" --disable-pip-version-check --quiet \
+    inside "$python" -m pip --python "$venv/bin/python" --disable-pip-version-check --quiet \
         install --no-deps --no-compile --no-index --find-links "$wheels" \
         --requirement "$pins" || return
-    "$venv/bin/python" -c 'import ray, torch' || return
+    inside "$venv/bin/python" -c 'import ray, torch' || return
     if ! ln -sT "$made" "$own" 2>/dev/null && other=$(readlink -e "$own") && trusted "$other"; then
         rm -rf "$venv"
         venv=$other private=$other made=${other##*/}
