@@ -196,6 +196,11 @@ class Hpc:
     licenses: Option = Field(
         default="", description="Licences that a job takes (sbatch --licenses)."
     )
+    attempt_gib: float = Field(
+        default=0.2,
+        ge=0,
+        description="Room that a job's own files (checkpoints, model, log) need in `project_dir`.",
+    )
     modules: Texts = Field(default=(), description="Environment modules to load.")
     module_init: str = Field(
         default="", description="File that defines `module`; empty: the site's own."

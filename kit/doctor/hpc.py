@@ -17,7 +17,7 @@ from kit.base.settings import Hpc, Settings
 from kit.doctor import keys, link_race
 from kit.doctor.context import Check, CheckContext, shell_file
 from kit.doctor.diagnosis import CheckSkipped, DiagnosisError, Known
-from kit.slurm import NO_ACCOUNTING, SitePaths, Slurm, module_lines
+from kit.slurm import NO_ACCOUNTING, SitePaths, Slurm, module_lines, read_room, room_argv
 
 MAX_SKEW_S = 60.0  # beside the time that the answer took
 SHORT_S = 3600.0
@@ -224,6 +224,8 @@ def _probe_folder(context: CheckContext) -> tuple[str, str]:
 
 
 def _folder(context: CheckContext) -> str:
+    from kit.submitter.staging import needed_room
+
     state, rest = _probe_folder(context)
     place = context.hpc.project_dir
     if state == "missing":
@@ -234,9 +236,11 @@ def _folder(context: CheckContext) -> str:
         refused = "Permission denied" in rest or "Read-only" in rest
         kind = "folder-missing" if refused else "folder-full"
         raise DiagnosisError(kind, f"{place}: {rest[-300:]}")
-    words = rest.split()
-    left = int(words[4]) / 2**20 if len(words) > 5 and words[4].isdigit() else 0
-    return f"a MiB was written to {place}; {left:.1f} GiB are left on its file system"
+    room = read_room(context.site.needed().run(room_argv(place), timeout=25, check=False).out)
+    needed = needed_room(context.hpc, 0, builds=True)
+    if not room.holds(needed):
+        raise DiagnosisError("quota-short", f"{place} has room for {room}; a run: {needed}")
+    return f"a MiB was written to {place}; there is room for {room}"
 
 
 def _links(context: CheckContext) -> str:
@@ -244,7 +248,7 @@ def _links(context: CheckContext) -> str:
     state, rest = _probe_folder(context)
     if state != "ok":
         raise CheckSkipped("not tried: it needs the project folder")
-    if not rest.startswith("first "):
+    if rest != "first":
         raise DiagnosisError("links-broken", f"the second symlink won: {rest.split()[:1]}")
     return "the first of two symlinks won"
 

@@ -82,6 +82,11 @@ class StageStore:
             raise _changed(key, f"the data set {found}")
         return about
 
+    def data_bytes(self, data_hash: str) -> int:
+        """Return the size of a data set; 0 if the bucket has none."""
+        about = self._read(f"data/{data_hash}.json") or {}
+        return sum(int(reference["bytes"]) for reference in about.get("objects", {}).values())
+
     def get_files(self, references: Mapping[str, Json], folder: Path) -> None:
         """Download files by their names below a folder. Raises DataError for a name outside it."""
         paths = {name: folder / check_name(name) for name in references}

@@ -9,6 +9,7 @@ an attempt rests on), then `status.py` (how its state is derived) and `client.py
 from kit.slurm.client import Accounting, Slurm
 from kit.slurm.fence import ATTEMPT_ID, Attempt, SitePaths, job_name
 from kit.slurm.program import REFUSED, read_directives, resolve_tasks, script_commands
+from kit.slurm.room import Room, read_room, room_argv
 from kit.slurm.script import (
     JobSpec,
     build_script,

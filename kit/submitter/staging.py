@@ -15,13 +15,18 @@ from kit.experiments import Experiment, load_experiment
 from kit.onsite import TUNNEL_STATE
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest
-from kit.slurm import Slurm, parse_duration, planned_resources
+from kit.slurm import Room, Slurm, parse_duration, planned_resources, read_room, room_argv
 from kit.store import ObjectStore
 from kit.submitter import env as hpc_env
 from kit.submitter.job import Task, build_task, code_archive, data_archive
 from kit.submitter.tunnel_key import TunnelKeys
 
 log = logging.getLogger(__name__)
+# Measured: an environment with its wheels for Python 3.11 and Ray 2.60; files of an attempt.
+ENVIRONMENT_MIB, ENVIRONMENT_FILES, ATTEMPT_FILES = 430, 8200, 100
+NO_ROOM = (
+    "remove what is old (`kit tidy --remove`, `kit envs rm`), or ask the centre for more quota"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Staging:
         task = build_task(hpc, request, experiment, number, sha256_of(code))
         sums = f"{task.data}.sha256"  # of the file, which is named by the hash of the data set
         used = [task.code, task.data, sums, hpc_env.pins_file(hpc, task.requirements)]
+        self._check_room(request, task)
         host.run(["touch", "-c", "--", *used], check=False, repeat=True)  # `kit tidy` keeps them
         if hpc_env.sha256_on(host, task.code) != task.code_hash:
             host.put(code, task.code)
@@ -62,6 +68,20 @@ class Staging:
             task = replace(task, tunnel=self._tunnel(attempt_id))
         return task
 
+    def _check_room(self, request: RunRequest, task: Task) -> None:
+        """Raise DataError before anything is copied if the attempt will not fit into its folder."""
+        host, hpc = self.slurm.host, self.slurm.hpc
+        key = hpc_env.environment_key(hpc, hpc_env.pins(task.requirements))
+        argv = room_argv(hpc.project_dir, f"{self.slurm.paths.venvs}/{key}")
+        answer = host.run(argv, check=False, repeat=True).out
+        found = answer.startswith("@there") and request.configured
+        size = StageStore(self.data, request.run).data_bytes(request.data_hash)
+        needed, left = needed_room(hpc, size, builds=not found), read_room(answer)
+        if not left.holds(needed):
+            tried = f"copy the inputs of {request.run} to {host.name}"
+            got = f"{hpc.project_dir} has room for {left}, and the run needs about {needed}"
+            raise DataError(tried, got, NO_ROOM)
+
     def _tunnel(self, attempt_id: str) -> Json | None:
         """Prepare the tunnel of an attempt; without one the run continues and reports why."""
         host, folder = self.slurm.host, self.slurm.folder(attempt_id)
@@ -76,6 +96,15 @@ class Staging:
         with contextlib.suppress(CommandFailed):  # the submission reports a wrong folder
             host.put(json.dumps({"barred": why}).encode(), f"{folder}/{TUNNEL_STATE}")
         return None
+
+
+def needed_room(hpc: Hpc, data_bytes: int, builds: bool) -> Room:
+    """Estimate what an attempt adds to the project's folder, data as a zip file and unpacked."""
+    kib = 2 * data_bytes / 1024 + hpc.attempt_gib * 2**20
+    files = ATTEMPT_FILES
+    if builds:
+        kib, files = kib + ENVIRONMENT_MIB * 1024, files + ENVIRONMENT_FILES
+    return Room(kib, files)
 
 
 def refuse_too_many(hpc: Hpc, workers: int, device: str) -> None:

@@ -4,7 +4,10 @@ import pytest
 from own_experiments import write
 from submitter_world import DATA, RUN, World
 
+from kit.base.settings import Hpc
 from kit.runs.requests import RunRequest, RunState
+from kit.slurm import Room
+from kit.submitter.staging import needed_room
 
 
 @pytest.fixture
@@ -105,3 +108,27 @@ def test_own_experiment_of_the_submitter_is_shipped_and_run(world, tmp_path, mon
     (script,) = world.site.scripts.values()
     assert '"module": "mean_model"' in script
     assert '"hyperparameters": {"steps": 3}' in script
+
+
+def test_run_that_does_not_fit_into_the_quota_is_reported_before_anything_is_copied(world):
+    world.site.room = "@quota\n/proj 900 0 100000 - 10 0 9000 -\n"
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    why = world.requests.read(RUN, "progress")["why"]
+    assert "has room for 0.09 GiB in 8,990 files, and the run needs about 0.62 GiB in 8,300" in why
+    assert "kit tidy" in why
+    assert (world.files, world.site.jobs) == ({}, [])
+    world.site.room = "@quota\n/proj 900 0 1000000 - 10 0 8000 -\n"
+    world.site.now += 600
+    submitter.once()
+    assert "0.95 GiB in 7,990 files" in world.requests.read(RUN, "progress")["why"]
+    world.site.room = "@quota\n/proj 900 0 1000000 - 10 0 9000 -\n"
+    world.site.now += 600
+    assert world.until_finished(submitter).state is RunState.DONE
+
+
+def test_room_that_a_run_needs_counts_the_data_twice_and_an_environment_once():
+    hpc = Hpc(ssh_host="x", project_dir="/p", attempt_gib=1.0)
+    assert needed_room(hpc, 2**30, builds=False) == Room(3 * 2**20, 100)
+    assert needed_room(hpc, 0, builds=True) == Room(2**20 + 430 * 1024, 8300)

@@ -447,6 +447,13 @@ SITE = [
         "sshd",
         seeds.folder_of_another,
     ),
+    Fault(
+        "a quota that is nearly used up",
+        "quota-short",
+        "room for 0.10 GiB in 900 files",
+        "sshd",
+        lambda b: b.login_node(b.bare(lfs=seeds.LFS)),
+    ),
     Fault("a full project folder", "folder-full", "File too large", "sshd", seeds.full_folder),
     Fault(
         "a link that a node won, too",
