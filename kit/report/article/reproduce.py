@@ -30,7 +30,7 @@ WITHOUT_SERVICES = "laptop"
 
 def reproduce(settings: Settings, report: Report, start_sandbox: Callable[[], object]) -> int:
     """Run everything; return the exit code: 1 in CI when something had to be left out."""
-    from kit.report.article import reproduction  # late: it draws, and `kit run` has no use for it
+    from kit.report.article import reproduction  # late: it draws, which `kit run` does not need
 
     reason = _sandbox_problem(settings, report, start_sandbox)
     if reason is not None:
