@@ -54,7 +54,7 @@ _NO_LOCKS = "set KIT_RESULTS_DIR to a folder on a file system with locks, such a
 class RunTimeline(Timeline):
     """A timeline that is stored at each change, so that a resumed run keeps earlier seconds.
 
-    `background` is the name of what happens outside of the spans; while it is set they leave no gap.
+    `background` is the name of what happens outside of the spans; with one they leave no gap.
     """
 
     def __init__(self, path: Path) -> None:
