@@ -164,7 +164,7 @@ def _container(context: CheckContext) -> str:
     code, out, err = _with_python(context, f"inside {shlex.quote(hpc.python)} --version")
     if code == 0:
         return f"{out} runs in {SitePaths(hpc).image}"
-    kinds = {"there is no image": "container-missing", "neither apptainer": "container-runtime"}
+    kinds = {"does not exist": "container-missing", "neither apptainer": "container-runtime"}
     kind = next((kinds[words] for words in kinds if words in err), "container-fails")
     raise DiagnosisError(kind, f"{SitePaths(hpc).image}: {err[-300:] or f'exit code {code}'}")
 

@@ -64,7 +64,7 @@ def test_runtime_or_image_that_is_missing_is_named(hpc, tmp_path):
     (tmp_path / "image.sif").unlink()
     done = bash(hpc, "become true", PATH=f"{tmp_path}/bin")
     assert (done.returncode, done.stdout) == (ENVIRONMENT_FAILED, "")
-    assert done.stderr == f"there is no image {tmp_path}/image.sif\n"
+    assert done.stderr == f"the image {tmp_path}/image.sif does not exist\n"
 
 
 @pytest.mark.parametrize(

@@ -396,7 +396,7 @@ SITE = [
     Fault(
         "no image there",
         "container-missing",
-        "there is no image",
+        "torch.sif does not exist",
         "sshd",
         lambda b: seeds.container(b, "exit 1", "images/torch.sif"),
     ),

@@ -13,7 +13,7 @@ become() {
         exit 95
     fi
     if [ ! -e "$image" ]; then
-        echo "there is no image $image" >&2
+        echo "the image $image does not exist" >&2
         exit 95
     fi
     [ "${runtime##*/}" = apptainer ] || prefix=SINGULARITYENV_
