@@ -1,5 +1,6 @@
 """Bring the official Fashion-MNIST files into a folder: from a mirror, or as a Debian package."""
 
+import re
 import subprocess
 import tempfile
 import warnings
@@ -33,6 +34,8 @@ PACKAGE_DIR = Path("/usr/share/datasets/fashion-mnist")
 RETRIES = 2  # of each file on each mirror; pooch waits 1 s, then 2 s
 TIMEOUT_S = (3.05, 30.0)  # connecting, and between two pieces of an answer
 APT_TIMEOUT_S = 300
+# apt's words where this machine's package lists are empty, as in a container image, or too old.
+_NO_LISTS = re.compile(r"Unable to locate package|404 +Not Found|no installation candidate")
 
 
 def from_mirrors(mirrors: Sequence[str], folder: Path) -> None:
@@ -88,7 +91,7 @@ def from_debian_package(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="package-") as place:
-        _run(["apt-get", "download", PACKAGE], Path(place))
+        _download_package(Path(place))
         archive = next(Path(place).glob("*.deb"), None)
         if archive is None:
             raise DataError(f"apt-get download {PACKAGE}", "it left no package")
@@ -98,8 +101,25 @@ def from_debian_package(folder: Path) -> None:
                 path.replace(folder / path.name)
 
 
+def _download_package(folder: Path) -> None:
+    """Download the package by this machine's package lists, or by new ones inside `folder`."""
+    try:
+        return _run(["apt-get", "download", PACKAGE], folder)
+    except DataError as err:
+        if not _NO_LISTS.search(err.got):
+            raise
+    for part in ("lists", "cache/archives"):
+        (folder / part / "partial").mkdir(parents=True)
+    own = {"Dir::State::lists": f"{folder}/lists", "Dir::Cache": f"{folder}/cache"}
+    # As root apt would read and write them as the user _apt, who has no right to this folder.
+    own |= {"APT::Sandbox::User": "root", "APT::Update::Error-Mode": "any"}
+    options = [f"--option={name}={value}" for name, value in own.items()]
+    _run(["apt-get", "update", *options], folder)
+    _run(["apt-get", "download", PACKAGE, *options], folder)
+
+
 def _run(argv: list[str], folder: Path) -> None:
-    tried = " ".join(argv[:3])
+    tried = " ".join(word for word in argv[:3] if not word.startswith("--"))
     try:
         done = subprocess.run(
             argv,

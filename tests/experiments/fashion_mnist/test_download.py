@@ -189,7 +189,24 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, mirror):
         load(tmp_path / "file", mirror.url)
 
 
-def test_without_mirrors_the_package_is_fetched_by_apt(tmp_path, official, no_apt):
+WITH_OWN_LISTS = """
+case "$*" in
+    "download dataset-fashion-mnist") echo "E: {problem}" >&2; exit 100 ;;
+    update*Dir::State::lists=*/lists*) touch lists/read ;;
+    "download dataset-fashion-mnist "*Dir::State::lists=*) [ -e lists/read ] && {{made}} ;;
+esac"""
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        '[ "$*" = "download dataset-fashion-mnist" ] && {made}',
+        WITH_OWN_LISTS.format(problem="Unable to locate package dataset-fashion-mnist"),
+        WITH_OWN_LISTS.format(problem="Failed to fetch http://x/y.deb  404  Not Found"),
+    ],
+    ids=["listed", "no lists", "old lists"],
+)
+def test_without_mirrors_the_package_is_fetched_by_apt(tmp_path, official, no_apt, script):
     folder = tmp_path / "root" / download.PACKAGE_DIR.relative_to("/")
     idx_files.write_folder(folder, SMALL)
     (tmp_path / "root" / "DEBIAN").mkdir()
@@ -197,7 +214,7 @@ def test_without_mirrors_the_package_is_fetched_by_apt(tmp_path, official, no_ap
     control += "Maintainer: nobody <nobody@example.org>\nDescription: test\n"
     (tmp_path / "root" / "DEBIAN" / "control").write_text(control)
     made = f"dpkg-deb -b {tmp_path / 'root'} dataset-fashion-mnist_1_all.deb"
-    program(no_apt, f'[ "$*" = "download dataset-fashion-mnist" ] && {made}')
+    program(no_apt, script.format(made=made))
     data = load(tmp_path / "cache")
     assert data.source == "official"
     names = sorted(path.name for path in (tmp_path / "cache" / "fashion-mnist").iterdir())
