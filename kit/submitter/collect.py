@@ -7,6 +7,7 @@ two submitters, gives the same objects.
 import base64
 import contextlib
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
@@ -31,6 +32,8 @@ from kit.submitter.scripts import script
 LOG_END = 4000
 PROGRESS_FILES = {PROGRESS: "training", TUNNEL_STATE: "tunnel"}
 AWAITED = "its accounting figures are awaited"
+
+log = logging.getLogger(__name__)
 
 
 def read_progress(host: Host, folder: str, attempts: Iterable[str]) -> dict[str, Json]:
@@ -146,3 +149,12 @@ def never_began(attempt_id: str, cause: str, err: KitError) -> Json:
     failure = {"cause": cause, "got": err.got, "next": err.next_step}
     # Stored files keep the key "token" for the attempt id: readers depend on it.
     return {"token": attempt_id, "why": err.got, "worked": False, "failure": failure, "log": ""}
+
+
+def explain(what: str, err: Exception) -> str:
+    """Log an error and return it as a text for the person."""
+    if isinstance(err, KitError):
+        log.warning("%s: %s", what, err)
+        return str(err)
+    log.error("%s", what, exc_info=err)
+    return f"unexpected {type(err).__name__}: {str(err)[:300]}\nreport it with the submitter's log"

@@ -28,7 +28,7 @@ from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
 from kit.slurm import JobState, JobStatus, Slurm
 from kit.store import ObjectStore
 from kit.submitter import collect, staging
-from kit.submitter.collect import Collector, digest_of, never_began
+from kit.submitter.collect import Collector, digest_of, explain, never_began
 from kit.submitter.env import EnvironmentBuildError
 from kit.submitter.job import job_spec
 from kit.submitter.tunnel_key import TunnelKeys
@@ -42,6 +42,7 @@ RESULT_WAIT_S = 300.0  # how long a committed result waits for figures and files
 # Limit of attempts for a run, unless a person requests another one. All but the last did no work.
 MAX_ATTEMPTS = 5
 REFUSED = "the scheduler refused the job"
+NOT_ALLOWED = "another attempt is not allowed now"
 SITE = ""  # the key of the due time of the site itself
 
 log = logging.getLogger(__name__)
@@ -157,7 +158,7 @@ class Submitter:
         try:
             action(status)
         except Exception as err:  # noqa: BLE001 - one run must not hold up the others
-            why = _explain(run, err)
+            why = explain(run, err)
             self._due[run] = self._later(before, why)
             if isinstance(err, CredentialRefused | Unreachable) and not isinstance(
                 err, StoreUnavailable
@@ -220,7 +221,10 @@ class Submitter:
             return
         except (DataError, UsageError) as err:
             log.info("%s is refused: %s", run, err.got)
-            self.requests.write(run, "refused", {"why": str(err)})
+            if number > 1:  # not final: a later attempt uses what the earlier ones have finished
+                self._give_up(run, number, NOT_ALLOWED, err)
+            else:
+                self.requests.write(run, "refused", {"why": str(err)})
             return
         attempt = attempt_id(run, number)
         self._show(run, {"state": "STAGING", "why": "inputs are copied to the site"})
@@ -230,8 +234,7 @@ class Submitter:
             )
             task = inputs.task(request, number, attempt)
         except EnvironmentBuildError as err:
-            if not self.slurm.give_up(attempt).manifest:  # another submitter may have built it
-                self._end_without_job(run, number, never_began(attempt, err.tried, err))
+            self._give_up(run, number, err.tried, err)
             return
         if self._is_cancelled(run):  # staging may take minutes
             self._sweep([attempt])
@@ -247,6 +250,12 @@ class Submitter:
             return
         log.info("%s: attempt %s is job %s", run, number, job.job_id or "?")
         self.requests.write(run, f"try-{number}/submitted", {"token": attempt})
+
+    def _give_up(self, run: str, number: int, cause: str, err: KitError) -> None:
+        """End an attempt before its job, unless another submitter has submitted it."""
+        attempt = attempt_id(run, number)
+        if not self.slurm.give_up(attempt).manifest:
+            self._end_without_job(run, number, never_began(attempt, cause, err))
 
     def _end_without_job(self, run: str, number: int, ended: Json) -> None:
         """Publish why an attempt never had a job, and remove the keys of the run's tunnels."""
@@ -289,7 +298,7 @@ class Submitter:
             running = [attempt for attempt in attempts if not jobs[attempt].done]
             progress = collect.read_progress(self.slurm.host, self.slurm.paths.attempts, running)
         except Exception as err:  # noqa: BLE001 - without an answer no state changes
-            why = _explain("the query of all live runs", err)
+            why = explain("the query of all live runs", err)
             self._due[SITE] = self._later(site, why)
             for status in live:
                 self._show_safely(status.run, {"state": "UNKNOWN", "why": why})
@@ -333,7 +342,7 @@ class Submitter:
                 ended = {**never_began(job.attempt_id, cause, err), "worked": True}
                 self.requests.write(run, f"try-{number}/ended", ended)
                 return
-            result, why = None, _explain(run, err)
+            result, why = None, explain(run, err)
         if result is None:
             self._show(run, {"state": "COMPLETED", "why": why, "since": since})
             self._wait(run, max(MIN_BACK_OFF_S, self.hpc.poll_floor_s))
@@ -389,12 +398,3 @@ class Submitter:
             self._show(run, content)
         except Exception as err:  # noqa: BLE001 - reporting one run must not hold up the others
             log.warning("%s: its progress cannot be written: %s", run, err)
-
-
-def _explain(what: str, err: Exception) -> str:
-    """Log an error and return it as a text for the person."""
-    if isinstance(err, KitError):
-        log.warning("%s: %s", what, err)
-        return str(err)
-    log.error("%s", what, exc_info=err)
-    return f"unexpected {type(err).__name__}: {str(err)[:300]}\nreport it with the submitter's log"

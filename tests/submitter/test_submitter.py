@@ -27,7 +27,7 @@ from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
 from kit.submitter import env as hpc_env
 from kit.submitter import staging
-from kit.submitter.submitter import LIST_ALL_INTERVAL_S, MAX_ATTEMPTS, RESULT_WAIT_S
+from kit.submitter.submitter import LIST_ALL_INTERVAL_S, MAX_ATTEMPTS, NOT_ALLOWED, RESULT_WAIT_S
 
 TRAINING = {"step": 3, "steps": 5, "loss": 0.53123}
 
@@ -431,6 +431,36 @@ def test_a_closed_site_refuses_with_its_sentence(world):
     assert world.until_finished().state is RunState.REFUSED
     assert "use roihu" in world.requests.read(RUN, "refused")["why"]
     assert world.site.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"budget": {"CPU": "0.3"}}, "may cost 0.38 CPU BU, and 0.3 are allowed"),
+        ({"site": "closed in 2026: use roihu"}, "use roihu"),
+    ],
+    ids=["budget", "closed site"],
+)
+def test_a_later_attempt_that_is_not_allowed_ends_and_the_next_one_resumes(tmp_path, changed, why):
+    world = World(tmp_path, partition="small", mem="3G")
+    world.ask()
+    assert world.until_finished(end="FAILED", code=1).state is RunState.ENDED
+    allowed = world.settings
+    if "site" in changed:
+        changed = {"site": dataclasses.replace(allowed.site, closed=changed["site"])}
+    world.settings = dataclasses.replace(allowed, **changed)
+    world.requests.ask_again(RUN)
+    status = world.until_finished()
+    assert (status.state, status.number) == (RunState.ENDED, 2)
+    ended = world.requests.ending(status)
+    assert (ended["failure"]["cause"], ended["worked"]) == (NOT_ALLOWED, False)
+    assert why in ended["why"]
+    assert len(world.site.jobs) == 1
+    world.settings = allowed
+    world.requests.ask_again(RUN)
+    status = world.until_finished()
+    assert (status.state, status.number) == (RunState.DONE, 3)
+    assert len(world.site.jobs) == 2
 
 
 @pytest.mark.parametrize("nth", range(1, 9))
