@@ -1,5 +1,6 @@
 """What an image is built from: only what `.dockerignore` names, and no file with a secret."""
 
+import ast
 import fnmatch
 import re
 import subprocess
@@ -46,10 +47,22 @@ def test_planted_secret_is_not_in_the_build_context(path):
     assert not taken(path)
 
 
+def tracked(*folders):
+    argv = ["git", "-C", ROOT, "ls-files", *folders]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_all_that_the_kit_reads_is_in_the_build_context_as_in_the_wheel():
+    in_the_wheel = re.search(r"^FILES = (\(.+?\))$", (ROOT / "setup.py").read_text(), re.M | re.S)
+    patterns = ast.literal_eval(in_the_wheel[1])
+    read = {str(path.relative_to(ROOT)) for each in patterns for path in ROOT.glob(each)}
+    files = [path for path in tracked() if path in read or path.startswith("kit/")]
+    assert len(files) > len(patterns)
+    assert [path for path in files if not taken(path)] == []
+
+
 def test_everything_that_the_images_copy_is_in_the_build_context():
-    files = subprocess.run(
-        ["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    files = tracked()
     for dockerfile in (ROOT / "env" / "images").glob("*/Dockerfile"):
         for words in re.findall(r"^COPY (?!--from)(.+)$", dockerfile.read_text(), re.M):
             for source in words.split()[:-1]:
