@@ -1,9 +1,10 @@
 """Jobs on any Slurm site, each attempt executed and committed at most once.
 
-The room knows no run, no store and no Ray. Begin reading with `fence.py` (the three symlinks that
-an attempt rests on), then `status.py` (how its state is derived) and `client.py` (the methods of
-`Slurm`). `text.py` and `usage.py` read what Slurm prints, `script.py` builds the batch script,
-`program.py` makes it from a person's own program; the shell programs are in `scripts/`.
+The room knows no run, no store and no Ray. `scripts/fence.sh` decides who works; begin reading with
+`fence.py`, which calls it (the three symlinks that an attempt rests on), then `status.py` (how its
+state is derived) and `client.py` (the methods of `Slurm`). `text.py` and `usage.py` read what Slurm
+prints, `script.py` builds the batch script, `program.py` makes it from a person's own program; the
+shell programs are in `scripts/`.
 """
 
 from kit.slurm.client import Accounting, Slurm
