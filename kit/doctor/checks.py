@@ -3,6 +3,8 @@
 Nothing is changed but small objects and files, which are written, read and removed.
 """
 
+import contextlib
+import importlib
 import threading
 import time
 from collections.abc import Iterable
@@ -15,6 +17,7 @@ from kit.doctor.diagnosis import DiagnosisError, Finding, Known, finding_of
 
 LIMIT_S = 30.0
 RACE_LIMIT_S = 180.0
+ROOMS = ("kit.billing", "kit.store", "kit.runs", "kit.tracking", "kit.submitter")
 PROFILE: Known = {
     ProfileMissing: "profile-unknown",
     ProfileUnfilled: "profile-unfilled",
@@ -44,6 +47,12 @@ def run_checks(
         threading.Thread(target=_run, args=(check, context, results), daemon=True)
         for check in checks
     ]
+    # Threads that import a package and a module of it may wait for each other's lock, which is a
+    # _DeadlockError (Python 3.11, https://github.com/python/cpython/issues/83065): one thread
+    # imports all rooms first. A package that is missing is the finding of the checks that need it.
+    for room in ROOMS:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(room)
     begin = time.monotonic()
     for thread in threads:
         thread.start()

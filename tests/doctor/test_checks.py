@@ -148,3 +148,29 @@ def test_race_runs_on_request_and_reports_its_cost(loaded):
     assert found["links against a job"]["state"] == "ok", found["links against a job"]
     assert "no dispute" in found["links against a job"]["answer"]
     assert "it costs one core" in done.stderr
+
+
+def test_no_two_checks_import_a_room_at_the_same_time(tmp_path):
+    """Python 3.11 may refuse that; a module of a room that is there already does no harm."""
+    program = """
+import sys, threading
+from kit.base.settings import load
+from kit.doctor import checks
+from kit.doctor.context import CheckContext
+
+before, start = [], threading.Thread.start
+
+def first_start(thread):
+    if not before:
+        before.extend(sys.modules)
+    start(thread)
+
+threading.Thread.start = first_start
+checks.run_checks(CheckContext(load("sandbox")), 20)
+later = {name.rpartition(".")[0] for name in sys.modules if name.startswith("kit.")} - {*before}
+print(len(before) > 0, sorted(later))
+"""
+    environ = {**os.environ, "KIT_SANDBOX_DIR": str(tmp_path)}
+    argv = [sys.executable, "-c", program]
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "True []\n"
