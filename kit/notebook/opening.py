@@ -48,10 +48,12 @@ def stored_run(
     """Prepare the data set, and start a run or resume an interrupted one."""
     timeline = Timeline(spans_before(time.time()))
     trains_here = target == "local" and "sweep" not in recorded
-    if trains_here:
-        import_in_advance(experiment)
+    imports = import_in_advance(experiment) if trains_here else []
     with timeline.span("data"):
         data = running.make_data(experiment, settings.cache_dir / "datasets", settings.data_dir)
+    with timeline.span("loading"):
+        for thread in imports:
+            thread.join()
     run = start_run(settings, target, recorded, data.hash, fresh, experiment)
     run.timeline.add(timeline)
     follow_cells(run.timeline)
@@ -60,11 +62,21 @@ def stored_run(
     return run, data
 
 
-def import_in_advance(experiment: Experiment) -> None:
-    """Import in a thread what the training will need, while the data set is read."""
+def import_in_advance(experiment: Experiment) -> list[threading.Thread]:
+    """Import in threads what the training will need, while the data set is read.
+
+    Only for an experiment of the kit: its data set needs none of these packages. Another one may
+    import a module of the same package meanwhile, which Python 3.11 may answer with an error
+    (https://github.com/python/cpython/issues/83065).
+    """
+    if not experiment.module.__name__.startswith("kit."):
+        return []
     imported = set().union(*map(imported_modules, experiment.sources.values()))
-    for name in imported.intersection(SLOW_IMPORTS) - sys.modules.keys():
-        threading.Thread(target=_import, args=(name,), daemon=True).start()
+    names = imported.intersection(SLOW_IMPORTS) - sys.modules.keys()
+    threads = [threading.Thread(target=_import, args=(name,), daemon=True) for name in names]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def _import(name: str) -> None:

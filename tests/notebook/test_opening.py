@@ -52,10 +52,33 @@ def test_slow_package_is_imported_while_the_data_set_is_read(name, imported):
     assert done.stdout == f"{imported}\n"
 
 
-def test_package_that_cannot_be_imported_is_left_to_the_training(tmp_path, monkeypatch):
+def test_package_that_cannot_be_imported_is_left_to_the_training(monkeypatch):
     monkeypatch.setattr(opening, "SLOW_IMPORTS", ("no_such_package",))
-    text = changed("def train(ctx):\n", "def train(ctx):\n    import no_such_package\n")
-    opening.import_in_advance(load_experiment(str(write(tmp_path, text))))
+    monkeypatch.setattr(opening, "imported_modules", lambda _: {"no_such_package"})
+    (thread,) = opening.import_in_advance(load_experiment("digits"))
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+DATA_IMPORTS = """
+import sys
+from pathlib import Path
+from kit.experiments import load_experiment
+from kit.notebook.opening import import_in_advance
+experiment = load_experiment(sys.argv[1])
+threads = import_in_advance(experiment)
+experiment.module.data(Path(sys.argv[2]), None)
+print(len(threads), "torch.utils.data" in sys.modules)
+"""
+
+
+def test_data_set_of_ones_own_experiment_may_import_parts_of_a_slow_package(tmp_path):
+    text = changed("def train(ctx):\n", "def train(ctx):\n    import torch\n")
+    into = "def data(folder, source):\n"
+    text = changed(into, into + "    import torch.utils.data\n", text)
+    argv = [sys.executable, "-c", DATA_IMPORTS, str(write(tmp_path, text)), str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0 True\n", "")
 
 
 @pytest.mark.parametrize(("workers", "device"), [(3, "cpu"), (1, "cuda")])
