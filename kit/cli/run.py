@@ -3,12 +3,15 @@
 import re
 import time
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kit.base import CredentialRefused, Unreachable, UsageError, process_began
 from kit.cli.options import TARGETS, echo_json, json_option, profile_option
+
+if TYPE_CHECKING:
+    from kit.base.settings import Settings
 
 
 class BillingUnits(click.ParamType[Decimal]):
@@ -88,19 +91,13 @@ def run_command(
       kit run local -p epochs 1
     """
     from kit.base.settings import load
-    from kit.billing import check_affordable, refuse_over
     from kit.report.article import reproduce
     from kit.runs import notebooks
 
     if "profile" in dict(pairs):
         raise UsageError("-p profile is not accepted", next_step="use --profile NAME")
     settings = load(profile)
-    limit = "" if budget is None else str(budget)
-    refuse_over(settings, target, limit)
-    try:
-        check_affordable(settings, None, target, limit)
-    except (Unreachable, CredentialRefused) as err:
-        click.echo(f"note: the units left in the project are not known: {err}", err=True)
+    _refuse_unaffordable(settings, target, budget)
     values = notebooks.parse_values(pairs) | ({"fresh": True} if fresh else {})
     record = None
     for number in range(1, repeat + 1):
@@ -114,6 +111,18 @@ def run_command(
             click.echo(f"  next: kit report, the article's table with it; kit bill {record['run']}")
     if repeat > 1 and record:
         click.echo(reproduce.repeated(settings, record))
+
+
+def _refuse_unaffordable(settings: "Settings", target: str, budget: Decimal | None) -> None:
+    """Raise UsageError for a run over its budget, or over the units that the project has left."""
+    from kit.billing import check_affordable, refuse_over
+
+    limit = "" if budget is None else str(budget)
+    refuse_over(settings, target, limit)
+    try:
+        check_affordable(settings, None, target, limit)
+    except (Unreachable, CredentialRefused) as err:
+        click.echo(f"note: the units left in the project are not known: {err}", err=True)
 
 
 @click.command("sweep", cls=RunCommand)
@@ -180,11 +189,10 @@ def sweep_command(
       kit sweep local -p learning_rate 0.001,0.01 -p seed 1..3
     """
     from kit.base.settings import load
-    from kit.billing import refuse_over
     from kit.runs import notebooks
 
     settings = load(profile)
-    refuse_over(settings, target, "" if budget is None else str(budget))
+    _refuse_unaffordable(settings, target, budget)
     ranges = [pair for pair in pairs if "," in pair[1] or ".." in pair[1]]
     space = {name: text for name, text in ranges if name != "experiment"}  # that may be ../own.py
     fixed = notebooks.parse_values(pair for pair in pairs if pair[0] not in space)

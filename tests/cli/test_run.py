@@ -3,6 +3,8 @@
 import pytest
 from click.testing import CliRunner
 
+import kit.billing
+from kit.base import Unreachable, UsageError
 from kit.cli.main import cli
 from kit.runs import notebooks
 
@@ -114,3 +116,21 @@ def test_wrong_options_of_a_sweep_are_refused(executed, words):
     done = CliRunner().invoke(cli, ["sweep", "local", "-p", "seed", "1..3", *words])
     assert done.exit_code == 2
     assert executed == []
+
+
+@pytest.mark.parametrize("words", [["run", "local"], ["sweep", "local", "-p", "seed", "1..3"]])
+@pytest.mark.parametrize("reached", [True, False], ids=["too few", "not known"])
+def test_a_run_and_a_sweep_are_compared_with_the_units_left(executed, monkeypatch, words, reached):
+    def left(settings, host, target, limit):
+        assert (target, limit) == ("local", "5")
+        if reached:
+            raise UsageError("run it", "12 BU are left, it may cost 20")
+        raise Unreachable("reach hpc by ssh", "no route to host")
+
+    monkeypatch.setattr(kit.billing, "check_affordable", left)
+    done = CliRunner().invoke(cli, [*words, "--budget", "5"])
+    assert done.exit_code == (1 if reached else 0)
+    assert ("12 BU are left" if reached else "the units left in the project are not known") in (
+        str(done.exception) + done.output
+    )
+    assert bool(executed) != reached
