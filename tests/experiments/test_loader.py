@@ -1,12 +1,18 @@
 """Experiments are found by name or file; an error names what is missing or wrong."""
 
 import pickle
+import sys
 
 import pytest
 from own_experiments import GOOD, changed, write
 
-from kit.base import UsageError
-from kit.experiments.loader import BUILT_IN, load_experiment
+from kit.base import DataError, UsageError
+from kit.experiments.loader import (
+    BUILT_IN,
+    experiment_names,
+    experiment_with_code,
+    load_experiment,
+)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -47,6 +53,36 @@ def test_submitter_knows_no_file_of_its_working_folder(tmp_path, monkeypatch):
     path.write_text(GOOD)
     monkeypatch.setenv("KIT_EXPERIMENTS", str(path))
     assert load_experiment("mean_model", own_files=False).name == "mean_model"
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """An installed package whose module `their_model` is the experiment `mean_model`."""
+    write(tmp_path).rename(tmp_path / "their_model.py")
+    facts = tmp_path / "their_model-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: their-model\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[kit.experiments]\nmean_model = their_model\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("their_model", None)
+
+
+def test_installed_experiment_is_found_by_its_entry_point(installed, monkeypatch):
+    monkeypatch.chdir(installed.parent)
+    assert "mean_model" in experiment_names()
+    found = load_experiment("mean_model", own_files=False)
+    assert (found.name, found.module.__name__) == ("mean_model", "their_model")
+    assert set(found.sources) == {"their_model.py"}
+
+
+def test_a_stage_refuses_other_source_files_than_those_of_the_run(installed):
+    code = load_experiment("mean_model", own_files=False).code
+    assert experiment_with_code("mean_model", code).code == code
+    assert experiment_with_code("mean_model", "").code == code  # a run without a hash
+    with pytest.raises(DataError, match=f"{code[:12]}.*{'0' * 12}") as caught:
+        experiment_with_code("mean_model", "0" * 64)
+    assert "--fresh" in caught.value.next_step
 
 
 BAD = {
