@@ -805,3 +805,24 @@ def test_the_sandboxs_mlflow_accepts_its_credential_and_refuses_another(tmp_path
     assert (refused.state, "refused the credential" in refused.reason) == ("waiting", True)
     assert log_run(site, run).state == "logged"
     assert read_logged_run(site, "tracking-test", run.run_id)["metrics"]["accuracy"] == 0.75
+
+
+def test_the_trials_of_a_sweep_are_nested_runs_each_once(site: Settings) -> None:
+    parent = a_run(site.results_dir.parent / "files")
+    bare = dataclasses.replace(parent, artifacts=(), model=None, parent=RUN)
+    trials = [dataclasses.replace(bare, run_id=f"{RUN}/trials/{n}") for n in (1, 2, 3)]
+    early = delivery.log_runs(site, trials[:1])  # before the run that it belongs to
+    assert f"MLflow has no run {RUN} yet" in early[0].reason
+    assert log_run(site, parent).state == "logged"
+    for _ in range(2):
+        assert {logged.state for logged in delivery.log_runs(site, trials)} == {"logged"}
+        for trial in trials:
+            wait_again(site, trial)
+    assert sync(site)[1] == []
+    with delivery.connection(site, "embedded") as (mlflow, _, _):
+        experiment = mlflow.get_experiment_by_name("cloud-fmnist-pipeline")
+        runs = mlflow.search_runs([experiment.experiment_id])
+    above = {run.data.tags["kit.run_id"]: run.data.tags.get("mlflow.parentRunId") for run in runs}
+    ids = {run.data.tags["kit.run_id"]: run.info.run_id for run in runs}
+    assert len(runs) == 4
+    assert above == {RUN: None} | {trial.run_id: ids[RUN] for trial in trials}
