@@ -1,15 +1,18 @@
 """MLflow's own server in one process, behind a user name and a password.
 
-    mlflow_serve.py ADDRESS PORT BACKEND_URI ARTIFACTS_URI
+    mlflow_serve.py ADDRESS PORT BACKEND_URI ARTIFACTS_URI [COMMAND WORD…]
 
-The credential is MLFLOW_USER and MLFLOW_PASSWORD; /health is open. `mlflow server` (3.17.2) would
-keep a second process of 260 MB, whose worker survives it when it is killed, and its own basic
-authentication hashes a password at every request: a run takes 1.2 s instead of 0.05 s.
+The credential is MLFLOW_USER and MLFLOW_PASSWORD; /health is open. The command waits for the
+object store and prints its variables, a NAME=VALUE a line: imports and database, which take
+seconds, do not wait for it. `mlflow server` (3.17.2) would keep a second process of 260 MB, whose
+worker survives it when it is killed, and its own basic authentication hashes a password at every
+request: a run takes 1.2 s instead of 0.05 s.
 """
 
 import base64
 import hmac
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -51,9 +54,17 @@ class PasswordWall:
         await send({"type": "http.response.body", "body": b"a user name and a password, please\n"})
 
 
+def variables(command: list[str]) -> dict[str, str]:
+    """Return the variables that a command prints; end with its exit code if that is not 0."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
 def main() -> None:
     """Serve until TERM."""
-    address, port, backend, artifacts = sys.argv[1:]
+    address, port, backend, artifacts, *store = sys.argv[1:]
     set_up(backend, artifacts)
     from mlflow.server import handlers
     from mlflow.server.fastapi_app import app
@@ -65,6 +76,8 @@ def main() -> None:
     # Otherwise clients are sent to the object store itself, whose CA they do not know.
     handlers.MultipartUploadMixin = handlers.MultipartDownloadMixin = NoSuchStore
     handlers.initialize_backend_stores(backend, backend, "mlflow-artifacts:/")
+    if store:
+        os.environ |= variables(store)
     wall = PasswordWall(app, os.environ.pop("MLFLOW_USER"), os.environ.pop("MLFLOW_PASSWORD"))
     uvicorn.run(wall, host=address, port=int(port), log_level="warning")
 
