@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,11 +231,18 @@ def wait_until_healthy(folder: Path, report: Report) -> None:
     late = {
         name: HealthAnswer(False, 0, "") for name in re.findall(r"^\[program:(.+)\]", text, re.M)
     }
+    places = {name: place for name, place in _places(folder).items() if name in late}
     while late and time.monotonic() - begin < READY_S:
-        answers = check_health(folder, *late)
-        for name in [name for name in late if answers[name].healthy]:
+        silent = places.keys() - _listening(places)
+        asked = [name for name in late if name not in silent]
+        answers = check_health(folder, *asked) if asked else {}
+        for name in [name for name in asked if answers[name].healthy]:
             report(f"{time.monotonic() - begin:5.1f} s  {name}")
-        late = {name: answer for name, answer in answers.items() if not answer.healthy}
+        late |= answers | {
+            name: HealthAnswer(False, 0, f"nothing listens at {places[name]}")
+            for name in late.keys() & silent
+        }
+        late = {name: answer for name, answer in late.items() if not answer.healthy}
         if late:
             machine.check_not_full(folder)
             time.sleep(0.2)
@@ -245,3 +252,21 @@ def wait_until_healthy(folder: Path, report: Report) -> None:
             "; ".join(f"{name}: {answer.text or 'no answer'}" for name, answer in late.items()),
             f"kit sandbox logs {next(iter(late))}",
         )
+
+
+def _places(folder: Path) -> dict[str, str]:
+    """Return the address and port, as "127.0.0.1:5000", of each service that has one."""
+    text = (folder / "etc" / "sandbox.env").read_text()
+    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    keys = {name: place.upper().replace("-", "_") for name, place in PLACES.items()}
+    return {name: f"{values[f'ADDR_{key}']}:{values[f'PORT_{key}']}" for name, key in keys.items()}
+
+
+def _listening(places: Mapping[str, str]) -> set[str]:
+    """Return the services that listen; a health check of another one would be work for nothing."""
+    ports = {
+        f"{row.laddr.ip}:{row.laddr.port}"
+        for row in psutil.net_connections("tcp")
+        if row.status == psutil.CONN_LISTEN and row.laddr
+    }
+    return {name for name, place in places.items() if place in ports}
