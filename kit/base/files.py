@@ -102,6 +102,7 @@ def process_began() -> float:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     except OSError:
         return time.time() - time.process_time()
+    # psutil's create_time rests on the boot time in whole seconds, a second too coarse for a span.
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
 
