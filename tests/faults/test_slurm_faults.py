@@ -565,15 +565,13 @@ def test_a_partition_that_goes_down_and_up_again_only_delays_a_job(site, seen):
         slurm.submit(site.spec(), attempt_id)
         site.admin("scontrol", "update", "partitionname=gputest", "state=down")
         site.admin("scontrol", "update", "nodename=g1", "state=resume")
-        status = until(
-            lambda: "artition" in (s := slurm.status([attempt_id])[attempt_id]).why and s, 40
-        )
+        down = "its partition is down; it starts when the site opens"
+        status = until(lambda: down in (s := slurm.status([attempt_id])[attempt_id]).why and s, 60)
         assert (status.state, status.done) == (JobState.PENDING, False)
         assert site.bodies(attempt_id) == []
     finally:
         site.admin("scontrol", "update", "partitionname=gputest", "state=up")
         site.admin("scontrol", "update", "nodename=g1", "state=resume", check=False)
-    assert "its partition is down; it starts when the site opens" in status.why
     assert follow(slurm, attempt_id).succeeded
     site.check(attempt_id)
     seen("partition down, then up", f"PENDING, {status.why!r}; then 1 body")
