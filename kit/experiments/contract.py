@@ -264,6 +264,22 @@ class Experiment:
         """The name under which MLflow registers its models, less the target."""
         return str(getattr(self.module, "MODEL", self.label.upper()))
 
+    def read_sources(self) -> dict[str, bytes]:
+        """Return its source files by name. Raises DataError if one was changed since it was loaded.
+
+        What is copied, to the folder of a run or to a site, is what was loaded and checked.
+        """
+        tried = f"copy the source files of {self.name}"
+        step = "start again: a run has one version of them"
+        try:
+            sources = {name: path.read_bytes() for name, path in self.sources.items()}
+        except OSError as err:
+            raise DataError(tried, f"{err.filename}: {err.strerror}", step) from err
+        if (found := hash_of(sources)) != self.code:
+            got = f"they had the hash {self.code[:12]} when they were loaded, now {found[:12]}"
+            raise DataError(tried, got, step)
+        return sources
+
     def facts(self) -> Json:
         """Return what records hold about it: enough to log a run without loading it again."""
         return {"name": self.name, "code": self.code, "label": self.label, "model": self.model_name}
@@ -343,7 +359,7 @@ def files_below(folder: Path) -> dict[str, Path]:
     return files
 
 
-def hash_of(files: Mapping[str, Path]) -> str:
+def hash_of(files: Mapping[str, Path | bytes]) -> str:
     """Return the SHA-256 over names and contents of files."""
     lines = [f"{name}\0{sha256_of(path)}\n" for name, path in sorted(files.items())]
     return sha256_of("".join(lines).encode())

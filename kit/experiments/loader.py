@@ -7,6 +7,7 @@ bucket, knows only these and the installed ones.
 """
 
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import inspect
@@ -15,7 +16,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from kit.base import DataError, KitError, UsageError
@@ -30,6 +31,7 @@ GROUP = "kit.experiments"
 # Legal in the keys of a bucket, in a pipeline's name and in MLflow.
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 MAX_NAME = 40
+_imported_code: dict[str, str] = {}  # of an installed experiment, when it was imported here
 _FUNCTIONS = {"data": ("folder", "source"), "train": ("ctx",), "evaluate": ("ctx",)}
 
 
@@ -47,7 +49,7 @@ def load_experiment(reference: str, own_files: bool = True) -> Experiment:
         return _checked(_import(f"kit.experiments.{reference}", reference), reference)
     for point in importlib.metadata.entry_points(group=GROUP):
         if point.name == reference:
-            return _checked(_import(point.value, reference), reference)
+            return _installed(point.value, reference)
     for file in _own_files(reference, own_files):
         if file.exists():
             return _from_file(file)
@@ -79,9 +81,9 @@ def legal_name(name: str) -> str:
 def remember(experiment: Experiment) -> None:
     """Let programs that this process starts find an experiment of a file by its name."""
     listed = os.environ.get("KIT_EXPERIMENTS", "").split(os.pathsep)
-    if os.sep in experiment.reference and experiment.reference not in listed:
-        files = [experiment.reference, *filter(None, listed)]
-        os.environ["KIT_EXPERIMENTS"] = os.pathsep.join(files)
+    if os.sep in experiment.reference:  # first: another file of that name may be listed, too
+        others = [file for file in listed if file not in ("", experiment.reference)]
+        os.environ["KIT_EXPERIMENTS"] = os.pathsep.join([experiment.reference, *others])
 
 
 def imported_experiment(module: str) -> Experiment:
@@ -112,6 +114,29 @@ def _unknown(name: str, own_files: bool) -> UsageError:
     return UsageError(f"unknown experiment {name!r}", where, step)
 
 
+def _installed(module: str, name: str) -> Experiment:
+    """Load the experiment of an installed package, again if its files were changed since."""
+    experiment = _checked(_import(module, name), name)
+    if _imported_code.setdefault(module, experiment.code) != experiment.code:
+        _forget(module)
+        experiment = _checked(_import(module, name), name)
+        _imported_code[module] = experiment.code
+    return experiment
+
+
+class _Source(importlib.machinery.SourceFileLoader):
+    """Compiles the source each time: a stored compilation is taken for that of another version.
+
+    Python compares only its size and its time in whole seconds.
+    """
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """Return the compiled source."""
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 def _from_file(path: Path) -> Experiment:
     """Load the module in a file, or the package in a folder."""
     path = path.absolute()
@@ -123,21 +148,33 @@ def _from_file(path: Path) -> Experiment:
         got = f"a module named {name!r} would hide one of Python's own"
         raise UsageError(tried, got, "rename the file, for instance to my_experiment.py")
     folder = [str(path)] if path.is_dir() else None
-    spec = importlib.util.spec_from_file_location(name, source, submodule_search_locations=folder)
+    spec = importlib.util.spec_from_file_location(
+        name,
+        source,
+        loader=_Source(name, str(source)),
+        submodule_search_locations=folder,
+    )
     if spec is None or spec.loader is None:
         raise UsageError(tried, "it is not a Python file", "give the path of its .py file")
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(name)
+    before = _forget(name)
     sys.modules[name] = module  # its classes are pickled by this name
     try:
         _execute(tried, lambda: spec.loader.exec_module(module))
     except UsageError:
-        if before is None:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = before
+        _forget(name)
+        sys.modules.update(before)
         raise
     return _checked(module, str(path))
+
+
+def _forget(name: str) -> dict[str, ModuleType]:
+    """Remove a module and those below it from the imported ones; return them.
+
+    Their files may have been changed since, and the hash is that of the files.
+    """
+    names = [n for n in sys.modules if n == name or n.startswith(f"{name}.")]
+    return {known: sys.modules.pop(known) for known in names}
 
 
 def _import(module: str, name: str) -> ModuleType:

@@ -266,10 +266,8 @@ def _first_start(
             if source.is_file():
                 (folder / "source").mkdir(exist_ok=True)
                 shutil.copyfile(source, folder / "source" / source.name)
-        for name, source in experiment.sources.items():
-            copy = folder / "source" / "experiment" / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, copy)
+        for name, content in experiment.read_sources().items():
+            write_bytes(folder / "source" / "experiment" / name, content)
         write_json(
             path,
             {

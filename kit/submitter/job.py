@@ -124,7 +124,8 @@ def task_text(task: Task) -> str:
 
 def data_archive(folder: Path) -> bytes:
     """Return the files of a data set as the one file that `kit.onsite.driver` unpacks."""
-    return _archive(files_below(folder), zipfile.ZIP_STORED)
+    files = {name: path.read_bytes() for name, path in files_below(folder).items()}
+    return _archive(files, zipfile.ZIP_STORED)
 
 
 def code_archive(experiment: Experiment) -> bytes:
@@ -133,25 +134,29 @@ def code_archive(experiment: Experiment) -> bytes:
     paths = [package / "__init__.py"]
     for room in SHIPPED_ROOMS:
         paths += sorted(path for path in (package / room).rglob("*") if path.suffix in SHIPPED)
-    files = {path.relative_to(package.parent).as_posix(): path for path in paths}
+    files = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in paths}
     return _archive({**files, **_own_files(experiment)}, zipfile.ZIP_DEFLATED)
 
 
-def _own_files(experiment: Experiment) -> dict[str, Path]:
-    """Return the files of an experiment that is not one of the kit's, by their place there."""
+def _own_files(experiment: Experiment) -> dict[str, bytes]:
+    """Return the files of an experiment that is not one of the kit's, by their place there.
+
+    Raises DataError if they were changed since they were checked.
+    """
     module = experiment.module
     place = module.__name__.replace(".", "/")
     if module.__name__.startswith("kit."):
         return {}
+    sources = experiment.read_sources()
     if not hasattr(module, "__path__"):
-        return {f"{place}.py": Path(str(module.__file__))}
-    return {f"{place}/{name}": path for name, path in experiment.sources.items()}
+        return {f"{place}.py": content for content in sources.values()}
+    return {f"{place}/{name}": content for name, content in sources.items()}
 
 
-def _archive(files: Mapping[str, Path], compression: int) -> bytes:
+def _archive(files: Mapping[str, bytes], compression: int) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as file:
-        for name, path in files.items():
+        for name, content in files.items():
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            file.writestr(entry, path.read_bytes(), compression)
+            file.writestr(entry, content, compression)
     return buffer.getvalue()

@@ -1,5 +1,6 @@
 """Experiments are found by name or file; an error names what is missing or wrong."""
 
+import os
 import pickle
 import sys
 
@@ -12,6 +13,7 @@ from kit.experiments.loader import (
     experiment_names,
     experiment_with_code,
     load_experiment,
+    remember,
 )
 
 
@@ -40,6 +42,51 @@ def test_package_is_one_experiment_with_the_hash_of_all_its_files(tmp_path):
     assert set(before.sources) == {"__init__.py", "parts.py"}
     (folder / "parts.py").write_text(GOOD + "\n# a change\n")
     assert load_experiment(str(folder)).code != before.code
+
+
+def test_changed_part_of_a_package_is_loaded_again(tmp_path):
+    """As in a notebook whose kernel stays: the hash is that of the code that runs."""
+    folder = tmp_path / "mean_model"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from mean_model.parts import *\n")
+    (folder / "parts.py").write_text(GOOD)
+    assert load_experiment(str(folder)).parameters().steps == 3
+    (folder / "parts.py").write_text(changed("default=3", "default=3 + 4"))
+    assert load_experiment(str(folder)).parameters().steps == 7
+    (folder / "parts.py").write_text("def x(:\n")
+    with pytest.raises(UsageError, match="line 1"):
+        load_experiment(str(folder))
+    assert sys.modules["mean_model.parts"].Parameters().steps == 7, "the last good one stays"
+
+
+def test_other_source_of_the_same_time_and_size_is_not_taken_for_the_one_before(tmp_path):
+    """As the files of two archives: Python's own stored compilation would be used again."""
+    for default in (3, 5):
+        path = write(tmp_path, changed("default=3", f"default={default}"))
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+        assert load_experiment(str(path)).parameters().steps == default
+
+
+def test_source_files_that_changed_after_they_were_loaded_are_not_copied(tmp_path):
+    path = write(tmp_path)
+    experiment = load_experiment(str(path))
+    assert experiment.read_sources() == {"mean_model.py": GOOD.encode()}
+    path.write_text(GOOD + "\n# a change\n")
+    with pytest.raises(DataError, match=f"hash {experiment.code[:12]} when they were loaded"):
+        experiment.read_sources()
+    path.unlink()
+    with pytest.raises(DataError, match=r"mean_model\.py: No such file") as caught:
+        experiment.read_sources()
+    assert caught.value.next_step
+
+
+def test_programs_that_are_started_find_the_file_that_was_used_last(tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_EXPERIMENTS", "")
+    one, other = (load_experiment(str(write(tmp_path / name))) for name in ("one", "other"))
+    for wanted in (one, other, one):
+        remember(wanted)
+        assert load_experiment("mean_model", own_files=False).reference == wanted.reference
+    assert len(os.environ["KIT_EXPERIMENTS"].split(os.pathsep)) == 2
 
 
 def test_submitter_knows_no_file_of_its_working_folder(tmp_path, monkeypatch):
@@ -74,6 +121,13 @@ def test_installed_experiment_is_found_by_its_entry_point(installed, monkeypatch
     found = load_experiment("mean_model", own_files=False)
     assert (found.name, found.module.__name__) == ("mean_model", "their_model")
     assert set(found.sources) == {"their_model.py"}
+    assert load_experiment("mean_model").module is found.module
+
+
+def test_installed_experiment_that_was_edited_is_loaded_again(installed):
+    assert load_experiment("mean_model").parameters().steps == 3
+    (installed / "their_model.py").write_text(changed("default=3", "default=3 + 4"))
+    assert load_experiment("mean_model").parameters().steps == 7
 
 
 def test_a_stage_refuses_other_source_files_than_those_of_the_run(installed):

@@ -7,11 +7,11 @@ import time
 import numpy as np
 import pytest
 from idx_files import striped_images, write_folder
-from own_experiments import write
+from own_experiments import GOOD, changed, write
 
 import kit
 from kit import tracking
-from kit.base import UsageError, read_json
+from kit.base import DataError, UsageError, read_json
 from kit.experiments.fashion_mnist import published_files
 from kit.experiments.fashion_mnist.training import load_model
 
@@ -91,7 +91,8 @@ def test_run_with_a_wrong_address_of_mlflow_is_published_and_waits(environ, monk
     assert (environ / "results/sandbox/local/artifacts/local_metrics.json").exists()
 
 
-def test_an_interrupted_run_resumes_and_keeps_its_earlier_seconds(environ, monkeypatch):
+def interrupted(monkeypatch, parameters, experiment):
+    """A run whose training was interrupted after most of its steps."""
     from kit.notebook import progress
 
     def interrupt(self, step, steps, loss):
@@ -99,15 +100,27 @@ def test_an_interrupted_run_resumes_and_keeps_its_earlier_seconds(environ, monke
             time.sleep(0.2)
             raise KeyboardInterrupt
 
-    first = kit.start("sandbox", "local", {"epochs": 4})
+    run = kit.start("sandbox", "local", parameters, experiment=experiment)
     with monkeypatch.context() as patch:
         patch.setattr(progress.Bar, "__call__", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            first.train()
-    first.run.lock.release(force=True)
-    second = kit.start("sandbox", "local", {"epochs": 4})
+            run.train()
+    run.run.lock.release(force=True)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("experiment", "step"),
+    [("fashion_mnist", 26), ("digits", 135)],
+    ids=["fashion_mnist", "digits"],
+)
+def test_an_interrupted_run_resumes_and_keeps_its_earlier_seconds(
+    environ, monkeypatch, experiment, step
+):
+    first = interrupted(monkeypatch, {"epochs": 4}, experiment)
+    second = kit.start("sandbox", "local", {"epochs": 4}, experiment=experiment)
     assert second.run.id == first.run.id
-    assert ", resumed after step 26" in second.train()
+    assert f", resumed after step {step}" in second.train()
     second.evaluate()
     record = second.finish()
     assert record["resumed"] is True
@@ -142,6 +155,67 @@ def test_digits_run_from_start_to_results_with_their_own_metrics(environ):
     published = read_json(environ / "results/sandbox/local/artifacts/digits-metrics.json")
     assert published["metrics"] == record["metrics"]
     assert "np.save" in repr(kit.show_code("Model", experiment="digits"))
+
+
+OTHER_CODE = changed("1 / step", "2 / step")
+READS = changed('"[1, 2, 3]"', "(source / 'numbers.txt').read_text()")
+
+
+@pytest.mark.parametrize("change", ["code", "data"])
+def test_open_run_is_not_resumed_with_other_code_or_data(environ, monkeypatch, change):
+    monkeypatch.setenv("KIT_EXPERIMENTS", "")
+    write(environ / "data", "[1, 2, 3]").rename(environ / "data/numbers.txt")
+    path = write(environ / "own", READS)
+    first = interrupted(monkeypatch, {"steps": 9}, str(path))
+    steps = dict(first.context.losses)
+    if change == "code":
+        path.write_text(changed("1 / step", "2 / step", READS))
+    else:
+        (environ / "data/numbers.txt").write_text("[4]")
+    second = kit.start("sandbox", "local", {"steps": 9}, experiment=str(path))
+    assert second.run.id != first.run.id
+    assert not second.run.resumed
+    assert second.train().startswith("trained for")
+    assert second.context.resumed_step == 0
+    second.evaluate()
+    record = second.finish()
+    assert record["resumed"] is False
+    assert record["metrics"] == {"error": 0.0 if change == "code" else 2.0}
+    kept = (second.run.folder / "source/experiment/mean_model.py").read_text()
+    assert kept == path.read_text()
+    path.write_text(READS)  # the first version, or nothing, comes back: so does the first run
+    (environ / "data/numbers.txt").write_text("[1, 2, 3]")
+    third = kit.start("sandbox", "local", {"steps": 9}, experiment=str(path))
+    assert third.run.id == first.run.id
+    assert third.run.resumed
+    third.train()
+    assert dict(third.context.losses).items() >= steps.items()
+
+
+def test_two_versions_of_an_experiment_are_open_at_once_and_each_keeps_its_code(
+    environ, monkeypatch
+):
+    monkeypatch.setenv("KIT_EXPERIMENTS", "")
+    path, runs = environ / "own" / "mean_model.py", []
+    for text in (GOOD, OTHER_CODE):
+        write(environ / "own", text)
+        runs.append(kit.start("sandbox", "local", {"steps": 4}, experiment=str(path)))
+    for run, text, last in zip(runs, (GOOD, OTHER_CODE), (0.25, 0.5), strict=True):
+        run.train()
+        assert run.context.losses[-1] == (4, last)
+        run.evaluate()
+        run.finish()
+        assert (run.run.folder / "source/experiment/mean_model.py").read_text() == text
+
+
+def test_file_that_is_edited_while_the_run_starts_is_not_recorded_as_its_code(environ, monkeypatch):
+    monkeypatch.setenv("KIT_EXPERIMENTS", "")
+    edits = "    from pathlib import Path\n    Path(__file__).write_text('# edited')\n"
+    text = changed("def data(folder, source):\n", f"def data(folder, source):\n{edits}")
+    path = write(environ / "own", text)
+    with pytest.raises(DataError, match="when they were loaded"):
+        kit.start("sandbox", "local", {}, experiment=str(path))
+    assert list((environ / "results").rglob("run.json")) == []
 
 
 def test_an_experiment_of_ones_own_runs_from_its_file(environ, monkeypatch):

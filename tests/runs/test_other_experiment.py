@@ -5,9 +5,11 @@ import json
 import pytest
 from cloud_site import BUCKET, make_site
 from mlflow_store import empty_store
+from own_experiments import GOOD, write
 
 import kit
 from kit import tracking
+from kit.base import DataError
 from kit.billing import bill_of_run
 from kit.experiments import load_experiment, running
 from kit.report import crate
@@ -63,6 +65,24 @@ def test_mlflow_has_its_metrics_and_gates_of_any_metric_decide(site, tmp_path, g
     with delivery.connection(site, "embedded") as (client, _, _):
         versions = client.search_model_versions("name = 'CLOUD-DIGITS'")
     assert len(versions) == (not missed)
+
+
+def test_model_is_not_measured_by_other_code_than_that_of_its_training(site, tmp_path, monkeypatch):
+    path = write(tmp_path / "own")
+    monkeypatch.setenv("KIT_EXPERIMENTS", str(path))
+    own = load_experiment("mean_model")
+    data = running.make_data(own, tmp_path / "datasets", None)
+    objects = StageStore(open_store(site, BUCKET), RUN)
+    objects.put_data(data)
+    what = "mean_model", own.code, own.parameters().model_dump()
+    trained = stages.preprocess_train("folders", RUN, BUCKET, data.hash, *what)
+    path.write_text(GOOD + "\n# edited while the run is open\n")
+    where = "folders", RUN, BUCKET, trained, {}
+    with pytest.raises(DataError, match=f"the run's have {own.code[:12]}"):
+        stages.evaluate(*where, experiment="mean_model")
+    assert objects.record(EVALUATE) is None
+    path.write_text(GOOD)
+    assert stages.evaluate(*where, experiment="mean_model")[1] == {"error": 0.0}
 
 
 def test_report_bill_and_crate_of_its_run_have_its_own_files_and_metrics(site, tmp_path):

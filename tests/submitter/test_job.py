@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from own_experiments import GOOD, write
 
-from kit.base import UsageError
+from kit.base import DataError, UsageError
 from kit.base.settings import Cloud, Hpc
 from kit.experiments import load_experiment
 from kit.experiments.fashion_mnist.parameters import Parameters
@@ -163,6 +163,10 @@ def test_an_experiment_of_ones_own_is_in_the_archive_and_is_found_there(tmp_path
     argv = [sys.executable, "-c", code]
     done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True)
     assert done.stdout == "mean_model\n", done.stderr
+    for source in experiment.sources.values():
+        source.write_text(source.read_text() + "\n# changed after it was checked\n")
+    with pytest.raises(DataError, match="when they were loaded"):
+        ray_job.code_archive(experiment)
 
 
 def test_job_of_a_profile_with_a_container_is_valid_bash_and_answers_its_calls():

@@ -1,10 +1,11 @@
 """What is copied to the site before a job: the inputs and the kit's code, each once."""
 
 import pytest
-from own_experiments import write
+from own_experiments import GOOD, write
 from submitter_world import DATA, RUN, World
 
 from kit.base.settings import Hpc
+from kit.experiments import load_experiment
 from kit.runs.requests import RunRequest, RunState
 from kit.slurm import Room
 from kit.submitter.staging import needed_room
@@ -108,6 +109,26 @@ def test_own_experiment_of_the_submitter_is_shipped_and_run(world, tmp_path, mon
     (script,) = world.site.scripts.values()
     assert '"module": "mean_model"' in script
     assert '"hyperparameters": {"steps": 3}' in script
+
+
+def test_later_attempt_is_not_begun_with_other_code_than_the_first(world, tmp_path, monkeypatch):
+    path = write(tmp_path / "own")
+    code = load_experiment(str(path)).code
+    monkeypatch.setenv("KIT_EXPERIMENTS", str(path))
+    request = {"data_hash": DATA.hash, "experiment": "mean_model", "code": code}
+    world.requests.ask(RunRequest(run=RUN, **request))
+    world.until_finished(end="FAILED", code=3)
+    path.write_text(GOOD + "\n# edited\n")
+    world.requests.ask_again(RUN)
+    status = world.until_finished()
+    assert (status.state, status.number) == (RunState.ENDED, 2)
+    assert f"not {code[:12]}" in world.requests.ending(status)["why"]
+    assert len(world.site.jobs) == 1
+    path.write_text(GOOD)
+    world.requests.ask_again(RUN)
+    status = world.until_finished()
+    assert (status.state, status.number) == (RunState.DONE, 3)
+    assert len(world.site.jobs) == 2
 
 
 def test_run_that_does_not_fit_into_the_quota_is_reported_before_anything_is_copied(world):
