@@ -72,6 +72,7 @@ from kit.base.secret_scan import (
     SHAPES,
     SecretFound,
     find_secrets,
+    hide_secrets,
     known_secrets,
     refuse_secrets,
 )

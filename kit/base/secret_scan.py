@@ -12,7 +12,8 @@ import os
 import re
 import shlex
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus, urlsplit
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from kit.base.settings import Settings
 
 MIN_LENGTH = 8  # shorter texts occur by chance
+HIDDEN = "(a secret)"  # in place of one in a log
 MAX_BYTES = 65536  # of a file with secrets
 SHAPES = {
     "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
@@ -178,6 +180,16 @@ def find_secrets(content: bytes, values: Mapping[str, bytes]) -> list[str]:
     shapes = [name for name, shape in SHAPES.items() if re.search(shape, text)]
     known = [name for name, value in values.items() if any(f in content for f in _encodings(value))]
     return known + shapes
+
+
+def hide_secrets(
+    settings: "Settings", environ: Mapping[str, str] = os.environ
+) -> Callable[[str], str]:
+    """Return a function that takes the known secrets out of a line of a log, or of an output."""
+    forms = set().union(*map(_encodings, known_secrets(settings, environ).values()))
+    longest_first = sorted((form.decode() for form in forms), key=len, reverse=True)
+    found = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    return partial(found.sub, HIDDEN)
 
 
 def refuse_secrets(settings: "Settings", paths: Iterable[Path]) -> None:

@@ -69,7 +69,10 @@ def _duration(path: Path, wanted: Mapping[str, Any]) -> Iterator[float]:
 
 
 class CellProgress:
-    """Show which cell runs. Use it as a context manager around the execution."""
+    """Show which cell runs. Use it as a context manager around the execution.
+
+    `hide` takes secrets out of the notebook's own output.
+    """
 
     def __init__(
         self,
@@ -78,9 +81,10 @@ class CellProgress:
         usual_s: float | None,
         screen: TextIO,
         clock: Callable[[], float] = time.monotonic,
+        hide: Callable[[str], str] = str,
     ) -> None:
         self._name, self._titles, self._usual_s = name, titles, usual_s
-        self._screen, self._clock = screen, clock
+        self._screen, self._clock, self._hide = screen, clock, hide
         self._numbers = {cell_id: number for number, cell_id in enumerate(titles, start=1)}
         self._begin = clock()
         self._number, self._title = 0, ""
@@ -136,7 +140,7 @@ class CellProgress:
 
     def around(self, stream: TextIO) -> "Stream":
         """Return a stream for the notebook's own output, which takes the place of the line."""
-        return Stream(stream, self.clear)
+        return Stream(stream, self.clear, self._hide)
 
     def _erase(self) -> str:
         """Return what removes the lines that are shown, and leaves the cursor at the first."""
@@ -178,15 +182,17 @@ class CellProgress:
 
 
 class Stream:
-    """A text stream that calls a function before each write."""
+    """A text stream that calls a function before each write, and another one with the text."""
 
-    def __init__(self, stream: TextIO, before: Callable[[], None]) -> None:
-        self._stream, self._before = stream, before
+    def __init__(
+        self, stream: TextIO, before: Callable[[], None], hide: Callable[[str], str]
+    ) -> None:
+        self._stream, self._before, self._hide = stream, before, hide
 
     def write(self, text: str) -> int:
-        """Write the text."""
+        """Write the text, without secrets."""
         self._before()
-        return self._stream.write(text)
+        return self._stream.write(self._hide(text))
 
     def flush(self) -> None:
         """Flush the stream."""

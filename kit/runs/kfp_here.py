@@ -136,10 +136,12 @@ def run_local(
     on_change: OnChange = lambda states: None,
     tick_s: float = 1.0,
     clock: Callable[[], float] = time.time,
+    hide: Callable[[str], str] = str,
 ) -> States:
     """Run a pipeline on this machine; its log is `folder/pipeline.log`.
 
-    `on_change` gets the states of all components at each change and every `tick_s`.
+    `on_change` gets the states of all components at each change and every `tick_s`; `hide` takes
+    secrets out of a line of the log.
     Raises PipelineFailed; an interrupt ends the components as well.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +156,7 @@ def run_local(
         on_change(tuple(reader.states.values()))
         for lines in _batches(child, tick_s):
             for line in lines:
-                log.write(reader.feed(line, clock()) + "\n")
+                log.write(reader.feed(hide(line), clock()) + "\n")
             on_change(tuple(reader.states.values()))
     states = tuple(reader.states.values())
     if child.returncode == 0:

@@ -18,6 +18,7 @@ from kit.base import (
     Timeline,
     UsageError,
     errors,
+    hide_secrets,
     read_json,
     refuse_secrets,
     temporary_folder,
@@ -163,7 +164,8 @@ def run_notebook(
         executed = folder / notebook.name
         usual_s = usual_seconds(settings, name, values)
         titles = cell_headings(read_json(notebook)["cells"])
-        with CellProgress(name, titles, usual_s, sys.stderr) as progress:
+        hide = hide_secrets(settings)
+        with CellProgress(name, titles, usual_s, sys.stderr, hide=hide) as progress:
             failure = _execute(notebook, executed, values, progress, kernel)
         refuse_secrets(settings, [executed])
         run_id = _run_id(executed)

@@ -150,10 +150,13 @@ class StageStore:
         return now
 
     @contextlib.contextmanager
-    def reporting(self, stage: str) -> Iterator[None]:
-        """Store the traceback if the block fails (a pod's log is soon gone)."""
+    def reporting(self, stage: str, hide: Callable[[str], str] = str) -> Iterator[None]:
+        """Store the traceback if the block fails (a pod's log is soon gone).
+
+        `hide` takes secrets out of it.
+        """
         with contextlib.ExitStack() as stack:
-            stack.push(lambda kind, error, _: self._report(stage, error))
+            stack.push(lambda kind, error, _: self._report(stage, error, hide))
             yield
 
     def failure(self, stage: str, since: float = 0.0) -> str:
@@ -161,10 +164,10 @@ class StageStore:
         failed = self._read(f"runs/{self.run_id}/{stage}.failed.json") or {}
         return str(failed.get("traceback", "")) if failed.get("time", since) >= since else ""
 
-    def _report(self, stage: str, error: BaseException | None) -> None:
+    def _report(self, stage: str, error: BaseException | None, hide: Callable[[str], str]) -> None:
         if error is None:
             return
-        text = "".join(traceback.format_exception(error))
+        text = hide("".join(traceback.format_exception(error)))
         content = {"schema": SCHEMA, "time": time.time(), "traceback": text}
         with contextlib.suppress(KitError):  # the store may be what failed
             self.keep(f"{stage}.failed.json", dumps(content).encode())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.base import Json, KitError, UsageError, time_file, time_record
+from kit.base import Json, KitError, UsageError, hide_secrets, time_file, time_record
 from kit.base.settings import Settings
 from kit.billing import job_units
 from kit.experiments import Experiment, Thresholds, load_experiment
@@ -242,7 +242,9 @@ def run_pipeline(
             access, run = access_of(cloud.kfp_url, settings.env_file), objects.run_id
             states = run_on_cluster(access, pipeline, target.components, arguments, run, on_change)
         else:
-            states = run_local(pipeline, target.components, arguments, folder, on_change)
+            hide = hide_secrets(settings)  # a component may print what it was given
+            where = target.components, arguments, folder
+            states = run_local(pipeline, *where, on_change, hide=hide)
     except PipelineFailed as err:
         traceback = ""
         with contextlib.suppress(KitError):  # the store may be what failed

@@ -27,6 +27,7 @@ from kit.base import (
     Timeline,
     dumps,
     file_lock,
+    hide_secrets,
     host_facts,
     sha256_of,
     time_record,
@@ -208,7 +209,7 @@ def open_stage(profile: str, run_id: str, bucket: str, name: str) -> Iterator[St
     folder = settings.cache_dir / "stages"
     work, lock = folder / run_id / name, folder / f"{run_id}-{name}.lock"
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(lock), objects.reporting(name):
+    with _alone(lock), objects.reporting(name, hide_secrets(settings)):
         work.mkdir(parents=True, exist_ok=True)  # under the lock: the one before removes it
         yield Stage(name, settings, objects, work, time.time())
         shutil.rmtree(work)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.base import Secret, SecretFound, find_secrets, known_secrets, refuse_secrets
+from kit.base import Secret, SecretFound, find_secrets, hide_secrets, known_secrets, refuse_secrets
 from kit.base.sections import SECTIONS, TABLES
 from kit.base.settings import Cloud, Port, Settings, Store, load
 
@@ -153,6 +153,17 @@ def test_secret_that_is_only_in_memory_is_found(settings, tmp_path):
 @given(value=st.text(st.characters(min_codepoint=32, exclude_categories=["C", "Z"]), min_size=8))
 def test_any_password_of_eight_characters_is_found(encoding, value):
     assert find_secrets(ENCODINGS[encoding](value).encode(), {"it": value.encode()})
+
+
+@pytest.mark.parametrize("encoding", [str, quote, html.escape, json.dumps, repr])
+def test_known_secret_is_taken_out_of_a_line(encoding, settings):
+    value = 'pass word & "more"'
+    hide = hide_secrets(settings, {"CSC_PASSWORD": value})
+    line = f"environ: {encoding(value)}, epoch 1 of 2"
+    assert find_secrets(line.encode(), {"it": value.encode()}) == ["it"]
+    assert find_secrets(hide(line).encode(), {"it": value.encode()}) == []
+    assert hide(line).endswith(", epoch 1 of 2")
+    assert hide("nothing of it") == "nothing of it"
 
 
 def test_short_password_is_named_in_a_warning_and_not_searched_for(settings, tmp_path):

@@ -217,20 +217,39 @@ AT_RUN = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", AT_RUN)
-def test_failed_run_shows_the_error_and_keeps_its_cells_unless_they_hold_a_secret(apart, case):
-    text, wanted, kept = AT_RUN[case]
-    words = ["run", "local", "--profile", "laptop", "-p", "experiment"]
+def failed_run(apart, target, text):
+    """A run without services that fails; the password is in nothing that it leaves or shows."""
+    words = ["run", target, "--profile", "laptop", "-p", "experiment"]
     argv = [sys.executable, "-m", "kit", *words, str(write(apart / "own", text))]
     more = {"CSC_PASSWORD": PASSWORD, "KIT_CACHE_DIR": str(apart / "cache")}
     environ = {**os.environ, **more, "KIT_RESULTS_DIR": str(apart / "results")}
     done = subprocess.run(argv, cwd=apart, env=environ, capture_output=True, text=True)
     assert done.returncode != 0
+    stored = [path for path in apart.rglob("*") if path.is_file()]
+    assert [path for path in stored if PASSWORD.encode() in path.read_bytes()] == []
+    assert PASSWORD not in done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", AT_RUN)
+def test_failed_run_shows_the_error_and_keeps_its_cells_unless_they_hold_a_secret(apart, case):
+    text, wanted, kept = AT_RUN[case]
+    done = failed_run(apart, "local", text)
     error = done.stderr[done.stderr.rindex("kit: ") :]
     assert wanted in error
     assert "next: " in error
     assert "Traceback" not in error
     assert bool([*apart.rglob("local-failed.ipynb")]) == kept
-    stored = [path for path in (apart / "results").rglob("*") if path.is_file()]
-    assert [path for path in stored if PASSWORD.encode() in path.read_bytes()] == []
+
+
+SHOWS_IT = "import os; it = os.environ['CSC_PASSWORD']; print('it is', it); raise ValueError(it)"
+
+
+@pytest.mark.slow
+def test_secret_that_a_component_prints_and_raises_is_taken_out_of_its_log_and_error(apart):
+    done = failed_run(apart, "cloud", in_train(SHOWS_IT))
+    assert "ValueError: (a secret)" in done.stderr
+    (log,) = apart.rglob("pipeline.log")
+    assert "it is (a secret)" in log.read_text()
+    assert [*apart.rglob("cloud-failed.ipynb")]

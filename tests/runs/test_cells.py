@@ -83,6 +83,15 @@ def test_the_notebooks_own_output_takes_the_place_of_the_line(monkeypatch):
         assert screen.getvalue().endswith(f"0:00{cells.CLEAR_LINE}a warning\n")
 
 
+def test_the_notebooks_own_output_is_shown_without_secrets():
+    screen = Terminal()
+    hide = {"the password": "(a secret)"}.get
+    with CellProgress("local", TITLES, None, screen, hide=hide) as progress:
+        progress.around(screen).write("the password")
+    assert "(a secret)" in screen.getvalue()
+    assert "password" not in screen.getvalue()
+
+
 def live(text, *lines):
     """A cell with an output that the terminal shows too, beside one that it does not."""
     plain = {"data": {"text/plain": "no"}, "metadata": {}}

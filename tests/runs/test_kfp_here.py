@@ -127,14 +127,20 @@ def test_a_pipeline_runs_and_reports_its_state(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "tmp").exists()
 
 
+def without_fail(line: str) -> str:
+    return line.replace("about to fail", "about to (a secret)")
+
+
 def test_a_failing_component_is_reported_with_its_log(tmp_path: Path) -> None:
+    names = ["first-step", "failing-step"]
     with pytest.raises(PipelineFailed) as caught:
-        run_local("kfp_examples:bad", ["first-step", "failing-step"], {}, tmp_path)
+        run_local("kfp_examples:bad", names, {}, tmp_path, hide=without_fail)
     error = caught.value
     assert error.component == "failing-step"
     assert "RuntimeError: outer" in error.got
     assert "ValueError: bad xxx\nsecond line" in error.log
-    assert error.log.startswith("about to fail\n")
+    assert error.log.startswith("about to (a secret)\n")
+    assert "about to (a secret)\n" in (tmp_path / "pipeline.log").read_text()
     assert [state.state for state in error.states] == ["done", "failed"]
     assert "RuntimeError: outer" in str(error)
     assert str(tmp_path / "pipeline.log") in error.next_step

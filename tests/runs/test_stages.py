@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -270,6 +271,16 @@ def test_a_failure_leaves_its_traceback_in_the_store(objects: StageStore) -> Non
     text = objects.failure(PREPROCESS_TRAIN)
     assert text.startswith("Traceback (most recent call last)")
     assert "kit.base.errors.DataError: the data set no-such-hash is not in the bucket" in text
+
+
+def test_stored_traceback_has_no_secret(
+    objects: StageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CSC_PASSWORD", "a password of 31 characters 0815")
+    opened = stages.open_stage("folders", RUN, BUCKET, PREPROCESS_TRAIN)
+    with pytest.raises(ValueError, match="0815"), opened:
+        raise ValueError(os.environ["CSC_PASSWORD"])
+    assert "ValueError: (a secret)" in objects.failure(PREPROCESS_TRAIN)
 
 
 def test_a_store_that_fails_does_not_hide_the_error_of_the_stage() -> None:
