@@ -36,9 +36,9 @@ def world(tmp_path):
     return World(tmp_path)
 
 
-def running(world):
+def running(world, experiment="fashion_mnist"):
     """A run whose job works."""
-    world.ask()
+    world.ask(experiment)
     submitter = world.submitter()
     submitter.once()
     world.play()
@@ -206,8 +206,9 @@ def test_no_contact_at_the_start_or_for_long_is_an_error_of_code_3(world, second
 # -- cancel ------------------------------------------------------------------------------------
 
 
-def test_a_cancel_ends_the_job_without_a_submitter(world):
-    submitter, said = running(world), []
+@pytest.mark.parametrize("experiment", ["fashion_mnist", "digits"])
+def test_a_cancel_ends_the_job_without_a_submitter(world, experiment):
+    submitter, said = running(world, experiment), []
     assert runs.cancel_run(submitter, RUN, said.append).state is RunState.CANCELLED
     assert world.live() == []
     assert world.site.commits == []

@@ -51,38 +51,53 @@ def test_driver_trains_to_the_same_bits_as_here(staged, tmp_path):
     assert progress["step"] == progress["steps"] == 200
 
 
-def test_later_attempt_continues_from_the_last_epoch(staged, tmp_path):
+@pytest.fixture(params=["fashion_mnist", "digits"])
+def trained(request, staged, tmp_path):
+    """A task of either experiment, the folder of its first attempt, its model, its last step."""
     _, task, folder = staged
+    model, last = MODEL, 200
+    if request.param == "digits":
+        task, model, last = {**task, **digits_task(tmp_path)}, "out/model.npy", 3 * 45
     driver.work(task, folder)
+    return task, folder, model, last
+
+
+def digits_task(folder):
+    digits = load_experiment("digits")
+    data = running.make_data(digits, folder / "cache", None)
+    path = folder / "digits.zip"
+    path.write_bytes(ray_job.data_archive(data.folder))
+    about = {"data": str(path), "data_hash": data.hash, "hyperparameters": {"epochs": 3}}
+    return {**about, "module": "kit.experiments.digits"}
+
+
+def test_later_attempt_continues_from_the_last_epoch(trained, tmp_path):
+    task, folder, model, last = trained
     again = tmp_path / "again"
     again.mkdir()
     driver.work({**task, "earlier": [str(folder)]}, again)
     times = json.loads((again / "times.json").read_text())
-    assert times["resumed_step"] == 200
-    one, other = ((path / MODEL).read_bytes() for path in (folder, again))
+    assert times["resumed_step"] == last
+    one, other = ((path / model).read_bytes() for path in (folder, again))
     assert one == other
     losses = [(path / "losses.json").read_text() for path in (folder, again)]
     assert losses[0] == losses[1]
 
 
-def test_later_attempt_takes_the_newest_checkpoint_there_is(staged, tmp_path):
-    _, task, folder = staged
-    driver.work(task, folder)
+def test_later_attempt_takes_the_newest_checkpoint_there_is(trained, tmp_path):
+    task, folder, _, last = trained
     killed, again = tmp_path / "killed", tmp_path / "again"  # one ended before it copied anything
     killed.mkdir()
     again.mkdir()
     driver.work({**task, "earlier": [str(killed), str(folder)]}, again)
-    assert json.loads((again / "times.json").read_text())["resumed_step"] == 200
+    assert json.loads((again / "times.json").read_text())["resumed_step"] == last
 
 
 def test_digits_train_on_the_site_to_the_metrics_of_here(tmp_path):
-    digits = load_experiment("digits")
+    digits, folder = load_experiment("digits"), tmp_path / "try"
     data = running.make_data(digits, tmp_path / "cache", None)
-    path, folder = tmp_path / "data.zip", tmp_path / "try"
-    path.write_bytes(ray_job.data_archive(data.folder))
     folder.mkdir()
-    task = {"data": str(path), "data_hash": data.hash, "hyperparameters": {"epochs": 3}}
-    driver.work({**task, "earlier": [], "workers": 1, "module": "kit.experiments.digits"}, folder)
+    driver.work({**digits_task(tmp_path), "earlier": [], "workers": 1}, folder)
     ctx = running.Context(data.folder, tmp_path / "here", digits.parameters(epochs=3))
     running.train(digits, ctx)
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]

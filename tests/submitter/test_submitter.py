@@ -41,8 +41,9 @@ def world(tmp_path):
     return World(tmp_path)
 
 
-def test_request_becomes_a_job_and_its_files_a_result(world):
-    world.ask()
+@pytest.mark.parametrize("experiment", ["fashion_mnist", "digits"])
+def test_request_becomes_a_job_and_its_files_a_result(world, experiment):
+    world.ask(experiment)
     assert world.until_finished().state is RunState.DONE
     result = world.requests.read(RUN, "result")
     assert result["job"]["state"] == "COMPLETED"
@@ -307,9 +308,10 @@ def test_unwritable_folder_is_reported_not_treated_as_refusal(world, before):
     assert len(world.site.jobs) == 1
 
 
+@pytest.mark.parametrize("experiment", ["fashion_mnist", "digits"])
 @pytest.mark.parametrize("passes", [0, 1, 2, 3])
-def test_cancel_at_each_stage_leaves_no_job(world, passes):
-    world.ask()
+def test_cancel_at_each_stage_leaves_no_job(world, passes, experiment):
+    world.ask(experiment)
     submitter = world.submitter()
     for _ in range(passes):
         submitter.once()

@@ -11,7 +11,7 @@ from idx_files import as_data, striped_images
 from memory_store import MemoryStore
 
 from kit.base.settings import Hpc, load
-from kit.experiments.fashion_mnist.parameters import Parameters
+from kit.experiments import load_experiment
 from kit.onsite import RESULTS
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests
@@ -112,15 +112,10 @@ class World:
         self.hosts = []
         StageStore(self.data, RUN).put_data(DATA)
 
-    def ask(self, **hp):
-        return self.requests.ask(
-            RunRequest(
-                run=RUN,
-                data_hash=DATA.hash,
-                configured=True,
-                hyperparameters=Parameters(**hp).model_dump(),
-            )
-        )
+    def ask(self, experiment="fashion_mnist", **hp):
+        values = load_experiment(experiment).parameters(**hp).model_dump()
+        asked = {"data_hash": DATA.hash, "experiment": experiment, "hyperparameters": values}
+        return self.requests.ask(RunRequest(run=RUN, configured=True, **asked))
 
     def submitter(self, tunnel_keys=None):
         host = WorkingHost(self.site)
