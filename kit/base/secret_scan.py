@@ -41,6 +41,8 @@ SHAPES = {
 # Embedded pictures and fonts: `data:` URLs of pages, `image/png` of notebooks. A run of zeros in
 # one looks like the start of a token.
 _EMBEDDED = re.compile(rb'(?:;base64,|"image/[\w.+-]+": ")((?:[A-Za-z0-9+/=]|\\n)*)')
+# Of people it holds names and hashes of tokens; experiments are source files.
+_NO_SECRETS = ("KIT_FORWARDER_PEOPLE", "KIT_EXPERIMENTS")
 _SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|COOKIE|_KEY$|REDIS_URL")
 VARIABLES = (
     "CSC_PASSWORD",
@@ -88,7 +90,7 @@ def _known(settings: "Settings", environ: Mapping[str, str]) -> Iterator[tuple[s
     token_files += [
         Path(value)
         for key, value in environ.items()
-        if key.startswith("KIT_") and key != "KIT_FORWARDER_PEOPLE"  # names and hashes of tokens
+        if key.startswith("KIT_") and key not in _NO_SECRETS
     ]
     if cloud is not None:
         env_files += [Path(n) for n in (cloud.mlflow_env_file, cloud.prometheus_env_file) if n]

@@ -124,6 +124,12 @@ def test_names_in_the_list_of_people_are_not_secrets(settings, tmp_path):
     assert find_secrets(b"run of researcher", known) == []
 
 
+def test_source_file_of_an_experiment_is_not_read_as_a_token(settings, tmp_path):
+    path = private(tmp_path / "my_model.py", "PRIMARY, checkpoint = 'accuracy', None\n")
+    known = known_secrets(settings, {"KIT_EXPERIMENTS": str(path)})
+    assert find_secrets(b"the checkpoint of the experiment", known) == []
+
+
 def test_every_key_of_a_profile_that_holds_a_secret_is_read():
     """A new key for a file with a secret needs a row in PROFILE_FILES, and the scan to read it."""
     keys = {
