@@ -8,21 +8,27 @@ from kit.base import Json, KitError
 from kit.base.settings import Settings
 from kit.billing import bill_of_run, format_units, totals
 from kit.experiments import DEFAULT
-from kit.report.table import Table, experiment_of_run, read_runs, wilson
+from kit.report.intervals import Spread, read_spreads, spread_of, wilson
+from kit.report.table import Table, experiment_of_run, read_runs
 
 
 def own_tables(settings: Settings) -> dict[str, Table]:
     """Return a table for each experiment beside the article's that has finished runs."""
-    runs = read_runs(settings)[0]
+    runs, spreads = read_runs(settings)[0], read_spreads(settings)
     names = dict.fromkeys(map(experiment_of_run, runs))
-    return {name: experiment_table(settings, runs, name) for name in names if name != DEFAULT}
+    return {name: _table(settings, runs, name, spreads) for name in names if name != DEFAULT}
 
 
 def experiment_table(settings: Settings, runs: Iterable[Json], name: str) -> Table:
     """Return a column for each target: the median of its runs with the newest parameters.
 
-    The billing units are those of the newest run, each kind for itself.
+    The billing units are those of the newest run, each kind for itself. The primary metric has
+    its interval over the items tested on, and over seeds where a sweep has trained the same.
     """
+    return _table(settings, runs, name, read_spreads(settings))
+
+
+def _table(settings: Settings, runs: Iterable[Json], name: str, spreads: Sequence[Spread]) -> Table:
     groups: dict[str, list[Json]] = {}
     for run in runs:
         if experiment_of_run(run) != name:
@@ -32,7 +38,8 @@ def experiment_table(settings: Settings, runs: Iterable[Json], name: str) -> Tab
             group.clear()
         group.append(run)
     return {
-        target: _column(group) | _units(settings, group[-1]) for target, group in groups.items()
+        target: _column(group, spreads) | _units(settings, group[-1])
+        for target, group in groups.items()
     }
 
 
@@ -40,7 +47,7 @@ def _kind(run: Json) -> object:
     return run["parameters"], (run.get("data") or {}).get("hash")
 
 
-def _column(group: Sequence[Json]) -> dict[str, str]:
+def _column(group: Sequence[Json], spreads: Sequence[Spread]) -> dict[str, str]:
     newest = group[-1]
     cells = {"data": str((newest.get("data") or {}).get("title", "")), "runs": str(len(group))}
     for label, key in (("training s", "training_s"), ("pipeline s", "pipeline_s")):
@@ -50,7 +57,8 @@ def _column(group: Sequence[Json]) -> dict[str, str]:
         if "-" not in metric:
             values = [run["metrics"][metric] for run in group if metric in run["metrics"]]
             cells[metric] = f"{statistics.median(values):.4f}"
-    return {**cells, **_interval(newest)}
+    seeds = spread_of(spreads, newest, str(newest.get("primary")))
+    return {**cells, **_interval(newest), **(seeds.cell() if seeds else {})}
 
 
 def _units(settings: Settings, run: Json) -> dict[str, str]:

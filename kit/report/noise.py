@@ -4,19 +4,19 @@ import itertools
 import statistics
 from collections.abc import Iterable
 
-from kit.base import read_history
-from kit.base.settings import Settings
 from kit.report.article.figures import SHARE, by_kind, published_seconds
 from kit.report.table import Column, differences
 
 INTERVAL = "95 % Wilson interval over the test images"
+OVER_SEEDS = "over seeds (Student's t)"
 
 
 def compare(columns: Iterable[Column]) -> list[str]:
     """Report for every two new columns whether their differences are more than noise.
 
     Rule for times: more than noise when the ranges of at least two runs each do not meet. Rule
-    for the share: more than noise when the Wilson intervals of the medians do not meet.
+    for the share: more than noise when the intervals do not meet, that over seeds where a sweep
+    has trained the same with several, else Wilson's around the median.
     """
     new = [column for column in columns if column.new]
     single = [column.title for column in new if len(column.values.get("training_s", ())) < 2]
@@ -37,28 +37,6 @@ def compare(columns: Iterable[Column]) -> list[str]:
     return lines
 
 
-def spread_over_seeds(settings: Settings) -> list[str]:
-    """Return a line for each combination that sweeps have trained with several seeds.
-
-    Mean and standard deviation of the primary metric, of trials that were trained to their end.
-    """
-    groups: dict[tuple[str, ...], list[float]] = {}
-    for row in read_history(settings.profile_dir / "trials.jsonl")[0]:
-        values, primary = dict(row.get("values", {})), str(row.get("primary", ""))
-        if row.get("state") != "done" or "seed" not in values or primary not in row["metrics"]:
-            continue
-        del values["seed"]
-        words = ", ".join(f"{name} {value}" for name, value in values.items())
-        key = (str(row["experiment"]), str(row["target"]), words, primary, str(row["run"]))
-        groups.setdefault(key, []).append(row["metrics"][primary])
-    return [
-        f"{', '.join(filter(None, key[:3]))}: {key[3]} {statistics.mean(found):.4f} ± "
-        f"{statistics.stdev(found):.4f} over {len(found)} seeds ({key[4]})."
-        for key, found in groups.items()
-        if len(found) > 1
-    ]
-
-
 def _training_noise(first: Column, second: Column) -> str:
     a, b = first.values.get("training_s", ()), second.values.get("training_s", ())
     if min(len(a), len(b)) < 2:
@@ -70,12 +48,15 @@ def _training_noise(first: Column, second: Column) -> str:
 
 
 def _share_noise(first: Column, second: Column) -> str:
-    a, b = first.interval(), second.interval()
+    a, b = first.judged_interval(), second.judged_interval()
     if a is None or b is None:
         return ""
-    gap = abs((first.median(SHARE) or 0) - (second.median(SHARE) or 0))
-    verdict = "within the noise" if a[0] <= b[1] and b[0] <= a[1] else "more than noise"
-    return f"{first.title} and {second.title}, {SHARE}: {gap:.4f} apart, {verdict}."
+    (low, middle, high), (other_low, other_middle, other_high) = a, b
+    gap = abs(middle - other_middle)
+    verdict = "within the noise" if low <= other_high and other_low <= high else "more than noise"
+    seeded = " and ".join(column.title for column in (first, second) if column.seeds)
+    over = f" (over the seeds of {seeded})" if seeded else ""
+    return f"{first.title} and {second.title}, {SHARE}: {gap:.4f} apart, {verdict}{over}."
 
 
 def seconds_by_kind(columns: Iterable[Column]) -> dict[str, dict[str, float]]:

@@ -14,7 +14,8 @@ from kit.billing import bill_advice, bill_of_run, bill_rows, bill_summary
 from kit.report import plots
 from kit.report.article.figures import ODDITIES, SHARE, SOURCES, by_kind, published_seconds
 from kit.report.experiments import experiment_table, own_tables
-from kit.report.noise import INTERVAL, compare, seconds_by_kind, spread_over_seeds
+from kit.report.intervals import read_spreads
+from kit.report.noise import INTERVAL, OVER_SEEDS, compare, seconds_by_kind
 from kit.report.table import (
     WIDTH,
     Column,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 ABOUT = (
     "New columns: one run as it is, several as median [smallest to largest].",
     f"{SHARE.capitalize()}: {INTERVAL}, where every class has the same number of test images.",
+    "Interval over seeds: Student's t around the mean of a sweep's trials with the parameters and "
+    "the data of the run; where there is one, differences are judged by it.",
     "Times faster: over the local column of the same kind.",
     "The total adds CPU and Cloud BU as the article's table does; they are separate budgets.",
 )
@@ -81,15 +84,16 @@ def _pictures(shown: Sequence[Column]) -> dict[str, "Figure"]:
         times[column.title] = _medians(column, keys)
         keys = {"Slurm (CPU BU)": "slurm_bu", "VM and address (Cloud BU)": "cloud_bu"}
         units[column.title] = _medians(column, keys)
-        if interval := column.interval():
-            low, high = interval
-            shares[column.title] = (low, column.median(SHARE) or 0, high)
+        if interval := column.judged_interval():
+            shares[column.title] = interval
     units = {title: parts for title, parts in units.items() if any(parts.values())}
     seconds = {title: parts for title, parts in seconds_by_kind(shown).items() if parts}
+    seeded = ", ".join(column.title for column in shown if column.seeds)
+    over = INTERVAL + (f";\n{seeded}: {OVER_SEEDS}" if seeded else "")
     return {
         "where-the-seconds-went": plots.timeline(seconds, shares=True),
         "times": plots.bars(times, "Seconds of training and of the whole pipeline", "s", True),
-        SHARE: plots.intervals(shares, f"{SHARE.capitalize()}, {INTERVAL}", SHARE),
+        SHARE: plots.intervals(shares, f"{SHARE.capitalize()}, {over}", SHARE),
         "billing-units": plots.bars(units, "Billing units, each kind for itself", "BU"),
     }
 
@@ -149,7 +153,7 @@ def timeline_beside_article(
 def notes(settings: Settings) -> dict[str, list[str]]:
     """Return the remarks of the report: noise of the differences, oddities, sources of figures."""
     return {
-        "noise": [*compare(columns(settings)[0]), *spread_over_seeds(settings)] or [NO_TEST],
+        "noise": [*compare(columns(settings)[0]), *map(str, read_spreads(settings))] or [NO_TEST],
         "oddities": list(ODDITIES),
         "sources": [f"{figure}: {file}" for figure, file in SOURCES.items()],
     }
@@ -169,7 +173,7 @@ def page(settings: Settings) -> str:
     """Return the whole report as one HTML page, with the pictures inside."""
     shown, problems = columns(settings)
     sources = [{"figure": k, "file below results/<profile>/": v} for k, v in SOURCES.items()]
-    noise, own = [*compare(shown), *spread_over_seeds(settings)], own_tables(settings)
+    noise, own = [*compare(shown), *map(str, read_spreads(settings))], own_tables(settings)
     bills = [Part(lines, rows, heading=run) for run, rows, lines in _bills(settings, shown)]
     drawn = [
         Section(name.replace("-", " ").capitalize(), [Part(picture=_svg(figure))])
@@ -222,7 +226,7 @@ def text(settings: Settings, form: str) -> tuple[str, list[str]]:
         result += f"\n\n{heads}Experiment {name}\n\n{to_form(table, form)}"
     bills = [f"{run}: {line}" for run, _, lines in _bills(settings, shown) for line in lines]
     parts = {
-        "Noise": [*compare(shown), *spread_over_seeds(settings)],
+        "Noise": [*compare(shown), *map(str, read_spreads(settings))],
         "Bills of the newest runs": bills,
         "The published figures": ODDITIES,
     }

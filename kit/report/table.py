@@ -6,7 +6,6 @@ local column of the same kind (article or new), training to training and pipelin
 """
 
 import json
-import math
 import statistics
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,12 +23,12 @@ from kit.report.article.figures import (
     article_figures,
     column_of,
 )
+from kit.report.intervals import Spread, read_spreads, spread_of, wilson
 from kit.runs.history import TARGETS
 
 NOTEBOOKS = ROOT / "notebooks"
 WIDTH = 100  # columns of a terminal
 CELL_WIDTH = 14
-Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 Table = dict[str, dict[str, str]]  # title of a column -> label of a row -> text
 
 
@@ -40,6 +39,7 @@ class Column:
     `name` is local, cloud, cloud-hpc-1 or cloud-hpc-2; `values` has one value a run of each
     figure; `test_items` is the number of items they were tested on, 0 when it is not known or
     when the classes are not balanced: then no interval of the figure `SHARE` can be given.
+    `seeds` is what a sweep has reached with the same parameters and several seeds.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Column:
     runs: Sequence[Json]
     values: Mapping[str, Sequence[float]]
     test_items: int
+    seeds: Spread | None = None
 
     @property
     def title(self) -> str:
@@ -64,6 +65,17 @@ class Column:
             return None
         return wilson(share, self.test_items)
 
+    def judged_interval(self) -> tuple[float, float, float] | None:
+        """Return low end, middle and high end of the interval that differences are judged by.
+
+        That of the mean over seeds where there is one, else the other around the median.
+        """
+        if self.seeds:
+            low, mean, high = self.seeds.interval()
+            return max(0.0, low), mean, min(1.0, high)
+        interval = self.interval()
+        return interval and (interval[0], self.median(SHARE) or 0.0, interval[1])
+
 
 def notebook_rows(path: Path) -> int:
     """Count rows by the article's rule: the lines of all code cells."""
@@ -77,20 +89,6 @@ def code_cells(path: Path) -> list[str]:
         return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise DataError(f"{path} is not a notebook", str(err)) from err
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `count` tests, after Wilson (1927).
-
-    It holds for a share of the items themselves. A mean over classes is that share only where
-    every class has the same number of items.
-    """
-    if count <= 0:
-        return 0.0, 1.0
-    spread = Z95 * Z95 / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z95 * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def test_items(run: Json) -> int:
@@ -129,11 +127,13 @@ def columns(settings: Settings) -> tuple[list[Column], list[str]]:
         Column(name, False, (), {key: [value] for key, value in row.items()}, OFFICIAL_TEST_ITEMS)
         for name, row in article.items()
     ]
+    spreads = read_spreads(settings)
     for name, group in _newest_groups(runs).items():
         figures = [run.get("figures", {}) for run in group]
         keys = {key for row in figures for key in row}
         values = {key: [row[key] for row in figures if key in row] for key in keys}
-        result.append(Column(name, True, group, values, test_items(group[-1])))
+        seeds = spread_of(spreads, group[-1], SHARE)
+        result.append(Column(name, True, group, values, test_items(group[-1]), seeds))
     return result, problems
 
 
@@ -195,6 +195,7 @@ def _cells(column: Column, local: float | None) -> dict[str, str]:
         }
     low, high = column.interval() or (None, None)
     cells[f"{SHARE}, 95 % interval (Wilson)"] = "-" if low is None else f"{low:.4f} to {high:.4f}"
+    cells |= column.seeds.cell() if column.seeds else {}
     for what in ("training", "pipeline"):
         seconds = column.median(f"{what}_s")
         ratio = f"{local / seconds:.2f}" if local and seconds else "-"

@@ -44,6 +44,7 @@ from kit.base.settings import Settings
 from kit.experiments import DEFAULT, Experiment, load_experiment
 
 TARGETS = ("local", "cloud", "cloud-hpc")
+TRIAL_LINES = "trials.jsonl"  # below results/<profile>/: a line for each trial of a sweep
 FORMAT = 2  # part of every run id: raised when folders of an older kit must not be resumed
 LOCK_WAIT_S = 60.0
 # What is judged, shown or refused after the training, and so is not part of a run's id.

@@ -1,7 +1,7 @@
 """Runs of each experiment have a table of their own, with its metrics."""
 
 import pytest
-from report_runs import add_run
+from report_runs import DATA, add_run, add_sweep
 
 from kit.report import experiments, page
 from kit.report.table import columns
@@ -40,6 +40,28 @@ def test_metric_that_is_not_a_share_of_the_items_has_no_interval(loaded, value):
     runs = [run_of("x", metrics={"accuracy": value})]
     column = experiments.experiment_table(loaded, runs, "x")["local"]
     assert [label for label in column if "interval" in label] == []
+
+
+def test_interval_over_seeds_is_that_of_the_newest_sweep_with_the_same_parameters(loaded):
+    run, label = run_of("digits"), "accuracy, 95 % interval (t over seeds)"
+    kind = {"parameters": run["parameters"] | {"seed": 1}, "data": DATA}
+    run |= kind
+    for number, (parameters, metrics) in enumerate(
+        [({"a": 1}, (0.1, 0.2)), ({"a": 1}, (0.5, 0.7)), ({"a": 2}, (0.8, 0.9)), ({"a": 1}, (1,))]
+    ):
+        add_sweep(loaded, "cloud-hpc", parameters, metrics, number, experiment="digits")
+    column = experiments.experiment_table(loaded, [run], "digits")["local"]
+    assert column[label] == "-0.6706 to 1.8706 (2 seeds)"
+    others = (
+        {"data": {**DATA, "hash": "e"}},
+        {"primary": "score", "metrics": {"other": 0.5}, "parameters": {"a": 3}},
+        {"parameters": {"a": 1, "seed": 1, "workers": 2}},
+        {"experiment": "other"},
+    )
+    for other in others:
+        different = run | other
+        name = different["experiment"]
+        assert label not in experiments.experiment_table(loaded, [different], name)["local"]
 
 
 def test_units_of_the_newest_run_are_beside_its_metric(loaded):

@@ -1,22 +1,11 @@
 """Which differences between runs are more than noise."""
 
 import pytest
-from report_runs import add_run
+from report_runs import add_run, add_sweep
 
-from kit.base import append_history
 from kit.report import noise as report_noise
 from kit.report import page as report_page
 from kit.report import table as report
-
-
-def test_interval_is_that_of_wilson():
-    # Wilson for 8 of 10 by hand: (0.8 + 0.19207) / 1.38415 = 0.71674; half 1.95996 x
-    # sqrt(0.016 + 0.0096037) / 1.38415 = 0.22657
-    low, high = report.wilson(0.8, 10)
-    assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
-    assert report.wilson(1.0, 10_000)[1] == 1.0
-    assert report.wilson(0.0, 5)[0] == 0.0
-    assert report.wilson(0.5, 0) == (0.0, 1.0)
 
 
 def test_speed_ups_are_over_the_local_column_of_the_same_kind(loaded):
@@ -64,26 +53,20 @@ def test_accuracies_differ_when_their_intervals_do_not_meet(loaded, accuracy, wa
     assert f"{wanted} noise" in noise(loaded)[1].replace("the noise", "noise")
 
 
-def add_trial(loaded, state="done", metric=0.5, primary="score", **values):
-    row = {"run": "local-0123456789ab-1", "trial": str(values), "experiment": "digits"}
-    row |= {"target": "local", "primary": primary, "state": state, "values": values}
-    row["metrics"] = {"score": metric} if state == "done" else {}
-    loaded.profile_dir.mkdir(parents=True, exist_ok=True)
-    append_history(loaded.profile_dir / "trials.jsonl", row)
-
-
-def test_a_sweep_over_seeds_gives_the_spread_of_each_combination(loaded):
-    for seed, metric in ((1, 0.5), (2, 0.7)):
-        add_trial(loaded, metric=metric, seed=seed, rate=0.1)
-    add_trial(loaded, metric=0.9, seed=1, rate=0.2)  # one seed has no spread
-    add_trial(loaded, state="failed", seed=2, rate=0.2)
-    add_trial(loaded, state="stopped early", seed=3, rate=0.1)
-    add_trial(loaded, metric=0.9, rate=0.3)
-    add_trial(loaded, primary="other", seed=3, rate=0.1)
-    wanted = "digits, local, rate 0.1: score 0.6000 ± 0.1414 over 2 seeds (local-0123456789ab-1)."
-    assert report_noise.spread_over_seeds(loaded) == [wanted]
-    assert wanted in report_page.notes(loaded)["noise"]
-
-
-def test_without_sweeps_there_is_no_spread(loaded):
-    assert report_noise.spread_over_seeds(loaded) == []
+def test_differences_are_judged_over_seeds_where_a_sweep_has_them(loaded):
+    """Wilson over 180 images cannot tell these two apart; five seeds can."""
+    add_run(loaded, "local", 60.0, accuracy=0.50)
+    add_run(loaded, "cloud", 20.0, accuracy=0.55, parameters={"threads": 2, "seed": 1})
+    assert "within the noise." in noise(loaded)[-1]
+    add_sweep(loaded, "local", {"threads": 1, "configured": True, "gates": {}}, (0.49, 0.5, 0.51))
+    assert "within the noise (over the seeds of local (new))." in noise(loaded)[-1]
+    add_sweep(loaded, "local", {"threads": 2}, (0.56, 0.561, 0.559), number=8)
+    line = noise(loaded)[-1]
+    assert "0.0600 apart, more than noise (over the seeds of local (new) and cloud (new))" in line
+    table, _ = report.read_table(loaded)
+    # t of two degrees of freedom is 4.3027: 0.5 -+ 4.3027 x 0.01 / sqrt(3)
+    label = "accuracy, 95 % interval (t over seeds)"
+    assert table["local (new)"][label] == "0.4752 to 0.5248 (3 seeds)"
+    assert label not in table["article local"]
+    for form in ("table", "html"):
+        assert "t over seeds" in report_page.text(loaded, form)[0]

@@ -23,8 +23,9 @@ from kit.report.article.figures import (
     OFFICIAL_TITLE,
     article_figures,
 )
+from kit.report.intervals import wilson
 from kit.report.page import Part, Section, render
-from kit.report.table import test_items, wilson
+from kit.report.table import test_items
 from kit.slurm import PUBLISHED
 
 NEAR = 0.2
