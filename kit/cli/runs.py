@@ -24,7 +24,7 @@ from kit.base import (
     UsageError,
 )
 from kit.cli.options import echo_rows, json_option, profile_option
-from kit.runs.follow import poll, write_stored_log
+from kit.runs.follow import poll, training_sentence, write_stored_log
 from kit.runs.requests import RUN_ID, RunState, RunStatus, attempt_id
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ def logs_command(ctx: click.Context, run: str, profile: str | None) -> None:
 def cancel_command(run: str, profile: str | None) -> None:
     """Cancel a run and its Slurm job.
 
-    Nothing of RUN is published afterwards. A run that had already finished keeps its result.
+    Nothing of RUN is published afterwards, except the trials that a sweep has finished. A run that
+    had already finished keeps its result.
 
     \b
     Example:
@@ -180,21 +181,30 @@ def list_runs(submitter: "Submitter", run: str = "") -> list[Row]:
 def _live_row(
     submitter: "Submitter", status: RunStatus, job: "JobStatus | None", reason: str
 ) -> Row:
-    """Return the row of a run on the site; without an answer, when it was last seen."""
+    """Return the row of a run on the site: how far it is; without an answer, when last seen."""
     run, state, number = status.run, status.state.name, status.number
-    if job and job.observed:
-        return Row(run, state, number, job.job_id, job.state.name, job.why)
     reason = job.why if job else reason
     progress: Json = {}
     try:
         progress = submitter.requests.read(run, "progress") or progress
     except DataError as err:  # damaged: the other runs are listed all the same
         reason = f"{reason}; {err.tried}"
+    if job and job.observed:
+        why = "; ".join(filter(None, (_how_far(progress), job.why)))
+        return Row(run, state, number, job.job_id, job.state.name, why)
     seen = progress.get("seen")
     age = submitter.slurm.clock() - seen if isinstance(seen, int | float) else None
     why = f"{reason} (" + ("never seen)" if age is None else f"last seen {age:.0f} s ago)")
     job_id = job.job_id if job else str(progress.get("job") or "")
     return Row(run, state, number, job_id, "UNKNOWN", why, known=False)
+
+
+def _how_far(progress: Json) -> str:
+    """Return how far a training or a sweep is; empty before it has begun."""
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # for display only
+        if training := progress.get("training"):
+            return training_sentence(training)
+    return ""
 
 
 def _row(submitter: "Submitter", status: RunStatus, in_full: bool) -> Row:

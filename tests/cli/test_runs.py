@@ -85,6 +85,27 @@ def test_all_live_runs_are_asked_about_in_one_query(world):
     assert (alone.job, alone.slurm) == ("7", "COMPLETED")
 
 
+@pytest.mark.parametrize(
+    ("training", "wanted"),
+    [
+        (
+            {"trials": {"failed": 1, "running": 2, "best": "score 0.5: seed 3"}},
+            "trial 4/9, 1 of them failed, 2 running, best score 0.5: seed 3; ",
+        ),
+        ({"loss": 0.25}, "step 4/9, loss 0.250; "),
+        ({"loss": "low"}, ""),
+    ],
+)
+def test_runs_and_sweeps_are_listed_with_how_far_they_are(world, training, wanted):
+    submitter = running(world)
+    (before,) = runs.list_runs(submitter)
+    content = {"state": "RUNNING", "training": {"step": 4, "steps": 9, **training}}
+    world.requests.write(RUN, "progress", content)
+    (row,) = runs.list_runs(submitter)
+    assert row.why == wanted + before.why
+    assert (row.slurm, row.known) == ("RUNNING", True)
+
+
 def test_without_contact_a_run_is_unknown_and_was_last_seen(world):
     submitter = running(world)
     world.site.now += 40
