@@ -6,6 +6,7 @@ driver (`driver.py`), keeps the tunnel open meanwhile (`tunnel.py`) and leaves a
 """
 
 from kit.onsite.names import (
+    END_TRIALS,
     EXIT_MEANINGS,
     FAILURE,
     LEFTOVERS,

@@ -15,6 +15,7 @@ RAY_TOKEN = "ray.token"  # noqa: S105 - the name of a file
 TUNNEL_KEY = "tunnel.key"
 TUNNEL_HOSTS = "tunnel.hosts"
 TUNNEL_STATE = "tunnel.json"
+END_TRIALS = "end-trials"  # a sweep publishes what is finished once this file is there
 # What a job removes at its end, and leaves when it is killed.
 LEFTOVERS = (RAY_TOKEN, TUNNEL_KEY)
 # What the manifest holds of a training beside the experiment's own files.

@@ -1,7 +1,8 @@
 """A sweep inside the job: trials as plain Ray tasks, a process each, spread over the job's nodes.
 
 Each trial leaves its result in its own folder. When all have an end, the best one's files become
-those of the attempt, with a table of all trials beside them, and the attempt is committed.
+those of the attempt, with a table of all trials beside them, and the attempt is committed. That
+happens at once, with what is finished, when the submitter writes the file `END_TRIALS`.
 """
 
 import os
@@ -12,7 +13,7 @@ from typing import Any
 from kit.base import Json, Timeline, host_facts, time_record, versions, write_json
 from kit.experiments import Experiment, imported_experiment
 from kit.onsite.driver import needs, stage_data
-from kit.onsite.names import METRICS, PROGRESS, TIMES
+from kit.onsite.names import END_TRIALS, METRICS, PROGRESS, TIMES
 from kit.sweeps import Sweep, carry_out, run_sweep, stored_results, trials_of
 from kit.sweeps.engine import DONE, KILLED_CAUSE, publish_best, training_of
 
@@ -35,7 +36,8 @@ def run_trials(task: Json, folder: Path) -> None:
         write_json(folder / PROGRESS, progress)
 
     with timeline.span("training"):
-        rows = run_sweep(experiment, sweep, trials, folder, slots, show)
+        end = folder / END_TRIALS
+        rows = run_sweep(experiment, sweep, trials, folder, slots, show, end.exists)
     _publish(experiment, task, folder, rows, timeline)
 
 

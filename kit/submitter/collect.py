@@ -23,14 +23,15 @@ from kit.base import (
     temporary_folder,
 )
 from kit.experiments.running import check_name
-from kit.onsite import FAILURE, PROGRESS, TUNNEL_STATE
+from kit.onsite import END_TRIALS, FAILURE, PROGRESS, TUNNEL_STATE
 from kit.runs.objects import StageStore
 from kit.runs.requests import attempt_id
-from kit.slurm import JobStatus, Slurm, published_rows
+from kit.slurm import JobState, JobStatus, Slurm, published_rows
 from kit.submitter.scripts import script
 
 LOG_END = 4000
 PROGRESS_FILES = {PROGRESS: "training", TUNNEL_STATE: "tunnel"}
+PUBLISH_WAIT_S = 45.0  # how long the job of a cancelled sweep may take to publish and to end
 AWAITED = "its accounting figures are awaited"
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,35 @@ def read_progress(host: Host, folder: str, attempts: Iterable[str]) -> dict[str,
             dumps(value).encode()  # not a number, or half a character, cannot be stored
             reports[attempt][PROGRESS_FILES[file]] = value if isinstance(value, dict) else None
     return reports
+
+
+class FinishedTrials:
+    """Has cancelled sweeps publish the trials that they have finished, before their jobs end."""
+
+    def __init__(self, slurm: Slurm) -> None:
+        self.slurm = slurm
+        self._asked: dict[str, float] = {}
+
+    def awaited(self, attempt_id: str) -> bool:
+        """Return whether the job is publishing finished trials; ask the job to where it has some.
+
+        False for a training, for a job that does not run, for a sweep of which no trial has
+        finished, and PUBLISH_WAIT_S after the job was asked.
+        """
+        now, slurm = self.slurm.clock(), self.slurm
+        if now - self._asked.get(attempt_id, now) >= PUBLISH_WAIT_S:
+            return False
+        if slurm.status([attempt_id])[attempt_id].state is not JobState.RUNNING:
+            return False
+        if attempt_id not in self._asked:
+            reports = read_progress(slurm.host, slurm.paths.attempts, [attempt_id])
+            trials = (reports[attempt_id]["training"] or {}).get("trials")
+            if not isinstance(trials, dict) or not trials.get("done"):
+                return False
+            argv = ["touch", "--", f"{slurm.folder(attempt_id)}/{END_TRIALS}"]
+            slurm.host.run(argv, check=False, repeat=True)
+            self._asked[attempt_id] = now
+        return True
 
 
 @dataclass(frozen=True)

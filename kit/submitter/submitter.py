@@ -28,7 +28,7 @@ from kit.runs.requests import RunRequests, RunState, RunStatus, attempt_id
 from kit.slurm import JobState, JobStatus, Slurm
 from kit.store import ObjectStore
 from kit.submitter import collect, staging
-from kit.submitter.collect import Collector, digest_of, explain, never_began
+from kit.submitter.collect import Collector, FinishedTrials, digest_of, explain, never_began
 from kit.submitter.env import EnvironmentBuildError
 from kit.submitter.job import job_spec
 from kit.submitter.tunnel_key import TunnelKeys
@@ -76,13 +76,11 @@ class Submitter:
         self._due: dict[str, _Due] = {}
         self._ours: dict[str, bool] = {}
         self._open: set[str] = set()
-        self._list_all_at = 0.0
-        self._runs = 0
-        self._to_sweep: set[str] = set()
-        self._swept: set[str] = set()
-        self._sweep_at = 0.0
+        self._list_all_at, self._runs = 0.0, 0
+        self._to_sweep, self._swept = set[str](), set[str]()
+        self._sweep_at = self._query_at = 0.0
         self._shown: dict[str, tuple[str, float]] = {}
-        self._query_at = 0.0
+        self._finished_trials = FinishedTrials(slurm)
 
     def once(self) -> dict[str, RunStatus]:
         """Do one pass; return the status, at its beginning, of the runs that were listed.
@@ -263,12 +261,14 @@ class Submitter:
         self._sweep(attempt_id(run, each) for each in range(1, number + 1))
 
     def _cancel(self, status: RunStatus) -> None:
-        """End a cancelled run; what was committed before is its result.
+        """End a cancelled run; what was committed before is its result, or a sweep's trials.
 
         The next attempt is closed too: another submitter may be preparing it.
         """
         run, number = status.run, status.number
         self._show(run, {"state": "CANCELLING", "why": "its job is being ended"})
+        if self._finished_trials.awaited(status.attempt_id):
+            return self._wait(run, self.hpc.poll_floor_s)
         last, following = status.attempt_id, attempt_id(run, number + 1)
         job, next_job = self.slurm.cancel(last), self.slurm.cancel(following)
         if next_job.job_id or next_job.manifest or not next_job.done:

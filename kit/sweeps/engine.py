@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,8 +35,10 @@ FOLDER = "trials"
 LOSSES = "losses.json"
 HALVING = 2
 POLL_S = 1.0
+MAX_TRIALS_BYTES = 50 * 2**30  # of the results of all trials together
 DONE, STOPPED, FAILED, MISSING = "done", "stopped early", "failed", "not run"
 KILLED_CAUSE = "its process was killed: most often it used more memory than there is"
+REMOVED = f"its files were removed: those of all trials are over {MAX_TRIALS_BYTES >> 30} GiB"
 
 Show = Callable[[Json], None]
 
@@ -67,9 +70,11 @@ def carry_out(
     trained = running.train(experiment, ctx)
     metrics = running.evaluate(experiment, ctx)
     write_json(folder / LOSSES, ctx.losses)
-    hashes = {name: sha256_of(path) for name, path in running.out_files(ctx.out).items()}
+    files = running.out_files(ctx.out)
+    hashes = {name: sha256_of(path) for name, path in files.items()}
+    size = sum(path.stat().st_size for path in files.values())
     times = time_record("trial-training", trained.start, trained.end, trained.seconds)
-    result = {"state": DONE, "metrics": metrics, "training": times, "files": hashes}
+    result = {"state": DONE, "metrics": metrics, "training": times, "files": hashes, "bytes": size}
     write_json(folder / rung, {**result, "start": begun, "end": time.time()})
 
 
@@ -97,6 +102,18 @@ def rungs_of(experiment: Experiment, sweep: Sweep, trials: Sequence[Trial]) -> l
     return [max(1, whole // HALVING ** (halvings - n)) for n in range(halvings + 1)]
 
 
+def trained_share(experiment: Experiment, sweep: Sweep, trials: Sequence[Trial]) -> float:
+    """Return how much of a whole training a trial is on average: less than 1 with halving."""
+    rungs, alive = rungs_of(experiment, sweep, trials), len(trials)
+    if not sweep.stop_early:
+        return 1.0
+    trained, before = 0, 0
+    for reached in rungs:
+        trained += alive * (reached - before)
+        alive, before = alive // HALVING or 1, reached
+    return trained / (rungs[-1] * len(trials))
+
+
 def run_sweep(
     experiment: Experiment,
     sweep: Sweep,
@@ -104,22 +121,27 @@ def run_sweep(
     folder: Path,
     slots: Slots,
     show: Show = lambda progress: None,
+    end_requested: Callable[[], bool] = lambda: False,
 ) -> list[Json]:
     """Run what is missing of a sweep and return the table of its trials; `show` gets its progress.
 
-    Raises DataError when no trial has a result.
+    Once `end_requested` returns true, what runs is ended and no further trial is begun. Raises
+    DataError when no trial has a result.
     """
     goal = experiment.goal
     rungs = rungs_of(experiment, sweep, trials)
-    work = _Work(experiment, sweep, trials, folder / FOLDER, slots, show, rungs)
+    work = _Work(experiment, sweep, trials, folder / FOLDER, slots, show, rungs, end_requested)
     alive = list(trials)
     for number in range(len(rungs)):
         work.run(alive, number)
+        if end_requested():
+            break
         alive = best_of(folder, alive, number, goal, len(alive) // HALVING or 1)
     rows = table_of(experiment, sweep, trials, folder)
     if not any(row["state"] == DONE for row in rows):
         why = next((row["why"] for row in rows if row["state"] == FAILED), "")
-        raise DataError(f"run the {len(trials)} trials", f"all failed; the first one: {why}")
+        got = f"all failed; the first one: {why}" if why else "it was ended before one was done"
+        raise DataError(f"run the {len(trials)} trials", got)
     return rows
 
 
@@ -213,6 +235,14 @@ def progress_of(rows: Sequence[Json], begun: Mapping[str, float], goal: Goal) ->
     return {"step": len(ended), "steps": len(rows), "trials": counts}
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A trial that is done: its last halving with how good it is there, and bytes of its files."""
+
+    rank: tuple[int, float]
+    size: int
+
+
 class _Work:
     """One sweep at work: the folder of its trials, the slots, what runs in them."""
 
@@ -225,18 +255,23 @@ class _Work:
         slots: Slots,
         show: Show,
         rungs: list[int],
+        end_requested: Callable[[], bool],
     ) -> None:
         self.experiment, self.sweep, self.trials = experiment, sweep, trials
         self.folder, self.slots, self.show, self.rungs = folder, slots, show, rungs
+        self.end_requested = end_requested
         self.begun: dict[str, float] = {}
+        self.stored: dict[str, _Stored] = {}
         self.shown_at = 0.0
 
     def run(self, alive: Sequence[Trial], number: int) -> None:
         """Run the trials that have no result of this halving yet."""
-        todo = [trial for trial in alive if not _result(self.folder / trial.id, number)]
-        todo.reverse()
+        results = {trial.id: _result(self.folder / trial.id, number) for trial in alive}
+        todo = [trial for trial in reversed(alive) if not results[trial.id]]
+        for name, result in results.items():
+            self._store(name, number, result or {})
         try:
-            while todo or self.begun:
+            while (todo or self.begun) and not self.end_requested():
                 while todo and len(self.begun) < self.slots.count:
                     self._start(todo.pop(), number)
                 self._report()
@@ -259,11 +294,39 @@ class _Work:
 
     def _end(self, trial: str, number: int, why: str, again: bool = False) -> None:
         """Note how a trial ended: its own result, or why it has none."""
-        begun = self.begun.pop(trial)
-        if not _result(self.folder / trial, number):
+        begun, result = self.begun.pop(trial), _result(self.folder / trial, number)
+        if result:
+            self._store(trial, number, result)
+            self._free_room()
+        else:
             failed: Json = {"state": FAILED, "why": why or "it left no result", "metrics": {}}
             failed |= {"again": again or why == KILLED_CAUSE, "start": begun, "end": time.time()}
             write_json(self.folder / trial / _rung(number), failed)
+
+    def _store(self, trial: str, number: int, result: Json) -> None:
+        """Remember how good a trial is and how large its results are."""
+        if result.get("state") == DONE:
+            worth = self.experiment.goal.worth(result["metrics"])
+            self.stored[trial] = _Stored((number, worth), int(result.get("bytes", 0)))
+
+    def _free_room(self) -> None:
+        """Remove the files of the worst trials while those of all are too many; never the best's.
+
+        Their metrics, and the rest of their results, stay.
+        """
+        size = sum(stored.size for stored in self.stored.values())
+        if size <= MAX_TRIALS_BYTES:
+            return
+        best = max(stored.rank for stored in self.stored.values())
+        for trial in sorted(self.stored, key=lambda name: self.stored[name].rank):
+            stored = self.stored[trial]
+            if size <= MAX_TRIALS_BYTES or stored.rank == best:
+                return
+            path = self.folder / trial / _rung(stored.rank[0])
+            write_json(path, {**_read(path), "files": {}, "bytes": 0, "why": REMOVED})
+            shutil.rmtree(self.folder / trial / "out", ignore_errors=True)
+            self.stored[trial] = _Stored(stored.rank, 0)
+            size -= stored.size
 
     def _end_overdue(self, number: int) -> None:
         limit = self.sweep.trial_limit_s

@@ -1,11 +1,14 @@
 """A sweep inside the job, with a real Ray on this machine."""
 
 import json
+import threading
 
 import pytest
+from waiting import until
 
 from kit.base import ROOT, DataError
 from kit.experiments import load_experiment, running
+from kit.onsite import END_TRIALS
 from kit.onsite import sweep as onsite
 from kit.submitter import job as ray_job
 from kit.sweeps import TRIALS
@@ -36,8 +39,13 @@ def train(ctx):
         raise ValueError("no")
     if ctx.parameters.way == "killed":
         os.kill(os.getpid(), 9)
-    if ctx.parameters.way == "hangs":
+    if ctx.parameters.way.startswith("hangs"):
         time.sleep(600)
+    if ctx.parameters.way == "diverges":
+        ctx.report(1, 2, float("nan"))
+    if ctx.parameters.way == "large":  # a file with nothing in it, which takes no room
+        (ctx.out / "samples").touch()
+        os.truncate(ctx.out / "samples", 6 * 2**30)
     (ctx.out / "model.txt").write_text("m")
 
 
@@ -107,11 +115,13 @@ def test_a_later_attempt_runs_what_no_earlier_one_has_finished(ray_here, task, t
 
 def test_a_trial_that_fails_or_takes_too_long_costs_only_itself(ray_here, task, tmp_path):
     odd = {**task, "module": "odd_trials", "hyperparameters": {}}
-    rows = [{"way": way} for way in ("raises", "killed", "hangs", "well")]
+    rows = [{"way": way} for way in ("raises", "diverges", "killed", "hangs", "large", "well")]
     found = swept(odd, tmp_path / "try", rows, trial_limit_s=15.0)
     why = {row["values"]["way"]: row["why"] for row in found}
     assert why["raises"] == "ValueError: no"
+    assert "loss is nan" in why["diverges"]
     assert "killed" in why["killed"]
+    assert "6.0 GiB, at most 5 GiB can be stored" in why["large"]
     assert "limit of 15 s" in why["hangs"]
     assert why["well"] == ""
 
@@ -120,3 +130,21 @@ def test_when_all_trials_fail_the_attempt_fails(ray_here, task, tmp_path):
     odd = {**task, "module": "odd_trials", "hyperparameters": {}}
     with pytest.raises(DataError, match="all failed; the first one: ValueError: no"):
         swept(odd, tmp_path / "try", [{"way": "raises"}, {"way": "raises too"}])
+
+
+def test_a_sweep_that_is_asked_to_end_leaves_what_is_done_as_its_result(ray_here, task, tmp_path):
+    folder = tmp_path / "try"
+    odd = {**task, "module": "odd_trials", "hyperparameters": {}}
+    end = threading.Thread(target=end_after_one, args=(folder,), daemon=True)
+    end.start()
+    rows = swept(odd, folder, [{"way": way} for way in ("well", "hangs", "hangs too")])
+    end.join()
+    assert [row["state"] for row in rows] == ["done", "not run", "not run"]
+    assert json.loads((folder / "metrics.json").read_text()) == {"metrics": {"score": 0.5}}
+    assert json.loads((folder / "times.json").read_text())["trials"] == 1
+
+
+def end_after_one(folder):
+    """Ask a sweep to end, as the submitter does, once a trial is done."""
+    until(lambda: list(folder.glob("trials/*/rung-0.json")), 60)
+    (folder / END_TRIALS).touch()

@@ -337,6 +337,52 @@ def test_what_was_committed_before_the_cancel_is_the_result(world):
     assert world.until_finished().state is RunState.DONE
 
 
+def trials_on_site(world, **counts):
+    """What the running job of a sweep has reported; returns the file that asks it to end."""
+    (job,) = world.live()
+    folder = f"/proj/kit/tries/{job.attempt_id}"
+    world.files[f"{folder}/progress.json"] = json.dumps(
+        {"step": 1, "steps": 3, "trials": counts}
+    ).encode()
+    return ["touch", "--", f"{folder}/end-trials"]
+
+
+def test_cancelled_sweep_publishes_its_finished_trials_before_its_job_ends(world):
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    world.play()
+    wanted = trials_on_site(world, done=1)
+    world.requests.cancel(RUN)
+    for _ in range(3):
+        submitter.once()
+        assert world.requests.status(RUN).state is RunState.CANCELLING
+    other = world.submitter()  # `kit cancel` in another process
+    assert other.cancel(RUN).state is RunState.CANCELLING
+    assert submitter.slurm.host.calls.count(wanted) == 1
+    assert wanted in other.slurm.host.calls
+    world.play()  # the job publishes and ends
+    assert world.until_finished(submitter).state is RunState.DONE
+    assert world.live() == []
+
+
+@pytest.mark.parametrize("counts", [{"done": 0}, {"done": 1}])
+def test_cancelled_sweep_without_results_or_that_does_not_end_is_ended(world, counts):
+    world.ask()
+    submitter = world.submitter()
+    submitter.once()
+    world.play()
+    trials_on_site(world, **counts)
+    world.requests.cancel(RUN)
+    submitter.once()
+    if counts["done"]:
+        assert world.requests.status(RUN).state is RunState.CANCELLING
+        world.site.now += 60
+        submitter.once()
+    assert world.requests.status(RUN).state is RunState.CANCELLED
+    assert (world.live(), world.site.commits) == ([], [])
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"[", b'{"schema": 1}', b"\x80\x04K\x01.", b" " * 70_000, b"[" * 60_000]
 )

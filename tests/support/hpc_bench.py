@@ -125,14 +125,14 @@ class Bench:
         return [int(r[0]) for r in table if r[1] in raylets and r[2].startswith("ray::work")]
 
     @contextlib.contextmanager
-    def frozen(self, run):
+    def frozen(self, run, number=1):
         """Hold the training still: the job runs for as long as the test needs."""
-        for pid in self.workers(run):
+        for pid in self.workers(run, number):
             os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            for pid in self.workers(run):
+            for pid in self.workers(run, number):
                 os.kill(pid, signal.SIGCONT)
 
     def close(self):

@@ -11,7 +11,9 @@ from kit.experiments import Goal, load_experiment
 from kit.sweeps import Sweep, expand, run_sweep, stored_results, table_of, trials_of
 from kit.sweeps.engine import (
     KILLED_CAUSE,
+    MAX_TRIALS_BYTES,
     POLL_S,
+    REMOVED,
     best_row,
     progress_of,
     publish_best,
@@ -24,8 +26,9 @@ DIGITS = load_experiment("digits")
 class Scripted:
     """Slots that carry out nothing: a trial's metric is a function of its parameters."""
 
-    def __init__(self, count=2, metric=lambda p: p["seed"] / 100, fails=None, hangs=()):
+    def __init__(self, count=2, metric=lambda p: p["seed"] / 100, fails=None, hangs=(), size=1):
         self.count, self.metric, self.fails, self.hangs = count, metric, fails or {}, hangs
+        self.size = size
         self.started, self.running, self.most, self.killed = [], {}, 0, []
 
     def start(self, trial, parameters, folder, rung):
@@ -48,7 +51,8 @@ class Scripted:
                 (folder / "losses.json").write_text("[]")
                 times = {"total-seconds": 1.0}
                 result = {"state": "done", "metrics": {"accuracy": self.metric(parameters)}}
-                result |= {"start": 1.0, "end": 3.5, "training": times, "files": {}}
+                result |= {"start": 1.0, "end": 3.5, "training": times, "files": {"model.npy": "0"}}
+                result["bytes"] = self.size
                 (folder / rung).write_text(json.dumps(result))
             found[trial] = why
             break
@@ -236,3 +240,31 @@ def test_progress_before_any_trial_has_ended(tmp_path):
     rows = table_of(DIGITS, sweep, trials, tmp_path)
     assert progress_of(rows, {}, Goal("accuracy"))["trials"]["best"] == ""
     assert {row["state"] for row in rows} == {"not run"}
+
+
+def test_a_sweep_that_is_asked_to_end_keeps_what_is_done_and_begins_no_further_trial(tmp_path):
+    sweep, trials = sweep_of({"seed": "1..5"})
+    slots = Scripted(2, hangs={2, 3})
+    rows = run_sweep(
+        DIGITS, sweep, trials, tmp_path, slots, end_requested=lambda: len(slots.started) == 3
+    )
+    assert [row["state"] for row in rows] == ["done"] + ["not run"] * 4
+    assert sorted(slots.killed) == [2, 3]
+    assert publish_best(tmp_path, rows, Goal("accuracy"))["values"] == {"seed": 1}
+    with pytest.raises(DataError, match="ended before one was done"):
+        run_sweep(DIGITS, sweep, trials, tmp_path / "n", Scripted(), end_requested=lambda: True)
+
+
+def test_results_of_all_trials_that_are_too_large_cost_the_worst_their_files(tmp_path):
+    sweep, trials = sweep_of({"seed": "1..5"})
+    metric = {1: 0.5, 2: 0.9, 3: 0.1, 4: 0.7, 5: 0.2}
+    slots = Scripted(1, metric=lambda p: metric[p["seed"]], size=MAX_TRIALS_BYTES // 3)
+    rows = run_sweep(DIGITS, sweep, trials, tmp_path, slots)
+    kept = [path.parents[1].name for path in tmp_path.glob("trials/*/out/model.npy")]
+    assert sorted(kept) == sorted(trials[n].id for n in (0, 1, 3))
+    assert [row["why"] for row in rows] == ["", "", REMOVED, "", REMOVED]
+    assert [row["metrics"]["accuracy"] for row in rows] == list(metric.values())
+    assert rows[2]["files"] == {}
+    huge = Scripted(1, metric=lambda p: metric[p["seed"]], size=2 * MAX_TRIALS_BYTES)
+    rows = run_sweep(DIGITS, sweep, trials, tmp_path / "huge", huge)
+    assert publish_best(tmp_path / "huge", rows, Goal("accuracy"))["values"] == {"seed": 2}

@@ -48,6 +48,9 @@ def train(ctx):
         time.sleep(600)
     if way == "exits":
         os._exit(0)
+    if way == "large":  # a file with nothing in it, which takes no room
+        (ctx.out / "samples").touch()
+        os.truncate(ctx.out / "samples", 6 * 2**30)
     print("a line of the trial")
     (ctx.out / "model.txt").write_text(way)
 
@@ -98,7 +101,7 @@ def test_a_trial_that_misbehaves_harms_no_other(tmp_path):
     path.write_text(BAD)
     experiment = load_experiment(str(path))
     data = running.make_data(experiment, tmp_path / "cache", None)
-    ways = ("raises", "diverges", "killed", "hangs", "exits", "text", "well")
+    ways = ("raises", "diverges", "killed", "hangs", "exits", "text", "large", "well")
     rows = swept(
         experiment,
         data.folder,
@@ -114,6 +117,7 @@ def test_a_trial_that_misbehaves_harms_no_other(tmp_path):
     assert "limit of 15 s" in why["hangs"]
     assert why["exits"] == "it left no result"
     assert why["text"]
+    assert "6.0 GiB, at most 5 GiB can be stored" in why["large"]
     log = (tmp_path / "run" / "trials" / rows[-1]["trial"] / "trial.log").read_text()
     assert log == "a line of the trial\n"
     listed = subprocess.run(["ps", "axww", "-o", "args="], capture_output=True, text=True).stdout
