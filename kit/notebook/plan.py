@@ -1,22 +1,27 @@
 """`kit plan`: what a run would do, with which script, for how much; nothing is done for it.
 
+Also how long the trainings of an experiment usually take, for the plan of a sweep.
+
 No account and no network is needed: all of it is in the profile, and the ssh certificate, if
 there is one, is read from its file.
 """
 
 import dataclasses
 import shlex
+import statistics
 from dataclasses import dataclass
 
-from kit.base import UsageError
+from kit.base import UsageError, read_history
 from kit.base.settings import Settings
 from kit.billing import estimate_text
 from kit.experiments import load_experiment
+from kit.runs.history import TRIAL_LINES
 from kit.runs.requests import RunRequest
 from kit.slurm import JobSpec, SitePaths, build_script, node_hours, parse_duration, sbatch_argv
 from kit.store import as_row, bucket_name, certificates, describe_expiry
 from kit.submitter import job_spec, tunnel_settings
 from kit.submitter.job import build_task
+from kit.sweeps.engine import DONE
 
 EXAMPLE = RunRequest(run="cloud-hpc-000000000000-1", data_hash="0" * 64)
 
@@ -50,6 +55,27 @@ def batch(settings: Settings, request: RunRequest) -> Batch:
 def job_end(settings: Settings, now: float) -> float:
     """Return when a job's time limit would be over, were it submitted and started now."""
     return now + (parse_duration(settings.hpc_section(accepts_jobs=True).time) or 0)
+
+
+def training_seconds(settings: Settings, experiment: str, target: str) -> float | None:
+    """Return the median training seconds of earlier runs of an experiment on a target.
+
+    The trials of sweeps are among them, where they were trained to their end. None without any.
+    """
+    wanted, folder = (experiment, target), settings.profile_dir
+    found = [
+        float(line["figures"]["training_s"])
+        for line in read_history(folder / "history.jsonl")[0]
+        if (line.get("experiment"), line.get("target")) == wanted
+        and "sweep" not in line
+        and "training_s" in line.get("figures", {})
+    ]
+    found += [
+        float(line["training"]["total-seconds"])
+        for line in read_history(folder / TRIAL_LINES)[0]
+        if (line.get("experiment"), line.get("target")) == wanted and line.get("state") == DONE
+    ]
+    return statistics.median(found) if found else None
 
 
 def plan_sections(settings: Settings, target: str, now: float) -> list[tuple[str, str]]:

@@ -14,26 +14,35 @@ from typing import TYPE_CHECKING, Any
 import kit
 from kit import tracking
 from kit.base import Json, KitError, UsageError, append_history, read_history
-from kit.billing import bill_of_run, sacct_of, usages
+from kit.billing import bill_of_run, estimate, sacct_of, usages
 from kit.billing.rates import slurm_kinds
 from kit.billing.shares import shares
 from kit.experiments import DEFAULT, Thresholds, load_experiment, remember
 from kit.experiments.running import Trained
 from kit.notebook.opening import open_target, refuse_workers, stored_run
+from kit.notebook.plan import training_seconds
 from kit.notebook.results import Options
 from kit.notebook.run import Run
 from kit.notebook.show import Table, Text
-from kit.runs.history import results_lock
+from kit.runs.history import TRIAL_LINES, results_lock
 from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest, write_request
 from kit.slurm import planned_resources
 from kit.sweeps import TRIALS, Sweep, Trial, expand, run_sweep, trials_of
-from kit.sweeps.engine import DONE, FAILED, STOPPED, best_row, publish_best, rungs_of, training_of
+from kit.sweeps.engine import (
+    DONE,
+    FAILED,
+    MISSING,
+    STOPPED,
+    best_row,
+    publish_best,
+    rungs_of,
+    trained_share,
+    training_of,
+)
 from kit.sweeps.space import named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-LINES = "trials.jsonl"
 
 
 def start_sweep(
@@ -121,14 +130,14 @@ class SweepRun(Run):
         import pandas
 
         names = list(dict.fromkeys(name for trial in self.trials for name in trial.values))
-        budget = self._trained_share() * len(self.trials)
+        budget = trained_share(self.experiment, self.sweep, self.trials) * len(self.trials)
         plan: dict[str, str] = {
             "trials": str(len(self.trials)),
             "parameters": ", ".join(names),
             "at once": str(self.options.workers),
             "trainings' worth": f"{budget:g}",
         }
-        seconds = self._usual_seconds()
+        seconds = training_seconds(self.settings, self.experiment.name, self.run.target)
         if seconds is None:
             plan["core-hours"] = "not known: no run of this experiment is in the history"
         else:
@@ -136,7 +145,13 @@ class SweepRun(Run):
             plan["takes"] = f"about {seconds * budget / self.options.workers:,.0f} s of training"
         if self.run.target == "local":
             return Table(pandas.DataFrame({"sweep": plan}))
-        held = planned_resources(self.settings.hpc_section())
+        hpc = self.settings.hpc_section()
+        held, most = planned_resources(hpc), estimate(self.settings, "cloud-hpc")
+        if seconds is not None and held.seconds:
+            part = Decimal(str(seconds * budget / self.options.workers)) / held.seconds
+            priced = slurm_kinds(line for line in most.lines if line.what.startswith("job"))
+            for kind, units in priced.items():
+                plan[kind] = f"about {units * part:.3g}, without the start and the end of the job"
         memory = held.memory_gib
         gib = "" if memory is None else f", {float(memory) / self.options.workers:.3g} GiB a trial"
         plan["the job has"] = f"{held.cores} CPUs, {held.gpus} GPUs{gib}"
@@ -144,30 +159,6 @@ class SweepRun(Run):
             pandas.DataFrame({"sweep": plan}),
             notes=kit.show_estimate(self.settings.profile, "cloud-hpc").notes,
         )
-
-    def _trained_share(self) -> float:
-        """Return how much of a whole training a trial is on average: less with halving."""
-        rungs, alive = rungs_of(self.experiment, self.sweep, self.trials), len(self.trials)
-        if not self.sweep.stop_early:
-            return 1.0
-        trained, before = 0, 0
-        for reached in rungs:
-            trained += alive * (reached - before)
-            alive, before = alive // 2 or 1, reached
-        return trained / (rungs[-1] * len(self.trials))
-
-    def _usual_seconds(self) -> float | None:
-        """Return the median training seconds of earlier runs of the same experiment and target."""
-        history = read_history(self.settings.profile_dir / "history.jsonl")[0]
-        found = [
-            float(line["figures"]["training_s"])
-            for line in history
-            if line.get("experiment") == self.experiment.name
-            and line.get("target") == self.run.target
-            and "sweep" not in line
-            and "training_s" in line.get("figures", {})
-        ]
-        return statistics.median(found) if found else None
 
     def run_trials(self) -> str:
         """Run all trials that have no result yet; the last ones are shown below the cell."""
@@ -178,7 +169,8 @@ class SweepRun(Run):
             self.rows = json.loads(self.objects.get(self._done.files[TRIALS]))
             self.run.save(TRIALS, self.rows)
         states = [row["state"] for row in self._rows]
-        counts = [f"{states.count(s)} {s}" for s in (DONE, STOPPED, FAILED) if s in states]
+        known = (DONE, STOPPED, FAILED, MISSING)
+        counts = [f"{states.count(state)} {state}" for state in known if state in states]
         best = self._best
         value = best["metrics"][self.experiment.primary]
         return f"{', '.join(counts)}; best {self.experiment.primary} {value:.4f}: " + named(
@@ -313,18 +305,31 @@ class SweepRun(Run):
                 "done": states.count(DONE),
                 "stopped_early": states.count(STOPPED),
                 "failed": states.count(FAILED),
+                "not_run": states.count(MISSING),
                 "at_once": self.options.workers,
                 "best": self._best["values"],
             }
         }
         record = super().finish()
+        self._save_shares()
         self._add_lines()
         self._log_trials(record)
         return record
 
+    def _save_shares(self) -> None:
+        """Write who has which part of the job's bill; trials and rest add up to the whole."""
+        costs, rest = self.costs()
+        files = {}
+        for kind, parts in costs.items():
+            trials = {r["trial"]: str(part) for r, part in zip(self._rows, parts, strict=True)}
+            whole = {"job": str(sum(parts, rest[kind])), "of no trial": str(rest[kind])}
+            files[kind] = {**whole, "trials": trials}
+        if files:
+            self.run.save("shares.json", files)
+
     def _add_lines(self) -> None:
         """Add a line for each trial to the profile's list of trials, each once."""
-        path = self.settings.profile_dir / LINES
+        path = self.settings.profile_dir / TRIAL_LINES
         costs, _ = self.costs()
         with results_lock(self.settings):
             known = {(line["run"], line["trial"]) for line in read_history(path)[0]}

@@ -9,7 +9,7 @@ import pytest
 
 import kit
 from kit import tracking
-from kit.base import DataError, UsageError, read_history
+from kit.base import DataError, UsageError, append_history, read_history
 
 PARAMETERS = {"epochs": 3}
 SPACE = {"learning_rate": "0.01,0.1", "seed": "1..2"}
@@ -160,6 +160,34 @@ def test_a_plan_with_halving_counts_what_is_trained(environ):
     )
     # 8 trials of one epoch, 4 of one more, 2 of two more, 1 of four more: 20 of 64 epochs
     assert run.show_plan().frame["sweep"]["trainings' worth"] == "2.5"
+
+
+def test_a_plan_has_the_figures_of_earlier_runs_and_trials(environ):
+    kinds = {"experiment": "digits", "target": "cloud-hpc"}
+    folder = environ / "sandbox"
+    folder.mkdir(parents=True)
+    runs = [
+        {**kinds, "figures": {"training_s": 80.0}},
+        {**kinds, "figures": {"training_s": 120.0}},
+        {**kinds, "figures": {"training_s": 9.0}, "sweep": {}},
+        {**kinds, "figures": {"training_s": 9.0}, "target": "local"},
+        {**kinds, "figures": {"training_s": 9.0}, "experiment": "other"},
+        {**kinds, "figures": {}},
+    ]
+    trials = [
+        {**kinds, "state": "done", "training": {"total-seconds": 90.0}},
+        {**kinds, "state": "failed", "training": {}},
+    ]
+    for name, lines in (("history.jsonl", runs), ("trials.jsonl", trials)):
+        for number, line in enumerate(lines):
+            append_history(folder / name, {"run": f"r-{number}", **line})
+    run = kit.start_sweep("sandbox", "cloud-hpc", {}, {"seed": "1..4"}, experiment="digits")
+    plan = run.show_plan().frame["sweep"]
+    # the median of 80, 90 and 120 s, four times; two at once
+    assert plan["core-hours"] == "about 0.1"
+    assert plan["takes"] == "about 180 s of training"
+    # 180 s with 6 GiB at 0.375 an hour each, which is more than the 2 CPUs
+    assert plan["CPU BU"].startswith("about 0.112, without the start")
 
 
 def test_a_plan_on_a_site_says_what_the_job_has_and_may_cost(environ):
