@@ -29,7 +29,9 @@ def sweep_here(data: Data, trials: list[Json], at_once: int, folder: Path) -> li
     return run_sweep(DIGITS, sweep, trials_of(DIGITS, {"epochs": EPOCHS}, sweep), folder, slots)
 
 
-def ask_digits(bench: Bench, data: Data, trials: list[Json], workers: int = 2) -> str:
+def ask_digits(
+    bench: Bench, data: Data, trials: list[Json], workers: int = 2, epochs: int = EPOCHS
+) -> str:
     """Request a sweep on the site; without trials one training."""
     StageStore(bench.submitter.data, "any").put_data(data)
     run = f"cloud-hpc-{secrets.token_hex(6)}-1"
@@ -37,7 +39,7 @@ def ask_digits(bench: Bench, data: Data, trials: list[Json], workers: int = 2) -
         run=run,
         data_hash=data.hash,
         experiment="digits",
-        hyperparameters={"epochs": EPOCHS},
+        hyperparameters={"epochs": epochs},
         workers=workers,
         sweep=Sweep(trials=trials),
         profile=bench.profile.profile,
