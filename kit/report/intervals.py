@@ -26,7 +26,7 @@ _T95 = (12.706205, 4.302653, 3.182446, 2.776445)  # two-sided 95 % of Student's 
 
 @dataclass(frozen=True)
 class Spread:
-    """What one combination of parameters has reached with several seeds, all trials of one sweep.
+    """One combination of parameters with several seeds: what the trials of one sweep reached.
 
     `combination` has all parameters but the seed and the hash of the data; it is empty where the
     history has no line of the sweep. `varied` are those that the sweep varies, in words.
