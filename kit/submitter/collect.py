@@ -58,27 +58,36 @@ class FinishedTrials:
 
     def __init__(self, slurm: Slurm) -> None:
         self.slurm = slurm
-        self._asked: dict[str, float] = {}
+        self._until: dict[str, float] = {}
 
     def awaited(self, attempt_id: str) -> bool:
         """Return whether the job is publishing finished trials; ask the job to where it has some.
 
         False for a training, for a job that does not run, for a sweep of which no trial has
-        finished, and PUBLISH_WAIT_S after the job was asked.
+        finished, and PUBLISH_WAIT_S after the job was asked. Once false, nobody is asked again:
+        the attempt is being closed.
         """
-        now, slurm = self.slurm.clock(), self.slurm
-        if now - self._asked.get(attempt_id, now) >= PUBLISH_WAIT_S:
+        now = self.slurm.clock()
+        if attempt_id not in self._until:
+            asked = self._is_running(attempt_id) and self._ask(attempt_id)
+            self._until[attempt_id] = now + PUBLISH_WAIT_S if asked else now
+        if now < self._until[attempt_id] and self._is_running(attempt_id):
+            return True
+        self._until[attempt_id] = now
+        return False
+
+    def _is_running(self, attempt_id: str) -> bool:
+        return self.slurm.status([attempt_id])[attempt_id].state is JobState.RUNNING
+
+    def _ask(self, attempt_id: str) -> bool:
+        """Ask the job to publish, if it has reported a finished trial; return whether it has."""
+        slurm = self.slurm
+        report = read_progress(slurm.host, slurm.paths.attempts, [attempt_id])[attempt_id]
+        trials = (report["training"] or {}).get("trials")
+        if not isinstance(trials, dict) or not trials.get("done"):
             return False
-        if slurm.status([attempt_id])[attempt_id].state is not JobState.RUNNING:
-            return False
-        if attempt_id not in self._asked:
-            reports = read_progress(slurm.host, slurm.paths.attempts, [attempt_id])
-            trials = (reports[attempt_id]["training"] or {}).get("trials")
-            if not isinstance(trials, dict) or not trials.get("done"):
-                return False
-            argv = ["touch", "--", f"{slurm.folder(attempt_id)}/{END_TRIALS}"]
-            slurm.host.run(argv, check=False, repeat=True)
-            self._asked[attempt_id] = now
+        argv = ["touch", "--", f"{slurm.folder(attempt_id)}/{END_TRIALS}"]
+        slurm.host.run(argv, check=False, repeat=True)
         return True
 
 
