@@ -119,7 +119,9 @@ def in_one_job(bench: Bench, run: str, count: int, what: str) -> float:
 
     def look() -> None:
         """Note the memory of each process that trains."""
-        for pid in bench.workers(run):
+        if bench.requests.status(run).state is not RunState.SUBMITTED:
+            return
+        for pid in bench.workers(run) if (bench.folder(run) / "owner").is_symlink() else ():
             with contextlib.suppress(psutil.Error):
                 sizes.append(psutil.Process(pid).memory_full_info().pss / 1e9)
 
