@@ -150,7 +150,7 @@ def run_local(
     reader = LogReader(names)
     with (
         _scratch(folder / "tmp") as scratch,
-        (folder / "pipeline.log").open("w", encoding="utf-8") as log,
+        (folder / "pipeline.log").open("w", buffering=1, encoding="utf-8") as log,
         _child(argv, {**os.environ, "TMPDIR": str(scratch)}) as child,
     ):
         on_change(tuple(reader.states.values()))

@@ -105,13 +105,18 @@ def test_a_failed_component_shows_its_own_error_or_the_end_of_its_log(
 
 def test_a_pipeline_runs_and_reports_its_state(tmp_path: Path) -> None:
     seen: list[States] = []
-    mark = tmp_path / "mark"
+    mark, path = tmp_path / "mark", tmp_path / "run" / "pipeline.log"
+
+    def look(states: States) -> None:
+        seen.append(states)
+        assert states[0].message in path.read_text(), "a person who reads the log sees it at once"
+
     states = run_local(
         "kfp_examples:good",
         ["first-step", "second-step"],
         {"mark": str(mark), "n": 5},
         tmp_path / "run",
-        on_change=seen.append,
+        on_change=look,
         tick_s=0.1,
     )
     assert mark.read_text() == "xxxxx"
@@ -121,7 +126,7 @@ def test_a_pipeline_runs_and_reports_its_state(tmp_path: Path) -> None:
     assert len([states for states in seen if states == seen[0]]) >= 3  # while nothing changes too
     assert {"running", "done"} <= {state[0].state for state in seen}
     assert {"epoch 1 of 2", "epoch 2 of 2"} <= {state[0].message for state in seen}
-    log = (tmp_path / "run" / "pipeline.log").read_text()
+    log = path.read_text()
     assert "epoch 2 of 2" in log
     assert "\x1b" not in log
     assert not (tmp_path / "run" / "tmp").exists()
