@@ -21,6 +21,7 @@ attempt=/home/u/kit/tries/0123456789ab
 # 98: the folder cannot be used, 99: another start is the owner (kit/slurm/status.py has a sentence
 # for each exit code).
 export SLURM_EXPORT_ENV=ALL PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}
+export LC_ALL=C.UTF-8 # whatever locale the site's prologs give to a job
 export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
 umask 077
 cd "$attempt" || exit 98

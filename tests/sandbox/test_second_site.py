@@ -135,8 +135,9 @@ def test_times_and_numbers_are_read_whatever_the_zone_and_the_locale(hpc, slurm)
         f"/usr/share/zoneinfo/{SITE.zone}",
     ]
     begun = time.time()
-    status, log = ended(slurm, "date +%Z", "printf '%.1f\\n' 1,5", "sleep 1")
-    assert log.split() == [datetime.now(ZoneInfo(SITE.zone)).tzname(), "1,5"]
+    status, log = ended(slurm, "date +%Z", "printf '%.1f\\n' 1.5", "echo $LANG", "sleep 1")
+    zone = datetime.now(ZoneInfo(SITE.zone)).tzname()
+    assert log.split() == [zone, "1.5", SITE.locale], "a job has the kit's locale, not the site's"
     (job, *_) = slurm.usage(status.attempt_id, status.job_id).usage.rows
     assert begun - 5 < job.submit <= job.start < job.end < time.time() + 5
     (job, *_) = slurm.list_accounting([status.attempt_id]).splitlines()[1:]
