@@ -41,6 +41,7 @@ from kit.slurm.usage import (
     Usage,
     allocated_resources,
     computed_seff,
+    count_gpus,
     job_starts,
     planned_resources,
     published_rows,

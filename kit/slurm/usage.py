@@ -247,7 +247,6 @@ def requested_resources(job: JobSpec) -> Resources:
         raise UsageError(tried, "it has no end", "write [hpc] time as hh:mm:ss")
     cores = job.nodes * max(1, job.tasks_per_node) * job.cpus
     held = per_core * cores if per_core else memory * job.nodes if memory else None
-    gpus = count_gres(f"gpu:{job.gpus_per_node}" if job.gpus_per_node else job.gres, "gpu")
     disk = count_gres(job.gres, "nvme") + _burst_buffer_gib(job.burst_buffer)
     return Resources(
         partition=job.partition,
@@ -255,9 +254,15 @@ def requested_resources(job: JobSpec) -> Resources:
         nodes=job.nodes,
         cores=cores,
         memory_gib=Decimal(held) / GIB if held else None,
-        gpus=gpus * job.nodes,
+        gpus=count_gpus(job) * job.nodes,
         disk_gib=Decimal(disk * job.nodes),
     )
+
+
+def count_gpus(site: "JobSpec | Hpc") -> int:
+    """Return the GPUs on each node that a job or a profile requests."""
+    text = f"gpu:{site.gpus_per_node}" if site.gpus_per_node else site.gres
+    return count_gres(text, "gpu")
 
 
 def _burst_buffer_gib(text: str) -> int:

@@ -5,9 +5,10 @@ import shlex
 
 from kit.base import UsageError
 from kit.base.settings import Hpc
-from kit.slurm import SitePaths
+from kit.slurm import SitePaths, count_gpus
 from kit.submitter.scripts import script
 
+_GPU_OPTIONS = ("--nv", "--nvccli", "--rocm")
 # A value of a variable would be in the command line, which everybody on the node can read.
 _OPTION = re.compile(r"--(?!env)[a-z][a-z-]*(=[\w./:,+-]+)?")
 
@@ -28,6 +29,10 @@ def image_lines(hpc: Hpc) -> list[str]:
             got = f"{word!r} is not an option in one word, or sets a variable"
             step = 'write such as "--nv" or "--bind=/data"'
             raise UsageError("use [hpc] container_options", got, step)
+    if image and count_gpus(hpc) and not {*hpc.container_options} & {*_GPU_OPTIONS}:
+        got = "the jobs have GPUs, and Python in the image would not see them"
+        step = 'write [hpc] container_options = ["--nv"] for NVIDIA, ["--rocm"] for AMD'
+        raise UsageError(f"use [hpc] container = {hpc.container!r}", got, step)
     names = {"image": image, "project": hpc.project_dir if image else ""}
     lines = [f"{name}={shlex.quote(value) if value else ''}" for name, value in names.items()]
     return [*lines, f"image_options=({shlex.join(hpc.container_options)})"]

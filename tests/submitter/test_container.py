@@ -1,5 +1,6 @@
 """Python in a container image: how it is entered, and how its calls for Slurm come out."""
 
+import dataclasses
 import os
 import subprocess
 
@@ -85,6 +86,21 @@ def test_path_or_option_that_would_be_misread_is_refused(keys, words):
     hpc = Hpc(**{"ssh_host": "x", "project_dir": "/p", "container": "image.sif", **keys})
     with pytest.raises(UsageError, match=words):
         container.image_lines(hpc)
+
+
+@pytest.mark.parametrize("asked", [{"gres": "gpu:gh200:1"}, {"gpus_per_node": "2"}])
+def test_image_that_would_not_see_the_gpus_of_its_job_is_refused(asked):
+    hpc = Hpc("x", "/p", container="image.sif", container_options=("--bind=/data",), **asked)
+    with pytest.raises(UsageError, match="would not see them") as caught:
+        container.image_lines(hpc)
+    assert '"--nv"' in caught.value.next_step
+    assert '"--rocm"' in caught.value.next_step
+    for option in ("--nv", "--rocm"):
+        options = (option, "--bind=/data")
+        lines = container.image_lines(dataclasses.replace(hpc, container_options=options))
+        assert lines[-1] == f"image_options=({option} --bind=/data)"
+    no_image = dataclasses.replace(hpc, container="", container_options=())
+    assert container.image_lines(no_image)[0] == "image="
 
 
 def test_image_may_be_anywhere_and_options_are_passed_on():
