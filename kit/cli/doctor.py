@@ -14,10 +14,16 @@ from kit.cli.options import echo_json, json_option, profile_option, warn_renamed
     help="Also test that symlink creation is atomic between login node and compute node; "
     "submits a short job.  [default: no]",
 )
+@click.option(
+    "--job",
+    is_flag=True,
+    help="Also run a short job of the profile that reports what it sees: modules, Python, PyTorch, "
+    "GPUs.  [default: no]",
+)
 @json_option
 @click.pass_context
 def doctor_command(
-    ctx: click.Context, name: str | None, profile: str | None, race: bool, as_json: bool
+    ctx: click.Context, name: str | None, profile: str | None, race: bool, job: bool, as_json: bool
 ) -> None:
     """Check a profile's setup.
 
@@ -34,7 +40,9 @@ def doctor_command(
         warn_renamed(f"kit doctor {name}", f"kit doctor --profile {name}")
     if race:
         click.echo(f"kit doctor: --race submits a job; it costs {doctor.COST}", err=True)
-    rows = doctor.examine(profile or name, race)
+    if job:
+        click.echo(f"kit doctor: --job submits a job; it costs {doctor.JOB_COST}", err=True)
+    rows = doctor.examine(profile or name, race, job)
     if as_json:
         echo_json(rows)
     else:

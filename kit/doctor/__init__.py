@@ -13,4 +13,5 @@ from kit.doctor.diagnosis import (
     diagnosis_table,
     findings_to_text,
 )
+from kit.doctor.in_job import COST as JOB_COST
 from kit.doctor.link_race import COST

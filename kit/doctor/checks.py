@@ -11,12 +11,12 @@ from collections.abc import Iterable
 
 from kit.base import KitError, ProfileMissing, ProfileUnfilled
 from kit.base.settings import Settings, load
-from kit.doctor import hpc, link_race, local, store, vm
+from kit.doctor import hpc, in_job, link_race, local, store, vm
 from kit.doctor.context import Check, CheckContext
 from kit.doctor.diagnosis import DiagnosisError, Finding, Known, finding_of
 
 LIMIT_S = 30.0
-RACE_LIMIT_S = 180.0
+JOB_LIMIT_S = 180.0
 ROOMS = ("kit.billing", "kit.store", "kit.runs", "kit.tracking", "kit.submitter")
 PROFILE: Known = {
     ProfileMissing: "profile-unknown",
@@ -25,23 +25,24 @@ PROFILE: Known = {
 }
 
 
-def examine(profile: str | None, race: bool = False) -> list[Finding]:
+def examine(profile: str | None, race: bool = False, job: bool = False) -> list[Finding]:
     """Run every check of a profile; one that cannot be read is the only finding.
 
-    `race` also runs a short job, which costs billing units.
+    `race` and `job` also run a short job each, which costs billing units.
     """
     try:
         settings = load(profile)
     except KitError as err:
         return [finding_of("profile", err, PROFILE)]
-    return run_checks(CheckContext(settings), RACE_LIMIT_S if race else LIMIT_S, race)
+    limit_s = JOB_LIMIT_S if race or job else LIMIT_S
+    return run_checks(CheckContext(settings), limit_s, race, job)
 
 
 def run_checks(
-    context: CheckContext, limit_s: float = LIMIT_S, race: bool = False
+    context: CheckContext, limit_s: float = LIMIT_S, race: bool = False, job: bool = False
 ) -> list[Finding]:
     """Run every check that the profile has something for; one that is late is a finding."""
-    checks = list(_checks(context.settings, race))
+    checks = list(_checks(context.settings, race, job))
     results: dict[str, Finding] = {}
     threads = [
         threading.Thread(target=_run, args=(check, context, results), daemon=True)
@@ -62,7 +63,7 @@ def run_checks(
     return [results.get(row.name) or finding_of(row.name, late, {}, limit_s) for row in checks]
 
 
-def _checks(settings: Settings, race: bool) -> Iterable[Check]:
+def _checks(settings: Settings, race: bool, job: bool) -> Iterable[Check]:
     """Yield the checks that this profile has something for; a closed site has only the first."""
     yield Check("profile", _profile, {})
     if settings.site.closed:
@@ -73,6 +74,8 @@ def _checks(settings: Settings, race: bool) -> Iterable[Check]:
     yield from vm.checks(settings)
     if race and settings.hpc is not None:
         yield Check("links against a job", hpc.check_links_against_a_job, link_race.KNOWN)
+    if job and settings.hpc is not None:
+        yield Check("inside a job", hpc.check_in_a_job, in_job.KNOWN)
 
 
 def _profile(context: CheckContext) -> str:

@@ -14,7 +14,7 @@ from kit.base import (
     UsageError,
 )
 from kit.base.settings import Hpc, Settings
-from kit.doctor import keys, link_race
+from kit.doctor import in_job, keys, link_race
 from kit.doctor.context import Check, CheckContext, shell_file
 from kit.doctor.diagnosis import CheckSkipped, DiagnosisError, Known
 from kit.slurm import NO_ACCOUNTING, SitePaths, Slurm, module_lines, read_room, room_argv
@@ -179,7 +179,7 @@ def _environment(context: CheckContext) -> str:
         raise CheckSkipped("not tried: it needs the container")
     if code:
         raise DiagnosisError("python-missing", f"{hpc.python}: {err[-300:]}")
-    link = f"{SitePaths(hpc).venvs}/{env.environment_key(hpc, env.pins())}"
+    link = env.published_link(hpc)
     argv = ["readlink", "-e", link]
     folder = context.site.needed().run(argv, timeout=20, check=False).out.strip()
     if folder:
@@ -262,3 +262,8 @@ def _tunnels(context: CheckContext) -> str:
 def check_links_against_a_job(context: CheckContext) -> str:
     """Run the race for symlinks between the login node and a job."""
     return link_race.check_race(Slurm(context.site.needed(), context.hpc))
+
+
+def check_in_a_job(context: CheckContext) -> str:
+    """Run a job that reports what it sees."""
+    return in_job.check_with_job(Slurm(context.site.needed(), context.hpc))

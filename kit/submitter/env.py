@@ -96,6 +96,11 @@ def environment_key(hpc: Hpc, text: str) -> str:
     return sha256_of(json.dumps(parts).encode())[:12]
 
 
+def published_link(hpc: Hpc) -> str:
+    """Return the symlink on the site to the environment that a run with configured = True uses."""
+    return f"{SitePaths(hpc).venvs}/{environment_key(hpc, pins())}"
+
+
 def pins_key(text: str) -> str:
     """Return a hash of a list of packages."""
     return sha256_of(text.encode())[:12]

@@ -32,7 +32,7 @@ def test_command_prints_json_and_its_exit_code(loaded):
 
 def test_the_doctor_accepts_its_profile_by_position_and_names_the_option(monkeypatch):
     asked = []
-    monkeypatch.setattr("kit.doctor.examine", lambda profile, race: asked.append(profile) or [])
+    monkeypatch.setattr("kit.doctor.examine", lambda profile, *_: asked.append(profile) or [])
     done = CliRunner().invoke(cli, ["doctor", "roihu", "--json"])
     assert (done.exit_code, asked) == (0, ["roihu"])
     assert "`kit doctor --profile roihu`" in done.stderr

@@ -24,11 +24,16 @@ from kit import store
 from kit.base import ClockSkewed, Secret
 from kit.base.settings import SITES, Cloud, Port, Store
 from kit.doctor import checks as doctor
-from kit.doctor import context, link_race, local
+from kit.doctor import context, in_job, link_race, local
 from kit.doctor.context import CheckContext
+from kit.doctor.diagnosis import DiagnosisError
+from kit.slurm import JobSpec
 from kit.store import Ec2Key, Keystone, keystone_for
 from kit.submitter import env
 
+SEEN = {"node": "c1", "umask": "0077", "locale": "C.UTF-8", "srun": "/usr/bin/srun"}
+SEEN |= {"python": "3.11.2 /usr/bin/python3", "torch": "2.13.0", "gpus": "0"}
+JOB_FAILS = DiagnosisError("job-fails", "exit code 96: the module x could not be loaded")
 NOBODY = "http://127.0.0.1:9"
 LFS = """case "$1 $2" in
 "project -d") echo "  200020 P $3" ;;
@@ -235,6 +240,19 @@ def raced(bench, found):
     bench.monkeypatch.setattr(link_race, "race", race)
     made = CheckContext(dataclasses.replace(BARE, hpc=bench.site(bench.bare())))
     return doctor.run_checks(made, race=True)
+
+
+def in_a_job(bench, found, **asked):
+    """Let the job of `--job` end so: with this report, or with an error."""
+
+    def report(_slurm):
+        if isinstance(found, Exception):
+            raise found
+        return in_job.check_report(found, dataclasses.replace(JobSpec("x", ()), **asked))
+
+    bench.monkeypatch.setattr(in_job, "check_with_job", report)
+    made = CheckContext(dataclasses.replace(BARE, hpc=bench.site(bench.bare())))
+    return doctor.run_checks(made, job=True)
 
 
 def budget(bench):
