@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kit.base import KitError, NoSuchObject, site_host, temporary_folder, write_text
+from kit.base import Host, KitError, NoSuchObject, site_host, temporary_folder, write_text
 from kit.base.settings import Settings, load
 from kit.onsite import EXIT_MEANINGS, LEFTOVERS
 from kit.runs.requests import RunRequests, site_id
@@ -25,6 +25,8 @@ POLL_INTERVAL_S = 1.5  # between two passes: a request is seen within two second
 HEARTBEAT_S = 5.0
 CLOCK_KEY = "asked-for-submitter.json"  # a heartbeat's age is measured by the store's clock
 MAX_BACK_OFF_S = 60.0
+CERTIFICATE_LOOK_S = 600.0
+WARN_HOURS = (4, 2, 1)  # before the end of a certificate, which only a person can renew
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +43,44 @@ def submitter_for(settings: Settings) -> Submitter:
     return Submitter(settings, slurm, requests, data, tunnel_keys(settings, bucket))
 
 
+class CertificateWarning:
+    """Warns of the end of the login's certificate, once for each of WARN_HOURS before it."""
+
+    def __init__(self, host: Host, hint: str, clock: Callable[[], float] = time.time) -> None:
+        self.host, self.hint, self.clock = host, hint, clock
+        self._next_look = 0.0
+        self._warned: tuple[float, int] | None = None
+
+    def look(self) -> None:
+        """Read the certificate, at most each CERTIFICATE_LOOK_S; a warning is for the log."""
+        now = self.clock()
+        if now < self._next_look:
+            return
+        self._next_look = now + CERTIFICATE_LOOK_S
+        end = self.host.valid_until()
+        hours = [limit for limit in WARN_HOURS if end is not None and end - now <= limit * 3600]
+        if end is None or not hours:
+            self._warned = None
+            return
+        if self._warned != (end, min(hours)):
+            left = f"ends in {(end - now) / 3600:.1f} h" if end > now else "has ended"
+            log.warning(
+                "the ssh certificate for %s %s; then nothing is submitted until it is renewed: %s",
+                self.host.name,
+                left,
+                self.hint or "as the centre's pages say",
+            )
+        self._warned = end, min(hours)
+
+
 def run_loop(submitter: Submitter, stop: Callable[[], bool] = lambda: False) -> None:
     """Run passes until `stop` returns true; after a failed pass, wait longer before the next."""
     pause = POLL_INTERVAL_S
+    certificate = CertificateWarning(submitter.slurm.host, submitter.slurm.hpc.renew_hint)
     with _heartbeat(submitter.requests.store, heartbeat_key(submitter.settings)) as alive:
         while not stop():
             try:
+                certificate.look()
                 submitter.once()
             except Exception as err:
                 unexpected = None if isinstance(err, KitError) else err

@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from buckets import remove_bucket
@@ -31,6 +32,7 @@ class Passes:
     def __init__(self, *outcomes):
         self.outcomes, self.done = list(outcomes), 0
         self.requests, self.settings = RunRequests(MemoryStore()), load("sandbox")
+        self.slurm = SimpleNamespace(host=LocalHost(), hpc=self.settings.hpc)
 
     def once(self):
         outcome = self.outcomes[self.done]
@@ -55,6 +57,35 @@ def test_pauses_grow_while_the_store_is_unavailable(pauses):
     passes = Passes(None, *[away] * 8, None, None)
     submitter_loop.run_loop(passes, passes.stop)
     assert pauses == [1.5, 3, 6, 12, 24, 48, 60, 60, 60, 1.5, 1.5]
+
+
+def test_end_of_the_certificate_is_warned_of_hours_before_and_not_at_every_pass(caplog):
+    now, end = 1_800_000_000.0, [None]
+    host = SimpleNamespace(name="roihu-cpu.csc.fi", valid_until=lambda: end[0])
+    clock = [now]
+    warning = submitter_loop.CertificateWarning(host, "csc_cert.py", lambda: clock[0])
+
+    def warned_at(hours_before, until=now + 24 * 3600):
+        end[0], clock[0] = until, until - hours_before * 3600
+        caplog.clear()
+        for _ in range(3):
+            warning.look()
+        return [record.getMessage() for record in caplog.records]
+
+    assert warned_at(24) == warned_at(5) == []
+    (text,) = warned_at(3.9)
+    assert "the ssh certificate for roihu-cpu.csc.fi ends in 3.9 h" in text
+    assert "csc_cert.py" in text
+    assert warned_at(3) == []
+    assert [len(warned_at(hours)) for hours in (1.9, 1.5, 0.9, 0.5)] == [1, 0, 1, 0]
+    renewed = now + 48 * 3600
+    assert warned_at(20, renewed) == []
+    assert len(warned_at(3.5, renewed)) == 1
+
+
+def test_login_without_a_certificate_has_nothing_to_warn_of(caplog):
+    submitter_loop.CertificateWarning(LocalHost(), "").look()
+    assert caplog.records == []
 
 
 def test_submitter_is_active_until_its_heartbeat_is_old(pauses, tmp_path, monkeypatch):
