@@ -7,6 +7,7 @@ kinds are separate budgets and are never added. Begin with `rates`, then `run`; 
 
 from kit.billing.rates import (
     HOUR,
+    PROJECT_STORAGE,
     Bill,
     Line,
     check_budget,
@@ -15,6 +16,7 @@ from kit.billing.rates import (
     number,
     parse_remaining_units,
     rate_of,
+    storage_line,
     totals,
 )
 from kit.billing.run import (

@@ -17,6 +17,7 @@ from kit.slurm import Resources, Usage, allocated_resources
 
 HOUR, TIB = Decimal(3600), 2**40
 CLOUD = ("vm", "floating-ip")
+PROJECT_STORAGE = "project-storage"  # the rate of the folder on the site
 LOST = "an attempt without a result"
 
 
@@ -185,18 +186,17 @@ def cloud_lines(settings: Settings, duration: Decimal, started: bool = False) ->
     ]
 
 
-def storage_line(settings: Settings, stored: int, duration: Decimal) -> Line:
-    """Price bytes in the object store for as long as the run took."""
-    rate = rate_of(settings, "storage")
+def storage_line(
+    settings: Settings,
+    stored: int,
+    duration: Decimal,
+    key: str = "storage",
+    note: str = "while the run lasted",
+) -> Line:
+    """Price bytes in the object store, or on the site (`PROJECT_STORAGE`), for some seconds."""
+    rate = rate_of(settings, key)
     quantity = Decimal(stored) / TIB * duration / HOUR
-    return _line(
-        "storage",
-        quantity,
-        rate.per,
-        number(settings, "storage", "rate", rate.rate),
-        rate,
-        "while the run lasted",
-    )
+    return _line(key, quantity, rate.per, number(settings, key, "rate", rate.rate), rate, note)
 
 
 def actual(settings: Settings, usages: Sequence[Usage], committed: str = "") -> list[Line]:

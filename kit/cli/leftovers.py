@@ -1,6 +1,7 @@
 """Commands about what the kit has on a site: `kit envs`, and `kit tidy` for the buckets as well."""
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from kit.cli.options import (
     pass_on_options,
     profile_option,
 )
+
+if TYPE_CHECKING:
+    from kit.base.settings import Settings
 
 
 @click.group("envs")
@@ -134,3 +138,19 @@ def tidy_command(profile: str | None, as_json: bool, days: float, remove: bool) 
     size = sum(row.bytes for row in chosen) / 2**20
     verb = "removed" if remove else "may be removed: kit tidy --remove"
     click.echo(f"{len(chosen)} of {len(rows)}, {size:.1f} MB, {verb}", err=True)
+    stays = sum(row.bytes for row in rows if row.place == "site" and row not in gone)
+    if price := _month_on_site(submitter.settings, stays):
+        click.echo(price, err=True)
+
+
+def _month_on_site(settings: "Settings", stays: int) -> str:
+    """Return what the kit's files on the site cost in 30 days; "" where the profile has no rate."""
+    from decimal import Decimal
+
+    from kit.billing import PROJECT_STORAGE, money, storage_line
+
+    if PROJECT_STORAGE not in settings.rates:
+        return ""
+    line = storage_line(settings, stays, Decimal(30 * 86400), PROJECT_STORAGE)
+    size = f"{stays / 2**30:.2f} GiB on the site"
+    return f"{size}: about {money(line.bu)} {line.kind} in 30 days"

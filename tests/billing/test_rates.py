@@ -90,6 +90,13 @@ def test_the_vm_and_its_address_are_billed_as_fractions_and_as_started_hours(sit
     assert sums(rates.cloud_lines(site, Decimal(5400), started)) == {"Cloud BU": wanted}
 
 
+def test_files_on_the_site_have_a_rate_of_their_own():
+    """https://docs.csc.fi/computing/hpc-billing/: 10 Storage BU for a TiB and hour in /projappl."""
+    line = rates.storage_line(ROIHU, 2**30, Decimal(30 * 86400), rates.PROJECT_STORAGE, "")
+    assert (line.kind, line.source) == ("Storage BU", "https://docs.csc.fi/computing/hpc-billing/")
+    assert line.bu == Decimal(720 * 10) / 1024
+
+
 def test_storage_is_billed_by_tebibyte_and_hour():
     # 0.5 TiB x 2 h x 1.05 = 1.05
     line = rates.storage_line(ROIHU, 2**39, Decimal(7200))

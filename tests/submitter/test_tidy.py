@@ -15,7 +15,7 @@ from memory_store import MemoryStore
 from kit.base import LocalHost
 from kit.base.settings import Hpc, load
 from kit.cli import runs as runs_commands
-from kit.cli.leftovers import tidy_command
+from kit.cli.leftovers import _month_on_site, tidy_command
 from kit.runs.requests import RunRequests, attempt_id
 from kit.slurm import SitePaths
 from kit.submitter import env
@@ -196,6 +196,7 @@ def test_command_lists_and_with_the_option_removes(old, monkeypatch):
     monkeypatch.setattr(runs_commands, "open_site", lambda *_: old)
     listed = CliRunner().invoke(tidy_command, [])
     assert "2 of 7" in listed.stderr
+    assert "0.00 GiB on the site: about 0.00 Storage BU in 30 days" in listed.stderr
     assert max(map(len, listed.stdout.splitlines())) <= 100
     done = CliRunner().invoke(tidy_command, ["--remove"])
     assert f"removed site tries/{attempt_id(DONE, 1)}" in done.stdout
@@ -203,3 +204,15 @@ def test_command_lists_and_with_the_option_removes(old, monkeypatch):
     again = json.loads(CliRunner().invoke(tidy_command, ["--json"]).stdout)
     assert len(again) == 5
     assert all(row["kept"] for row in again)
+
+
+def test_price_of_the_files_on_the_site_needs_a_rate(old, monkeypatch):
+    other = dataclasses.replace(old.settings, rates={})
+    monkeypatch.setattr(runs_commands, "open_site", lambda *_: old)
+    old.settings = other
+    assert "on the site:" not in CliRunner().invoke(tidy_command, []).stderr
+    roihu = load("roihu", {"KIT_RESULTS_DIR": str(old.settings.results_dir)})
+    assert (
+        _month_on_site(roihu, 2 * 2**30)
+        == "2.00 GiB on the site: about 14.06 Storage BU in 30 days"
+    )
