@@ -183,8 +183,53 @@ def test_the_plan_of_a_site_needs_no_account_and_is_the_one_expected(name, monke
     shown = "\n\n".join(f"# {title}\n\n{body}" for title, body in [*parts, ("asked", asked)])
     shown = shown.replace(f"-u1-{getpass.getuser()},", "-u1-<user>,")
     shown = shown.replace(f"-u1-{getpass.getuser()}\n", "-u1-<user>\n")
+    if name == "every-option":
+        assert "\nimage_options=(--nv --bind=/data)\n" in script
     golden = ROOT / "tests" / "golden" / f"plan-{name}.txt"
     assert shown + "\n" == golden.read_text()
+
+
+GUIDE = (ROOT / "docs" / "real-site.md").read_text().partition("## Python on the site")[2]
+RECIPES = re.findall(r"```toml\n(\[site\]\nname = .*?)```", GUIDE, re.DOTALL)
+
+
+def test_guide_has_a_recipe_for_each_side_of_both_centres():
+    bases = [re.search('base = "(.+)"', text)[1] for text in RECIPES]
+    assert bases == ["roihu", "roihu-gpu", "lumi", "lumi-g"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda text: text.split('"')[1])
+def test_recipe_of_the_guide_asks_for_what_the_golden_plan_of_its_base_does(recipe, tmp_path):
+    name, base = re.search('name = "(.+)"\nbase = "(.+)"', recipe).groups()
+    (tmp_path / f"{name}.toml").write_text(recipe)
+    site = load(name, {"KIT_RESULTS_DIR": "/results", "KIT_SITES_DIR": str(tmp_path)})
+    script = plan.batch(site, plan.EXAMPLE).script
+    golden = (ROOT / "tests" / "golden" / f"plan-{base}.txt").read_text()
+    wanted = re.findall("(?m)^#SBATCH.*$", golden)
+    assert re.findall("(?m)^#SBATCH.*$", script) == wanted
+    asked = {
+        line for line in script.splitlines() if line.startswith(("load_module ", "module use"))
+    }
+    assert (
+        asked
+        == {
+            "my-roihu": {
+                "module use /projappl/project_2001234/me/modules",
+                "load_module python-data",
+                "load_module torch",
+            },
+            "my-roihu-gpu": {"load_module python-pytorch"},
+            "my-lumi": {"module use /appl/local/csc/modulefiles/", "load_module pytorch"},
+            "my-lumi-g": set(),
+        }[name]
+    )
+    image = re.findall("(?m)^image(?:_options)?=.+$", script)
+    assert image == {
+        "my-lumi-g": [
+            "image=/appl/local/laifs/containers/IMAGE.sif",
+            "image_options=(--rocm)",
+        ]
+    }.get(name, ["image_options=()"])
 
 
 def test_the_closed_site_is_refused_with_its_sentence_and_a_pointer():
