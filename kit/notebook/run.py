@@ -263,6 +263,7 @@ class Run:
         judging: Json = {"gates": self.options.gates, "strict": self.options.strict}
         judging["commit"] = self.run.commit
         if self.run.target != "cloud-hpc":
+            self.upload()  # it may be the first step, as in the notebook of `kit new`
             of_the_run = self.run.id, self.bucket, self.data.hash, self.experiment
             values = self.parameters.model_dump()
             arguments = pipelines.arguments_of(self.settings, *of_the_run, values, **judging)

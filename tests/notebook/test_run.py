@@ -157,6 +157,20 @@ def test_digits_run_from_start_to_results_with_their_own_metrics(environ):
     assert "np.save" in repr(kit.show_code("Model", experiment="digits"))
 
 
+def test_pipeline_has_the_data_set_without_a_step_that_uploads_it(environ, monkeypatch):
+    """As in the notebook that `kit new` writes."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("KIT_CACHE_DIR", str(environ / "cache"))
+    monkeypatch.setattr("kit.runs.outcome.run_pipeline", stop)
+    run = kit.start("laptop", "cloud", {"epochs": 1}, experiment="digits")
+    with pytest.raises(KeyboardInterrupt):
+        run.run_pipeline()
+    assert list(run.objects.store.list(f"data/{run.data.hash}"))
+
+
 OTHER_CODE = changed("1 / step", "2 / step")
 READS = changed('"[1, 2, 3]"', "(source / 'numbers.txt').read_text()")
 
