@@ -6,20 +6,25 @@ PyTorch model that several workers can train, with a package that the site does 
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-from hpc_bench import ended_jobs
+from filelock import FileLock, Timeout
+from hpc_bench import ended_jobs, processes
 from notebook_runs import history, kit
 from own_experiments import changed
+from waiting import until
 
-from kit import store
 from kit.base import SSHHost
 from kit.base.settings import load
-from kit.runs.requests import RunRequests
+from kit.onsite import PROGRESS
+from kit.runs.notebooks import NOTEBOOKS
+from kit.runs.requests import attempt_id
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(600)]
 TRAINING = '''
@@ -59,6 +64,19 @@ def train(ctx):
 '''
 PRIMARY = 'PRIMARY, BEST = "error", "lowest"\n'  # as `kit new` writes it
 LONG = {"digits": ("epochs", "1500"), "net": ("steps", "20000")}
+WAYS = ("command", "papermill", "notebook")
+NOTEBOOK = """
+import json, sys
+import kit
+target, experiment, parameters = sys.argv[1:]
+run = kit.start("sandbox", target, json.loads(parameters), experiment=experiment)
+if target == "local":
+    run.train()
+    run.evaluate()
+else:
+    run.run_pipeline()
+run.finish()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -80,40 +98,115 @@ def results(tmp_path):
     return {**os.environ, "KIT_RESULTS_DIR": str(tmp_path)}
 
 
-def training(target, tmp_path, jobs):
-    """Whether the one run there is has kept a part of its training."""
+def steps(target, tmp_path):
+    """How far the one run there is has come, as this machine has seen it."""
     for run in tmp_path.glob(f"sandbox/runs/{target}-*"):
-        if target == "cloud-hpc":
-            return bool((jobs.read(run.name, "progress") or {}).get("training"))
+        if target == "cloud-hpc":  # what the component that follows the job has logged
+            log = run / "pipeline.log"
+            found = re.findall(r"step (\d+)/", log.read_text() if log.exists() else "")
+            return int(found[-1]) if found else 0
         kept = run if target == "local" else load("sandbox").cache_dir / "stages" / run.name
-        return any(path.stat().st_size for path in kept.rglob("checkpoint/losses.jsonl"))
-    return False
+        lines = [line for path in kept.rglob("losses.jsonl") for line in path.open() if "]" in line]
+        return json.loads(lines[-1])[0] if lines else 0
+    return 0
+
+
+def argv_of(way, target, experiment, folder, tmp_path):
+    """The program that a person starts: `kit run`, papermill, or the steps of a notebook."""
+    name, value = LONG[experiment]
+    if way == "command":
+        words = ["run", target, "-p", "experiment", experiment, "-p", name, value]
+        return [sys.executable, "-m", "kit", *words]
+    parameters = {name: int(value)}
+    if way == "notebook":
+        return [sys.executable, "-c", NOTEBOOK, target, experiment, json.dumps(parameters)]
+    values = {"profile": "sandbox", "experiment": experiment, "parameters": parameters}
+    notebook = NOTEBOOKS / f"{target}.ipynb"
+    if experiment == "net":  # the one that `kit new` wrote
+        notebook, values["target"] = folder / "net.ipynb", target
+    words = [str(notebook), str(tmp_path / "out.ipynb"), "-y", json.dumps(values)]
+    return [sys.executable, "-m", "papermill", *words]
+
+
+def kill_in_the_middle(argv, environ, folder, progress, log, meanwhile):
+    """Start a program, and kill it when the training has come further."""
+    before = progress()
+    with log.open("w") as file:
+        child = subprocess.Popen(argv, env=environ, cwd=folder, stdout=file, stderr=file)
+    while progress() <= before:
+        assert child.poll() is None, log.read_text()[-4000:]
+        meanwhile()
+        time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+
+
+def nothing_works(tmp_path):
+    """Whether no process of a killed start is left: its kernel and components notice soon."""
+    stages = load("sandbox").cache_dir / "stages"
+    for path in (*tmp_path.glob("sandbox/runs/*/.lock"), *stages.glob("*.lock")):
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        lock.release()
+    return True
+
+
+class Hold:
+    """Holds the training on the site still from its first step on, for as long as the block."""
+
+    def __init__(self, target, tmp_path):
+        self.runs = tmp_path / "sandbox/runs" if target == "cloud-hpc" else None
+        self.pids = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for pid in self.pids:
+            os.kill(pid, signal.SIGCONT)
+
+    def look(self):
+        for run in self.runs.glob("cloud-hpc-*") if self.runs and not self.pids else ():
+            tries = Path(load("sandbox").hpc.project_dir) / "kit/tries"
+            if (tries / attempt_id(run.name, 1) / PROGRESS).exists():
+                self.pids = [int(line.split()[0]) for line in processes("ray::work")]
+                for pid in self.pids:
+                    os.kill(pid, signal.SIGSTOP)
 
 
 @pytest.mark.parametrize("target", ["local", "cloud", "cloud-hpc"])
 @pytest.mark.parametrize("experiment", ["digits", "net"])
-def test_killed_run_of_any_experiment_resumes_on_every_target(
+def test_run_killed_by_every_way_is_resumed_by_every_other(
     no_submitter, folder, tmp_path, experiment, target
 ):
-    environ, site = results(tmp_path), load("sandbox")
-    jobs = RunRequests(store.open_store(site, store.bucket_name(site, "submitter")))
-    words = ["run", target, "-p", "experiment", experiment, "-p", *LONG[experiment]]
-    argv = [sys.executable, "-m", "kit", *words]
-    with (tmp_path / "first.log").open("w") as log:
-        first = subprocess.Popen(argv, env=environ, cwd=folder, stdout=log, stderr=log)
-    while not training(target, tmp_path, jobs):
-        assert first.poll() is None, (tmp_path / "first.log").read_text()[-4000:]
-        time.sleep(0.1)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    ended = kit(environ, *words, cwd=folder)
-    while "is being executed by another process" in ended.stderr:  # its kernel notices soon
-        ended = kit(environ, *words, cwd=folder)
+    """Each way to start a run takes over what another one has begun, and is killed in turn."""
+    first = ("digits", "net").index(experiment) + ("local", "cloud", "cloud-hpc").index(target)
+    ways = [*WAYS[first % 3 :], *WAYS[: first % 3]]
+    started = {way: argv_of(way, target, experiment, folder, tmp_path) for way in ways}
+    where = results(tmp_path), folder, lambda: steps(target, tmp_path), tmp_path / "killed.log"
+    with Hold(target, tmp_path) as hold:
+        for way in ways:
+            for old in tmp_path.rglob("pipeline.log"):
+                old.unlink()  # what the next start logs is its own
+            kill_in_the_middle(started[way], *where, hold.look)
+            until(lambda: nothing_works(tmp_path))
+    environ = results(tmp_path)
+    ended = subprocess.run(
+        started[ways[0]], env=environ, cwd=folder, capture_output=True, text=True
+    )
     assert ended.returncode == 0, ended.stderr[-4000:]
     (line,) = history(environ)
     assert line["resumed"] is True
     assert line["experiment"] == experiment
+    run = tmp_path / "sandbox/runs" / line["run"]
+    if target == "cloud":
+        stages = json.loads((run / "stages.json").read_text())
+        assert stages["preprocess-train"]["resumed_step"] > 0
     if target == "cloud-hpc":
+        site = load("sandbox")
         host = SSHHost(site.hpc.ssh_host, site.hpc.ssh_config, site.hpc.user)
         assert ended_jobs(host, line["run"]) == [(line["slurm"]["job"]["id"], "COMPLETED")]
 
