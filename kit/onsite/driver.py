@@ -34,6 +34,7 @@ from kit.onsite.ranks import joined, rank_folder, wait_for_all
 
 REPORT_INTERVAL_S = 1.0
 CAUSE_S = 5.0
+NODES_POLL_S = 0.1
 
 
 def work(task: Json, folder: Path, rank: int = 0) -> None:
@@ -49,6 +50,7 @@ def work(task: Json, folder: Path, rank: int = 0) -> None:
         if rank == 0:
             with timeline.span("data"):
                 stage(task, folder)
+        wait_for_nodes(task)
         wait_for_all(ranks)
         own = rank_folder(folder, rank)
         ctx = Context(
@@ -83,6 +85,24 @@ def work(task: Json, folder: Path, rank: int = 0) -> None:
         "versions": dict(versions()),
     }
     write_json(folder / TIMES, times)
+
+
+def wait_for_nodes(task: Json) -> None:
+    """Wait until Ray runs on as many nodes as the task says; the main program sets the limit.
+
+    The driver and its worker are started while Ray starts on the other nodes of the job.
+    """
+    import ray
+
+    while ray.is_initialized() and alive_nodes() < task.get("nodes", 1):
+        time.sleep(NODES_POLL_S)
+
+
+def alive_nodes() -> int:
+    """Return on how many nodes Ray runs."""
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def ranks_of(experiment: Experiment, task: Json) -> int:
@@ -192,18 +212,24 @@ def train_in_workers(task: Json, folder: Path) -> None:
     from kit.onsite import driver  # by its own name, so that the workers import it
 
     ranks = ranks_of(imported_experiment(task["module"]), task)
+    if ranks > 1:  # so that they are spread over all nodes
+        wait_for_nodes(task)
     spread = {"scheduling_strategy": "SPREAD"} if ranks > 1 else {}
     remote = ray.remote(**needs(task), **spread)(driver.work)
     wait_for_ranks([remote.remote(task, folder, rank) for rank in range(ranks)])
 
 
 def main() -> int:
-    """Do the work of the task, a training or a sweep; note why it failed."""
+    """Do the work of the task, a training or a sweep; note why it failed.
+
+    The argument is the number of the job's nodes.
+    """
     import ray
 
     from kit.onsite import sweep
 
     task, folder = json.loads(os.environ["KIT_TASK"]), Path(os.environ["KIT_ATTEMPT"])
+    task["nodes"] = int(sys.argv[1])
     ray.init()
     try:
         if task.get("sweep"):

@@ -40,17 +40,29 @@ POLL_INTERVAL_S = 0.3
 MAX_MISSES = 20
 
 
+def submit(cluster: Cluster, attempt_id: str) -> bool:
+    """Submit the driver through the Jobs API as `attempt_id`, once however often it is called.
+
+    Returns True. The driver prepares the training while the other nodes start, and trains when all
+    are there. Raises OSError or RuntimeError while Ray's head cannot take it.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(cluster.dashboard)
+    if not any(job.submission_id == attempt_id for job in client.list_jobs()):
+        argv = [sys.executable, "-m", "kit.onsite.driver", str(len(cluster.nodes))]
+        client.submit_job(entrypoint=shlex.join(argv), submission_id=attempt_id)
+    return True
+
+
 def drive(cluster: Cluster, attempt_id: str, name: str) -> Json:
-    """Run the driver through the Jobs API as `attempt_id`; return its times, under the name.
+    """Follow the driver to its end; return its times, under the name.
 
     Raises RayFailed with the driver's exit code, or with the lost node's.
     """
     from ray.job_submission import JobSubmissionClient
 
     client = JobSubmissionClient(cluster.dashboard)
-    entrypoint = shlex.join([sys.executable, "-m", "kit.onsite.driver"])
-    client.submit_job(entrypoint=entrypoint, submission_id=attempt_id)
-    say("the driver is submitted")
     info, misses, reported = client.get_job_info(attempt_id), 0, set[str]()
     while not info.status.is_terminal():
         cluster.check()
@@ -93,12 +105,11 @@ def run_job(task: Json, folder: Path, start: float) -> None:
         got = f"the environment has Ray {ray.__version__}, this kit needs {task['ray']}"
         raise RayFailed(WRONG_RAY_VERSION, "start Ray", got, "run with configured = False")
     nodes = node_names(os.environ["SLURM_JOB_NODELIST"])
-    program = Path(sys.executable).with_name("ray")
-    cluster = Cluster(nodes, program, folder, os.environ["SLURM_JOB_ID"])
+    cluster = Cluster(nodes, Path(sys.executable), folder, os.environ["SLURM_JOB_ID"])
     signal.signal(signal.SIGTERM, lambda *_: setattr(cluster, "end_requested", True))
     try:
         with tunnel.opened(task["tunnel"], cluster):
-            cluster.start()
+            cluster.start(lambda: submit(cluster, task["attempt_id"]))
             ready = time.time()
             job = drive(cluster, task["attempt_id"], f"train-{task['model'].lower()}")
     finally:
@@ -120,12 +131,14 @@ def job_spans(
 ) -> dict[str, float]:
     """Return what the seconds of the job's main program went to, with those of its driver.
 
-    `start`, `ready` (Ray is) and `end` are seconds since 1970, `job` is the time of the Ray job,
-    which includes the start of the driver and of its worker.
+    `start`, `ready` (Ray is, on all nodes) and `end` are seconds since 1970, `job` is the time of
+    the Ray job, which includes the start of the driver and of its worker; these begin while Ray
+    starts on the other nodes.
     """
+    rest = job["end-time"] - max(ready, job["start-time"]) - sum(driver.values())
     return {
         "starting Ray": ready - start,
-        "starting the driver": max(0.0, job["total-seconds"] - sum(driver.values())),
+        "starting the driver": max(0.0, rest),
         **driver,
         "ending Ray": end - job["end-time"],
     }

@@ -61,13 +61,13 @@ class Cluster:
     users must neither guess nor enter it.
     """
 
-    def __init__(self, nodes: list[str], ray: Path, folder: Path, job_id: str) -> None:
+    def __init__(self, nodes: list[str], python: Path, folder: Path, job_id: str) -> None:
         self.nodes = nodes
-        self.ray = ray
+        self.python = python
         self.folder = folder
         self.private = f"/tmp/kr-{job_id}-{secrets.token_hex(4)}"  # noqa: S108 - see step.sh
         self.address = ""
-        self.ports = [0, 0, 0]
+        self.ports = [0, 0]
         self.steps: dict[str, subprocess.Popen[bytes]] = {}
         self.end_requested = False
 
@@ -76,12 +76,17 @@ class Cluster:
         """The address of the Jobs API."""
         return f"http://{self.address}:{self.ports[1]}"
 
-    def start(self) -> None:
-        """Start the head, then the others, and wait until all are there. Raises RayFailed."""
+    def start(self, submit: Callable[[], bool]) -> None:
+        """Start the head, then the others, and wait until all are there. Raises RayFailed.
+
+        `submit` hands the driver to the head while the others start and returns that it has; it
+        raises OSError or RuntimeError while the head cannot take it, and is called again for
+        another head.
+        """
         self.address = node_address(self.nodes[0])
         for attempts_left in range(START_ATTEMPTS - 1, -1, -1):
             try:
-                return self._start_once()
+                return self._start_once(submit)
             except RayFailed as err:  # Ray binds its ports seconds after they were chosen
                 taken = _PORT_TAKEN.search(err.got)
                 if not attempts_left or not (taken or _NODE_BUSY.search(err.got)):
@@ -91,16 +96,17 @@ class Cluster:
                 self._end_steps()
                 self.steps.clear()
 
-    def _start_once(self) -> None:
-        self.ports = free_ports(self.address, 3)
-        gcs, dashboard, client = map(str, self.ports)
-        head = ["--head", f"--port={gcs}", f"--dashboard-host={self.address}"]
-        head += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-        self._step(self.nodes[0], *head, f"--temp-dir={self.private}/ray")
+    def _start_once(self, submit: Callable[[], bool]) -> None:
+        self.ports = free_ports(self.address, 2)
+        gcs, dashboard = map(str, self.ports)
+        head = ["--head", f"--port={gcs}", f"--dashboard-host={self.address}", "--no-monitor"]
+        head += [f"--dashboard-port={dashboard}", f"--temp-dir={self.private}/ray"]
+        self._step(self.nodes[0], *head)
         self.until("Ray's head", lambda: listens(self.address, self.ports[0]))
         for node in self.nodes[1:]:
             self._step(node, f"--address={self.address}:{gcs}")
         self.until("Ray's dashboard", lambda: listens(self.address, self.ports[1]))
+        self.until("answer to the driver's submission", submit)
         self.until(f"{len(self.nodes)} nodes of Ray", self._all_nodes_alive)
 
     def check(self) -> None:
@@ -126,15 +132,23 @@ class Cluster:
         return RayFailed(NODE_LOST, f"Ray on node {node} has ended", got, next_step)
 
     def until(self, name: str, ready: Callable[[], bool]) -> None:
-        """Wait for something. Raises RayFailed when it does not come or a node is lost."""
-        end = time.monotonic() + READY_S
-        while not ready():
+        """Wait for something. Raises RayFailed when it does not come or a node is lost.
+
+        The dashboard listens before it can answer, and drops connections: OSError and RuntimeError
+        of `ready` mean not yet.
+        """
+        end, error = time.monotonic() + READY_S, ""
+        while True:
+            try:
+                if ready():
+                    return say(f"{name}: ready")
+            except (OSError, RuntimeError) as err:
+                error = f"{err}\n"
             self.check()
             if time.monotonic() > end:
-                got = tail(self.folder / f"ray-{self.nodes[0]}.log")
+                got = error + tail(self.folder / f"ray-{self.nodes[0]}.log")
                 raise RayFailed(RAY_NOT_STARTED, f"no {name} after {READY_S:.0f} s", got)
             time.sleep(0.2)
-        say(f"{name}: ready")
 
     def stop(self) -> None:
         """End Ray on every node and remove its folder."""
@@ -159,7 +173,7 @@ class Cluster:
         argv += ["--cpus-per-task=" + os.environ.get("SLURM_CPUS_PER_TASK", "1")]
         argv += [f"--output={self.folder}/ray-{node}.log", "bash", "-c", script, "ray"]
         within = ["bash", container] if (container := os.environ.get("KIT_CONTAINER")) else []
-        argv += [self.private, *within, str(self.ray), "start"]
+        argv += [self.private, *within, str(self.python), "-m", "kit.onsite.ray_node", "start"]
         argv += [f"--node-ip-address={node_address(node)}"]
         argv += [*options, *_RAY_OPTIONS]
         self.steps[node] = subprocess.Popen(argv, stdin=subprocess.PIPE)
@@ -170,8 +184,8 @@ class Cluster:
 
         try:
             alive = list_nodes(self.dashboard, filters=[("state", "=", "ALIVE")])
-        except (OSError, RuntimeError, RayStateApiException):
-            return False  # the dashboard listens before it can answer, and drops connections
+        except RayStateApiException as err:
+            raise RuntimeError(str(err)) from err
         return len(alive) == len(self.nodes)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from kit.base import Json, Timeline, host_facts, time_record, versions, write_json
 from kit.experiments import Experiment, imported_experiment
-from kit.onsite.driver import needs, stage_data
+from kit.onsite.driver import needs, stage_data, wait_for_nodes
 from kit.onsite.names import END_TRIALS, METRICS, PROGRESS, TIMES
 from kit.sweeps import Sweep, carry_out, run_sweep, stored_results, trials_of
 from kit.sweeps.engine import DONE, KILLED_CAUSE, publish_best, training_of
@@ -29,6 +29,7 @@ def run_trials(task: Json, folder: Path) -> None:
     with timeline.span("data"):
         stage_data(task, folder)
         stored_results([Path(name) for name in task["earlier"]], folder)
+    wait_for_nodes(task)
     slots = RaySlots(task, folder)
 
     def show(progress: Json) -> None:

@@ -573,6 +573,7 @@ def refused_without_token(bench, run):
     """Ray's face answers nobody who has not the token of the attempt."""
     job = bench.job(run)
     table = [line for line in ps("args=") if f"kr-{job}-" in line]
+    assert not any("client.server" in line for line in table), "nobody uses Ray Client here"
     line = next(line for line in table if "dashboard/dashboard" in line)
     host = re.search(r"--host=(\S+)", line)[1]
     port = re.search(r"--port=(\d+)", line)[1]

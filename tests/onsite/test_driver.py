@@ -117,3 +117,17 @@ def test_another_data_set_is_refused(staged, tmp_path):
     _, task, _ = staged
     with pytest.raises(DataError, match="is expected"):
         driver.unpack_data(Path(task["data"]), tmp_path / "data", "0" * 64)
+
+
+def test_training_waits_until_ray_runs_on_every_node_of_the_job(monkeypatch):
+    answers = iter([[True], [True, False], [True, True]])
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": alive} for alive in next(answers)])
+    monkeypatch.setattr(driver.time, "sleep", lambda seconds: None)
+    driver.wait_for_nodes({"nodes": 2})
+    assert next(answers, None) is None
+
+
+def test_training_outside_of_ray_waits_for_no_node(monkeypatch):
+    monkeypatch.setattr("ray.nodes", lambda: pytest.fail("asked"))
+    driver.wait_for_nodes({"nodes": 2})

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,6 +73,36 @@ def test_seconds_of_the_job_are_all_named():
         "training": 12.0,
         "ending Ray": 2.0,
     }
+
+
+def test_driver_that_starts_while_ray_does_is_counted_once():
+    job = time_record("train-x", 20.0, 40.0)
+    spans = main.job_spans({"training": 12.0}, job, 10.0, 25.0, 42.0)
+    assert spans["starting Ray"] == 15.0
+    assert spans["starting the driver"] == 3.0
+    assert sum(spans.values()) == 32.0
+
+
+def submission(monkeypatch, listed):
+    """A Jobs API that knows the listed jobs; what is submitted to it."""
+    submitted = []
+    jobs = [SimpleNamespace(submission_id=each) for each in listed]
+    client = SimpleNamespace(
+        list_jobs=lambda: jobs, submit_job=lambda **options: submitted.append(options)
+    )
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda address: client)
+    return submitted
+
+
+def test_driver_is_submitted_once_and_told_the_number_of_nodes(monkeypatch):
+    cluster = SimpleNamespace(dashboard="http://127.0.0.88:7", nodes=["c1", "c2"])
+    submitted = submission(monkeypatch, ["another"])
+    assert main.submit(cluster, "0123456789ab")
+    assert [each["submission_id"] for each in submitted] == ["0123456789ab"]
+    assert submitted[0]["entrypoint"].endswith(" -m kit.onsite.driver 2")
+    submitted = submission(monkeypatch, ["0123456789ab"])
+    assert main.submit(cluster, "0123456789ab")
+    assert submitted == []
 
 
 def test_every_exit_code_has_a_meaning():

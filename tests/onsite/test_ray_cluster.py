@@ -31,9 +31,58 @@ def test_dashboard_that_cannot_answer_yet_is_asked_again(tmp_path, monkeypatch, 
 
     monkeypatch.setattr("ray.util.state.list_nodes", list_nodes)
     monkeypatch.setattr(ray_cluster.time, "sleep", lambda seconds: None)
-    cluster = Cluster(["c1", "c2"], Path("ray"), tmp_path, "1")
+    cluster = Cluster(["c1", "c2"], Path("python"), tmp_path, "1")
     cluster.until("2 nodes of Ray", cluster._all_nodes_alive)
     assert next(answers, None) is None
+
+
+def test_driver_is_submitted_again_until_the_head_takes_it(tmp_path, monkeypatch):
+    answers = iter([ConnectionError("refused"), RuntimeError("No available agent"), True])
+
+    def submit():
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(ray_cluster.time, "sleep", lambda seconds: None)
+    Cluster(["c1"], Path("python"), tmp_path, "1").until(
+        "answer to the driver's submission", submit
+    )
+    assert next(answers, None) is None
+
+
+def test_what_does_not_come_is_an_error_with_the_last_answer(tmp_path, monkeypatch):
+    def submit():
+        raise RuntimeError("No available agent")
+
+    monkeypatch.setattr(ray_cluster, "READY_S", 0.0)
+    with pytest.raises(RayFailed, match="no answer to the driver's submission after 0 s") as error:
+        Cluster(["c1"], Path("python"), tmp_path, "1").until(
+            "answer to the driver's submission", submit
+        )
+    assert error.value.code == names.RAY_NOT_STARTED
+    assert "No available agent" in error.value.got
+
+
+def test_no_server_of_ray_client_is_started(monkeypatch):
+    """The option that is missing: without a port Ray would take 10001, and refuses port 0."""
+    from click.testing import CliRunner
+    from ray.scripts import scripts
+
+    from kit.onsite import ray_node
+
+    made = []
+    monkeypatch.setattr(scripts, "get_ray_client_dependency_error", lambda: None)
+
+    def params(**options):
+        made.append(options["ray_client_server_port"])
+        raise SystemExit
+
+    monkeypatch.setattr("ray._private.parameter.RayParams", params)
+    for prepare in (lambda: None, ray_node.without_client_server):
+        prepare()
+        CliRunner().invoke(scripts.start, ["--head"])
+    assert made == [10001, None]
 
 
 def test_no_node_starts_ray_at_a_fixed_port():
@@ -52,7 +101,7 @@ def test_ray_chooses_every_port_that_is_not_chosen_for_it(tmp_path, monkeypatch)
         ray_cluster.subprocess, "Popen", lambda argv, **_: started.append(list(map(str, argv)))
     )
     monkeypatch.setattr(ray_cluster, "node_address", lambda node: "127.0.0.88")
-    Cluster(["c1"], Path("ray"), tmp_path, "1")._step("c1", "--address=127.0.0.88:7")
+    Cluster(["c1"], Path("python"), tmp_path, "1")._step("c1", "--address=127.0.0.88:7")
     ports = dict(word.split("=") for word in started[0] if "-port=" in word)
     names = ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export", "min-worker")
     assert ports == dict.fromkeys([f"--{name}-port" for name in (*names, "max-worker")], "0")
@@ -63,10 +112,10 @@ def test_ray_of_a_job_in_a_container_is_started_in_it_on_every_node(tmp_path, mo
     monkeypatch.setattr(ray_cluster.subprocess, "Popen", lambda argv, **_: started.append(argv))
     monkeypatch.setattr(ray_cluster, "node_address", lambda node: "127.0.0.88")
     monkeypatch.setenv("KIT_CONTAINER", "/proj/outside/become")
-    Cluster(["c1"], Path("/venv/bin/ray"), tmp_path, "1")._step("c1", "--head")
-    place = started[0].index("/venv/bin/ray")
+    Cluster(["c1"], Path("/venv/bin/python"), tmp_path, "1")._step("c1", "--head")
+    place = started[0].index("/venv/bin/python")
     assert started[0][place - 2 : place + 2] == [
-        *("bash", "/proj/outside/become", "/venv/bin/ray", "start")
+        *("bash", "/proj/outside/become", "/venv/bin/python", "-m")
     ]
 
 
@@ -79,7 +128,7 @@ def test_head_whose_port_was_taken_or_whose_node_was_busy_is_started_with_other_
     tmp_path, monkeypatch, taken, starts, words
 ):
     """Ray binds the ports that were chosen for it seconds later, when somebody may have them."""
-    made = Cluster(["c1"], Path("ray"), tmp_path, "1")
+    made = Cluster(["c1"], Path("python"), tmp_path, "1")
     used = []
 
     def step(node, *options):
@@ -97,10 +146,10 @@ def test_head_whose_port_was_taken_or_whose_node_was_busy_is_started_with_other_
     monkeypatch.setattr(made, "_step", step)
     monkeypatch.setattr(made, "_all_nodes_alive", lambda: True)
     if taken < starts:
-        made.start()
+        made.start(lambda: True)
     else:
         with pytest.raises(RayFailed, match="Ray on node c1 has ended"):
-            made.start()
+            made.start(lambda: True)
     assert len(set(used)) == starts
     made.stop()
 
@@ -179,7 +228,7 @@ def test_step_whose_ray_ends_fails_and_leaves_the_folder(tmp_path):
 
 
 def cluster(tmp_path, *codes):
-    made = Cluster(["c1", "c2"], Path("/x/ray"), tmp_path, "7")
+    made = Cluster(["c1", "c2"], Path("/x/python"), tmp_path, "7")
     for node, code in zip(made.nodes, codes, strict=False):
         made.steps[node] = subprocess.Popen(["bash", "-c", code], stdin=subprocess.PIPE)
     return made
@@ -258,7 +307,7 @@ def test_metrics_of_ray_are_switched_off(tmp_path):
 
 
 def test_folder_on_the_node_cannot_be_guessed_and_is_short(tmp_path):
-    folders = {Cluster(["c1"], Path("ray"), tmp_path, "12345678").private for _ in range(20)}
+    folders = {Cluster(["c1"], Path("python"), tmp_path, "12345678").private for _ in range(20)}
     assert len(folders) == 20
     socket_path = "/ray/session_2026-11-26_22-26-41_123456_4000000/sockets/plasma_store"
     assert max(len(folder + socket_path) for folder in folders) < 107
