@@ -66,3 +66,6 @@ ln -sf "/usr/share/zoneinfo/${SITE_ZONE:-UTC}" etc/localtime
 locale=${SITE_LOCALE:-C.UTF-8}
 [ "$locale" = C.UTF-8 ] || "$here/enter.sh" "$PWD" localhost \
     localedef --no-archive -i "${locale%.*}" -f "${locale#*.}" "$locale"
+# python3-minimal, libpython3-stdlib: else each program of a job that is no longer the owner of
+# these files compiles what it imports again; Ray starts a dozen of them for a job
+"$here/enter.sh" "$PWD" localhost sh -c 'exec python3 -m compileall -q -j 2 /usr/lib/python3.*'
