@@ -1,5 +1,7 @@
 """The table of faults: each test says what was seen, and it is printed at the end."""
 
+import os
+
 import pytest
 from kit_sandbox.sites import PROFILES
 
@@ -28,9 +30,10 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def pytest_generate_tests(metafunc):
-    """Run what is marked `both_sites` on the second site as well."""
-    if metafunc.definition.get_closest_marker("both_sites"):
-        name = "site" if "site" in metafunc.fixturenames else "bench"
+    """Run what is marked `both_sites`, or all (KIT_TEST_ALL=both), on the second site as well."""
+    name = "site" if "site" in metafunc.fixturenames else "bench"
+    wanted = os.environ.get("KIT_TEST_ALL") == "both" and name in metafunc.fixturenames
+    if wanted or metafunc.definition.get_closest_marker("both_sites"):
         metafunc.parametrize(name, PROFILES, indirect=True)
 
 
