@@ -47,8 +47,13 @@ def names(statuses):
 
 def client_process(site, attempt_id, spec, moment, script):
     """Run a client until it dies before or after its first call of a script."""
-    argv = [sys.executable, SUPPORT / "slurm_client.py", site.sshd.folder / "config"]
-    argv += [site.folder / "killed", attempt_id, json.dumps(dataclasses.asdict(spec))]
+    argv = [sys.executable, SUPPORT / "slurm_client.py", site.settings.profile]
+    argv += [
+        site.sshd.folder / "config",
+        site.folder / "killed",
+        attempt_id,
+        json.dumps(dataclasses.asdict(spec)),
+    ]
     path = f"{HERE.parent.parent}:{SUPPORT}"
     env = {**os.environ, "PYTHONPATH": path}
     return subprocess.run([*argv, moment, script], env=env, timeout=90).returncode

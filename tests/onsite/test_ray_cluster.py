@@ -64,27 +64,6 @@ def test_what_does_not_come_is_an_error_with_the_last_answer(tmp_path, monkeypat
     assert "No available agent" in error.value.got
 
 
-def test_no_server_of_ray_client_is_started(monkeypatch):
-    """The option that is missing: without a port Ray would take 10001, and refuses port 0."""
-    from click.testing import CliRunner
-    from ray.scripts import scripts
-
-    from kit.onsite import ray_node
-
-    made = []
-    monkeypatch.setattr(scripts, "get_ray_client_dependency_error", lambda: None)
-
-    def params(**options):
-        made.append(options["ray_client_server_port"])
-        raise SystemExit
-
-    monkeypatch.setattr("ray._private.parameter.RayParams", params)
-    for prepare in (lambda: None, ray_node.without_client_server):
-        prepare()
-        CliRunner().invoke(scripts.start, ["--head"])
-    assert made == [10001, None]
-
-
 def test_no_node_starts_ray_at_a_fixed_port():
     # an address that nobody else uses: no outgoing connection can take the port meanwhile
     ports = ray_cluster.free_ports("127.0.0.88", 5)

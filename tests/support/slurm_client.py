@@ -17,7 +17,7 @@ from kit.slurm.script import shell
 SCRIPTS = ("submit", "queue", "account", "close")
 
 
-def main(config, control, attempt_id, spec, moment, script):
+def main(profile, config, control, attempt_id, spec, moment, script):
     """Die `before` or `after` the first call of a script of the fence."""
     host = SSHHost("site", config=config, folder=Path(control))
     run = host.run
@@ -33,11 +33,11 @@ def main(config, control, attempt_id, spec, moment, script):
         return done
 
     host.run = dying
-    hpc = replace(load("sandbox").hpc, poll_floor_s=1.0)
+    hpc = replace(load(profile).hpc, poll_floor_s=1.0)
     slurm = Slurm(host, hpc)
     slurm.submit(JobSpec(**{**spec, "commands": tuple(spec["commands"])}), attempt_id)
     follow(slurm, attempt_id)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], json.loads(sys.argv[4]), *sys.argv[5:7])
+    main(*sys.argv[1:5], json.loads(sys.argv[5]), *sys.argv[6:8])
