@@ -396,6 +396,5 @@ class Run:
     def _needs(result: T | None, step: str) -> T:
         """Return the result of an earlier step. Raises UsageError when it was not run yet."""
         if result is None:
-            next_step = f"run the cell with `{step}` first"
-            raise UsageError("this step came too early", next_step=next_step)
+            raise UsageError("this step came too early", "", f"run the cell with `{step}` first")
         return result
