@@ -371,8 +371,7 @@ def test_certificate_that_ends_mid_wait_pauses_until_it_is_renewed(site, seen):
 
 
 def test_wrong_host_key_and_a_refused_key_change_no_state(site, seen):
-    sshd = site.login("refusing", certificates=False)  # its list of keys is emptied below
-    attempt_id, reported = site.attempt_id(), []
+    sshd, attempt_id, reported = site.login("refusing"), site.attempt_id(), []
     known = (sshd.folder / "known_hosts").read_text()
     allowed = (sshd.folder / "authorized_keys").read_text()
     slurm = site.slurm(site.host(sshd))
