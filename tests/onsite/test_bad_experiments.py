@@ -94,6 +94,7 @@ def test_failure_of_the_driver_has_cause_and_traceback(ray_here, task, folder, m
     monkeypatch.setattr(ray_here, "init", lambda: None)
     monkeypatch.setenv("KIT_TASK", json.dumps({**task, "hyperparameters": {"way": "raises"}}))
     monkeypatch.setenv("KIT_ATTEMPT", str(folder))
+    monkeypatch.setattr(driver.sys, "argv", ["driver", "1"])
     with pytest.raises(ray_here.exceptions.RayError):
         driver.main()
     failure = json.loads((folder / FAILURE).read_text())
