@@ -1,5 +1,6 @@
 """The reproduction report: each published file beside the new one, and why they differ."""
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from kit.report.article.figures import (
 )
 from kit.report.intervals import wilson
 from kit.report.page import Part, Section, render
-from kit.report.table import test_items
+from kit.report.table import WIDTH, test_items
 from kit.slurm import PUBLISHED
 
 NEAR = 0.2
@@ -251,7 +252,8 @@ def as_text(rows: list[Row]) -> str:
     brief = [{name: row[name] for name in shown} for row in rows]
     amiss = [row for row in rows if row[""] != "green"]
     why = dict.fromkeys(f"{row['file']}: {row['why it differs'] or row['shape']}" for row in amiss)
-    return "\n".join(["Reproduction report: " + numbers, "", to_text(brief), "", *why, "", *RULE])
+    prose = [textwrap.fill(line, WIDTH, break_on_hyphens=False) for line in (*why, "", *RULE)]
+    return "\n".join(["Reproduction report: " + numbers, "", to_text(brief), "", *prose])
 
 
 def as_page(settings: Settings, rows: list[Row]) -> str:

@@ -175,6 +175,7 @@ def test_the_text_and_the_page_have_the_rule_and_the_colours(loaded):
     publish(loaded, metrics(0.8887, 0.9), data={**OWN, "title": "<b> 1 + 1"})
     text, path = reproduction.write(loaded)
     assert text.startswith("Reproduction report: 1 green, 1 amber, ")
+    assert max(map(len, text.splitlines())) <= 100, "columns of a terminal"
     page = path.read_text()
     for said in ("green: the published shape", 'class="amber"', 'class="red"', "&lt;b&gt; 1 + 1"):
         assert said in page, said
