@@ -77,7 +77,7 @@ def _from_mirror(mirror: str, folder: Path) -> None:
     files = pooch.create(folder, url, registry=CHECKSUMS, retry_if_failed=RETRIES)
     for name in CHECKSUMS:
         with tqdm.tqdm(
-            total=1, desc=name, unit="B", unit_scale=True, leave=False, mininterval=1
+            total=1, desc=name, unit="B", unit_scale=True, leave=False, mininterval=1, delay=1
         ) as bar:
             fetch = pooch.HTTPDownloader(progressbar=bar, timeout=TIMEOUT_S)
             files.fetch(name, downloader=fetch)
