@@ -181,8 +181,8 @@ def sweep_command(
     """Run many trials as one run.
 
     Trains the experiment with every combination of the given values, on this machine or, with
-    the target cloud-hpc, in one batch job. A sweep that was interrupted runs the missing trials
-    only when the same command is called again.
+    the target cloud-hpc, in one batch job. A sweep that was interrupted or cancelled runs the
+    missing trials only when the same command is called again.
 
     \b
     Example:
@@ -204,6 +204,8 @@ def sweep_command(
         counts, folder = record["sweep"], settings.profile_dir / "runs" / record["run"]
         done = f"{counts['done']} of {counts['trials']} trials done"
         click.echo(f"{record['run']}: {done}, {counts['failed']} failed, best {counts['best']}")
+        if counts["not_run"]:
+            click.echo(f"  {counts['not_run']} not run: the same command runs them")
         click.echo(f"  files: {folder} (trials.json, sweep.ipynb)")
         click.echo(f"  next: open {folder / 'sweep.ipynb'}; kit bill {record['run']}")
 

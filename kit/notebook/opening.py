@@ -5,6 +5,7 @@ import importlib
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from kit.base import Json, Timeline
 from kit.base.settings import Settings, load
@@ -43,9 +44,14 @@ def open_target(profile: str, target: str, runner: str = "") -> Settings:
 
 
 def stored_run(
-    settings: Settings, target: str, experiment: Experiment, recorded: Json, fresh: bool
+    settings: Settings,
+    target: str,
+    experiment: Experiment,
+    recorded: Json,
+    fresh: bool,
+    was_cancelled: Callable[[str], bool] = lambda run: False,
 ) -> tuple[StoredRun, Data]:
-    """Prepare the data set, and start a run or resume an interrupted one."""
+    """Prepare the data set, and start a run or resume an interrupted one, see `start_run`."""
     timeline = Timeline(spans_before(time.time()))
     trains_here = target == "local" and "sweep" not in recorded
     imports = import_in_advance(experiment) if trains_here else []
@@ -54,7 +60,7 @@ def stored_run(
     with timeline.span("loading"):
         for thread in imports:
             thread.join()
-    run = start_run(settings, target, recorded, data.hash, fresh, experiment)
+    run = start_run(settings, target, recorded, data.hash, fresh, experiment, was_cancelled)
     run.timeline.add(timeline)
     follow_cells(run.timeline)
     if trains_here and in_notebook():

@@ -21,7 +21,7 @@ from kit.slurm import JobSpec, SitePaths, build_script, node_hours, parse_durati
 from kit.store import as_row, bucket_name, certificates, describe_expiry
 from kit.submitter import job_spec, tunnel_settings
 from kit.submitter.job import build_task
-from kit.sweeps.engine import DONE
+from kit.sweeps.engine import DONE, FROM_RUN
 
 EXAMPLE = RunRequest(run="cloud-hpc-000000000000-1", data_hash="0" * 64)
 
@@ -73,7 +73,8 @@ def training_seconds(settings: Settings, experiment: str, target: str) -> float 
     found += [
         float(line["training"]["total-seconds"])
         for line in read_history(folder / TRIAL_LINES)[0]
-        if (line.get("experiment"), line.get("target")) == wanted and line.get("state") == DONE
+        if (line.get("experiment"), line.get("target"), line.get("state")) == (*wanted, DONE)
+        and FROM_RUN not in line
     ]
     return statistics.median(found) if found else None
 

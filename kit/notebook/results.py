@@ -14,6 +14,8 @@ from kit.notebook.cloud_hpc import JOB_FILES
 from kit.runs.history import StoredRun
 from kit.runs.objects import StageStore
 from kit.runs.outcome import Outcome, published_facts
+from kit.sweeps.engine import FROM_RUN
+from kit.sweeps.space import named
 from kit.tracking import units_log
 
 
@@ -112,6 +114,27 @@ def _log_local(
             artifacts=tuple((str(run.folder / name), "records") for name in files),
         ),
     )
+
+
+def log_trials(run: StoredRun, rows: Iterable[Json], parameters: Mapping[str, Any]) -> None:
+    """Log each trial of a sweep to MLflow, below the run of the sweep."""
+    logs = []
+    for row in [row for row in rows if row["metrics"]]:
+        end_ms, tags = int(row["end"] * 1000), {"kit.target": run.target, "kit.trial": row["trial"]}
+        logs.append(
+            tracking.RunLog(
+                experiment=tracking.experiment_of(run.target, run.experiment.label),
+                run_name=named(row["values"]),
+                run_id=f"{run.id}/trials/{row['trial']}",
+                start_ms=int(row["start"] * 1000),
+                end_ms=end_ms,
+                params=tracking.mlflow_params({**parameters, **row["values"]}),
+                metrics=tracking.metric_points(row["metrics"], end_ms),
+                tags=tags | ({f"kit.{FROM_RUN}": row[FROM_RUN]} if FROM_RUN in row else {}),
+                parent=run.id,
+            )
+        )
+    tracking.log_runs(run.settings, logs)
 
 
 def finish_cloud(run: StoredRun, data: Data, objects: StageStore, outcome: Outcome) -> Json:

@@ -7,13 +7,16 @@ trials are beside it.
 import contextlib
 import json
 import statistics
+import sys
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import partial
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import kit
-from kit import tracking
-from kit.base import Json, KitError, UsageError, append_history, read_history
+from kit.base import Json, KitError, UsageError, append_history, read_history, read_json
+from kit.base.settings import Settings
 from kit.billing import bill_of_run, estimate, sacct_of, usages
 from kit.billing.rates import slurm_kinds
 from kit.billing.shares import shares
@@ -21,16 +24,18 @@ from kit.experiments import DEFAULT, Thresholds, load_experiment, remember
 from kit.experiments.running import Trained
 from kit.notebook.opening import open_target, refuse_workers, stored_run
 from kit.notebook.plan import training_seconds
-from kit.notebook.results import Options
+from kit.notebook.results import Options, log_trials
 from kit.notebook.run import Run
 from kit.notebook.show import Table, Text
 from kit.runs.history import TRIAL_LINES, results_lock
-from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest, write_request
+from kit.runs.requests import MAX_REQUEST_BYTES, RunRequest, RunRequests, RunState, write_request
 from kit.slurm import planned_resources
+from kit.store import bucket_name, open_store
 from kit.sweeps import TRIALS, Sweep, Trial, expand, run_sweep, trials_of
 from kit.sweeps.engine import (
     DONE,
     FAILED,
+    FROM_RUN,
     MISSING,
     STOPPED,
     best_row,
@@ -64,6 +69,7 @@ def start_sweep(
 ) -> "SweepRun":
     """Start a sweep over the parameters of an experiment, or resume an interrupted one.
 
+    One that was cancelled is continued by a new run, which takes over the finished trials.
     `space` has the values of each parameter, `parameters` those that are the same in all trials.
     `trials` of the combinations are drawn with `draw_seed`, 0 runs all. `at_once` trials run at
     the same time; `stop_early` ends the worse half at each halving; `trial_limit_s` ends a trial
@@ -90,10 +96,20 @@ def start_sweep(
     least = wanted.gates if gates is None else Thresholds(gates)
     options = Options(least, strict, configured, at_once)
     on_site = options.as_parameters(target) if target == "cloud-hpc" else {"workers": at_once}
-    text = json.dumps(sweep.model_dump(), sort_keys=True)
+    text = json.dumps(sweep.model_dump(exclude={"continues"}), sort_keys=True)
     recorded = {**base.model_dump(), **on_site, "sweep": text}
-    run, data = stored_run(settings, target, wanted, recorded, fresh)
+    cancelled = partial(_was_cancelled, settings)
+    run, data = stored_run(settings, target, wanted, recorded, fresh, cancelled)
+    sweep = sweep.model_copy(update={"continues": run.first.get("continues", [])})
     return SweepRun(run, data, base, options, sweep, found)
+
+
+def _was_cancelled(settings: Settings, run: str) -> bool:
+    """Return whether a cancel has ended a run on a site before it had a result."""
+    if not run.startswith("cloud-hpc-"):
+        return False
+    requests = RunRequests(open_store(settings, bucket_name(settings, "submitter")))
+    return requests.status(run).state is RunState.CANCELLED
 
 
 class SweepRun(Run):
@@ -109,7 +125,22 @@ class SweepRun(Run):
     def _lines(self) -> list[str]:
         how = ", the worse half is stopped at each halving" if self.sweep.stop_early else ""
         lines = [f"sweep: {len(self.trials)} trials, {self.options.workers} at once{how}"]
-        return [*super()._lines(), *lines]
+        return [*super()._lines(), *lines, *self._continued]
+
+    @property
+    def _left(self) -> int:
+        """The number of trials to be run: all, or those that a cancelled run has left."""
+        for run in self.sweep.continues[:1]:
+            if (path := self.run.folder.with_name(run) / "record.json").exists():
+                return int(read_json(path)["sweep"]["not_run"])
+        return len(self.trials)
+
+    @property
+    def _continued(self) -> list[str]:
+        """The sentence that says what the sweep continues; empty for a new one."""
+        left, whole = self._left, len(self.trials)
+        known = f"{left} of {whole} trials, the others are finished in "
+        return [f"continues {known * (left < whole)}{run}" for run in self.sweep.continues[:1]]
 
     @property
     def request(self) -> RunRequest:
@@ -130,9 +161,11 @@ class SweepRun(Run):
         import pandas
 
         names = list(dict.fromkeys(name for trial in self.trials for name in trial.values))
-        budget = trained_share(self.experiment, self.sweep, self.trials) * len(self.trials)
+        left = self._left
+        budget = trained_share(self.experiment, self.sweep, self.trials) * left
         plan: dict[str, str] = {
             "trials": str(len(self.trials)),
+            **({"left to run": str(left)} if left < len(self.trials) else {}),
             "parameters": ", ".join(names),
             "at once": str(self.options.workers),
             "trainings' worth": f"{budget:g}",
@@ -162,6 +195,7 @@ class SweepRun(Run):
 
     def run_trials(self) -> str:
         """Run all trials that have no result yet; the last ones are shown below the cell."""
+        sys.stdout.write("".join(f"{line}\n" for line in self._continued))
         if self.run.target == "local":
             self._run_here()
         else:
@@ -257,8 +291,10 @@ class SweepRun(Run):
         if len(costs) == 1:
             ((unit, parts),) = costs.items()
             across = [float(part) for part in parts]
+        paid = [FROM_RUN not in row for row in self._rows]  # by this run, not by one before
+        rows, across = list(compress(self._rows, paid)), list(compress(across, paid))
         return kit.plots.metric_by_cost(
-            self._rows, self.experiment.primary, across, unit, self.data.info.warning
+            rows, self.experiment.primary, across, unit, self.data.info.warning
         )
 
     def noise(self) -> str:
@@ -306,6 +342,7 @@ class SweepRun(Run):
                 "stopped_early": states.count(STOPPED),
                 "failed": states.count(FAILED),
                 "not_run": states.count(MISSING),
+                "taken_over": sum(FROM_RUN in row for row in self._rows),
                 "at_once": self.options.workers,
                 "best": self._best["values"],
             }
@@ -313,7 +350,7 @@ class SweepRun(Run):
         record = super().finish()
         self._save_shares()
         self._add_lines()
-        self._log_trials(record)
+        log_trials(self.run, self._rows, self.parameters.model_dump())
         return record
 
     def _save_shares(self) -> None:
@@ -340,29 +377,6 @@ class SweepRun(Run):
                 facts = {"experiment": self.experiment.name, "target": self.run.target}
                 facts["primary"] = self.experiment.primary
                 append_history(path, {"run": self.run.id, **facts, **row, "units": units})
-
-    def _log_trials(self, record: Json) -> None:
-        """Log each trial to MLflow, below the run of the sweep."""
-        label = self.experiment.label
-        logs = []
-        for row in [row for row in self._rows if row["metrics"]]:
-            name, end_ms = named(row["values"]), int(row["end"] * 1000)
-            logs.append(
-                tracking.RunLog(
-                    experiment=tracking.experiment_of(self.run.target, label),
-                    run_name=name,
-                    run_id=f"{self.run.id}/trials/{row['trial']}",
-                    start_ms=int(row["start"] * 1000),
-                    end_ms=end_ms,
-                    params=tracking.mlflow_params(
-                        {**self.parameters.model_dump(), **row["values"]}
-                    ),
-                    metrics=tracking.metric_points(row["metrics"], end_ms),
-                    tags={"kit.target": self.run.target, "kit.trial": row["trial"]},
-                    parent=self.run.id,
-                )
-            )
-        tracking.log_runs(self.settings, logs)
 
     def show_bill(self) -> Table:
         """Show the bill of the sweep; what no trial used is its start, its end and idle slots."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kit.base import Json, Timeline, host_facts, time_record, versions, write_json
+from kit.base import DataError, Json, Timeline, host_facts, time_record, versions, write_json
 from kit.experiments import Experiment, imported_experiment
 from kit.onsite.driver import needs, stage_data, wait_for_nodes
 from kit.onsite.names import END_TRIALS, METRICS, PROGRESS, TIMES
@@ -28,7 +28,7 @@ def run_trials(task: Json, folder: Path) -> None:
     trials = trials_of(experiment, task["hyperparameters"], sweep)
     with timeline.span("data"):
         stage_data(task, folder)
-        stored_results([Path(name) for name in task["earlier"]], folder)
+        _take_over(task, folder)
     wait_for_nodes(task)
     slots = RaySlots(task, folder)
 
@@ -40,6 +40,19 @@ def run_trials(task: Json, folder: Path) -> None:
         end = folder / END_TRIALS
         rows = run_sweep(experiment, sweep, trials, folder, slots, show, end.exists)
     _publish(experiment, task, folder, rows, timeline)
+
+
+def _take_over(task: Json, folder: Path) -> None:
+    """Copy the trials of earlier attempts, then those of the cancelled runs that are continued.
+
+    Raises DataError where a folder of these is gone: their trials would be paid for twice.
+    """
+    stored_results([Path(name) for name in task["earlier"]], folder)
+    for run, name in task["continued"]:
+        if not Path(name).is_dir():
+            step = "start the sweep with --fresh: all its trials are run"
+            raise DataError(f"take over the trials of {run}", f"{name} is gone", step)
+        stored_results([Path(name)], folder, run)
 
 
 def _publish(

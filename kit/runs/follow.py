@@ -14,6 +14,7 @@ POLL_INTERVAL_S = 1.0
 # States of a job whose cause only Slurm knows: the job itself saw no more than a signal.
 OUTSIDE_CAUSES = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED")
 _OTHER_SHAPE = (AttributeError, KeyError, TypeError, ValueError)
+AFTER_CANCEL = "start it again with --fresh, or a sweep by the same command, which continues it"
 LOG_LINES = 10  # of a failed job's log, shown with the error
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ def _result(requests: FollowedRuns, run: str) -> Json:
         why = (requests.read(run, "refused") or {}).get("why", "")
         raise TrainingFailed(f"the request of {run} was refused", why)
     if status.state is RunState.CANCELLED:
-        raise TrainingFailed(f"{run} was cancelled", next_step="start it again with --fresh")
+        raise TrainingFailed(f"{run} was cancelled", next_step=AFTER_CANCEL)
     ended = requests.read(run, f"try-{status.number}/ended") or {}
     failure = ended.get("failure") or {}
     if (ended.get("job") or {}).get("state") in OUTSIDE_CAUSES:

@@ -11,7 +11,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,9 +129,9 @@ def _sum(spans: Iterable[Json]) -> float:
 class StoredRun:
     """One execution of a target and its folder `results/<profile>/runs/<id>/`.
 
-    `first` is what was true when the run started: time, git commit, versions, host. `earlier_s`
-    are the seconds of earlier starts that were interrupted, `more` is what the line of the history
-    has of its own, such as the counts of a sweep.
+    `first` is what was true when the run started: time, git commit, versions, host, the runs that
+    it `continues`. `earlier_s` are the seconds of earlier starts that were interrupted, `more` is
+    what the line of the history has of its own, such as the counts of a sweep.
     """
 
     id: str
@@ -212,27 +212,29 @@ def start_run(
     data_hash: str,
     fresh: bool = False,
     experiment: Experiment | None = None,
+    was_cancelled: Callable[[str], bool] = lambda run: False,
 ) -> StoredRun:
     """Resume the newest unfinished run of this kind, or begin a new one.
 
-    Without `experiment` it is a run of the article's. Raises Busy when another process is
-    executing that run, UsageError for an unknown target.
+    Without `experiment` it is a run of the article's. A run that `was_cancelled` is not resumed:
+    the next one continues it, as it does a sweep of which a cancel has left trials. Raises Busy
+    when another process is executing that run, UsageError for an unknown target.
     """
     if target not in TARGETS:
         raise UsageError(f"no target {target!r}", next_step=f"use one of {', '.join(TARGETS)}")
     experiment = experiment or load_experiment(DEFAULT)
     with results_lock(settings):
         stem = f"{target}-{_kind(settings, target, experiment, parameters, data_hash)}"
-        number = _newest(settings, stem)
-        folder = settings.profile_dir / "runs" / f"{stem}-{number}"
-        unfinished = number > 0 and not (folder / "record.json").exists()
-        if fresh or not unfinished:
-            folder = settings.profile_dir / "runs" / f"{stem}-{number + 1}"
-            unfinished = False
+        runs, newest = settings.profile_dir / "runs", _newest(settings, stem)
+        folder = runs / f"{stem}-{newest}"
+        ended = fresh or not newest or (folder / "record.json").exists()
+        ended = ended or was_cancelled(folder.name)
+        folder, before = (runs / f"{stem}-{newest + ended - n}" for n in (0, 1))
+        continues = [] if fresh else _continued(before, was_cancelled)
         _make_folder(folder)
         lock = _hold(folder)
         last_active = _last_active(folder)
-        first = _first_start(settings, folder, target, experiment, parameters)
+        first = _first_start(settings, folder, target, experiment, parameters, continues)
     timeline = RunTimeline(folder / "timeline.json")
     timeline.load(last_active)
     started = float(first.pop("started"))
@@ -243,7 +245,7 @@ def start_run(
         experiment=experiment,
         folder=folder,
         parameters=parameters,
-        resumed=unfinished,
+        resumed=not ended,
         started=started,
         settings=settings,
         lock=lock,
@@ -253,8 +255,23 @@ def start_run(
     )
 
 
+def _continued(before: Path, was_cancelled: Callable[[str], bool]) -> list[str]:
+    """Return the run before, if a cancel has left trials of it, and what that one continues."""
+    record, start = before / "record.json", before / "run.json"
+    if not start.exists():
+        return []
+    sweep = read_json(record).get("sweep", {}) if record.exists() else None
+    left = was_cancelled(before.name) if sweep is None else sweep.get("not_run")
+    return [before.name, *read_json(start).get("continues", [])] if left else []
+
+
 def _first_start(
-    settings: Settings, folder: Path, target: str, experiment: Experiment, parameters: Json
+    settings: Settings,
+    folder: Path,
+    target: str,
+    experiment: Experiment,
+    parameters: Json,
+    continues: Sequence[str],
 ) -> Json:
     """Return what was true at the first start of a run; record it if this is the first start.
 
@@ -280,13 +297,14 @@ def _first_start(
                 "versions": dict(versions()),
                 "host": host_facts(),
                 "code": experiment.code,
+                **({"continues": list(continues)} if continues else {}),
             },
         )
     names = ("started", "git", "versions", "host", "code")
     first = read_json(path)
     if not isinstance(first, dict) or any(name not in first for name in names):
         raise DataError(f"read {path}", "it does not hold the start of a run", "use --fresh")
-    return {name: first[name] for name in names}
+    return {name: first[name] for name in (*names, "continues") if name in first}
 
 
 def _earlier_seconds(folder: Path, last_active: float) -> float:

@@ -170,6 +170,17 @@ class RunRequest(Checked):
         trials_of(experiment, values, self.sweep)
         return self
 
+    @model_validator(mode="after")
+    def _check_continued(self) -> "RunRequest":
+        """Check that a sweep continues earlier runs of its own only."""
+        kind, _, number = self.run.rpartition("-")
+        for name in self.sweep.continues:
+            before = re.fullmatch(rf"{kind}-([1-9]\d{{0,5}})", name)
+            if before is None or int(before[1]) >= int(number):
+                tried = f"continue {name[:80]!r} by {self.run}"
+                raise UsageError(tried, "it is not an earlier run of that sweep", "use --fresh")
+        return self
+
     def wants_tunnel(self, default: str) -> bool:
         """Return whether a reverse tunnel is wanted; `default` is the profile's answer."""
         return (self.tunnel or default) == "reverse"

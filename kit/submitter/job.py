@@ -38,7 +38,8 @@ class Task:
     needs beside the kit's own, `data` the zip file of its data set, `code` the zip file of the
     shipped rooms and of the experiment (its SHA-256 is `code_hash`), `earlier` the folders of
     the attempts before, the last one first, whose checkpoints may be resumed, `sweep` the trials
-    in place of one training, `tunnel` what `TunnelKeys.open` returned.
+    in place of one training, `continued` run and folder of each attempt of cancelled runs whose
+    trials it takes over, `tunnel` what `TunnelKeys.open` returned.
     `environment` is a folder that was built before (`private`: the job removes it); without one
     the job finds or builds its own.
     """
@@ -58,6 +59,7 @@ class Task:
     workers: int = 1
     earlier: tuple[str, ...] = ()
     sweep: Json | None = None
+    continued: tuple[tuple[str, str], ...] = ()
     environment: str = ""
     private: bool = False
     tunnel: Json | None = None

@@ -9,21 +9,24 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from kit.base import CommandFailed, DataError, Json, KitError, sha256_of, temporary_folder
+from kit.base import Busy, CommandFailed, DataError, Json, KitError, sha256_of, temporary_folder
 from kit.base.settings import Hpc
 from kit.experiments import Experiment, load_experiment
 from kit.onsite import TUNNEL_STATE
 from kit.runs.objects import StageStore
-from kit.runs.requests import RunRequest
+from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
 from kit.slurm import Room, Slurm, parse_duration, planned_resources, read_room, room_argv
 from kit.store import ObjectStore
 from kit.submitter import env as hpc_env
 from kit.submitter.job import Task, build_task, code_archive, data_archive
 from kit.submitter.tunnel_key import TunnelKeys
 
+Continued = tuple[tuple[str, str], ...]  # run and folder of attempts whose trials are taken over
+
 log = logging.getLogger(__name__)
 # Measured: an environment with its wheels for Python 3.11 and Ray 2.60; files of an attempt.
 ENVIRONMENT_MIB, ENVIRONMENT_FILES, ATTEMPT_FILES = 430, 8200, 100
+ALL_TRIALS = "start the sweep with --fresh: all its trials are run"
 NO_ROOM = (
     "remove what is old (`kit tidy --remove`, `kit envs rm`), or ask the centre for more quota"
 )
@@ -38,12 +41,14 @@ class Staging:
     tunnel_keys: TunnelKeys | None
     show: Callable[[Json], None]
 
-    def task(self, request: RunRequest, number: int, attempt_id: str) -> Task:
+    def task(
+        self, request: RunRequest, number: int, attempt_id: str, continued: Continued = ()
+    ) -> Task:
         """Stage everything that an attempt needs. Raises KitError."""
         host, hpc = self.slurm.host, self.slurm.hpc
         experiment = own_experiment(request)
         code = code_archive(experiment)
-        task = build_task(hpc, request, experiment, number, sha256_of(code))
+        task = build_task(hpc, request, experiment, number, sha256_of(code), continued=continued)
         sums = f"{task.data}.sha256"  # of the file, which is named by the hash of the data set
         used = [task.code, task.data, sums, hpc_env.pins_file(hpc, task.requirements)]
         self._check_room(request, task)
@@ -115,6 +120,37 @@ def refuse_too_many(hpc: Hpc, workers: int, device: str) -> None:
         got = f"the profile asks for {most} {unit}, and each needs one"
         step = "give fewer workers or device = cpu, or change [hpc] nodes, cpus, gres"
         raise DataError(f"train with workers = {workers} on {device}", got, step)
+
+
+def check_request(hpc: Hpc, request: RunRequest) -> None:
+    """Raise UsageError or DataError for a request that cannot be run here."""
+    own_experiment(request)
+    refuse_too_many(hpc, request.workers, str(request.hyperparameters.get("device", "cpu")))
+
+
+def continued_attempts(slurm: Slurm, requests: RunRequests, request: RunRequest) -> Continued:
+    """Return the attempts of the cancelled runs that a sweep continues, newest first.
+
+    Raises Busy while the job of one may still run a trial, DataError where its trials are gone:
+    no trial is run twice.
+    """
+    found: list[tuple[str, str]] = []
+    for run in request.sweep.continues:
+        status = requests.status(run)
+        if status.state not in (RunState.DONE, RunState.CANCELLED):
+            waits = status.state in (RunState.REQUESTED, RunState.SUBMITTED, RunState.CANCELLING)
+            step = "wait for its end" if waits else ALL_TRIALS
+            error = Busy if waits else DataError
+            raise error(f"continue the sweep {run}", status.state.when, step)
+        attempts = range(status.number, 0, -1)
+        folders = [slurm.folder(attempt_id(run, number)) for number in attempts]
+        answer = slurm.host.run(["ls", "-d", "--", *folders], check=False, repeat=True)
+        there = answer.out.splitlines()
+        if status.state is RunState.DONE and folders[0] not in there:
+            got = f"{folders[0]} is gone from the site, with its finished trials"
+            raise DataError(f"continue the sweep {run}", got, ALL_TRIALS)
+        found += [(run, folder) for folder in folders if folder in there]
+    return tuple(found)
 
 
 def own_experiment(request: RunRequest) -> Experiment:

@@ -212,9 +212,8 @@ class Submitter:
             if self.settings.site.closed:
                 raise DataError("submit", self.settings.site.closed)
             check_affordable(self.settings, self.slurm.host)
-            staging.own_experiment(request)
-            device = str(request.hyperparameters.get("device", "cpu"))
-            staging.refuse_too_many(self.hpc, request.workers, device)
+            staging.check_request(self.hpc, request)
+            continued = staging.continued_attempts(self.slurm, self.requests, request)
         except NoSuchObject:
             return
         except (DataError, UsageError) as err:
@@ -230,7 +229,7 @@ class Submitter:
             inputs = staging.Staging(
                 self.slurm, self.data, self.tunnel_keys, partial(self._show, run)
             )
-            task = inputs.task(request, number, attempt)
+            task = inputs.task(request, number, attempt, continued)
         except EnvironmentBuildError as err:
             self._give_up(run, number, err.tried, err)
             return

@@ -37,6 +37,8 @@ HALVING = 2
 POLL_S = 1.0
 MAX_TRIALS_BYTES = 50 * 2**30  # of the results of all trials together
 DONE, STOPPED, FAILED, MISSING = "done", "stopped early", "failed", "not run"
+FROM_RUN = "from_run"  # of a trial that an earlier run has finished: the id of that run
+CUT_OFF = "the sweep was cancelled before it was trained to its end"
 KILLED_CAUSE = "its process was killed: most often it used more memory than there is"
 REMOVED = f"its files were removed: those of all trials are over {MAX_TRIALS_BYTES >> 30} GiB"
 
@@ -138,6 +140,10 @@ def run_sweep(
             break
         alive = best_of(folder, alive, number, goal, len(alive) // HALVING or 1)
     rows = table_of(experiment, sweep, trials, folder)
+    left = {trial.id for trial in alive}
+    for row in rows:
+        if row["state"] == STOPPED and row["trial"] in left:  # not by a halving
+            row |= {"state": MISSING, "why": CUT_OFF}
     if not any(row["state"] == DONE for row in rows):
         why = next((row["why"] for row in rows if row["state"] == FAILED), "")
         got = f"all failed; the first one: {why}" if why else "it was ended before one was done"
@@ -157,20 +163,26 @@ def best_of(folder: Path, trials: Sequence[Trial], rung: int, goal: Goal, keep: 
 def table_of(
     experiment: Experiment, sweep: Sweep, trials: Sequence[Trial], folder: Path
 ) -> list[Json]:
-    """Return a row for each trial: state, metrics, seconds in its slot, hashes of its files."""
+    """Return a row for each trial: state, metrics, seconds in its slot, hashes of its files.
+
+    A trial that an earlier run has finished names it (FROM_RUN) and has no seconds of this one.
+    """
     rungs, rows = rungs_of(experiment, sweep, trials), []
     for trial in trials:
         results = [_result(folder / FOLDER / trial.id, number) for number in range(len(rungs))]
         reached = [result for result in results if result]
+        own = [result for result in reached if FROM_RUN not in result]
         last: Json = reached[-1] if reached else {"state": MISSING}
         state = last["state"]
         if state == DONE and len(reached) < len(rungs):
             state = STOPPED
-        seconds = sum(result["end"] - result["start"] for result in reached)
+        seconds = sum(result["end"] - result["start"] for result in own)
         row = {"trial": trial.id, "values": dict(trial.values), "state": state}
-        row |= {"metrics": last.get("metrics", {}), "why": last.get("why", "")}
+        why = last.get("why") or (f"from {last[FROM_RUN]}" if FROM_RUN in last else "")
+        row |= {"metrics": last.get("metrics", {}), "why": why}
         row |= {"slot_seconds": round(seconds, 5), "training": last.get("training", {})}
-        row |= {"start": reached[0]["start"], "end": last["end"]} if reached else {}
+        row |= {"start": (own or reached)[0]["start"], "end": last["end"]} if reached else {}
+        row |= {FROM_RUN: last[FROM_RUN]} if FROM_RUN in last else {}
         rows.append({**row, "files": last.get("files", {})})
     return rows
 
@@ -182,8 +194,12 @@ def best_row(rows: Sequence[Json], goal: Goal) -> Json | None:
 
 
 def training_of(rows: Sequence[Json]) -> tuple[float, float, float]:
-    """Return start and end of all trials that trained, and the sum of their training seconds."""
-    done = [row for row in rows if row["training"]]
+    """Return start and end of all trials that trained, and the sum of their training seconds.
+
+    Those of earlier runs are left out, unless there are no others.
+    """
+    trained = [row for row in rows if row["training"]]
+    done = [row for row in trained if FROM_RUN not in row] or trained
     seconds = sum(row["training"]["total-seconds"] for row in done)
     return min(row["start"] for row in done), max(row["end"] for row in done), seconds
 
@@ -204,20 +220,27 @@ def publish_best(folder: Path, rows: Sequence[Json], goal: Goal) -> Json:
     return best
 
 
-def stored_results(earlier: Sequence[Path], folder: Path) -> None:
+def stored_results(earlier: Sequence[Path], folder: Path, run: str = "") -> None:
     """Take over what earlier attempts have left, newest first: the last state of each trial.
 
-    A trial that failed there because its process was killed is run again.
+    A trial that failed there because its process was killed is run again. `run` is the id of the
+    run of these attempts, where it is another one: the results say so, as it has paid for them.
     """
     for attempt in earlier:
         for source in sorted((attempt / FOLDER).glob("*")):
             target = folder / FOLDER / source.name
             if target.exists() or not source.is_dir() or source.suffix:  # .part: a cut copy
                 continue
-            copy_whole(source, target)
-            for path in target.glob("rung-*.json"):
-                if _read(path).get("again"):
+            taken = target.with_name(f"{target.name}.taken")
+            shutil.rmtree(taken, ignore_errors=True)
+            copy_whole(source, taken)
+            for path in taken.glob("rung-*.json"):
+                result = _read(path)
+                if result.get("again"):
                     path.unlink()
+                elif result and run:
+                    write_json(path, {FROM_RUN: run, **result})
+            taken.rename(target)
 
 
 def progress_of(rows: Sequence[Json], begun: Mapping[str, float], goal: Goal) -> Json:

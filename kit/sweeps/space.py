@@ -28,6 +28,7 @@ from kit.experiments import Experiment
 from kit.experiments.parameters import Parameters
 
 MAX_TRIALS = 1000
+MAX_CONTINUED = 100
 _NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(
     rf"(?P<log>log:)?(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?:/(?P<step>{_NUMBER}))?"
@@ -49,6 +50,11 @@ class Sweep(Parameters):
     )
     trial_limit_s: float = Field(
         default=0.0, ge=0.0, description="Seconds after which a trial is ended; 0: no limit."
+    )
+    continues: list[str] = Field(
+        default=[],
+        max_length=MAX_CONTINUED,
+        description="Cancelled runs of it whose finished trials are taken over, newest first.",
     )
 
 

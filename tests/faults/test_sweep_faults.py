@@ -200,19 +200,36 @@ def test_two_time_limits_in_the_middle_cost_no_finished_trial(bench, seen):
     seen("sweep: time limit in the middle, twice", shown)
 
 
-def test_a_cancelled_sweep_publishes_what_is_finished_and_leaves_no_process(bench, seen):
-    trials = [{"seed": n, "epochs": 1 if n == 0 else 3000} for n in range(4)]
+def test_a_cancelled_sweep_publishes_what_is_finished_and_the_next_run_does_the_rest(bench, seen):
+    trials = [{"seed": n, "epochs": 1 if n == 0 else 100} for n in range(4)]
     run = bench.ask(workers=2, sweep=Sweep(trials=trials))
-    bench.passes_until(run, lambda: counts(bench, run).get("done"))
-    bench.requests.cancel(run)
-    assert bench.finish(run).state is RunState.DONE
+    following = f"{run[:-1]}2"
+    in_the_middle(bench, run)
+    with bench.frozen(run):
+        bench.requests.cancel(run)
+        assert bench.finish(run).state is RunState.DONE
     assert bench.ended(run) == ["COMPLETED"]
     result, rows = table(bench, run)
-    assert [row["state"] for row in rows] == ["done"] + ["not run"] * 3
+    done = [row for row in rows if row["state"] == "done"]
+    assert [row["state"] for row in rows if row not in done] == ["not run"] * (4 - len(done))
+    assert 0 < len(done) < 4
     metrics = json.loads(bench.submitter.data.get(result["files"]["metrics.json"]["key"]))
-    assert metrics["metrics"] == rows[0]["metrics"]
+    assert metrics["metrics"] == max((row["metrics"] for row in done), key=lambda m: m["accuracy"])
+
+    bench.ask(workers=2, sweep=Sweep(trials=trials, continues=[run]), run=following)
+    assert bench.finish(following).state is RunState.DONE
+    assert bench.ended(following) == ["COMPLETED"]
+    again = table(bench, following)[1]
+    taken = [row for row in again if row.get("from_run") == run]
+    as_taken = {"from_run": run, "why": f"from {run}", "slot_seconds": 0}
+    assert taken == [{**row, **as_taken} for row in done]
+    rest = [row for row in again if row not in taken]
+    last_end = max(row["end"] for row in done)
+    assert all(row["state"] == "done" and row["start"] > last_end for row in rest)
+    assert len(again) == 4
     until(lambda: not processes("ray::"), 60)
-    seen("sweep: cancelled while trials run", "the finished trial is published, no process left")
+    shown = f"{len(done)} of 4 trials published, the next run does the others; no process left"
+    seen("sweep: cancelled while trials run", shown)
 
 
 def test_halving_in_the_job_decides_as_on_this_machine(bench, seen):

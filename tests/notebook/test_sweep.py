@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import pytest
+from memory_store import MemoryStore
 
 import kit
 from kit import tracking
 from kit.base import DataError, UsageError, append_history, read_history
+from kit.notebook import sweep
+from kit.runs.requests import RunRequests
 
 PARAMETERS = {"epochs": 3}
 SPACE = {"learning_rate": "0.01,0.1", "seed": "1..2"}
@@ -86,6 +89,57 @@ def test_an_interrupted_sweep_resumes_and_adds_each_line_once(environ):
     second.finish()
     second._add_lines()
     assert len(read_history(environ / "laptop/trials.jsonl")[0]) == 4
+
+
+@pytest.mark.slow
+def test_trials_of_an_earlier_run_are_in_every_record_with_its_id(environ, monkeypatch):
+    logs = []
+    monkeypatch.setattr(tracking, "log_runs", lambda settings, runs: logs.extend(runs) or [])
+    run = start()
+    run.run_trials()
+    earlier = "cloud-hpc-0123456789ab-1"
+    run.rows[0] |= {"from_run": earlier, "why": f"from {earlier}", "slot_seconds": 0.0}
+    assert run.finish()["sweep"]["taken_over"] == 1
+    why = dict(zip(run.show_trials().frame["why"], run.show_trials().frame["seconds"], strict=True))
+    assert why[f"from {earlier}"] == 0
+    (drawn,) = [line for line in run.show_cost().axes[0].lines if len(line.get_xdata())]
+    assert len(drawn.get_xdata()) == 3
+    lines = read_history(environ / "laptop/trials.jsonl")[0]
+    assert [line.get("from_run") for line in lines] == [earlier] + [None] * 3
+    tags = [log.tags.get("kit.from_run") for log in logs]
+    assert tags == [earlier] + [None] * 3
+
+
+def on_the_site(**options):
+    return kit.start_sweep(
+        "sandbox", "cloud-hpc", {}, {"seed": "1..4"}, experiment="digits", **options
+    )
+
+
+def test_the_same_command_continues_a_cancelled_sweep(environ, monkeypatch):
+    first = on_the_site()
+    assert first.request.sweep.continues == []
+    first.run.more = {"sweep": {"not_run": 3}}
+    first.run.finish({}, {})
+    second = on_the_site()
+    assert f"continues 3 of 4 trials, the others are finished in {first.run.id}" in repr(second)
+    assert second.request.sweep.continues == [first.run.id]
+    plan = second.show_plan().frame["sweep"]
+    assert (plan["trials"], plan["left to run"], plan["trainings' worth"]) == ("4", "3", "3")
+    second.run.lock.release(force=True)
+    requests = RunRequests(MemoryStore())
+    requests.ask(second.request)
+    requests.cancel(second.run.id)
+    monkeypatch.setattr(sweep, "bucket_name", lambda settings, role: role)
+    monkeypatch.setattr(sweep, "open_store", lambda settings, bucket: requests.store)
+    assert on_the_site().run.id == second.run.id  # its job may still run
+    second.run.lock.release(force=True)
+    requests.write(second.run.id, "try-1/ended", {})
+    third = on_the_site()
+    assert f"\ncontinues {second.run.id}" in repr(third)
+    assert third.request.sweep.continues == [second.run.id, first.run.id]
+    assert "left to run" not in third.show_plan().frame["sweep"]
+    assert on_the_site(fresh=True).request.sweep.continues == []
 
 
 def swept(folder, *seeds, log):

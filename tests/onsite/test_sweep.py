@@ -74,7 +74,7 @@ def task(tmp_path):
     data = running.make_data(DIGITS, tmp_path / "cache", None)
     path = tmp_path / "data.zip"
     path.write_bytes(ray_job.data_archive(data.folder))
-    fields = {"data": str(path), "data_hash": data.hash, "earlier": [], "workers": 2}
+    fields = {"data": str(path), "data_hash": data.hash, "workers": 2, "continued": []}
     return fields | {"module": "kit.experiments.digits", "hyperparameters": {"epochs": 4}}
 
 
@@ -140,8 +140,25 @@ def test_a_sweep_that_is_asked_to_end_leaves_what_is_done_as_its_result(ray_here
     rows = swept(odd, folder, [{"way": way} for way in ("well", "hangs", "hangs too")])
     end.join()
     assert [row["state"] for row in rows] == ["done", "not run", "not run"]
+    done = rows[0]["end"] - rows[0]["start"]
+    assert rows[0]["slot_seconds"] == pytest.approx(done, abs=1e-4)
     assert json.loads((folder / "metrics.json").read_text()) == {"metrics": {"score": 0.5}}
     assert json.loads((folder / "times.json").read_text())["trials"] == 1
+    next_run = {**odd, "continued": [["run-1", str(folder)]]}
+    again = swept(next_run, tmp_path / "next", [{"way": way} for way in ("well", "well too")])
+    assert [row["state"] for row in again] == ["done", "done"]
+    taken = {"from_run": "run-1", "why": "from run-1", "slot_seconds": 0}
+    assert again[0] == {**rows[0], **taken}
+    assert "from_run" not in again[1]
+    assert again[1]["start"] > again[0]["end"]
+
+
+def test_a_sweep_whose_earlier_trials_are_gone_runs_none(task, tmp_path):
+    gone = {**task, "continued": [["run-1", str(tmp_path / "gone")]]}
+    with pytest.raises(DataError, match="take over the trials of run-1") as caught:
+        swept(gone, tmp_path / "try", [{"seed": 1}])
+    assert "--fresh" in caught.value.next_step
+    assert not list((tmp_path / "try").glob("trials/*"))
 
 
 def end_after_one(folder):

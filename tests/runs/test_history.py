@@ -52,6 +52,52 @@ def test_an_unfinished_run_resumes_and_a_finished_one_is_followed_by_a_new_one(l
     assert start(loaded).id == first.id[:-1] + "2"
 
 
+def sweep_run(loaded, cancelled=(), **options):
+    """Start a sweep on a site; `cancelled` are the runs that were cancelled before a result."""
+    started = runs.start_run(
+        loaded, "cloud-hpc", {"sweep": "{}"}, "d", was_cancelled=cancelled.__contains__, **options
+    )
+    started.lock.release(force=True)
+    return started
+
+
+def finish_sweep(run, not_run):
+    run.more = {"sweep": {"not_run": not_run}}
+    return finish(run)
+
+
+def test_a_cancelled_sweep_is_continued_and_a_complete_one_is_not_reopened(loaded):
+    first = sweep_run(loaded)
+    assert "continues" not in finish_sweep(first, 3)
+    second = sweep_run(loaded)
+    assert (second.id[-2:], second.resumed, second.first["continues"]) == ("-2", False, [first.id])
+    again = sweep_run(loaded)  # interrupted and resumed: still what it was begun with
+    assert (again.id, again.resumed, again.first["continues"]) == (second.id, True, [first.id])
+    assert finish_sweep(again, 1)["continues"] == [first.id]
+    third = sweep_run(loaded)
+    assert third.first["continues"] == [second.id, first.id]
+    finish_sweep(third, 0)
+    assert "continues" not in sweep_run(loaded).first
+
+
+def test_a_sweep_that_was_cancelled_before_it_had_a_result_is_continued(loaded):
+    first = sweep_run(loaded)
+    second = sweep_run(loaded, [first.id])
+    assert (second.id[-2:], second.resumed, second.first["continues"]) == ("-2", False, [first.id])
+    third = sweep_run(loaded, [first.id, second.id])
+    assert third.first["continues"] == [second.id, first.id]
+    (third.folder / "run.json").unlink()  # killed before it was written
+    assert sweep_run(loaded, [first.id, second.id]).first["continues"] == [second.id, first.id]
+
+
+def test_a_fresh_sweep_continues_nothing_and_stays_so(loaded):
+    finish_sweep(sweep_run(loaded), 3)
+    fresh = sweep_run(loaded, fresh=True)
+    assert "continues" not in fresh.first
+    again = sweep_run(loaded)
+    assert (again.id, again.resumed, "continues" in again.first) == (fresh.id, True, False)
+
+
 def test_fresh_leaves_an_unfinished_run_alone(loaded):
     first = start(loaded)
     second = start(loaded, fresh=True)

@@ -123,7 +123,7 @@ def test_the_task_is_data_with_the_version_of_ray_and_nothing_secret():
         "earlier",
         "ray",
     }
-    assert set(task) == known | {"workers", "tunnel", "sweep"}
+    assert set(task) == known | {"workers", "tunnel", "sweep", "continued"}
 
 
 def test_the_archive_has_the_same_bytes_again_and_runs_without_the_rest(tmp_path):

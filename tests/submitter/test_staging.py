@@ -1,12 +1,14 @@
 """What is copied to the site before a job: the inputs and the kit's code, each once."""
 
+import json
+
 import pytest
 from own_experiments import GOOD, write
 from submitter_world import DATA, RUN, World
 
 from kit.base.settings import Hpc
 from kit.experiments import load_experiment
-from kit.runs.requests import RunRequest, RunState
+from kit.runs.requests import RunRequest, RunState, attempt_id
 from kit.slurm import Room
 from kit.submitter.staging import needed_room
 
@@ -129,6 +131,61 @@ def test_later_attempt_is_not_begun_with_other_code_than_the_first(world, tmp_pa
     status = world.until_finished()
     assert (status.state, status.number) == (RunState.DONE, 3)
     assert len(world.site.jobs) == 2
+
+
+def ask_sweep(world, number, *continues):
+    """Request a run of a sweep that continues others, by their numbers."""
+    ids = [f"{RUN[:-1]}{each}" for each in continues]
+    sweep = {"trials": [{"seed": 1}, {"seed": 2}], "continues": ids}
+    asked = {"data_hash": DATA.hash, "experiment": "digits", "sweep": sweep}
+    run = f"{RUN[:-1]}{number}"
+    world.requests.ask(RunRequest(run=run, **asked))
+    return run
+
+
+def taken_over(world, run):
+    """Run and folder of the attempts whose trials the job of a run takes over."""
+    (line,) = [x for x in world.site.scripts[attempt_id(run, 1)].splitlines() if "KIT_TASK" in x]
+    return json.loads(line.partition("=")[2].strip("'"))["continued"]
+
+
+def test_a_sweep_takes_over_the_trials_of_the_cancelled_runs_that_it_continues(world):
+    ask_sweep(world, 1)
+    submitter = world.submitter()
+    submitter.once()
+    world.play()
+    second, third = ask_sweep(world, 2, 1), ask_sweep(world, 3, 2, 1)
+    submitter.once()
+    assert len(world.site.jobs) == 1  # the first job may still run a trial
+    assert "an attempt of it is on the site" in world.requests.read(second, "progress")["why"]
+    world.requests.cancel(RUN)
+    assert submitter.cancel(RUN).state is RunState.CANCELLED
+    world.site.now += 60
+    submitter.once()
+    first = f"/proj/kit/tries/{attempt_id(RUN, 1)}"
+    assert taken_over(world, second) == [[RUN, first]]
+    world.requests.write(second, "result", {"files": {}})
+    world.site.now += 60
+    submitter.once()
+    own = f"/proj/kit/tries/{attempt_id(second, 1)}"
+    assert taken_over(world, third) == [[second, own], [RUN, first]]
+
+
+@pytest.mark.parametrize("state", ["result", "try-1/ended", ""])
+def test_a_sweep_whose_finished_trials_are_gone_is_refused_not_run_again(world, state):
+    if state:
+        ask_sweep(world, 1)
+        world.requests.write(RUN, "try-1/submitted", {})
+        world.requests.write(RUN, state, {})
+    second = ask_sweep(world, 2, 1)
+    world.submitter().once()
+    assert world.requests.status(second).state is RunState.REFUSED
+    why = world.requests.read(second, "refused")["why"]
+    assert f"continue the sweep {RUN}" in why
+    assert "--fresh" in why
+    if state == "result":
+        assert "is gone from the site" in why
+    assert world.site.jobs == []
 
 
 def test_run_that_does_not_fit_into_the_quota_is_reported_before_anything_is_copied(world):

@@ -18,6 +18,10 @@ def training(**values):
     return changed(hyperparameters=GOOD["hyperparameters"] | values)
 
 
+def continuing(run):
+    return changed(sweep={"trials": [{"seed": 1}], "continues": [run]})
+
+
 BAD = {
     "empty": b"",
     "cut": write_request(RunRequest(run=RUN, data_hash=HASH))[:-20],
@@ -51,6 +55,11 @@ BAD = {
     "text for workers": changed(workers="`id`"),
     "true for workers": changed(workers=True),
     "half a worker": changed(workers=1.5),
+    "a sweep that continues itself": continuing(RUN),
+    "a sweep that continues a later run": continuing(RUN[:-1] + "2"),
+    "a sweep that continues a path": continuing("../../x"),
+    "a sweep that continues another one": continuing("cloud-hpc-ffffffffffff-1"),
+    "a sweep that continues a text": changed(sweep={"trials": [{"seed": 1}], "continues": RUN}),
     "another tunnel": changed(tunnel="-R 22:localhost:22"),
     "true for a tunnel": changed(tunnel=True),
 }

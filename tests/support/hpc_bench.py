@@ -44,8 +44,8 @@ class Bench:
 
     # What a person does.
 
-    def ask(self, configured=True, workers=1, sweep=None, **hyperparameters):
-        run = f"cloud-hpc-{secrets.token_hex(6)}-1"
+    def ask(self, configured=True, workers=1, sweep=None, run="", **hyperparameters):
+        run = run or f"cloud-hpc-{secrets.token_hex(6)}-1"
         hp = Parameters(**hyperparameters).model_dump()
         asked = {"run": run, "data_hash": self.data.hash, "hyperparameters": hp}
         asked |= {"profile": self.profile.profile, "site": site_id(self.profile)}

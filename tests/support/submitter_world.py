@@ -54,6 +54,8 @@ class WorkingHost(FakeHost):
     """A FakeHost that also knows the few commands beside those of `kit.slurm.client`."""
 
     def _answer(self, argv, given, timeout):
+        if argv[:3] == ["ls", "-d", "--"]:
+            return self._listed(argv[3:])
         if argv[0] == "touch" or argv[:5] == room_argv("/proj")[:5]:
             return 0, self.site.room, ""
         if argv[:2] == ["sha256sum", "--check"]:
@@ -72,16 +74,24 @@ class WorkingHost(FakeHost):
             ]
             return 0, "".join(lines), ""
         if argv[0] == "env" and argv[2] == "sacct":
-            if not self.site.database:
-                return 1, "", self.site.database_error
-            asked = dict(word.removeprefix("--").split("=", 1) for word in argv[6:])
-            rows = ["|".join(ACCOUNT_COLUMNS)]
-            for job in self.site.jobs:
-                by_id = job.id in asked.get("jobs", job.id).split(",")
-                if by_id and job.name in asked["name"].split(","):
-                    rows += [self.site.row(job, start, ACCOUNT_COLUMNS) for start in job.starts]
-            return 0, "\n".join(rows) + "\n", ""
+            return self._accounting(argv)
         return super()._answer(argv, given, timeout)
+
+    def _accounting(self, argv):
+        if not self.site.database:
+            return 1, "", self.site.database_error
+        asked = dict(word.removeprefix("--").split("=", 1) for word in argv[6:])
+        rows = ["|".join(ACCOUNT_COLUMNS)]
+        for job in self.site.jobs:
+            by_id = job.id in asked.get("jobs", job.id).split(",")
+            if by_id and job.name in asked["name"].split(","):
+                rows += [self.site.row(job, start, ACCOUNT_COLUMNS) for start in job.starts]
+        return 0, "\n".join(rows) + "\n", ""
+
+    def _listed(self, names):
+        """Answer as `ls -d` does of folders: those that have a file."""
+        there = [n for n in names if any(file.startswith(f"{n}/") for file in self.files)]
+        return 2 * (there != names), "".join(f"{name}\n" for name in there), ""
 
     def _script(self, text):
         name, words = script_and_words(text)

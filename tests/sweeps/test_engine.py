@@ -10,6 +10,7 @@ from kit.base import DataError, UsageError
 from kit.experiments import Goal, load_experiment
 from kit.sweeps import Sweep, expand, run_sweep, stored_results, table_of, trials_of
 from kit.sweeps.engine import (
+    CUT_OFF,
     KILLED_CAUSE,
     MAX_TRIALS_BYTES,
     POLL_S,
@@ -18,6 +19,7 @@ from kit.sweeps.engine import (
     progress_of,
     publish_best,
     rungs_of,
+    training_of,
 )
 
 DIGITS = load_experiment("digits")
@@ -215,6 +217,40 @@ def test_a_later_attempt_takes_over_the_newest_state_of_each_trial(tmp_path):
     assert [row["state"] for row in rows] == ["done"] * 4
 
 
+def test_trials_of_an_earlier_run_are_taken_over_and_their_bill_stays_there(tmp_path):
+    sweep, trials = sweep_of({"seed": "1..5"})
+    first, second, third = (tmp_path / name for name in ("1", "2", "3"))
+    run_sweep(DIGITS, sweep, trials[:2], first, Scripted())
+    (first / "trials" / trials[2].id).mkdir()  # begun, without a result
+    stored_results([first], second, "run-1")
+    rows = run_sweep(DIGITS, sweep, trials[:4], second, again := Scripted(1))
+    assert [seed for seed, _ in again.started] == [3, 4]
+    assert [row.get("from_run") for row in rows] == ["run-1", "run-1", None, None]
+    assert [row["why"] for row in rows] == ["from run-1"] * 2 + [""] * 2
+    assert [row["slot_seconds"] for row in rows] == [0, 0, 2.5, 2.5]
+    assert [row["state"] for row in rows] == ["done"] * 4
+    assert training_of(rows) == (1.0, 3.5, 2.0)  # two trainings of one second
+    assert training_of(rows[:2]) == (1.0, 3.5, 2.0)
+    stored_results([second], third, "run-2")  # each trial keeps the run that has paid for it
+    rows = run_sweep(DIGITS, sweep, trials, third, again := Scripted(1))
+    assert [seed for seed, _ in again.started] == [5]
+    assert [row.get("from_run") for row in rows] == ["run-1", "run-1", "run-2", "run-2", None]
+    assert publish_best(third, rows, Goal("accuracy"))["values"] == {"seed": 5}
+
+
+def test_a_later_attempt_knows_what_the_one_before_had_taken_over(tmp_path):
+    sweep, trials = sweep_of({"seed": "1..3"})
+    other, first, second = (tmp_path / name for name in ("0", "1", "2"))
+    run_sweep(DIGITS, sweep, trials[:1], other, Scripted())
+    stored_results([other], first, "run-1")
+    (first / "trials" / f"{trials[1].id}.taken").mkdir()  # it was killed while it copied
+    stored_results([first], second)
+    stored_results([other], second, "run-1")
+    rows = run_sweep(DIGITS, sweep, trials, second, again := Scripted(1))
+    assert [seed for seed, _ in again.started] == [2, 3]
+    assert [row.get("from_run") for row in rows] == ["run-1", None, None]
+
+
 def test_a_damaged_result_is_run_again(tmp_path):
     sweep, trials = sweep_of({"seed": "1..2"})
     run_sweep(DIGITS, sweep, trials, tmp_path, Scripted())
@@ -253,6 +289,24 @@ def test_a_sweep_that_is_asked_to_end_keeps_what_is_done_and_begins_no_further_t
     assert publish_best(tmp_path, rows, Goal("accuracy"))["values"] == {"seed": 1}
     with pytest.raises(DataError, match="ended before one was done"):
         run_sweep(DIGITS, sweep, trials, tmp_path / "n", Scripted(), end_requested=lambda: True)
+
+
+def test_what_a_cancel_has_cut_off_after_a_halving_is_not_stopped_early_but_run_later(tmp_path):
+    class Cancelled(Scripted):
+        def start(self, trial, parameters, folder, rung):
+            super().start(trial, parameters, folder, rung)
+            self.hangs = {8} if self.started[-1] == (8, 5) else set()
+
+    sweep, trials = sweep_of({"seed": "1..8"}, stop_early=True)  # 8, then 4, then 2 to their end
+    slots = Cancelled(1)
+    rows = run_sweep(
+        DIGITS, sweep, trials, tmp_path, slots, end_requested=lambda: bool(slots.hangs)
+    )
+    assert [row["state"] for row in rows] == ["stopped early"] * 6 + ["done", "not run"]
+    assert rows[7]["why"] == CUT_OFF
+    rows = run_sweep(DIGITS, sweep, trials, tmp_path, again := Scripted(1))
+    assert again.started == [(8, 5)]
+    assert [row["state"] for row in rows] == ["stopped early"] * 6 + ["done"] * 2
 
 
 def test_results_of_all_trials_that_are_too_large_cost_the_worst_their_files(tmp_path):
