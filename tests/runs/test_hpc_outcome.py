@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cloud_site import make_site
 from memory_store import MemoryStore
+from mlflow_store import empty_store
 
 from kit.base import DataError, UsageError, time_record
 from kit.base.settings import load
@@ -17,9 +18,19 @@ from kit.experiments.fashion_mnist.parameters import Parameters
 from kit.runs.kfp_here import DONE, run_local
 from kit.runs.objects import StageStore
 from kit.runs.outcome import CLOUD_HPC, Outcome, hpc_arguments_of, published_facts, read_outcome
-from kit.runs.requests import RunRequest
-from kit.runs.stages import HPC_EVALUATE, HPC_PREPROCESS, HPC_TRAIN, cloud_hpc_train
+from kit.runs.requests import RunRequest, RunRequests
+from kit.runs.stages import (
+    HPC_EVALUATE,
+    HPC_PREPROCESS,
+    HPC_TRAIN,
+    OF_THE_JOB,
+    cloud_hpc_train,
+    evaluate,
+)
 from kit.store import open_store
+from kit.sweeps import Sweep
+from kit.tracking import delivery, read_logged_run
+from kit.tracking.log import SACCT_METRICS
 
 RUN = "cloud-hpc-0123456789ab-1"
 METRICS = published_files.metrics_of(
@@ -147,6 +158,55 @@ def test_an_outcome_is_read_from_the_records_and_a_missing_one_is_named():
     outcome = read_outcome(objects, 99.0, 131.0, CLOUD_HPC)
     assert outcome.losses == [[1, 2.5]]
     assert published_facts(outcome)["sacct"] == SACCT
+
+
+def swept_on_the_site(site, arguments, folder):
+    """Store the result of a sweep of the digits as its submitter does; return its metrics."""
+    bucket = open_store(site, arguments["bucket"])
+    bucket.ensure_bucket()
+    objects = StageStore(bucket, RUN)
+    objects.store.put(f"data/{arguments['data_hash']}.json", b'{"source": "made"}')
+    (folder / "model.npy").write_bytes(b"weights")
+    metrics = {"accuracy": 0.75, "class-accuracy-0": 0.5}
+    times = {
+        "training": time_record("remote-model-training", 112.0, 119.0, 7.0),
+        "job": time_record("train-digits", 111.0, 119.5),
+        "best": {"seed": 3},
+        **{"workers": 2, "resumed_step": 0, "spans": {}, "host": {}, "nodes": [], "versions": {}},
+    }
+    files = {"metrics.json": {"metrics": metrics}, "times.json": times, "losses.json": []}
+    stored = {name: objects.keep(name, json.dumps(text).encode()) for name, text in files.items()}
+    stored |= objects.keep_out({"model.npy": folder / "model.npy"})
+    row = dict.fromkeys([*SACCT_METRICS.values(), "Submit", "Start", "End"], "")
+    job = {"job": {"state": "COMPLETED"}, "sacct": {"1": row}, "seff": {}, "files": stored}
+    requests = RunRequests(open_store(site, arguments["jobs_bucket"]))
+    requests.store.ensure_bucket()
+    requests.write(RUN, "result", dict.fromkeys(OF_THE_JOB, 1) | job)
+    return metrics
+
+
+@pytest.mark.parametrize(("bound", "versions"), [(0.7, 1), (0.8, 0)])
+def test_the_best_model_of_a_sweep_is_registered_only_if_it_passes_the_gates(
+    site, tmp_path, bound, versions
+):
+    empty_store(site.profile_dir / "mlflow.db")
+    digits = load_experiment("digits")
+    sweep = Sweep(trials=[{"seed": 2}, {"seed": 3}])
+    request = RunRequest(run=RUN, data_hash="a" * 64, experiment="digits", sweep=sweep)
+    gates = Thresholds({"accuracy": bound})
+    arguments = hpc_arguments_of(site, request, digits, gates=gates)
+    metrics = swept_on_the_site(site, arguments, tmp_path)
+    names = inspect.signature(cloud_hpc_train).parameters
+    trained = cloud_hpc_train(**{name: arguments[name] for name in names})
+    where = arguments["profile"], RUN, arguments["bucket"], trained
+    assert evaluate(*where, gates, experiment="digits")[1] == metrics
+    with delivery.connection(site, "embedded") as (client, _, _):
+        found = client.search_model_versions("name = 'CLOUD-HPC-DIGITS'")
+    assert len(found) == versions
+    logged = read_logged_run(site, "cloud-hpc-digits-pipeline", RUN)
+    assert logged["tags"]["kit.gates"] == ("passed" if versions else "not passed")
+    assert logged["params"]["hp-seed"] == "3"
+    assert logged["artifacts"] == ["model/model.npy"]  # kept in either case
 
 
 def test_both_names_of_the_evaluation_reach_the_stage_of_their_target(site, tmp_path):
