@@ -10,6 +10,7 @@ from kit.base.errors import (
     BucketTaken,
     Busy,
     ClockSkewed,
+    ClosedBeforeLogin,
     CommandFailed,
     CredentialExpired,
     CredentialRefused,

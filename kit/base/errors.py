@@ -90,6 +90,10 @@ class ClockSkewed(KitError):
     """The store refuses requests because this machine's clock and its own differ too much."""
 
 
+class ClosedBeforeLogin(Unreachable):
+    """The machine closed the connection before the login; nothing was sent to it."""
+
+
 class HostKeyRefused(Unreachable):
     """The machine has another host key than the known one; nothing was sent to it."""
 

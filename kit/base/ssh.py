@@ -15,12 +15,14 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kit.base.errors import (
     Busy,
+    ClosedBeforeLogin,
     CredentialExpired,
     CredentialRefused,
     HostKeyRefused,
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from kit.base.settings import Settings
 
 RENEWABLE_S = 600.0  # clocks may differ: a certificate that ended just now is tried all the same
+# sshd since 9.8 adds up 5 s for each refused login, less the time that passes, and from 15 s on
+# closes every connection of the address before the login, for up to 10 min: PerSourcePenalties in
+# https://man.openbsd.org/sshd_config.5. One login in 10 s never comes that far.
+LOGIN_PAUSE_S, MAX_LOGIN_PAUSE_S = 10.0, 120.0
 # A command of such words needs no encoding: no login shell changes one.
 PLAIN_WORD = re.compile(r"[A-Za-z0-9_./-][A-Za-z0-9_./:,+=@%-]*")
 WORD_LENGTH = 800  # of an encoded argument: csh refuses words of 1024 characters and more
@@ -50,6 +56,17 @@ ACCOUNT = re.compile(
     re.IGNORECASE,
 )
 HOST_KEY = re.compile(r"Host key verification failed|host key is known|IDENTIFICATION HAS")
+# Before the other side has sent its version; with UNKNOWN the connection was a jump host's.
+CLOSED = re.compile(
+    r"^kex_exchange_identification: (?:Connection closed|(?:read|write): (?:Connection reset|Broken"
+    r" pipe))(?!.*\n.*by UNKNOWN)",
+    re.MULTILINE,
+)
+CLOSED_STEP = (
+    "correct key or certificate if a login was refused before, then wait: OpenSSH 9.8 and later"
+    " closes the connections of an address for a while after refused logins (15 s to 10 min), and"
+    " a login node does it that has too many logins at once"
+)
 CONFIG = re.compile(r"Bad configuration|Bad owner|Can't open user config|path too long")
 
 
@@ -66,11 +83,23 @@ def ssh_options(**more: object) -> list[str]:
     return [word for key, value in values.items() for word in ("-o", f"{key}={value}")]
 
 
+@dataclass(frozen=True)
+class _FailedLogin:
+    """A login that is not tried again at once: when, with which certificate, its error."""
+
+    at: float
+    certificate_end: float | None
+    pause_s: float
+    error: KitError
+
+
 class SSHHost(Host):
     """A machine behind ssh. `name` is a Host of `config` (empty: the person's own ssh config).
 
     `folder` (mode 700, short path) holds the control socket. `renew_hint` is the profile's line
-    on how to get a new certificate. Nothing is opened before the first command.
+    on how to get a new certificate. Nothing is opened before the first command. After a refused
+    login its error is raised again, without another login, for LOGIN_PAUSE_S and then for twice
+    as long each time; a new certificate is tried at once.
     """
 
     def __init__(
@@ -91,6 +120,7 @@ class SSHHost(Host):
         self._person_socket: Path | None = None
         self._settings: dict[str, list[str]] | None = None
         self._ends: dict[tuple[Path, int], float | None] = {}
+        self._failed: _FailedLogin | None = None
 
     @property
     def socket(self) -> Path:
@@ -219,21 +249,35 @@ class SSHHost(Host):
         return run_process(command, b"", 20).code == 0
 
     def _connect(self) -> None:
-        end = self.valid_until()
+        end, last = self.valid_until(), self._failed
         if end is not None and end < self.clock() - RENEWABLE_S:
             raise self._refused("not tried", self.name)
+        if last and last.certificate_end != end:
+            last = self._failed = None
+        if last and 0 <= self.clock() - last.at < last.pause_s:
+            raise last.error.with_traceback(None)
+        error = self._log_in()
+        if isinstance(error, CredentialRefused | ClosedBeforeLogin):
+            pause_s = min(2 * last.pause_s, MAX_LOGIN_PAUSE_S) if last else LOGIN_PAUSE_S
+            self._failed = _FailedLogin(self.clock(), end, pause_s, error)
+        if error:
+            raise error
+        self._failed = None
+
+    def _log_in(self) -> KitError | None:
+        """Open the connection; return the error of a login that failed."""
         timeout_s = self.connect_timeout_s + 15
         done = run_process(self._command("-M", "-N", "-f"), b"", timeout_s, daemon=True)
         if done.code == 0:
-            return
-        failure = self.failure(done.code, done.err.decode(errors="replace").strip())
-        if type(failure) is Unreachable and "proxyjump" in self.settings():
+            return None
+        error = self.failure(done.code, done.err.decode(errors="replace").strip())
+        if type(error) in (Unreachable, ClosedBeforeLogin) and "proxyjump" in self.settings():
             # With ControlPersist ssh drops what the jump host reports: once more without.
             alone = {"ControlMaster": "no", "ControlPath": "none", "ControlPersist": "no"}
             retry = run_process([*self._command(**alone), "true"], b"", timeout_s)
             if retry.code != 0 and retry.err.strip():
-                failure = self.failure(retry.code, retry.err.decode(errors="replace").strip())
-        raise failure
+                return self.failure(retry.code, retry.err.decode(errors="replace").strip())
+        return error
 
     def failure(self, code: int, err: str, out: str = "") -> KitError:
         """Return the error of an ssh call that ran no command, from its exit code and streams."""
@@ -247,6 +291,8 @@ class SSHHost(Host):
         if HOST_KEY.search(err):
             step = f"compare its fingerprint with the site's, then correct known_hosts: {self.name}"
             return HostKeyRefused(tried, err, step)
+        if CLOSED.search(err) and "proxycommand" not in self.settings():
+            return self._closed(text)
         if CONFIG.search(err):
             return UsageError(tried, err, "correct the ssh config that is named there")
         if code != 255:
@@ -260,6 +306,20 @@ class SSHHost(Host):
 
     def _lost(self, got: str) -> Unreachable:
         return Unreachable(f"reach {self.name} by ssh", got[-2000:], "try later")
+
+    def _closed(self, text: str) -> KitError:
+        """Return the error of a connection that the other side closed before the login.
+
+        It does so whatever the login would be now: what the kit knows of the login is the cause.
+        """
+        end, before = self.valid_until(), self._failed and self._failed.error
+        got = f"it closed the connection before the login: {text}"
+        if end is not None and end < self.clock():
+            return self._refused(got, self.name)
+        if isinstance(before, CredentialRefused):
+            step = f"{self.renew_hint}; {CLOSED_STEP}" if self.renew_hint else CLOSED_STEP
+            return CredentialRefused(before.tried, got[-2000:], step)
+        return ClosedBeforeLogin(f"reach {self.name} by ssh", got[-2000:], CLOSED_STEP)
 
     def _refused(self, got: str, host: str) -> CredentialRefused:
         """Return the error of a refused login; CredentialExpired if the certificate has ended."""

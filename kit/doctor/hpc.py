@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from kit.base import (
+    ClosedBeforeLogin,
     CommandFailed,
     CredentialExpired,
     CredentialRefused,
@@ -28,6 +29,7 @@ _VERSIONS = "import importlib.metadata, sys; [*map(importlib.metadata.version, s
 SSH: Known = {
     CredentialExpired: "certificate-expired",
     CredentialRefused: "ssh-refused",
+    ClosedBeforeLogin: "ssh-closed",
     HostKeyRefused: "host-key",
     UsageError: "ssh-settings",
     Unreachable: "ssh-away",

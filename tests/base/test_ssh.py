@@ -10,9 +10,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from private_sshd import PrivateSshd, keygen
+from private_sshd import PrivateSshd, closing_port, keygen
+from waiting import until
 
 from kit.base import (
+    ClosedBeforeLogin,
     CommandFailed,
     CredentialExpired,
     CredentialRefused,
@@ -142,7 +144,7 @@ def test_another_machine_of_the_same_name_is_refused_before_sending(tmp_path):
 
 def test_key_that_is_not_accepted_is_refused_with_the_next_step(tmp_path):
     sshd = PrivateSshd(tmp_path / "refusing").start()
-    (sshd.folder / "authorized_keys").write_text("")
+    sshd.accept(False)
     try:
         with pytest.raises(CredentialRefused, match="refuses the login") as caught:
             sshd.host(renew_hint="register the key in MyCSC").run(["true"])
@@ -178,6 +180,23 @@ def test_expired_certificate_differs_from_a_refused_key(certified, ago):
     assert caught.value.next_step == "run csc_cert.py"
     certified.certify(time.time() - 60, time.time() + 600)
     assert host.run(["echo", "renewed"]).out == "renewed\n"
+    host.close()
+
+
+def test_connection_closed_after_the_end_of_the_certificate_reports_that_end(certified):
+    certified.certify(time.time() - 120, time.time() - 60)
+    host = certified.host(name="closed", renew_hint="run csc_cert.py")
+    try:
+        with closing_port() as port:
+            certified.write_config(port)
+            with pytest.raises(CredentialExpired, match="ended at") as caught:
+                host.run(["true"])
+    finally:
+        certified.write_config(certified.port)
+    assert "kex_exchange_identification" in caught.value.got
+    assert caught.value.next_step == "run csc_cert.py"
+    certified.certify(time.time() - 60, time.time() + 600)
+    assert host.run(["echo", "renewed"]).out == "renewed\n"  # at once
     host.close()
 
 
@@ -248,6 +267,78 @@ def own(tmp_path):
     yield make
     for sshd in started:
         sshd.stop()
+
+
+class Clock:
+    """The time of day, and what a test adds to it."""
+
+    ahead_s = 0.0
+
+    def __call__(self):
+        return time.time() + self.ahead_s
+
+
+def logins(sshd):
+    return (sshd.folder / "sshd.log").read_text().count("Connection closed by authenticating user")
+
+
+def test_refused_login_is_not_tried_again_at_once(own):
+    sshd, clock = own(), Clock()
+    sshd.accept(False)
+    host = sshd.host(clock=clock)
+    for seconds, count in ((0, 1), (5, 1), (5, 2), (15, 2), (5, 3)):  # 10 s later, then 20 s later
+        clock.ahead_s += seconds
+        with pytest.raises(CredentialRefused, match="refuses the login"):
+            host.run(["true"])
+        until(lambda count=count: logins(sshd) == count)
+    sshd.accept(True)
+    clock.ahead_s += ssh.MAX_LOGIN_PAUSE_S
+    assert host.run(["echo", "in"]).out == "in\n"
+    host.close()
+
+
+def test_connection_closed_before_the_login_says_how_long_to_wait(own):
+    sshd = own()
+    with closing_port() as port:
+        sshd.write_config(port)
+        with pytest.raises(ClosedBeforeLogin, match="reach site") as caught:
+            sshd.host().run(["true"])
+    assert "kex_exchange_identification" in caught.value.got
+    assert "15 s to 10 min" in caught.value.next_step
+
+
+def test_connection_closed_after_a_refused_login_reports_the_refusal(own):
+    sshd, clock = own(), Clock()
+    sshd.accept(False)
+    host = sshd.host(clock=clock, renew_hint="register the key in MyCSC")
+    with pytest.raises(CredentialRefused, match="refuses the login"):
+        host.run(["true"])
+    clock.ahead_s += ssh.LOGIN_PAUSE_S
+    with closing_port() as port:
+        sshd.write_config(port)
+        with pytest.raises(CredentialRefused, match="refuses the login") as caught:
+            host.run(["true"])
+    assert "closed the connection before the login" in caught.value.got
+    assert "MyCSC" in caught.value.next_step
+    assert "15 s to 10 min" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Connection closed by remote host\r\nConnection closed by 10.0.0.1 port 22", True),
+        ("read: Connection reset by peer\r\nConnection reset by 10.0.0.1 port 22", True),
+        ("write: Broken pipe\r\nbanner exchange: Connection to 10.0.0.1 port 22: x", True),
+        ("Connection closed by remote host\r\nConnection closed by UNKNOWN port 65535", False),
+        ("banner line contains invalid characters\r\nbanner exchange: invalid format", False),
+    ],
+)
+def test_only_the_end_of_a_connection_itself_is_one_before_the_login(tmp_path, text, kind):
+    """Of a jump host or a ProxyCommand, ssh knows no address (UNKNOWN)."""
+    host = SSHHost("site", config="/dev/null", folder=tmp_path / "c")
+    error = host.failure(255, f"kex_exchange_identification: {text}")
+    assert isinstance(error, ClosedBeforeLogin) is kind
+    assert isinstance(error, Unreachable)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +430,7 @@ def test_the_persons_own_connection_is_used_where_it_is_open(own, name):
     config.write_text(config.read_text().replace("{control}", str(sshd.control)))
     master = ["ssh", "-F", config, "-o", "BatchMode=yes", "-M", "-N", "-f", "site"]
     subprocess.run(master, check=True, stderr=subprocess.DEVNULL)
-    (sshd.folder / "authorized_keys").write_text("")  # as if the second factor were asked for
+    sshd.accept(False)  # as if the second factor were asked for
     host = sshd.host()
     assert host.run(["echo", "in"]).out == "in\n"
     host.close()  # leaves the person's connection open
@@ -365,7 +456,7 @@ def test_processes_that_open_at_once_share_one_connection(own):
 
 def test_jump_host_that_refuses_the_key_is_named(own):
     jump, sshd = own(more="ListenAddress 127.0.0.2"), own()
-    (jump.folder / "authorized_keys").write_text("")
+    jump.accept(False)
     config = sshd.folder / "config"
     for file in (jump.folder / "config", jump.folder / "known_hosts"):
         file.write_text(file.read_text().replace("127.0.0.1", "127.0.0.2"))

@@ -339,6 +339,7 @@ def test_login_node_that_goes_away_mid_run_changes_no_state(site, seen):
     seen("login sshd stopped for 6 s mid-run", "state stayed RUNNING, then COMPLETED")
 
 
+@pytest.mark.both_sites
 def test_certificate_that_ends_mid_wait_pauses_until_it_is_renewed(site, seen):
     sshd = site.login("certified", certificates=True)
     begun = time.time()
@@ -370,10 +371,10 @@ def test_certificate_that_ends_mid_wait_pauses_until_it_is_renewed(site, seen):
     seen("certificate of 12 s ends mid-wait, renewed after 24 s", "paused, said how, went on")
 
 
+@pytest.mark.both_sites
 def test_wrong_host_key_and_a_refused_key_change_no_state(site, seen):
     sshd, attempt_id, reported = site.login("refusing"), site.attempt_id(), []
     known = (sshd.folder / "known_hosts").read_text()
-    allowed = (sshd.folder / "authorized_keys").read_text()
     slurm = site.slurm(site.host(sshd))
     slurm.submit(site.spec(seconds=8), attempt_id)
     (sshd.folder / "known_hosts").write_text(known.replace("* ", "another "))
@@ -382,13 +383,13 @@ def test_wrong_host_key_and_a_refused_key_change_no_state(site, seen):
         follow(slurm, attempt_id)
     assert caught.value.exit_code == 3
     (sshd.folder / "known_hosts").write_text(known)
-    (sshd.folder / "authorized_keys").write_text("")
+    sshd.accept(False)
     with pytest.raises(CredentialRefused):
         until(lambda: slurm.status([attempt_id]))
     refused = follow(slurm, attempt_id, reported.append, timeout_s=2)
     assert (refused.done, refused.state) == (False, JobState.UNKNOWN)
     assert "refuses the login" in refused.why
-    (sshd.folder / "authorized_keys").write_text(allowed)
+    sshd.accept(True)
     assert follow(slurm, attempt_id).succeeded
     site.check(attempt_id)
     sshd.stop()

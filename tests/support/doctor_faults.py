@@ -326,6 +326,13 @@ SSH = [
         lambda b: b.look(hpc=b.site(None, b.key())),
     ),
     Fault(
+        "the login node closes the connection before the login",
+        "ssh-closed",
+        "closed the connection before the login",
+        "here",
+        seeds.closing,
+    ),
+    Fault(
         "the login node refuses the key",
         "ssh-refused",
         "Permission denied",

@@ -18,7 +18,7 @@ from kit_sandbox import files as sandbox_files
 from kit_sandbox import services as sandbox_services
 from kit_sandbox.supervisor import control
 from memory_store import MemoryStore
-from private_sshd import keygen
+from private_sshd import CLIENT, closing_port, keygen
 
 from kit import store
 from kit.base import ClockSkewed, Secret
@@ -157,8 +157,14 @@ def without_ssh(bench):
 
 def refused(bench, of):
     server = bench.sshd()
-    (server.folder / "authorized_keys").write_text("")
+    server.accept(False)
     return bench.vm(server) if of == "vm" else bench.login_node(server)
+
+
+def closing(bench):
+    port = bench.ends.enter_context(closing_port())
+    config = CLIENT.format(port=port, user="u", folder=bench.folder)
+    return bench.look(hpc=bench.site(None, bench.key(config=config)))
 
 
 def another_machine(bench):

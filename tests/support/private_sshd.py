@@ -1,13 +1,16 @@
 """An sshd of the test's own, on a free port of 127.0.0.1: it can be stopped, cut and refused
 without disturbing anybody. Real OpenSSH, keys and certificates made for the test."""
 
+import contextlib
 import getpass
 import os
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
 import tempfile
+import threading
 import time
 import weakref
 from datetime import datetime
@@ -24,7 +27,7 @@ ListenAddress 127.0.0.1
 HostKey {folder}/host_key
 PidFile none
 AuthorizedKeysFile {keys}
-TrustedUserCAKeys {folder}/user_ca.pub
+TrustedUserCAKeys {folder}/trusted_cas
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
@@ -59,6 +62,20 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@contextlib.contextmanager
+def closing_port():
+    """Yield a port whose connections end before the login, as a penalised address's in sshd 9.8."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(b"Not allowed at this time\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
 class PrivateSshd:
     """`start`, `stop` (with its sessions), `host()`; `certify(seconds)` for certificates only.
 
@@ -77,7 +94,7 @@ class PrivateSshd:
         (folder / "banner").write_text("*** Welcome. All use is logged. 4711 ***\n")
         for name in ("host_key", "user_key", "user_ca"):
             keygen("-t", "ed25519", "-N", "", "-f", folder / name)
-        (folder / "authorized_keys").write_text((folder / "user_key.pub").read_text())
+        self.accept(True)
         self.know((folder / "host_key.pub").read_text())
         self.write_config(self.port)
         (folder / "sshd_config").write_text(
@@ -98,6 +115,11 @@ class PrivateSshd:
     def know(self, public_key):
         key = " ".join(public_key.split()[:2])
         (self.folder / "known_hosts").write_text(f"* {key}\n")
+
+    def accept(self, logins):
+        """Accept the user's key and certificates, or no login at all: sshd reads both each time."""
+        for file, key in (("authorized_keys", "user_key.pub"), ("trusted_cas", "user_ca.pub")):
+            (self.folder / file).write_text((self.folder / key).read_text() if logins else "")
 
     def certify(self, start, end):
         """Sign the user's key from `start` to `end` (seconds since 1970; absolute times)."""
