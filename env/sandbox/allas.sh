@@ -58,6 +58,7 @@ check_ceph_mon() { asok mon.a mon_status | grep -o '"state": "leader"'; }
 
 svc_ceph_osd() {
     local data=$SBX/state/ceph/osd conf=$SBX/etc/ceph.conf uuid
+    wait_for test -S "$SBX/run/mon.a.asok"
     wait_for check_ceph_mon
     if [ ! -d "$data" ]; then
         rm -rf "$data.new"
@@ -73,6 +74,7 @@ svc_ceph_osd() {
 check_ceph_osd() { asok osd.0 status | grep -o '"state": "active"'; }
 
 svc_rgw() {
+    wait_for test -S "$SBX/run/osd.0.asok"
     wait_for check_ceph_osd # a gateway that meets the OSD of yesterday loses five seconds
     exec radosgw -f -n client.rgw -c "$SBX/etc/ceph.conf"
 }

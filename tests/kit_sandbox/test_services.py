@@ -7,6 +7,18 @@ from kit_sandbox import services
 
 from kit.base import KitError
 
+SVC = r"""
+# a `svc check` whose services answer as a test wants it: "asked" has a line for each question
+cd "$(dirname "$0")"
+times() { grep -c "^$1\$" asked; }
+while read -r name; do
+    echo "$name" >>asked
+    (%s) </dev/null &
+done
+wait
+"""
+HEALTHY = 'echo "$name 0 1000 yes"'
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -24,35 +36,73 @@ def folder(tmp_path):
         yield tmp_path
 
 
+@pytest.fixture
+def svc(tmp_path, monkeypatch):
+    """Return a function: let the health check of `name` be that shell text; give the questions."""
+    monkeypatch.setattr(services, "SOURCE", tmp_path)
+
+    def write(text):
+        (tmp_path / "svc").write_text(SVC % text)
+        (tmp_path / "asked").touch()
+        return tmp_path / "asked"
+
+    return write
+
+
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
-def test_only_what_listens_is_asked_for_its_health(folder, monkeypatch):
-    rounds, listening, lines = [], services._listening, []
-
-    def check(_, *names):
-        rounds.append(names)
-        return {name: services.HealthAnswer(True, 0.1, "yes") for name in names}
+def test_only_what_listens_is_asked_for_its_health(folder, svc, monkeypatch):
+    asked, listening, lines = svc(HEALTHY), services._listening, []
 
     def later(places):
-        return listening(places) | ({"mlflow"} if rounds else set())
+        return listening(places) | ({"mlflow"} if len(lines) == 2 else set())
 
-    monkeypatch.setattr(services, "check_health", check)
     monkeypatch.setattr(services, "_listening", later)
     services.wait_until_healthy(folder, lines.append)
-    assert rounds == [("munged", "redis"), ("mlflow",)]
-    assert [line.split()[-1] for line in lines] == ["munged", "redis", "mlflow"]
+    assert sorted(asked.read_text().split()[:2]) == ["munged", "redis"]
+    assert asked.read_text().split()[2:] == ["mlflow"]
+    assert [line.split()[-1] for line in lines][2:] == ["mlflow"]
 
 
-def test_what_never_listens_is_named_with_its_address(folder, monkeypatch):
-    def check(_, *names):
-        return {name: services.HealthAnswer(name != "munged", 0.1, "no key") for name in names}
+def test_slow_check_does_not_delay_the_next_question_to_another_service(folder, svc, monkeypatch):
+    """The check of munged ends when Redis was asked twice; at the first time Redis is not ready."""
+    text = """case $name in
+    munged) until [ "$(times redis)" = 2 ]; do sleep 0.05; done ;;
+    redis) [ "$(times redis)" = 2 ] || { echo "redis 1 1000 loading"; exit; } ;;
+    esac"""
+    asked, lines = svc(f"{text}\n{HEALTHY}"), []
+    monkeypatch.setattr(services, "_listening", lambda _: {"redis", "mlflow"})
+    services.wait_until_healthy(folder, lines.append)
+    assert sorted(asked.read_text().split()) == ["mlflow", "munged", "redis", "redis"]
+    assert sorted(line.split()[-1] for line in lines) == ["mlflow", "munged", "redis"]
 
-    monkeypatch.setattr(services, "check_health", check)
-    monkeypatch.setattr(services, "READY_S", 0.5)
+
+def test_what_never_listens_is_named_with_its_address(folder, svc, monkeypatch):
+    svc(f'[ "$name" != munged ] || {{ echo "munged 1 1000 no key"; exit; }}; {HEALTHY}')
+    monkeypatch.setattr(services, "READY_S", 2.0)
     with pytest.raises(KitError, match="2 services are not healthy") as caught:
         services.wait_until_healthy(folder, lambda _: None)
     assert "munged: no key" in caught.value.got
     assert "mlflow: nothing listens at 127.0.0.1:" in caught.value.got
+
+
+def test_check_that_never_ends_costs_only_its_own_answer(folder, svc, monkeypatch):
+    svc(f'[ "$name" != munged ] || sleep 600; {HEALTHY}')
+    monkeypatch.setattr(services, "CHECK_S", 2.0)
+    answers = services.check_health(folder, "munged", "redis")
+    assert answers["redis"] == services.HealthAnswer(True, 0.001, "yes")
+    assert answers["munged"] == services.HealthAnswer(False, 2.0, "no answer in 2 s")
+
+
+def test_root_that_cannot_be_entered_is_the_answer(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(services, "SOURCE", tmp_path)
+    (tmp_path / "svc").write_text('echo "unshare: unshare failed: Operation not permitted" >&2\n')
+    monkeypatch.setattr(services, "READY_S", 1.0)
+    with pytest.raises(KitError, match="3 services are not healthy") as caught:
+        services.wait_until_healthy(folder, lambda _: None)
+    assert "munged: unshare: unshare failed: Operation not permitted" in caught.value.got
+    answer = services.check_health(folder, "redis")["redis"]
+    assert "Operation not permitted" in answer.text

@@ -1,13 +1,18 @@
 """The services of a sandbox while it runs: the supervisor over them, their health checks."""
 
+import contextlib
 import os
+import queue
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 import xmlrpc.client
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,8 @@ from kit_sandbox.supervisor import control
 Report = Callable[[str], None]
 READY_S = 150.0  # longer than any first start seen on a busy machine
 CHECK_S = 15.0
+LISTEN = "0A"  # a socket's state in /proc/net/tcp
+ROUND_S = 0.3  # between two questions to a service that is not healthy yet
 
 
 @dataclass(frozen=True)
@@ -192,32 +199,94 @@ def stop_programs(folder: Path, report: Report) -> None:
         report(f"the supervisor does not answer ({err}); its programs are ended one by one")
 
 
+class HealthChecks:
+    """Health checks in one visit to the root, which costs more than most of them.
+
+    They run at the same time; `answers` yields each answer when it comes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        process = subprocess.Popen(
+            ["bash", str(SOURCE / "svc"), "check"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment(folder),
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdin is not None  # noqa: S101 - for the type checker
+        assert process.stdout is not None  # noqa: S101
+        self._process, self._input, self._output = process, process.stdin, process.stdout
+        self.asked: dict[str, float] = {}  # without an answer yet: name -> when it was asked
+        self._lines: queue.Queue[str] = queue.Queue()  # "" is the end of the visit
+        self._other = ""  # the last lines of other text: why the root could not be entered
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def __enter__(self) -> "HealthChecks":
+        """Return the checks; those that run at the end of the block are killed."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the visit."""
+        if self.asked:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(BrokenPipeError):
+            self._input.close()
+        self._process.wait()
+        self._reader.join()
+        self._output.close()
+
+    def ask(self, names: Iterable[str]) -> None:
+        """Start the checks of services that have none under way."""
+        names = [name for name in names if name not in self.asked]
+        self.asked |= dict.fromkeys(names, time.monotonic())
+        with contextlib.suppress(BrokenPipeError):  # the visit has ended
+            self._input.write("".join(f"{name}\n" for name in names))
+            self._input.flush()
+
+    def answers(self, seconds: float) -> Iterator[tuple[str, HealthAnswer]]:
+        """Yield the answers that come within a time, at most until there is one for each check."""
+        end = time.monotonic() + seconds
+        while self.asked and (left := end - time.monotonic()) > 0:
+            try:
+                line = self._lines.get(timeout=left)
+            except queue.Empty:
+                return
+            if not line:
+                return
+            row = line.rstrip("\n").split(" ", 3)
+            if len(row) == 4 and row[0] in self.asked:
+                del self.asked[row[0]]
+                yield row[0], HealthAnswer(row[1] == "0", int(row[2]) / 1e6, row[3])
+            else:
+                self._other = f"{self._other}{line}"[-200:]
+
+    def missing(self) -> dict[str, HealthAnswer]:
+        """Return an unhealthy answer for each check that has none."""
+        text = self._other.strip() or f"no answer in {CHECK_S:g} s"
+        return dict.fromkeys(self.asked, HealthAnswer(False, CHECK_S, text))
+
+    def over(self) -> bool:
+        """Report whether a check takes longer than CHECK_S, or the visit has ended."""
+        since = min(self.asked.values(), default=time.monotonic())
+        return since + CHECK_S < time.monotonic() or self._process.poll() is not None
+
+    def _read(self) -> None:
+        for line in self._output:
+            self._lines.put(line)
+        self._lines.put("")
+
+
 def check_health(folder: Path, *names: str) -> dict[str, HealthAnswer]:
-    """Run health checks at the same time, in one visit to the root; return their answers."""
-    argv = ["bash", str(SOURCE / "svc"), "check", *names]
-    with subprocess.Popen(
-        argv,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment(folder),
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            text, _ = process.communicate(timeout=CHECK_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            text, _ = process.communicate()
-    rows = [line.split(" ", 3) for line in text.splitlines()]
-    answers = {
-        row[0]: HealthAnswer(row[1] == "0", int(row[2]) / 1e6, row[3])
-        for row in rows
-        if len(row) == 4 and row[0] in names
-    }
-    late = HealthAnswer(
-        False, CHECK_S, text.strip()[-200:] if not answers else f"no answer in {CHECK_S:g} s"
-    )
-    return {name: answers.get(name, late) for name in names}
+    """Run health checks at the same time; return their answers."""
+    with HealthChecks(folder) as checks:
+        checks.ask(names)
+        answers = dict(checks.answers(CHECK_S))
+    answers |= checks.missing()
+    return {name: answers[name] for name in names}
 
 
 def wait_until_healthy(folder: Path, report: Report) -> None:
@@ -233,19 +302,22 @@ def wait_until_healthy(folder: Path, report: Report) -> None:
     }
     places = {name: place for name, place in _places(folder).items() if name in late}
     while late and time.monotonic() - begin < READY_S:
-        silent = places.keys() - _listening(places)
-        asked = [name for name in late if name not in silent]
-        answers = check_health(folder, *asked) if asked else {}
-        for name in [name for name in asked if answers[name].healthy]:
-            report(f"{time.monotonic() - begin:5.1f} s  {name}")
-        late |= answers | {
-            name: HealthAnswer(False, 0, f"nothing listens at {places[name]}")
-            for name in late.keys() & silent
-        }
-        late = {name: answer for name, answer in late.items() if not answer.healthy}
-        if late:
-            machine.check_not_full(folder)
-            time.sleep(0.2)
+        with HealthChecks(folder) as checks:
+            while late and time.monotonic() - begin < READY_S and not checks.over():
+                end = time.monotonic() + ROUND_S
+                silent = places.keys() & late.keys() - _listening(places)
+                for name in silent - checks.asked.keys():
+                    late[name] = HealthAnswer(False, 0, f"nothing listens at {places[name]}")
+                checks.ask(name for name in late if name not in silent)
+                for name, answer in checks.answers(ROUND_S):
+                    late[name] = answer
+                    if answer.healthy:
+                        del late[name]
+                        report(f"{time.monotonic() - begin:5.1f} s  {name}")
+                if late:
+                    machine.check_not_full(folder)
+                    time.sleep(max(0.0, end - time.monotonic()))
+        late |= checks.missing()
     if late:
         raise KitError(
             f"{len(late)} services are not healthy after {READY_S:g} s",
@@ -263,10 +335,14 @@ def _places(folder: Path) -> dict[str, str]:
 
 
 def _listening(places: Mapping[str, str]) -> set[str]:
-    """Return the services that listen; a health check of another one would be work for nothing."""
+    """Return the services that listen; a health check of another one would be work for nothing.
+
+    The kernel's table has them all; psutil would also look up the process of each socket.
+    """
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    words = [row[1].split(":") for row in rows if row[3] == LISTEN]
     ports = {
-        f"{row.laddr.ip}:{row.laddr.port}"
-        for row in psutil.net_connections("tcp")
-        if row.status == psutil.CONN_LISTEN and row.laddr
+        f"{socket.inet_ntoa(struct.pack('=I', int(address, 16)))}:{int(port, 16)}"
+        for address, port in words
     }
     return {name for name, place in places.items() if place in ports}
