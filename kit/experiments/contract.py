@@ -17,7 +17,8 @@ resumes from the checkpoint of one with less, so that a sweep can stop the worse
 can each carry it out as a rank of torch.distributed;
 `LABEL` and `MODEL` are the names in pipelines and MLflow, where they differ from `NAME`;
 `published(target, facts)` returns the files to publish, where these have a shape of their own. The
-file `model.*` in ctx.out is the one that is registered, and `LOADING` a line that loads it.
+file `model.*` in ctx.out is the one that is registered, and `LOADING` the lines
+that load it, with `{!r}` for its path.
 """
 
 import contextlib
@@ -263,6 +264,11 @@ class Experiment:
     def model_name(self) -> str:
         """The name under which MLflow registers its models, less the target."""
         return str(getattr(self.module, "MODEL", self.label.upper()))
+
+    def loading(self, model: Path) -> str:
+        """Return the lines that load a model from its file."""
+        lines: str = getattr(self.module, "LOADING", "as its evaluate does, from {!r}")
+        return lines.format(str(model))
 
     def read_sources(self) -> dict[str, bytes]:
         """Return its source files by name. Raises DataError if one was changed since it was loaded.

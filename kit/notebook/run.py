@@ -381,12 +381,11 @@ class Run:
         self._needs(self.record, "finish")
         out = self.run.folder / "out"
         model = out / model_file(running.out_files(out))
-        loading = getattr(self.experiment.module, "LOADING", "the way its evaluate reads {!r}")
-        return Text(
-            f"published files: {self.settings.profile_dir / self.run.target}\n"
-            f"this run:        {self.run.folder}\n"
-            f"load the model:  {loading.format(str(model))}"
-        )
+        files = {
+            "published files": self.settings.profile_dir / self.run.target,
+            "this run": self.run.folder,
+        }
+        return show.places(files, self.experiment.loading(model))
 
     @property
     def _done(self) -> Outcome:

@@ -4,8 +4,10 @@ import ast
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kit import tracking
@@ -103,6 +105,12 @@ def experiment_code(experiment: Experiment, *names: str) -> Code:
                 parts.setdefault(node.name, ast.get_source_segment(source, node) or "")
     wanted = [name for name in parts if name in names]
     return Code("\n\n\n".join(parts[name] for name in wanted or ("train", "evaluate")))
+
+
+def places(files: Mapping[str, Path], loading: str) -> Text:
+    """Return the paths of a run's results and the lines that load its model."""
+    lines = [f"{name + ':':17}{path}" for name, path in files.items()]
+    return Text("\n".join([*lines, "load the model:", textwrap.indent(loading, "    ")]))
 
 
 def banner(sentences: list[str], warning: str) -> str:

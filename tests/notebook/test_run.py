@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import textwrap
 import time
 
 import numpy as np
@@ -13,7 +14,6 @@ import kit
 from kit import tracking
 from kit.base import DataError, UsageError, read_json
 from kit.experiments.fashion_mnist import published_files
-from kit.experiments.fashion_mnist.training import load_model
 
 
 @pytest.fixture
@@ -45,8 +45,11 @@ def test_a_local_run_from_start_to_results(environ):
     record = run.finish()
     assert record["parameters"]["epochs"] == 2
     assert record["data"]["test_items"] == 30
-    assert run.run.folder.name in repr(run.show_results())
-    load_model(run.run.folder / "out/model.safetensors")
+    shown = repr(run.show_results())
+    assert run.run.folder.name in shown
+    names = {}
+    exec(textwrap.dedent(shown.partition("load the model:\n")[2]), names)
+    assert list(names["model"].state_dict()), "the lines that are shown load it"
     assert "article" in run.compare().frame.columns
     for figure in (run.show_loss(), run.show_timeline()):
         assert figure._repr_png_().startswith(b"\x89PNG")

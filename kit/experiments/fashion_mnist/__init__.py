@@ -18,9 +18,13 @@ LABEL, MODEL = "fmnist", "FMNIST-CNN"  # in the published names of pipelines and
 METRICS = ("accuracy", "precision", "recall")  # each is a share, from 0 to 1
 PRIMARY, BUDGET = "accuracy", "epochs"
 DISTRIBUTED = True
-LOADING = (  # a line that reads the model, with its path for {!r}
-    "from kit.experiments.fashion_mnist.training import load_model; model = load_model(Path({!r}))"
-)
+LOADING = """\
+from pathlib import Path
+
+from kit.experiments.fashion_mnist.training import load_model
+
+path = {!r}
+model = load_model(Path(path))"""
 GATES = {"accuracy": 0.8, "precision": 0.8, "recall": 0.8}
 
 __all__ = ["GATES", "METRICS", "NAME", "PRIMARY", "Parameters", "data", "evaluate", "train"]
