@@ -151,10 +151,9 @@ def load(profile: str | None = None, environ: Mapping[str, str] = os.environ) ->
     """
     _refuse_homeless()
     name = profile or environ.get("KIT_PROFILE") or DEFAULT_PROFILE
-    sandbox_dir = _path(environ.get("KIT_SANDBOX_DIR")) or Path(f"/var/tmp/kit-{os.getuid()}")  # noqa: S108 - checked for its owner before use; sockets need a short path
     results_dir = _path(environ.get("KIT_RESULTS_DIR")) or work_dir() / "results"
     names = {
-        "KIT_SANDBOX_DIR": str(sandbox_dir),
+        "KIT_SANDBOX_DIR": str(sandbox_dir(environ)),
         "KIT_RESULTS_DIR": str(results_dir),
         "CHECKOUT": str(ROOT),
     }
@@ -167,7 +166,7 @@ def load(profile: str | None = None, environ: Mapping[str, str] = os.environ) ->
         profile=name,
         results_dir=results_dir,
         cache_dir=cache_dir(environ),
-        sandbox_dir=sandbox_dir,
+        sandbox_dir=sandbox_dir(environ),
         data_dir=_path(environ.get("KIT_DATA_DIR")),
         env_file=_path(environ.get("KIT_ENV_FILE") or found["site"].env_file),
         **found,
@@ -185,6 +184,12 @@ def _refuse_homeless() -> None:
 
 def _path(value: str | None) -> Path | None:
     return Path(value).expanduser().absolute() if value else None
+
+
+def sandbox_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of the sandbox's state. Its owner is checked before it is used."""
+    # a short path, for the sockets below it
+    return _path(environ.get("KIT_SANDBOX_DIR")) or Path(f"/var/tmp/kit-{os.getuid()}")  # noqa: S108
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:

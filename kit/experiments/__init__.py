@@ -7,6 +7,7 @@ An experiment is a module with five names (`contract`); it is found by its name 
 
 from kit.experiments.contract import Context, DataInfo, Experiment, Goal
 from kit.experiments.gates import GatesNotPassed, Thresholds, upper_bound
+from kit.experiments.listed import list_experiment
 from kit.experiments.loader import (
     DEFAULT,
     experiment_names,

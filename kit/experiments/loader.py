@@ -3,9 +3,11 @@
 A name is looked for among the built-in experiments, then among those that installed packages
 bring (entry points of the group `kit.experiments`), then as `NAME.py` or `NAME/` in the working
 folder. `KIT_EXPERIMENTS` lists files of further ones; a submitter, whose requests come from a
-bucket, knows only these and the installed ones.
+bucket, knows only these, the installed ones, and by their hash those that the person's own runs
+have listed (`listed`).
 """
 
+import contextlib
 import importlib
 import importlib.machinery
 import importlib.metadata
@@ -22,6 +24,7 @@ from typing import Any
 from kit.base import DataError, KitError, UsageError
 from kit.experiments.contract import HIGHEST, LOWEST, Experiment, hash_of
 from kit.experiments.gates import Thresholds
+from kit.experiments.listed import listed_files
 from kit.experiments.packages import requirement_problem
 from kit.experiments.parameters import Parameters
 
@@ -35,11 +38,13 @@ _imported_code: dict[str, str] = {}  # of an installed experiment, when it was i
 _FUNCTIONS = {"data": ("folder", "source"), "train": ("ctx",), "evaluate": ("ctx",)}
 
 
-def load_experiment(reference: str, own_files: bool = True) -> Experiment:
+def load_experiment(reference: str, own_files: bool = True, code: str = "") -> Experiment:
     """Load an experiment by its name, or from the path of its file or package.
 
     With `own_files` false only built-in and installed ones and those of KIT_EXPERIMENTS are
-    found. Raises UsageError that names what is missing or wrong.
+    found, and with the hash of its source files (`code`) those that the person's runs have listed;
+    of several files of that name one with that hash is taken. Raises UsageError that names what is
+    missing or wrong, DataError where all listed files have another hash: none of them is run.
     """
     path = Path(reference)
     if own_files and (path.suffix == ".py" or os.sep in reference):
@@ -50,20 +55,28 @@ def load_experiment(reference: str, own_files: bool = True) -> Experiment:
     for point in importlib.metadata.entry_points(group=GROUP):
         if point.name == reference:
             return _installed(point.value, reference)
-    for file in _own_files(reference, own_files):
-        if file.exists():
-            return _from_file(file)
+    files = [file for file in _own_files(reference, own_files) if file.exists()]
+    listed = listed_files(reference) if code and not own_files else []
+    same = [file for file in [*files, *listed] if _code_of(file) == code] if code else []
+    for file in [*same, *files]:
+        return _from_file(file)
+    if listed:
+        raise _other_version(reference, _code_of(listed[0]), code)
     raise _unknown(reference, own_files)
 
 
 def experiment_with_code(name: str, code: str) -> Experiment:
     """Load an experiment. Raises DataError if its source files are not those of the run."""
-    experiment = load_experiment(name, own_files=False)
+    experiment = load_experiment(name, own_files=False, code=code)
     if code and experiment.code != code:
-        got = f"its source files have the hash {experiment.code[:12]}, the run's have {code[:12]}"
-        next_step = "bring the same version there, or start the run again with --fresh"
-        raise DataError(f"carry out the experiment {name}", got, next_step)
+        raise _other_version(name, experiment.code, code)
     return experiment
+
+
+def _other_version(name: str, found: str, wanted: str) -> DataError:
+    got = f"its source files here have the hash {found[:12]}, not {wanted[:12]} as the run has"
+    step = "run again if you have edited it: that is a new run; on another machine bring the same"
+    return DataError(f"carry out the experiment {name}", got, f"{step} version there")
 
 
 def legal_name(name: str) -> str:
@@ -109,9 +122,14 @@ def _own_files(name: str, own_files: bool) -> list[Path]:
 
 
 def _unknown(name: str, own_files: bool) -> UsageError:
-    where = f"no {name}.py in {Path.cwd()}" if own_files else "KIT_EXPERIMENTS has no such file"
+    got = f"no {name}.py in {Path.cwd()}"
     step = f"use {', '.join(experiment_names())}, the path of a file, or make one: kit new {name}"
-    return UsageError(f"unknown experiment {name!r}", where, step)
+    if not own_files:
+        got = "no installed package has it, KIT_EXPERIMENTS has no such file, and this user's runs "
+        got += "on this machine have used none"
+        step = "where this program runs, set KIT_EXPERIMENTS to the path of its file, or install a "
+        step += f"package with an entry point of the group {GROUP}; start the program again"
+    return UsageError(f"unknown experiment {name!r}", got, step)
 
 
 def _installed(module: str, name: str) -> Experiment:
@@ -203,11 +221,22 @@ def _execute(tried: str, load: Any) -> Any:
 def _checked(module: ModuleType, reference: str) -> Experiment:
     """Check the names of the contract and return the experiment with its own files."""
     _check(module, reference)
-    file = Path(str(module.__file__))
+    sources = _sources(Path(str(module.__file__)))
+    return Experiment(module, reference, sources, hash_of(sources))
+
+
+def _sources(file: Path) -> dict[str, Path]:
+    """Return the source files of a module by name: its file, or all files of its package."""
     package = file.name == "__init__.py"
     sources = sorted(file.parent.rglob("*.py")) if package else [file]
-    named = {path.relative_to(file.parent).as_posix(): path for path in sources}
-    return Experiment(module, reference, named, hash_of(named))
+    return {path.relative_to(file.parent).as_posix(): path for path in sources}
+
+
+def _code_of(path: Path) -> str:
+    """Return the hash of a module's source files without importing it; empty if unreadable."""
+    with contextlib.suppress(DataError):
+        return hash_of(_sources(path / "__init__.py" if path.is_dir() else path))
+    return ""
 
 
 def _check(module: ModuleType, reference: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from kit.base import Json, Timeline
 from kit.base.settings import Settings, load
 from kit.billing import refuse_over
-from kit.experiments import Experiment, running
+from kit.experiments import Experiment, list_experiment, running
 from kit.experiments.packages import imported_modules
 from kit.experiments.running import Data
 from kit.notebook.progress import in_notebook
@@ -51,7 +51,10 @@ def stored_run(
     fresh: bool,
     was_cancelled: Callable[[str], bool] = lambda run: False,
 ) -> tuple[StoredRun, Data]:
-    """Prepare the data set, and start a run or resume an interrupted one, see `start_run`."""
+    """Prepare the data set, and start a run or resume an interrupted one, see `start_run`.
+
+    An experiment of the person's own is listed, for a submitter that is at work already.
+    """
     timeline = Timeline(spans_before(time.time()))
     trains_here = target == "local" and "sweep" not in recorded
     imports = import_in_advance(experiment) if trains_here else []
@@ -60,6 +63,8 @@ def stored_run(
     with timeline.span("loading"):
         for thread in imports:
             thread.join()
+    if target == "cloud-hpc":
+        list_experiment(experiment)
     run = start_run(settings, target, recorded, data.hash, fresh, experiment, was_cancelled)
     run.timeline.add(timeline)
     follow_cells(run.timeline)

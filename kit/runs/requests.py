@@ -162,8 +162,8 @@ class RunRequest(Checked):
     def _check_parameters(self) -> "RunRequest":
         """Check the parameters where the experiment is known; elsewhere the submitter does."""
         try:
-            experiment = load_experiment(self.experiment, own_files=False)
-        except UsageError:
+            experiment = load_experiment(self.experiment, own_files=False, code=self.code)
+        except (DataError, UsageError):
             return self
         values = experiment.parameters(**self.hyperparameters).model_dump()
         object.__setattr__(self, "hyperparameters", values)  # the model is frozen

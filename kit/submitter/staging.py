@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from kit.base import Busy, CommandFailed, DataError, Json, KitError, sha256_of, temporary_folder
 from kit.base.settings import Hpc
-from kit.experiments import Experiment, load_experiment
+from kit.experiments import Experiment, experiment_with_code
 from kit.onsite import TUNNEL_STATE
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
@@ -159,10 +159,6 @@ def own_experiment(request: RunRequest) -> Experiment:
     Raises UsageError where it has none of that name or the parameters are not its own, DataError
     for another version of its source files: code never comes out of a bucket.
     """
-    experiment = load_experiment(request.experiment, own_files=False)
+    experiment = experiment_with_code(request.experiment, request.code)
     experiment.parameters(**request.hyperparameters)
-    if request.code not in ("", experiment.code):
-        got = f"its source files here have the hash {experiment.code[:12]}, not {request.code[:12]}"
-        step = "bring the same version to where the submitter runs, then start again with --fresh"
-        raise DataError(f"run the experiment {request.experiment}", got, step)
     return experiment

@@ -8,6 +8,8 @@ import pytest
 from own_experiments import GOOD, changed, write
 
 from kit.base import DataError, UsageError
+from kit.experiments.contract import hash_of
+from kit.experiments.listed import list_experiment
 from kit.experiments.loader import (
     BUILT_IN,
     experiment_names,
@@ -136,7 +138,52 @@ def test_a_stage_refuses_other_source_files_than_those_of_the_run(installed):
     assert experiment_with_code("mean_model", "").code == code  # a run without a hash
     with pytest.raises(DataError, match=f"{code[:12]}.*{'0' * 12}") as caught:
         experiment_with_code("mean_model", "0" * 64)
-    assert "--fresh" in caught.value.next_step
+    assert "bring the same version" in caught.value.next_step
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A listed file, and beside it one of that name that must not be executed; no other is known.
+
+    KIT_EXPERIMENTS has neither: as for a submitter that was started before the run.
+    """
+    for name in ("KIT_CACHE_DIR", "KIT_SANDBOX_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("KIT_EXPERIMENTS", "")
+    listed = []
+    for folder in ("a", "b"):
+        path = write(tmp_path / folder)
+        list_experiment(load_experiment(str(path)))
+        listed.append(path)
+    listed[0].write_text("raise SystemExit('it was executed')")
+    return listed
+
+
+def test_listed_file_is_found_by_its_hash_and_no_other_one_is_executed(files, monkeypatch):
+    code = hash_of({"mean_model.py": GOOD.encode()})
+    assert experiment_with_code("mean_model", code).reference == str(files[1])
+    monkeypatch.setenv("KIT_EXPERIMENTS", str(files[0]))
+    assert experiment_with_code("mean_model", code).reference == str(files[1])
+
+
+def test_listed_file_that_was_edited_is_not_executed(files):
+    code = hash_of({"mean_model.py": GOOD.encode()})
+    files[1].write_text("raise SystemExit('it was executed')")
+    with pytest.raises(DataError, match=f"not {code[:12]}") as caught:
+        experiment_with_code("mean_model", code)
+    assert "run again if you have edited it" in caught.value.next_step
+    for path in files:
+        path.unlink()
+    with pytest.raises(UsageError, match="unknown experiment 'mean_model'") as unknown:
+        experiment_with_code("mean_model", code)
+    assert "set KIT_EXPERIMENTS" in unknown.value.next_step
+    assert "entry point" in unknown.value.next_step
+
+
+def test_listed_file_is_used_for_a_request_with_a_hash_only(files):
+    for own_files, code in ((False, ""), (True, hash_of({"mean_model.py": GOOD.encode()}))):
+        with pytest.raises(UsageError, match="unknown experiment"):
+            load_experiment("mean_model", own_files, code)
 
 
 BAD = {

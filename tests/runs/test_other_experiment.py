@@ -78,7 +78,7 @@ def test_model_is_not_measured_by_other_code_than_that_of_its_training(site, tmp
     trained = stages.preprocess_train("folders", RUN, BUCKET, data.hash, *what)
     path.write_text(GOOD + "\n# edited while the run is open\n")
     where = "folders", RUN, BUCKET, trained, {}
-    with pytest.raises(DataError, match=f"the run's have {own.code[:12]}"):
+    with pytest.raises(DataError, match=f"not {own.code[:12]} as the run has"):
         stages.evaluate(*where, experiment="mean_model")
     assert objects.record(EVALUATE) is None
     path.write_text(GOOD)

@@ -259,7 +259,7 @@ def test_a_setting_that_cannot_be_is_refused_before_anything_is_done(
 
 
 def test_another_version_of_the_experiment_is_not_trained(uploaded: StageStore, data: Data) -> None:
-    with pytest.raises(DataError, match=r"the run's have 000000000000[\s\S]*same version"):
+    with pytest.raises(DataError, match=r"not 000000000000 as the run has[\s\S]*same version"):
         trained_on(data.hash, code="0" * 64)
     assert uploaded.record(PREPROCESS_TRAIN) is None
 

@@ -20,7 +20,7 @@ from notebook_runs import history, kit
 from own_experiments import changed
 from waiting import until
 
-from kit.base import SSHHost
+from kit.base import ROOT, SSHHost
 from kit.base.settings import load
 from kit.onsite import PROGRESS
 from kit.runs.notebooks import NOTEBOOKS
@@ -54,10 +54,6 @@ def train(ctx):
             new.write_text(json.dumps({"step": step, **values}))
             new.replace(saved)
             ctx.report(step, steps, loss.item())
-    if ctx.workers > 1:
-        import iniconfig  # only the site has it, by REQUIREMENTS
-
-        assert iniconfig
     a, b = model.weight.item(), model.bias.item()
     (ctx.out / "model.json").write_text(json.dumps({"a": a, "b": b}))
 
@@ -211,16 +207,29 @@ def test_run_killed_by_every_way_is_resumed_by_every_other(
         assert ended_jobs(host, line["run"]) == [(line["slurm"]["job"]["id"], "COMPLETED")]
 
 
-def test_two_workers_train_it_on_two_nodes_with_a_package_of_its_own(
-    no_submitter, folder, tmp_path
-):
+def test_ported_script_is_trained_on_two_nodes_by_the_submitter_that_is_at_work(sandbox, tmp_path):
+    """The page as it is, and a package that only the site has, by REQUIREMENTS.
+
+    The sandbox's submitter was started before the file was written, with other variables.
+    """
+    page = (ROOT / "docs" / "port-pytorch.md").read_text()
+    _, ported, commands = re.findall(r"```(?:python|console)\n(.*?)```", page, re.DOTALL)
+    words = commands.splitlines()[-1].split()
+    assert words[:3] == ["kit", "run", "cloud-hpc"]
+    assert words[-2:] == ["workers", "2"]
+    names = "DISTRIBUTED = True", 'REQUIREMENTS = ("iniconfig",)\nDISTRIBUTED = True'
+    body = "def train(ctx):\n", "def train(ctx):\n    import iniconfig\n\n    assert iniconfig\n"
+    (tmp_path / "net.py").write_text(changed(*names, changed(*body, ported)))
     environ = results(tmp_path)
-    words = ["run", "cloud-hpc", "-p", "experiment", "net", "-p", "workers", "2"]
-    ended = kit(environ, *words, cwd=folder)
+    environ.pop("KIT_EXPERIMENTS", None)
+    ended = kit(environ, *words[1:], cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr[-4000:]
     (line,) = history(environ)
-    assert line["metrics"]["error"] < 0.2
-    assert line["parameters"]["steps"] == 200
+    assert line["metrics"]["accuracy"] > 0.8
+    assert line["parameters"]["epochs"] == 20
+    log = (tmp_path / "sandbox/runs" / line["run"] / "submitter.log").read_text()
+    assert "another submitter is at work here: standing by" in log
+    assert "no other submitter" not in log
 
 
 def test_bill_and_report_of_the_digits_have_units_beside_the_metric(no_submitter, tmp_path):

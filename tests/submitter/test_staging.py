@@ -7,7 +7,7 @@ from own_experiments import GOOD, write
 from submitter_world import DATA, RUN, World
 
 from kit.base.settings import Hpc
-from kit.experiments import load_experiment
+from kit.experiments import list_experiment, load_experiment
 from kit.runs.requests import RunRequest, RunState, attempt_id
 from kit.slurm import Room
 from kit.submitter.staging import needed_room
@@ -111,6 +111,23 @@ def test_own_experiment_of_the_submitter_is_shipped_and_run(world, tmp_path, mon
     (script,) = world.site.scripts.values()
     assert '"module": "mean_model"' in script
     assert '"hyperparameters": {"steps": 3}' in script
+
+
+def test_listed_experiment_is_run_by_a_submitter_that_was_started_before(
+    world, tmp_path, monkeypatch
+):
+    """As the one of the sandbox: it has another working folder and other variables."""
+    for name in ("KIT_CACHE_DIR", "KIT_SANDBOX_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("KIT_EXPERIMENTS", "")
+    submitter = world.submitter()
+    submitter.once()
+    experiment = load_experiment(str(write(tmp_path / "own")))
+    list_experiment(experiment)
+    asked = {"data_hash": DATA.hash, "experiment": "mean_model", "code": experiment.code}
+    world.requests.ask(RunRequest(run=RUN, **asked))
+    assert world.until_finished(submitter).state is RunState.DONE
+    assert len(world.site.jobs) == 1
 
 
 def test_later_attempt_is_not_begun_with_other_code_than_the_first(world, tmp_path, monkeypatch):
