@@ -7,6 +7,7 @@ Slurm, for all live jobs in one query. Without contact nothing changes but "last
 import contextlib
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from kit.base import (
     UsageError,
 )
 from kit.cli.options import echo_rows, json_option, profile_option
-from kit.runs.follow import poll, training_sentence, write_stored_log
+from kit.runs.follow import one_line, poll, training_sentence, write_stored_log
 from kit.runs.requests import RUN_ID, RunState, RunStatus, attempt_id
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ ON_SITE = RunState.SUBMITTED, RunState.CANCELLING
 CONTACT_PATIENCE_S = 120.0  # `kit logs` waits as long for contact to come back
 CANCEL_WAIT_S = 60.0  # a job that is cancelled may take 32 s to end
 EXIT_UNKNOWN = 3
+REASONS = 50  # refused runs that are listed with their reason, which takes a request for each run
+SHORT_REASON = 120  # characters
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,12 @@ def list_runs(submitter: "Submitter", run: str = "") -> list[Row]:
         _live_row(submitter, status, job_statuses.get(name), reason)
         for name, status in live.items()
     ]
-    rows += [_row(submitter, each, bool(run)) for each in statuses if each.state not in ON_SITE]
+    refused = sorted(each.run for each in statuses if each.state is RunState.REFUSED)
+    rows += [
+        _row(submitter, each, bool(run), each.run in refused[-REASONS:])
+        for each in statuses
+        if each.state not in ON_SITE
+    ]
     return sorted(rows, key=lambda row: (RunState[row.state].finished, row.run))
 
 
@@ -207,14 +215,22 @@ def _how_far(progress: Json) -> str:
     return ""
 
 
-def _row(submitter: "Submitter", status: RunStatus, in_full: bool) -> Row:
-    """Return the row of a run that is not on the site; `in_full` reads what it ended with."""
+def _row(submitter: "Submitter", status: RunStatus, in_full: bool, in_short: bool = False) -> Row:
+    """Return the row of a run that is not on the site.
+
+    `in_full` reads what it ended with; `in_short` shortens that, and does without what cannot be
+    read: the other runs are listed all the same.
+    """
     run, state, number = status.run, status.state, status.number
-    names = {RunState.DONE: "result", RunState.REFUSED: "refused"}
-    name = names.get(state, f"try-{number}/ended")
-    ended = (submitter.requests.read(run, name) if in_full else None) or {}
-    job = ended.get("job") or {}
-    why = " ".join(str(ended.get("why") or state.when).split())
+    ended: Json = {}
+    try:
+        ended = submitter.requests.ending(status) if in_full or in_short else ended
+    except DataError:
+        if in_full:
+            raise
+    job, why = ended.get("job") or {}, one_line(str(ended.get("why") or state.when))
+    if not in_full:
+        why = textwrap.shorten(str(ended.get("got") or why), SHORT_REASON, placeholder=" …")
     return Row(run, state.name, number, str(job.get("id", "")), str(job.get("state", "")), why)
 
 

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from kit.base import KitError, site_host, vm_host
+from kit.base import Json, KitError, site_host, vm_host
 from kit.base.settings import Settings
-from kit.runs.follow import last_seen
-from kit.runs.kfp_here import RUNNING, States
+from kit.runs.follow import last_seen, refusal
+from kit.runs.history import StoredRun
+from kit.runs.kfp_here import RUNNING, PipelineFailed, States
 from kit.runs.requests import RunRequest, RunRequests, RunState
 from kit.runs.stages import HPC_TRAIN
 from kit.slurm import SitePaths
@@ -69,10 +70,17 @@ class SubmitterProcess:
 
 
 @contextlib.contextmanager
-def submitter(settings: Settings, folder: Path) -> Iterator[SubmitterProcess]:
-    """Run a submitter for the block; it waits while another one is at work."""
-    argv, log = [sys.executable, "-m", "kit.submitter", settings.profile], folder / "submitter.log"
+def submitter(
+    settings: Settings, requests: RunRequests, run: StoredRun
+) -> Iterator[SubmitterProcess]:
+    """Run a submitter for the block, a pipeline; it waits while another one is at work.
+
+    Raises KitError with the submitter's reason where the run's request is refused.
+    """
+    argv = [sys.executable, "-m", "kit.submitter", settings.profile]
+    log = run.folder / "submitter.log"
     with (
+        _refusal_alone(requests, run.id),
         log.open("ab") as file,
         subprocess.Popen(argv, stdout=file, stderr=file, stdin=subprocess.DEVNULL) as child,
     ):
@@ -80,6 +88,25 @@ def submitter(settings: Settings, folder: Path) -> Iterator[SubmitterProcess]:
             yield SubmitterProcess(child, log)
         finally:
             child.terminate()
+
+
+@contextlib.contextmanager
+def _refusal_alone(requests: RunRequests, run: str) -> Iterator[None]:
+    """Raise KitError with the submitter's reason where a pipeline fails by a refused request.
+
+    The traceback of the component that followed the request says nothing more.
+    """
+    try:
+        yield
+    except PipelineFailed:
+        refused: Json = {}
+        with contextlib.suppress(KitError):  # the store may be what failed
+            if (status := requests.status(run)).state is RunState.REFUSED:
+                refused = requests.ending(status)
+        if not refused:
+            raise
+        reason = refusal(run, refused)
+        raise KitError(reason.tried, reason.got, reason.next_step) from None
 
 
 def note(child: SubmitterProcess, requests: RunRequests, run: str, states: States) -> str:

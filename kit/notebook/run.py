@@ -42,7 +42,7 @@ from kit.runs.kfp_here import ComponentState
 from kit.runs.objects import StageStore
 from kit.runs.outcome import CLOUD, CLOUD_HPC, Outcome, PipelineSpec
 from kit.runs.picture import PipelinePicture, live_picture
-from kit.runs.requests import RunRequest, RunRequests, RunState, site_id, write_request
+from kit.runs.requests import RunRequest, RunRequests, site_id, write_request
 from kit.store import bucket_name, open_store
 
 if TYPE_CHECKING:
@@ -270,16 +270,16 @@ class Run:
             return self._execute(arguments, lambda _: "")
         for store in (self.requests.store, self.objects.store):
             store.ensure_bucket()
-        if self.requests.status(self.run.id).state is RunState.ENDED:
-            self.requests.ask_again(self.run.id)
+        requests, run = self.requests, self.run
+        requests.ask_again(run.id)
         if self.settings.cloud is not None and self.settings.cloud.runner == "cluster":
             self.objects.put_data(self.data)  # a component there cannot read files of this machine
         arguments = pipelines.hpc_arguments_of(
             self.settings, self.request, self.experiment, **judging
         )
-        with cloud_hpc.submitter(self.settings, self.run.folder) as child:
+        with cloud_hpc.submitter(self.settings, requests, run) as child:
             return self._execute(
-                arguments, lambda states: cloud_hpc.note(child, self.requests, self.run.id, states)
+                arguments, lambda states: cloud_hpc.note(child, requests, run.id, states)
             )
 
     def _execute(self, arguments: Mapping[str, Any], note: Any) -> str:

@@ -15,6 +15,7 @@ POLL_INTERVAL_S = 1.0
 OUTSIDE_CAUSES = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED")
 _OTHER_SHAPE = (AttributeError, KeyError, TypeError, ValueError)
 AFTER_CANCEL = "start it again with --fresh, or a sweep by the same command, which continues it"
+AGAIN = "the same command asks again"  # the next step after a refusal
 LOG_LINES = 10  # of a failed job's log, shown with the error
 
 T = TypeVar("T")
@@ -87,8 +88,8 @@ def follow(
                 request()
             pending.clear()
             status = requests.status(run)
-            if status.state.finished:
-                return _result(requests, run), ""
+            if status.state.finished and (result := _result(requests, status)) is not None:
+                return result, ""
             text = _progress_text(requests, run) or status.state.when
         except Unreachable as err:
             text = f"no answer, asked again: {err.tried}: {err.got}"
@@ -108,14 +109,31 @@ def _progress_text(requests: FollowedRuns, run: str) -> str:
         return ""
 
 
-def _result(requests: FollowedRuns, run: str) -> Json:
-    """Return the result of a finished run. Raises TrainingFailed if it has none."""
-    status = requests.status(run)
+def refusal(run: str, refused: Json) -> TrainingFailed:
+    """Return the error of a request that was refused, from the object that says why."""
+    why = str(refused.get("why", ""))
+    got, step = str(refused.get("got", "")) or one_line(why), str(refused.get("next", ""))
+    step = step if "--fresh" in step else "; then ".join(filter(None, (step, AGAIN)))
+    return TrainingFailed(f"the request of {run} was refused", got, step)
+
+
+def one_line(text: str) -> str:
+    """Return a text with each white space, such as a new line, as one blank."""
+    return " ".join(text.split())
+
+
+def _result(requests: FollowedRuns, status: RunStatus) -> Json | None:
+    """Return the result of a finished run. Raises TrainingFailed if it has none.
+
+    None where a listing is late with a refusal that was removed.
+    """
+    run = status.run
     if status.state is RunState.DONE:
         return requests.read(run, "result") or {}
     if status.state is RunState.REFUSED:
-        why = (requests.read(run, "refused") or {}).get("why", "")
-        raise TrainingFailed(f"the request of {run} was refused", why)
+        if (refused := requests.read(run, "refused")) is None:
+            return None
+        raise refusal(run, refused)
     if status.state is RunState.CANCELLED:
         raise TrainingFailed(f"{run} was cancelled", next_step=AFTER_CANCEL)
     ended = requests.read(run, f"try-{status.number}/ended") or {}

@@ -11,9 +11,10 @@
     open/<run>.json                   the run may have to be worked on written with each request
 
 No object is read to find out the status, and none but `progress` is ever changed: a listing that is
-late delays, it never misleads. The submitter removes `open/<run>.json` when the run has finished,
-so that finished runs need not be listed; the status does not depend on it. A request is data only.
-A bucket that does not exist holds no runs.
+late delays, it never misleads. `refused` is removed when the person starts the run again: it had no
+job, or one of another submitter, which is then followed. The submitter removes `open/<run>.json`
+when the run has finished, so that finished runs need not be listed; the status does not depend on
+it. A request is data only. A bucket that does not exist holds no runs.
 """
 
 import contextlib
@@ -226,8 +227,7 @@ def read_request(run: str, content: bytes) -> RunRequest:
 
 
 def _unusable(run: str, got: str) -> DataError:
-    next_step = "it is refused; start the run again with --fresh"
-    return DataError(f"read the request of {run}", got, next_step)
+    return DataError(f"read the request of {run}", got, "start the run again with --fresh")
 
 
 def _too_large(size: int) -> str:
@@ -307,11 +307,7 @@ class RunRequests:
     def open_attempt_ids(self) -> list[str]:
         """Return the ids of attempts that may be on the site: the last and next of open runs."""
         open_runs = [status for status in self.statuses().values() if not status.state.finished]
-        return [
-            attempt
-            for status in open_runs
-            for attempt in (status.attempt_id, status.next_attempt_id)
-        ]
+        return [name for run in open_runs for name in (run.attempt_id, run.next_attempt_id)]
 
     def marked_runs(self) -> set[str]:
         """Return the runs marked as open: one short listing, however many have finished."""
@@ -349,11 +345,15 @@ class RunRequests:
             raise NoSuchObject(err.tried, err.got, "request the run first") from err
 
     def ask_again(self, run: str) -> RunStatus:
-        """Allow another attempt of a run whose last attempt failed; return the status."""
+        """Allow another attempt after a failed one, or remove a refusal; return the status."""
         status = self.status(run)
         if status.state is RunState.ENDED:
             self.write(run, f"try-{status.number + 1}/asked", {})
-            self.mark(run)
+        elif status.state is RunState.REFUSED:
+            self.store.delete(_key(run, "refused"))
+        else:
+            return status
+        self.mark(run)
         return self.status(run)
 
     def cancel(self, run: str) -> RunStatus:

@@ -190,6 +190,12 @@ def never_began(attempt_id: str, cause: str, err: KitError) -> Json:
     return {"token": attempt_id, "why": err.got, "worked": False, "failure": failure, "log": ""}
 
 
+def why_refused(err: KitError) -> Json:
+    """Return why a request is not accepted: the whole message, and its parts."""
+    got = ": ".join(part for part in (err.tried, err.got) if part)
+    return {"why": str(err), "got": got, "next": err.next_step}
+
+
 def explain(what: str, err: Exception) -> str:
     """Log an error and return it as a text for the person."""
     if isinstance(err, KitError):

@@ -221,7 +221,7 @@ class Submitter:
             if number > 1:  # not final: a later attempt uses what the earlier ones have finished
                 self._give_up(run, number, NOT_ALLOWED, err)
             else:
-                self.requests.write(run, "refused", {"why": str(err)})
+                self.requests.write(run, "refused", collect.why_refused(err))
             return
         attempt = attempt_id(run, number)
         self._show(run, {"state": "STAGING", "why": "inputs are copied to the site"})

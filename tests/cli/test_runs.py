@@ -147,6 +147,21 @@ def test_a_failed_run_says_why(world):
     assert row.why == world.requests.read(RUN, "try-1/ended")["why"]
 
 
+def test_refused_runs_are_listed_with_the_reason_in_short(world):
+    submitter = world.submitter()
+    world.requests.ask(RunRequest(run=RUN, data_hash="0" * 64, experiment="no_such_model"))
+    submitter.once()
+    damaged = "cloud-hpc-aaaaaaaaaaaa-1"
+    world.requests.store.put(f"runs/{damaged}/refused.json", b"{")
+    rows = {row.run: row for row in runs.list_runs(submitter)}
+    assert {row.state for row in rows.values()} == {"REFUSED"}
+    assert rows[RUN].why.startswith("unknown experiment 'no_such_model': no installed package has")
+    assert len(rows[RUN].why) <= runs.SHORT_REASON
+    assert rows[damaged].why == RunState.REFUSED.when
+    (alone,) = runs.list_runs(submitter, RUN)
+    assert "KIT_EXPERIMENTS to the path of its file" in alone.why
+
+
 # -- logs --------------------------------------------------------------------------------------
 
 

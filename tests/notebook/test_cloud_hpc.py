@@ -19,7 +19,9 @@ from kit.notebook.results import Options
 from kit.notebook.run import Run
 from kit.runs import history
 from kit.runs import outcome as pipelines
-from kit.runs.requests import RunRequest, RunRequests, attempt_id
+from kit.runs.kfp_here import PipelineFailed
+from kit.runs.requests import RunRequest, RunRequests, RunState, attempt_id
+from kit.runs.stages import HPC_TRAIN
 
 
 def test_the_notebook_shows_why_its_own_submitter_ended(tmp_path):
@@ -37,22 +39,64 @@ def test_the_notebook_shows_why_its_own_submitter_ended(tmp_path):
     assert "run this cell again" in caught.value.next_step
 
 
-def test_the_cell_ends_when_the_notebooks_own_submitter_has_ended(tmp_path, monkeypatch):
-    """Nobody would take the run further, and the training component would wait for ever."""
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run of the notebook whose stores are in memory."""
     loaded = load("sandbox", {"KIT_RESULTS_DIR": str(tmp_path)})
     experiment = load_experiment("digits")
     stored = history.start_run(loaded, "cloud-hpc", {}, "d" * 64, experiment=experiment)
     options = Options(experiment.gates, False, True, 1, "")
-    run = Run(stored, SimpleNamespace(hash="d" * 64), experiment.parameters(), options)
     requests = RunRequests(MemoryStore())
     monkeypatch.setattr(Run, "requests", property(lambda _: requests))
     monkeypatch.setattr(Run, "objects", SimpleNamespace(store=MemoryStore()))
+    monkeypatch.setattr(pipelines, "hpc_arguments_of", lambda *_, **__: {})  # it reads the login
+    return Run(stored, SimpleNamespace(hash="d" * 64), experiment.parameters(), options)
+
+
+def test_refused_run_ends_with_the_reason_alone_and_asks_again_the_next_time(run, monkeypatch):
+    """The traceback of the component that followed the request would say nothing more."""
+    before, requests = [], run.requests
+    requests.ask(run.request)
+    requests.write(run.run.id, "refused", {"why": "the reason of the last time"})
+
+    def refused(*_, **__):
+        before.append(requests.status(run.run.id).state)
+        refusal = {"why": "x", "got": "unknown experiment 'net'", "next": "set KIT_EXPERIMENTS"}
+        requests.write(run.run.id, "refused", refusal)
+        raise PipelineFailed(HPC_TRAIN, "Traceback (most recent call last):\n  …", "", (), "a log")
+
+    monkeypatch.setattr(pipelines, "run_pipeline", refused)
+    monkeypatch.setattr(cloud_hpc.sys, "executable", "/bin/true")  # in place of a submitter
+    for _ in range(2):
+        with pytest.raises(KitError) as caught:
+            run.run_pipeline()
+        assert type(caught.value) is KitError
+        assert str(caught.value).splitlines() == [
+            f"the request of {run.run.id} was refused",
+            "  got:  unknown experiment 'net'",
+            "  next: set KIT_EXPERIMENTS; then the same command asks again",
+        ]
+        assert caught.value.__suppress_context__
+    assert before == [RunState.REQUESTED] * 2
+
+
+def test_pipeline_that_fails_otherwise_keeps_its_traceback(run, monkeypatch):
+    def failed(*_, **__):
+        raise PipelineFailed(HPC_TRAIN, "Traceback (most recent call last):\n  …", "", (), "a log")
+
+    monkeypatch.setattr(pipelines, "run_pipeline", failed)
+    monkeypatch.setattr(cloud_hpc.sys, "executable", "/bin/true")
+    with pytest.raises(PipelineFailed, match="Traceback"):
+        run.run_pipeline()
+
+
+def test_the_cell_ends_when_the_notebooks_own_submitter_has_ended(run, tmp_path, monkeypatch):
+    """Nobody would take the run further, and the training component would wait for ever."""
     log = tmp_path / "submitter.log"
     log.write_text("the key was refused\n")
     ended = SimpleNamespace(poll=lambda: 1)
     given = contextlib.nullcontext(cloud_hpc.SubmitterProcess(ended, log))
     monkeypatch.setattr(cloud_hpc, "submitter", lambda *_: given)
-    monkeypatch.setattr(pipelines, "hpc_arguments_of", lambda *_, **__: {})  # it reads the login
     monkeypatch.setattr(
         pipelines,
         "run_pipeline",

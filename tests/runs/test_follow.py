@@ -5,7 +5,7 @@ from memory_store import MemoryStore
 
 from kit.base import CredentialRefused, StoreUnavailable, Unreachable
 from kit.runs.follow import TrainingFailed, follow, poll, sentence
-from kit.runs.requests import RunRequest, RunRequests, RunState
+from kit.runs.requests import RunRequest, RunRequests, RunState, RunStatus
 
 RUN = "cloud-hpc-0123456789ab-1"
 
@@ -88,6 +88,30 @@ def test_polling_reports_each_sentence_once_and_returns_the_result():
     assert poll(lambda: next(answers), said.append, slept.append, 2.0) == 7
     assert said == ["queued", "running", "ended"]
     assert slept == [2.0] * 4
+
+
+def test_refused_request_ends_the_following_with_the_reason_and_the_next_step(jobs):
+    step = "use fewer workers"
+    refused = {"why": "train\n  got:  2 CPUs", "got": "train: 2 CPUs", "next": step}
+    jobs.write(RUN, "refused", refused)
+    with pytest.raises(TrainingFailed) as caught:
+        follow(jobs, RUN, 1, lambda _: None)
+    assert caught.value.got == "train: 2 CPUs"
+    assert caught.value.next_step == f"{step}; then the same command asks again"
+    jobs.write(RUN, "refused", {"why": "train\n  got:  2 CPUs"})  # of an earlier version
+    with pytest.raises(TrainingFailed) as caught:
+        follow(jobs, RUN, 1, lambda _: None)
+    assert caught.value.got == "train got: 2 CPUs"
+    assert caught.value.next_step == "the same command asks again"
+
+
+def test_listing_that_is_late_with_a_removed_refusal_is_read_again(jobs, monkeypatch):
+    late, clock = RunStatus(RUN, RunState.REFUSED), Clock()
+    states = iter([late, late, RunStatus(RUN, RunState.REQUESTED)])
+    status = jobs.status
+    monkeypatch.setattr(RunRequests, "status", lambda _, run: next(states, None) or status(run))
+    clock.then = lambda: jobs.write(RUN, "result", {"try": 1}) if clock.now > 2 else None
+    assert follow(jobs, RUN, 60, lambda _: None, clock, clock.sleep)["try"] == 1
 
 
 @pytest.mark.parametrize(

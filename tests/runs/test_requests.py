@@ -177,6 +177,29 @@ def test_a_new_try_needs_an_ended_one():
     assert (again.state, again.number) == (RunState.REQUESTED, 2)
 
 
+def test_refused_request_is_judged_again_when_the_person_asks_again():
+    jobs = RunRequests(MemoryStore())
+    request = RunRequest(run=RUN, data_hash=HASH)
+    jobs.ask(request)
+    jobs.write(RUN, "refused", {"why": "unknown experiment"})
+    jobs.unmark(RUN)
+    assert jobs.ask(request).state is RunState.REFUSED, "a component that starts again asks this"
+    again = jobs.ask_again(RUN)
+    assert (again.state, again.number) == (RunState.REQUESTED, 1)
+    assert jobs.marked_runs() == {RUN}
+    assert jobs.request(RUN) == request
+
+
+def test_job_of_another_submitter_is_followed_when_a_refused_run_is_asked_for_again():
+    """One submitter refused what another one had accepted: there is one job, which continues."""
+    jobs = RunRequests(MemoryStore())
+    jobs.ask(RunRequest(run=RUN, data_hash=HASH))
+    for name in ("try-1/submitted", "refused"):
+        jobs.write(RUN, name, {})
+    again = jobs.ask_again(RUN)
+    assert (again.state, again.number) == (RunState.SUBMITTED, 1)
+
+
 @pytest.mark.parametrize("last", ["result", "try-1/ended", "refused"])
 def test_cancelling_what_is_finished_changes_nothing(last):
     jobs = RunRequests(MemoryStore())

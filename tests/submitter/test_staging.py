@@ -122,10 +122,16 @@ def test_listed_experiment_is_run_by_a_submitter_that_was_started_before(
     monkeypatch.setenv("KIT_EXPERIMENTS", "")
     submitter = world.submitter()
     submitter.once()
-    experiment = load_experiment(str(write(tmp_path / "own")))
+    path = write(tmp_path / "own")
+    experiment = load_experiment(str(path))
     list_experiment(experiment)
+    path.write_text(GOOD + "\n# edited after the run was started\n")
     asked = {"data_hash": DATA.hash, "experiment": "mean_model", "code": experiment.code}
     world.requests.ask(RunRequest(run=RUN, **asked))
+    assert world.until_finished(submitter).state is RunState.REFUSED
+    assert f"not {experiment.code[:12]}" in world.requests.read(RUN, "refused")["got"]
+    path.write_text(GOOD)
+    world.requests.ask_again(RUN)  # the same command
     assert world.until_finished(submitter).state is RunState.DONE
     assert len(world.site.jobs) == 1
 
