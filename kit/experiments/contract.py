@@ -13,8 +13,8 @@ Optional: `figures(ctx)` returns pictures by title, drawn from the files that ex
 `REQUIREMENTS` lists packages that the site's environment needs beside the kit's own;
 `BUDGET` names the whole-number parameter that says how long it trains: a training with more of it
 resumes from the checkpoint of one with less, so that a sweep can stop the worse trials early;
-`DISTRIBUTED = True` says that `train` uses `ctx.prepare` and `ctx.order`, so that several workers
-can each carry it out as a rank of torch.distributed;
+`DISTRIBUTED = True` says that `train` uses `ctx.prepare` and `ctx.batches` or `ctx.order`, so that
+several workers can each carry it out as a rank of torch.distributed;
 `LABEL` and `MODEL` are the names in pipelines and MLflow, where they differ from `NAME`;
 `published(target, facts)` returns the files to publish, where these have a shape of their own. The
 file `model.*` in ctx.out is the one that is registered, and `LOADING` the lines
@@ -171,18 +171,29 @@ class Context:
 
         return DistributedDataParallel(model)
 
-    def order(self, items: Any) -> Any:
-        """Return this rank's share of the items of an epoch, an array or a tensor in their order.
+    def batches(self, items: Any, size: int) -> list[Any]:
+        """Return this rank's share of each batch of `size` items of an epoch.
 
-        Every rank gets as many: the first items fill up the last shares. All ranks must give the
-        same order, as from a generator with the same seed.
+        `items` is an array or a tensor in a new order; the last batch may be smaller. A
+        step of all ranks takes one batch, so that the training is that of one worker with batches
+        of that size. Every rank gets as many items of a batch: where the ranks do not divide it,
+        its first items fill up the last shares and count twice. All ranks must give the same order,
+        as from a generator with the same seed. Raises UsageError for a size below 1.
+        """
+        if size < 1:
+            raise UsageError(f"divide the items into batches of {size}", "", "give at least 1")
+        return [self.order(items[start : start + size]) for start in range(0, len(items), size)]
+
+    def order(self, items: Any) -> Any:
+        """Return this rank's share of items of which one step takes all, as of a single batch.
+
+        `items` is an array or a tensor, in the same order on all ranks. Every rank gets as many:
+        the first items fill up the last shares.
         """
         if self._ranks == 1:
             return items
-        from torch.utils.data import DistributedSampler
-
-        share: Iterable[int] = DistributedSampler(items, self._ranks, self.rank, shuffle=False)
-        return items[list(share)]
+        count = -(-len(items) // self._ranks)
+        return items[[(self.rank + i * self._ranks) % len(items) for i in range(count)]]
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """Call a function with each item, in the workers where there are several; results in order.

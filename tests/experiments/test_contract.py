@@ -65,12 +65,32 @@ def test_one_rank_has_all_items_and_the_model_itself(tmp_path):
     model, items = torch.nn.Linear(1, 1), np.arange(5)
     assert ctx.prepare(model) is model
     assert ctx.order(items) is items
+    assert [batch.tolist() for batch in ctx.batches(items, 2)] == [[0, 1], [2, 3], [4]]
 
 
 @pytest.mark.parametrize("kind", [np.array, torch.tensor])
 def test_ranks_have_equal_shares_that_hold_every_item(tmp_path, kind):
     shares = [context(tmp_path, rank=r, ranks=3).order(kind([4, 2, 0, 1, 3])) for r in range(3)]
     assert [share.tolist() for share in shares] == [[4, 1], [2, 3], [0, 4]]
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_ranks_have_equal_shares_of_each_batch_in_the_same_number_of_steps(tmp_path, kind):
+    """One item of a batch of three fills up a share, and the single one of the last is shared."""
+    items = kind([4, 2, 0, 1, 3, 5, 6])
+    ranks = [context(tmp_path, rank=r, ranks=2).batches(items, 3) for r in range(2)]
+    assert [[batch.tolist() for batch in rank] for rank in ranks] == [
+        [[4, 0], [1, 5], [6]],
+        [[2, 4], [3, 1], [6]],
+    ]
+    even = [context(tmp_path, rank=r, ranks=2).batches(items[:4], 4)[0].tolist() for r in range(2)]
+    assert even == [[4, 0], [2, 1]]
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batches_of_no_items_are_refused(tmp_path, size):
+    with pytest.raises(UsageError, match=f"batches of {size}"):
+        context(tmp_path).batches([1, 2], size)
 
 
 def test_hash_is_over_names_and_contents(tmp_path):

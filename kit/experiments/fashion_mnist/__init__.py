@@ -48,7 +48,7 @@ def train(ctx: Context) -> None:
         ctx.parameters,
         ctx.checkpoint,
         ctx.report,
-        training.Ranks(ctx.workers, ctx.prepare, ctx.order),
+        training.Ranks(ctx.workers, ctx.prepare, ctx.batches),
     )
     training.save_model(trained.model, ctx.out / "model.safetensors")
     ctx.record_time(trained.start, trained.end, trained.seconds)

@@ -7,7 +7,7 @@ file. It is the experiment of DOI 10.1145/3672608.3707866 with one difference: t
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,11 +140,11 @@ def torch_settings(parameters: Parameters) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together (`Context.prepare`, `Context.order`)."""
+    """The processes that train together (`Context.prepare`, `Context.batches`)."""
 
     count: int = 1
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model
-    order: Callable[[Tensor], Tensor] = lambda order: order
+    batches: Callable[[Tensor, int], Sequence[Tensor]] = torch.split
 
 
 ALONE = Ranks()
@@ -191,11 +191,11 @@ def train(
     """Train for `parameters.epochs`; with `checkpoint_dir`, save every epoch and resume there.
 
     A training that was killed and started again gives the same bits as an unbroken one. `report`
-    is called a few times an epoch. With several ranks each takes its share of every epoch's
-    images, `batch_size` at a time, and the mean of their gradients makes the step: it is that of a
-    batch of `batch_size` x ranks. Losses are this rank's, the steps those of all ranks. Raises
-    UsageError if the device does not exist or the loss is not finite, DataError for a checkpoint
-    that is damaged or of another training.
+    is called a few times an epoch. With several ranks each takes its share of every batch, and the
+    mean of their gradients makes the step: it is that of one worker, up to rounding and to images
+    that fill up shares. Losses are those of this rank's images. Raises UsageError if the device
+    does not exist or the loss is not finite, DataError for a checkpoint that is damaged or of
+    another training.
     """
     path = checkpoint_dir / "checkpoint.safetensors" if checkpoint_dir else None
     identity = parameters.model_dump(exclude={"epochs"})
@@ -209,8 +209,9 @@ def train(
         labels = as_labels(data.train_labels, parameters.device)
         while state.epoch < parameters.epochs:
             clock = time.perf_counter()
-            order = ranks.order(torch.randperm(len(images), generator=state.shuffle))
-            _train_epoch(state, images, labels, order, parameters, ranks.count, report)
+            order = torch.randperm(len(images), generator=state.shuffle)
+            batches = ranks.batches(order, parameters.batch_size)
+            _train_epoch(state, images, labels, batches, parameters, report)
             state.seconds += time.perf_counter() - clock
             state.epoch, state.end = state.epoch + 1, time.time()
             if path:
@@ -235,21 +236,19 @@ def _train_epoch(
     state: _State,
     images: Tensor,
     labels: Tensor,
-    order: Tensor,
+    batches: Sequence[Tensor],
     parameters: Parameters,
-    workers: int,
     report: Report,
 ) -> None:
-    """Take one step for each batch of the images `order`; the last batch may be smaller."""
-    own_steps = -(-len(order) // parameters.batch_size)
-    point_steps = min(LOSS_POINT_STEPS, max(1, own_steps // 5))
-    steps_per_epoch = own_steps * workers
+    """Take one step for each batch, given as the numbers of its images; the last may be smaller."""
+    steps_per_epoch, size = len(batches), len(batches[0])
+    point_steps = min(LOSS_POINT_STEPS, max(1, steps_per_epoch // 5))
     step = state.epoch * steps_per_epoch
-    for point in torch.split(order.to(parameters.device), point_steps * parameters.batch_size):
-        xs = torch.split(images[point], parameters.batch_size)
-        ys = torch.split(labels[point], parameters.batch_size)
+    order = torch.cat(list(batches)).to(parameters.device)
+    for point in torch.split(order, point_steps * size):
+        xs, ys = torch.split(images[point], size), torch.split(labels[point], size)
         losses = [state.step(x, y) for x, y in zip(xs, ys, strict=True)]
-        step += len(losses) * workers
+        step += len(losses)
         mean = torch.stack(losses).mean().item()
         if not math.isfinite(mean):
             got = f"the loss is {mean} by step {step}"

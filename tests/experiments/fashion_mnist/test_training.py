@@ -128,22 +128,24 @@ def test_every_image_is_seen_once_an_epoch_in_another_order(monkeypatch):
     assert done.losses[-1][0] == 26
 
 
-def test_ranks_share_each_epoch_and_step_together(monkeypatch):
-    """Each has as many images, so the first of an epoch are seen twice where they do not divide."""
+def test_ranks_share_each_batch_and_step_together(monkeypatch):
+    """Each has as many images, so the first of a batch are seen twice where they do not divide."""
     seen = []
     take = training.PlainStep.__call__
     keep = lambda *a: seen.append(a[1].clone()) or take(*a)  # noqa: E731
     monkeypatch.setattr(training.PlainStep, "__call__", keep)
     hp = Parameters(epochs=1)
     for rank in range(3):
-        share = Context(None, Path("none"), hp, 3, rank=rank, ranks=3).order
-        done = training.train(TINY, hp, ranks=training.Ranks(3, order=share))
-        assert done.losses[-1][0] == 15
-    assert [len(x) for x in seen] == [4, 4, 4, 4, 1] * 3  # 17 of 50 each
-    sums = torch.cat(seen).sum((1, 2, 3)).tolist()
+        share = Context(None, Path("none"), hp, 3, rank=rank, ranks=3).batches
+        done = training.train(TINY, hp, ranks=training.Ranks(3, batches=share))
+        assert done.losses[-1][0] == 13, "the steps are those of one worker"
+    assert [len(x) for x in seen] == ([2] * 12 + [1]) * 3
     order = torch.randperm(50, generator=torch.Generator().manual_seed(hp.seed))
-    wanted = as_tensor(TINY.train_images)[[*order, order[0]]].sum((1, 2, 3)).tolist()
-    assert sorted(sums) == sorted(wanted)
+    images = as_tensor(TINY.train_images)
+    for step, batch in enumerate(order.split(4)):
+        of_all = torch.cat(seen[step::13]).sum((1, 2, 3)).tolist()
+        filled = torch.cat([batch, batch])[: 6 if len(batch) == 4 else 3]
+        assert sorted(of_all) == sorted(images[filled].sum((1, 2, 3)).tolist())
 
 
 def test_one_loss_point_is_a_mean_over_its_steps(monkeypatch):
