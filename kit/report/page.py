@@ -222,7 +222,10 @@ def text(settings: Settings, form: str) -> tuple[str, list[str]]:
     if form in ("csv", "tex"):
         return result, problems
     mark, heads = ("- ", "## ") if form == "md" else ("", "")
-    for name, table in own_tables(settings).items():
+    own = own_tables(settings)
+    if own:
+        result = f"Below the article's table: {', '.join(own)}.\n\n{result}"
+    for name, table in own.items():
         result += f"\n\n{heads}Experiment {name}\n\n{to_form(table, form)}"
     bills = [f"{run}: {line}" for run, _, lines in _bills(settings, shown) for line in lines]
     parts = {

@@ -98,6 +98,7 @@ def test_runs_of_another_experiment_are_not_beside_the_article(loaded, monkeypat
     append_history(history, run_of("digits"))
     assert [column.title for column in columns(loaded)[0]] == before
     text = page.text(loaded, "table")[0]
+    assert text.startswith("Below the article's table: digits.\n")
     assert "Experiment digits" in text
     assert "Experiment fashion_mnist" not in text
     assert list(page.runs_of_experiment(loaded, "digits").columns) == ["local"]
