@@ -190,6 +190,7 @@ def sweep_command(
     """
     from kit.base.settings import load
     from kit.runs import notebooks
+    from kit.sweeps.space import named
 
     settings = load(profile)
     _refuse_unaffordable(settings, target, budget)
@@ -203,11 +204,12 @@ def sweep_command(
     if record:
         counts, folder = record["sweep"], settings.profile_dir / "runs" / record["run"]
         done = f"{counts['done']} of {counts['trials']} trials done"
-        click.echo(f"{record['run']}: {done}, {counts['failed']} failed, best {counts['best']}")
+        click.echo(f"{record['run']}: {done}, {counts['failed']} failed")
+        click.echo(f"  best: {named(counts['best'])}")
         if counts["not_run"]:
             click.echo(f"  {counts['not_run']} not run: the same command runs them")
         click.echo(f"  files: {folder} (trials.json, sweep.ipynb)")
-        click.echo(f"  next: open {folder / 'sweep.ipynb'}; kit bill {record['run']}")
+        click.echo(f"  next: open sweep.ipynb there; kit bill {record['run']}")
 
 
 @click.command("plan")

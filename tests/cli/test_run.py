@@ -111,12 +111,14 @@ def test_a_sweep_gets_what_varies_what_is_fixed_and_its_options(executed):
 
 @pytest.mark.parametrize("not_run", [0, 21])
 def test_the_end_of_a_sweep_says_what_a_cancel_has_left(executed, monkeypatch, not_run):
-    sweep = {"done": 24 - not_run, "trials": 24, "failed": 0, "best": {}, "not_run": not_run}
+    sweep = {"done": 24 - not_run, "trials": 24, "failed": 0, "not_run": not_run}
+    sweep["best"] = {"learning_rate": 0.01, "seed": 3}
     record = {"run": "cloud-hpc-0123456789ab-1", "sweep": sweep}
     monkeypatch.setattr(notebooks, "run_notebook", lambda *_: record)
     done = CliRunner().invoke(cli, ["sweep", "local", "-p", "seed", "1..24"])
     assert done.exit_code == 0, done.output
     assert ("21 not run: the same command runs them" in done.stdout) == bool(not_run)
+    assert "  best: learning_rate 0.01, seed 3\n" in done.stdout
 
 
 @pytest.mark.parametrize(
