@@ -120,7 +120,12 @@ def log_trials(run: StoredRun, rows: Iterable[Json], parameters: Mapping[str, An
     """Log each trial of a sweep to MLflow, below the run of the sweep."""
     logs = []
     for row in [row for row in rows if row["metrics"]]:
-        end_ms, tags = int(row["end"] * 1000), {"kit.target": run.target, "kit.trial": row["trial"]}
+        end_ms, seconds = int(row["end"] * 1000), row["training"].get("total-seconds")
+        tags = {"kit.target": run.target, "kit.profile": run.settings.profile}
+        tags |= {"kit.experiment": run.experiment.name}
+        tags |= {"kit.trial": row["trial"], "kit.state": row["state"]}
+        points = tracking.metric_points(row["metrics"], end_ms)
+        points += () if seconds is None else (("training-seconds", seconds, 0, end_ms),)
         logs.append(
             tracking.RunLog(
                 experiment=tracking.experiment_of(run.target, run.experiment.label),
@@ -129,7 +134,7 @@ def log_trials(run: StoredRun, rows: Iterable[Json], parameters: Mapping[str, An
                 start_ms=int(row["start"] * 1000),
                 end_ms=end_ms,
                 params=tracking.mlflow_params({**parameters, **row["values"]}),
-                metrics=tracking.metric_points(row["metrics"], end_ms),
+                metrics=points,
                 tags=tags | ({f"kit.{FROM_RUN}": row[FROM_RUN]} if FROM_RUN in row else {}),
                 parent=run.id,
             )

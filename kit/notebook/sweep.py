@@ -314,7 +314,8 @@ class SweepRun(Run):
             for name, values in spreads.items()
         ]
         widest = max(statistics.stdev(values) for values in spreads.values())
-        lines.append(f"differences below about {2 * widest:.4f} (twice the spread) may be noise")
+        least = f"differences below about {2 * widest:.4f} (twice the spread) may be noise"
+        lines.append(least if widest else f"the seed makes no difference to {primary}")
         return "\n".join(lines)
 
     def costs(self) -> tuple[dict[str, list[Decimal]], dict[str, Decimal]]:

@@ -106,6 +106,10 @@ def test_trials_of_an_earlier_run_are_in_every_record_with_its_id(environ, monke
     assert len(drawn.get_xdata()) == 3
     lines = read_history(environ / "laptop/trials.jsonl")[0]
     assert [line.get("from_run") for line in lines] == [earlier] + [None] * 3
+    assert {log.tags["kit.state"] for log in logs} == {"done"}
+    assert all("training-seconds" in {key for key, *_ in log.metrics} for log in logs)
+    run.rows = [{**row, "metrics": {"accuracy": 0.5}} for row in run.rows]
+    assert run.noise().endswith("the seed makes no difference to accuracy")
     tags = [log.tags.get("kit.from_run") for log in logs]
     assert tags == [earlier] + [None] * 3
 
