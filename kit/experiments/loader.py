@@ -125,10 +125,15 @@ def _unknown(name: str, own_files: bool) -> UsageError:
     got = f"no {name}.py in {Path.cwd()}"
     step = f"use {', '.join(experiment_names())}, the path of a file, or make one: kit new {name}"
     if not own_files:
-        got = "no installed package has it, KIT_EXPERIMENTS has no such file, and this user's runs "
-        got += "on this machine have used none"
-        step = "where this program runs, set KIT_EXPERIMENTS to the path of its file, or install a "
-        step += f"package with an entry point of the group {GROUP}; start the program again"
+        got = (
+            "no package installed there has it, KIT_EXPERIMENTS there has no such file, and no run "
+        )
+        got += "of that user on that machine has used one"
+        step = (
+            "where the submitter or the component of the pipeline runs, set KIT_EXPERIMENTS to the "
+        )
+        step += f"path of its file, or install a package with an entry point of the group {GROUP}, "
+        step += "and start it again"
     return UsageError(f"unknown experiment {name!r}", got, step)
 
 

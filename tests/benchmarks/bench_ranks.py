@@ -45,8 +45,7 @@ def together(images, **hyperparameters):
     return seconds / steps * 1000, read["metrics"]["metrics"]["accuracy"]
 
 
-def main():
-    images = real_or_striped_images()
+def compare_steps(images):
     print(f"{len(images.train_images)} images, {EPOCHS} epochs; milliseconds a step")
     for batch in BATCHES:
         common = {"epochs": EPOCHS, "seed": 1}
@@ -55,6 +54,9 @@ def main():
         two, _ = together(images, batch_size=batch, **common)
         note = f"ms a step: {two:.2f}; one worker {one:.2f}, with half its batch {half:.2f}"
         measured.show(f"two ranks with {batch // 2} images each", two / one, "", note=note)
+
+
+def compare_accuracies(images):
     rows = {
         "one worker": [alone(images, **STEADY, seed=s)[1] for s in SEEDS],
         "one worker, fast step": [
@@ -68,6 +70,12 @@ def main():
         pairs = zip(rows[name], rows["one worker"], strict=True)
         differences = [abs(other - one) for other, one in pairs]
         measured.show(f"accuracy of {name}, from one worker of that seed", differences, "")
+
+
+def main():
+    images = real_or_striped_images()
+    compare_steps(images)
+    compare_accuracies(images)
 
 
 if __name__ == "__main__":

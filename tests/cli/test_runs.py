@@ -155,7 +155,9 @@ def test_refused_runs_are_listed_with_the_reason_in_short(world):
     world.requests.store.put(f"runs/{damaged}/refused.json", b"{")
     rows = {row.run: row for row in runs.list_runs(submitter)}
     assert {row.state for row in rows.values()} == {"REFUSED"}
-    assert rows[RUN].why.startswith("unknown experiment 'no_such_model': no installed package has")
+    assert rows[RUN].why.startswith(
+        "unknown experiment 'no_such_model': no package installed there has"
+    )
     assert len(rows[RUN].why) <= runs.SHORT_REASON
     assert rows[damaged].why == RunState.REFUSED.when
     (alone,) = runs.list_runs(submitter, RUN)
