@@ -196,7 +196,7 @@ def best_row(rows: Sequence[Json], goal: Goal) -> Json | None:
 def training_of(rows: Sequence[Json]) -> tuple[float, float, float]:
     """Return start and end of all trials that trained, and the sum of their training seconds.
 
-    Those of earlier runs are left out, unless there are no others.
+    Those of earlier runs are left out, unless all are.
     """
     trained = [row for row in rows if row["training"]]
     done = [row for row in trained if FROM_RUN not in row] or trained
