@@ -15,7 +15,7 @@ import xmlrpc.client
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import psutil
 
@@ -215,9 +215,8 @@ class HealthChecks:
             text=True,
             start_new_session=True,
         )
-        assert process.stdin is not None  # noqa: S101 - for the type checker
-        assert process.stdout is not None  # noqa: S101
-        self._process, self._input, self._output = process, process.stdin, process.stdout
+        self._process = process
+        self._input, self._output = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
         self.asked: dict[str, float] = {}  # without an answer yet: name -> when it was asked
         self._lines: queue.Queue[str] = queue.Queue()  # "" is the end of the visit
         self._other = ""  # the last lines of other text: why the root could not be entered
