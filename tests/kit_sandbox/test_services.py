@@ -1,6 +1,7 @@
 """The wait for a sandbox that starts: what is asked, what is reported, what is said at its end."""
 
 import socket
+import threading
 
 import pytest
 from kit_sandbox import services
@@ -106,3 +107,21 @@ def test_root_that_cannot_be_entered_is_the_answer(folder, tmp_path, monkeypatch
     assert "munged: unshare: unshare failed: Operation not permitted" in caught.value.got
     answer = services.check_health(folder, "redis")["redis"]
     assert "Operation not permitted" in answer.text
+
+
+def test_a_supervisor_that_ends_in_the_middle_of_its_answer_has_no_programs(tmp_path):
+    (tmp_path / "run").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "run" / "supervisor.sock"))
+        server.listen()
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                request = b""
+                while not request.rstrip().endswith(b"</methodCall>"):
+                    request += connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n<?xml")
+
+        threading.Thread(target=answer, daemon=True).start()
+        assert services.programs(tmp_path) == []

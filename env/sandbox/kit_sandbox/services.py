@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import xmlrpc.client
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from kit.base import ROOT, Busy, KitError
 from kit.base.settings import Settings
 from kit_sandbox import machine, processes, roots
 from kit_sandbox.files import PASSWORDS, PLACES, SOURCE, folder_of, place_of, programs_of
-from kit_sandbox.supervisor import control
+from kit_sandbox.supervisor import NO_ANSWER, control
 
 Report = Callable[[str], None]
 READY_S = 150.0  # longer than any first start seen on a busy machine
@@ -147,7 +146,7 @@ def programs(folder: Path) -> list[dict[str, Any]]:
     """Return the supervisor's rows of its programs; empty while it does not answer."""
     try:
         rows: list[dict[str, Any]] = control(folder).getAllProcessInfo()
-    except (OSError, xmlrpc.client.Error):
+    except NO_ANSWER:
         return []
     return rows
 
@@ -195,7 +194,7 @@ def stop_programs(folder: Path, report: Report) -> None:
         if "slurmctld" in running:  # while slurmdbd still takes its last records
             control(folder).stopProcess("slurmctld", True)
         control(folder).stopAllProcesses(True)
-    except (OSError, xmlrpc.client.Error) as err:
+    except NO_ANSWER as err:
         report(f"the supervisor does not answer ({err}); its programs are ended one by one")
 
 

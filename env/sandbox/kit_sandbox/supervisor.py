@@ -6,6 +6,7 @@ that `down` finds every process and no zombies stay. Run as `python -m kit_sandb
 """
 
 import ctypes
+import http.client
 import os
 import sys
 import xmlrpc.client
@@ -69,6 +70,10 @@ def config(values: Mapping[str, str], programs: Sequence[str]) -> str:
         )  # slurmd waits for its jobs, also for killed ones
         parts.append(PROGRAM.format(name=name, priority=10 * (number + 1), wait=wait, **values))
     return "".join(parts)
+
+
+# What a call of it raises where it does not answer, or ends in the middle of an answer.
+NO_ANSWER = (OSError, http.client.HTTPException, xmlrpc.client.Error)
 
 
 def control(folder: Path) -> Any:
