@@ -78,4 +78,4 @@ from kit.base.secret_scan import (
     refuse_secrets,
 )
 from kit.base.ssh import SSHHost, certificate_end, private_folder, site_host, ssh_options, vm_host
-from kit.base.text import Rows, to_csv, to_latex, to_markdown, to_text
+from kit.base.text import WIDTH, Rows, narrowed, to_csv, to_latex, to_markdown, to_text

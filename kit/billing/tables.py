@@ -19,7 +19,7 @@ def bill_rows(lines: Iterable[Line]) -> list[dict[str, str]]:
     return [
         {
             "what": line.what,
-            "quantity": f"{_four_digits(line.quantity):f} {line.unit}",
+            "quantity": f"{_four_digits(line.quantity)} {line.unit}",
             "rate": f"{line.rate.normalize():f}",
             "BU": format_units(line.bu),
             "kind": line.kind,
@@ -31,9 +31,10 @@ def bill_rows(lines: Iterable[Line]) -> list[dict[str, str]]:
     ]
 
 
-def _four_digits(value: Decimal) -> Decimal:
-    """Round to four significant digits; `:f` writes it without an exponent."""
-    return Context(prec=4).plus(value).normalize()
+def _four_digits(value: Decimal) -> str:
+    """Write four significant digits; values below 0.0001 have an exponent."""
+    rounded = Context(prec=4).plus(value).normalize()
+    return f"{rounded:e}" if 0 < rounded < Decimal("0.0001") else f"{rounded:f}"
 
 
 def format_units(value: Decimal) -> str:

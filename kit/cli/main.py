@@ -7,8 +7,8 @@ from typing import ClassVar
 import click
 
 from kit import __version__
-from kit.base import KitError
-from kit.cli.options import WIDTH, warn_renamed
+from kit.base import WIDTH, KitError
+from kit.cli.options import warn_renamed
 
 INTERRUPTED = 130
 EXTRAS = "make setup, or: pip install -e '.[local,cloud,hpc]'"

@@ -1,7 +1,6 @@
 """Options and output that several commands share."""
 
 import json
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-WIDTH = 100  # columns of a terminal that every table fits
+from kit.base import narrowed
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 TARGETS = click.Choice(["local", "cloud", "cloud-hpc"])
@@ -97,16 +97,13 @@ def echo_rows(
 
 
 def echo_table(rows: Sequence[Mapping[str, str]]) -> None:
-    """Print rows as a table with a header; the last column is wrapped to fit WIDTH columns."""
+    """Print rows as a table with a header; long cells are wrapped to fit a terminal."""
     if not rows:
         return
     from tabulate import tabulate
 
-    names = list(rows[0])
-    widths = [max(len(name) + 2, *(len(row[name]) for row in rows)) for name in names]
-    room = max(24, WIDTH - sum(widths[:-1]) - 2 * (len(names) - 1))
-    lines = [[*list(row.values())[:-1], textwrap.fill(row[names[-1]], room)] for row in rows]
-    headers = [name.upper() for name in names]
+    lines = [list(row.values()) for row in narrowed(rows)]
+    headers = [name.upper() for name in rows[0]]
     click.echo(tabulate(lines, headers, "plain", disable_numparse=True))
 
 

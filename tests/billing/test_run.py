@@ -327,9 +327,16 @@ def test_the_readme_and_the_profiles_agree_on_who_is_closed():
 
 @pytest.mark.parametrize(
     ("quantity", "text"),
-    [("1.5", "1.5"), ("1000", "1000"), ("150", "150"), ("0.000123456", "0.0001235"), ("0", "0")],
+    [
+        ("1.5", "1.5"),
+        ("1000", "1000"),
+        ("150", "150"),
+        ("0.000123456", "0.0001235"),
+        ("0", "0"),
+        ("0.00000002268", "2.268e-8"),
+    ],
 )
-def test_quantity_has_four_digits_and_no_exponent(quantity, text):
+def test_quantity_has_four_digits_and_an_exponent_only_if_it_is_tiny(quantity, text):
     line = dataclasses.replace(
         estimate(load("roihu", {}), "cloud-hpc").lines[0], quantity=Decimal(quantity)
     )

@@ -7,7 +7,6 @@ from kit.base import ROOT
 # Modules without a test file of their own -> the file that has their tests.
 ELSEWHERE = {
     "base/record.py": "base/test_history.py",
-    "base/text.py": "report/test_table.py",
     "billing/tables.py": "billing/test_run.py",
     "cli/leftovers.py": "submitter/test_env.py",
     "doctor/context.py": "doctor/test_checks.py",
