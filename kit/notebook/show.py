@@ -23,21 +23,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """A table with an optional link above it and sentences below it."""
+    """A table with an optional link above it and sentences below it, its own or its frame's."""
 
     frame: "pandas.DataFrame"
     link: str = ""
     notes: str = ""
 
+    @property
+    def below(self) -> str:
+        """The sentences below the table."""
+        return self.notes or str(self.frame.attrs.get("notes", ""))
+
     def __repr__(self) -> str:
         """Return the table as text."""
         table = "" if self.frame.empty else self.frame.to_string()
-        return "\n".join(filter(None, [self.link, table, self.notes]))
+        return "\n".join(filter(None, [self.link, table, self.below]))
 
     def _repr_html_(self) -> str:
         link = html.escape(self.link)
         above = f'<p><a href="{link}">{link}</a></p>' if link else ""
-        below = f"<p>{html.escape(self.notes)}</p>".replace("\n", "<br>") if self.notes else ""
+        below = f"<p>{html.escape(self.below)}</p>".replace("\n", "<br>") if self.below else ""
         table = "" if self.frame.empty else self.frame.to_html()
         return f"{above}{table}{below}"
 

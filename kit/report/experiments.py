@@ -9,7 +9,8 @@ from kit.base.settings import Settings
 from kit.billing import bill_of_run, format_units, totals
 from kit.experiments import DEFAULT
 from kit.report.intervals import Spread, read_spreads, spread_of, wilson
-from kit.report.table import Table, experiment_of_run, read_runs
+from kit.report.parameters import differing, parameter_rows, trained_with
+from kit.report.table import Table, count_of, experiment_of_run, newest_groups, read_runs
 
 
 def own_tables(settings: Settings) -> dict[str, Table]:
@@ -20,8 +21,9 @@ def own_tables(settings: Settings) -> dict[str, Table]:
 
 
 def experiment_table(settings: Settings, runs: Iterable[Json], name: str) -> Table:
-    """Return a column for each target: the median of its runs with the newest parameters.
+    """Return a column for each target: the median of all its runs with the newest parameters.
 
+    Parameters in which the columns differ have a row each.
     The billing units are those of the newest run, each kind for itself. The primary metric has
     its interval over the items tested on, and over seeds where a sweep has trained the same.
     """
@@ -29,27 +31,19 @@ def experiment_table(settings: Settings, runs: Iterable[Json], name: str) -> Tab
 
 
 def _table(settings: Settings, runs: Iterable[Json], name: str, spreads: Sequence[Spread]) -> Table:
-    groups: dict[str, list[Json]] = {}
-    for run in runs:
-        if experiment_of_run(run) != name:
-            continue
-        group = groups.setdefault(run["target"], [])
-        if group and _kind(group[-1]) != _kind(run):
-            group.clear()
-        group.append(run)
+    own = [run for run in runs if experiment_of_run(run) == name]
+    groups = newest_groups(own, lambda run: str(run["target"]))
+    trained = {target: trained_with(group[-1]) for target, group in groups.items()}
+    rows = parameter_rows(trained, differing(trained.values()))
     return {
-        target: _column(group, spreads) | _units(settings, group[-1])
+        target: _column(group, spreads) | _units(settings, group[-1]) | rows[target]
         for target, group in groups.items()
     }
 
 
-def _kind(run: Json) -> object:
-    return run["parameters"], (run.get("data") or {}).get("hash")
-
-
 def _column(group: Sequence[Json], spreads: Sequence[Spread]) -> dict[str, str]:
     newest = group[-1]
-    cells = {"data": str((newest.get("data") or {}).get("title", "")), "runs": str(len(group))}
+    cells = {"data": str((newest.get("data") or {}).get("title", "")), "runs": count_of(group)}
     for label, key in (("training s", "training_s"), ("pipeline s", "pipeline_s")):
         values = [run["figures"][key] for run in group if key in run.get("figures", {})]
         cells[label] = f"{statistics.median(values):,.2f}" if values else "-"

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable
 
 from kit.report.article.figures import SHARE, by_kind, published_seconds
-from kit.report.table import Column, differences
+from kit.report.table import Column, differences, differing_parameters
 
 INTERVAL = "95 % Wilson interval over the test images"
 OVER_SEEDS = "over seeds (Student's t)"
@@ -16,7 +16,8 @@ def compare(columns: Iterable[Column]) -> list[str]:
 
     Rule for times: more than noise when the ranges of at least two runs each do not meet. Rule
     for the share: more than noise when the intervals do not meet, that over seeds where a sweep
-    has trained the same with several, else Wilson's around the median.
+    has trained the same with several, else Wilson's around the median. Where the two were trained
+    with different parameters, the statement says so.
     """
     new = [column for column in columns if column.new]
     single = [column.title for column in new if len(column.values.get("training_s", ())) < 2]
@@ -33,7 +34,10 @@ def compare(columns: Iterable[Column]) -> list[str]:
         if (mixed := differences(column.runs))
     ]
     for pair in itertools.combinations(new, 2):
-        lines += [text for text in (_training_noise(*pair), _share_noise(*pair)) if text]
+        names = ", ".join(differing_parameters(pair))
+        remark = f" They were trained with different parameters: {names}." if names else ""
+        judged = _training_noise(*pair), _share_noise(*pair)
+        lines += [text + remark for text in judged if text]
     return lines
 
 

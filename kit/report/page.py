@@ -19,10 +19,13 @@ from kit.report.noise import INTERVAL, OVER_SEEDS, compare, seconds_by_kind
 from kit.report.table import (
     WIDTH,
     Column,
+    Table,
     build_table,
     columns,
+    differing_parameters,
     read_runs,
     read_table,
+    table_notes,
     table_rows,
     to_form,
 )
@@ -105,9 +108,17 @@ def _medians(column: Column, keys: dict[str, str]) -> dict[str, float]:
 
 def frame(settings: Settings) -> "pandas.DataFrame":
     """Return the table for a notebook."""
+    return _frame(read_table(settings)[0])
+
+
+def _frame(table: Table) -> "pandas.DataFrame":
+    """Return a table for a notebook, with the sentences below it in `attrs["notes"]`."""
     import pandas
 
-    return pandas.DataFrame(table_rows(read_table(settings)[0])).set_index("").rename_axis(None)
+    rows = table_rows(table)
+    frame = pandas.DataFrame(rows, columns=None if rows else [""]).set_index("").rename_axis(None)
+    frame.attrs["notes"] = "\n".join(table_notes(table))
+    return frame
 
 
 def beside_article(settings: Settings, column: str) -> "pandas.DataFrame":
@@ -115,23 +126,22 @@ def beside_article(settings: Settings, column: str) -> "pandas.DataFrame":
 
     Raises UsageError when no run of that column is finished yet.
     """
-    import pandas
-
-    cells = read_table(settings)[0]
-    if f"{column} (new)" not in cells:
+    shown = columns(settings)[0]
+    titles = {f"article {column}": "article", f"{column} (new)": "this run"}
+    pair = {titles[each.title]: each for each in shown if each.title in titles}
+    if "this run" not in pair:
         step = "finish a run first: the notebook's cells up to here, or kit run"
         raise UsageError(f"compare {column} with the article", "no run is finished yet", step)
-    new, published = cells[f"{column} (new)"], cells[f"article {column}"]
-    rows = {label: [published[label], text] for label, text in new.items() if text != "-"}
-    return pandas.DataFrame.from_dict(rows, orient="index", columns=["article", "this run"])
+    cells = build_table(shown, differing_parameters(pair.values()))
+    published, new = (cells[title] for title in titles)
+    known = {label: text for label, text in new.items() if text != "-"}
+    beside = {label: published.get(label, "-") for label in known}
+    return _frame({"article": beside, "this run": known})
 
 
 def runs_of_experiment(settings: Settings, name: str) -> "pandas.DataFrame":
     """Return the runs of an experiment for a notebook: its metrics, a column for each target."""
-    import pandas
-
-    rows = table_rows(experiment_table(settings, read_runs(settings)[0], name))
-    return pandas.DataFrame(rows, columns=None if rows else [""]).set_index("").rename_axis(None)
+    return _frame(experiment_table(settings, read_runs(settings)[0], name))
 
 
 def timeline_beside_article(
@@ -172,6 +182,7 @@ def save_pictures(settings: Settings, folder: Path) -> list[Path]:
 def page(settings: Settings) -> str:
     """Return the whole report as one HTML page, with the pictures inside."""
     shown, problems = columns(settings)
+    table = build_table(shown)
     sources = [{"figure": k, "file below results/<profile>/": v} for k, v in SOURCES.items()]
     noise, own = [*compare(shown), *map(str, read_spreads(settings))], own_tables(settings)
     bills = [Part(lines, rows, heading=run) for run, rows, lines in _bills(settings, shown)]
@@ -180,8 +191,11 @@ def page(settings: Settings) -> str:
         for name, figure in _pictures(shown).items()
     ]
     sections = [
-        Section("The table", [Part(ABOUT, table_rows(build_table(shown)))]),
-        *(Section(f"Experiment {n}", [Part((), table_rows(t))]) for n, t in own.items()),
+        Section("The table", [Part([*table_notes(table), *ABOUT], table_rows(table))]),
+        *(
+            Section(f"Experiment {n}", [Part(table_notes(t), table_rows(t))])
+            for n, t in own.items()
+        ),
         Section("Is a difference more than noise?", [Part(noise)] if noise else []),
         *drawn,
         Section("Bills of the newest runs", bills),

@@ -3,12 +3,13 @@
 A new column holds the finished runs of one target with the newest parameters and data: one run
 as it is, several as their median with the smallest and largest value. Speed-ups are over the
 local column of the same kind (article or new), training to training and pipeline to training.
+Parameters in which the columns differ have a row each, and a sentence below the table.
 """
 
 import json
 import statistics
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from kit.base import ROOT, DataError, Json, read_history, to_csv, to_latex, to_m
 from kit.base.settings import Settings
 from kit.experiments import DEFAULT
 from kit.report.article.figures import (
+    ARTICLE_PARAMETERS,
     OFFICIAL_TEST_ITEMS,
     OFFICIAL_TITLE,
     ROWS,
@@ -24,11 +26,17 @@ from kit.report.article.figures import (
     column_of,
 )
 from kit.report.intervals import Spread, read_spreads, spread_of, wilson
+from kit.report.parameters import differing, parameter_note, parameter_rows, trained_with
 from kit.runs.history import TARGETS
 
 NOTEBOOKS = ROOT / "notebooks"
 WIDTH = 100  # columns of a terminal
 CELL_WIDTH = 14
+RESUMED = "resumed"
+ABOUT_RESUMED = (
+    "A resumed run was interrupted and started again: its pipeline s is the last start and what "
+    "the components had done before it, without the time between."
+)
 Table = dict[str, dict[str, str]]  # title of a column -> label of a row -> text
 
 
@@ -53,6 +61,11 @@ class Column:
     def title(self) -> str:
         """Heading of the column."""
         return f"{self.name} (new)" if self.new else f"article {self.name}"
+
+    @property
+    def parameters(self) -> Json:
+        """The parameters of the training; for a published column those that the article names."""
+        return trained_with(self.runs[-1]) if self.new else dict(ARTICLE_PARAMETERS)
 
     def median(self, key: str) -> float | None:
         """Return the median over the runs; None where no run has that figure."""
@@ -128,7 +141,8 @@ def columns(settings: Settings) -> tuple[list[Column], list[str]]:
         for name, row in article.items()
     ]
     spreads = read_spreads(settings)
-    for name, group in _newest_groups(runs).items():
+    newest = newest_groups(runs, lambda run: column_of(run["target"], run["parameters"]))
+    for name, group in [(name, newest[name]) for name in article if name in newest]:
         figures = [run.get("figures", {}) for run in group]
         keys = {key for row in figures for key in row}
         values = {key: [row[key] for row in figures if key in row] for key in keys}
@@ -144,22 +158,28 @@ def _odd_share(run: Json) -> str:
     return f"history.jsonl: {run['run']} was left out: {SHARE} is not between 0 and 1"
 
 
-def _newest_groups(history: Iterable[Json]) -> dict[str, list[Json]]:
-    """Return for each column the runs that share parameters and data with its newest run."""
+def newest_groups(history: Iterable[Json], column: Callable[[Json], str]) -> dict[str, list[Json]]:
+    """Return for each column all runs that share parameters and data with its newest run."""
     groups: dict[str, dict[str, list[Json]]] = {}
     for run in history:
-        kind = json.dumps([run["parameters"], run.get("data", {}).get("hash")], sort_keys=True)
-        kinds = groups.setdefault(column_of(run["target"], run["parameters"]), {})
+        kind = json.dumps([run["parameters"], (run.get("data") or {}).get("hash")], sort_keys=True)
+        kinds = groups.setdefault(column(run), {})
         runs = kinds.pop(kind, [])  # inserted again as the last one: the kind of the newest run
         runs.append(run)
         kinds[kind] = runs
-    return {name: list(groups[name].values())[-1] for name in article_figures() if name in groups}
+    return {name: list(kinds.values())[-1] for name, kinds in groups.items()}
+
+
+def count_of(runs: Sequence[Json]) -> str:
+    """Return the cell `runs`: how many, on what if that differs, and how many were resumed."""
+    resumed = sum(bool(run.get("resumed")) for run in runs)
+    return f"{len(runs)}{differences(runs)}" + (f"; {resumed} {RESUMED}" if resumed else "")
 
 
 def differences(runs: Sequence[Json]) -> str:
     """Return on how many machines and code versions the runs of a column were made, if several."""
     machines = {str((run.get("host") or {}).get("cpu")) for run in runs}
-    versions = {str((run.get("git") or {}).get("commit")) for run in runs}
+    versions = {f"{(run.get('git') or {}).get('commit')} {run.get('code')}" for run in runs}
     parts = [
         f"{len(values)} {name}"
         for name, values in (("machines", machines), ("code versions", versions))
@@ -168,10 +188,22 @@ def differences(runs: Sequence[Json]) -> str:
     return f" on {', '.join(parts)}" if parts else ""
 
 
-def build_table(shown: Sequence[Column]) -> Table:
-    """Build the table of these columns."""
+def build_table(shown: Sequence[Column], parameters: Iterable[str] | None = None) -> Table:
+    """Build the table of these columns, with rows of `parameters`: those in which they differ."""
     local = {column.new: column.median("training_s") for column in shown if column.name == "local"}
-    return {column.title: _cells(column, local.get(column.new)) for column in shown}
+    names = differing_parameters(shown) if parameters is None else parameters
+    rows = parameter_rows({column.title: column.parameters for column in shown}, names)
+    return {
+        column.title: _cells(column, local.get(column.new)) | rows[column.title] for column in shown
+    }
+
+
+def differing_parameters(shown: Iterable[Column]) -> list[str]:
+    """Return the names of the parameters in which columns differ."""
+    columns = list(shown)
+    published = [column.parameters for column in columns if not column.new]
+    new = [column.parameters for column in columns if column.new]
+    return differing(new, published[0] if published else None)
 
 
 def read_table(settings: Settings) -> tuple[Table, list[str]]:
@@ -189,7 +221,7 @@ def _cells(column: Column, local: float | None) -> dict[str, str]:
         cpu, threads = newest.get("host", {}).get("cpu", "?"), newest["parameters"].get("threads")
         cells |= {
             "rows of notebook code": str(rows),
-            "runs": f"{len(column.runs)}{differences(column.runs)}",
+            "runs": count_of(column.runs),
             "hardware": f"{cpu}, {threads} thread(s)",
             "data": newest.get("data", {}).get("title", "not recorded"),
         }
@@ -220,12 +252,22 @@ def table_rows(table: Table) -> list[dict[str, str]]:
     ]
 
 
+def table_notes(table: Table) -> list[str]:
+    """Return the sentences below a table: parameters that differ, resumed runs."""
+    labels = dict.fromkeys(label for column in table.values() for label in column)
+    resumed = any(RESUMED in column.get("runs", "") for column in table.values())
+    return [*filter(None, [parameter_note(labels)]), *([ABOUT_RESUMED] if resumed else [])]
+
+
 def to_form(table: Table, form: str) -> str:
-    """Return the table as text: form table (terminal), md, csv or tex."""
+    """Return the table as text: form table (terminal) or md with its notes, csv or tex without."""
+    if form in ("csv", "tex"):
+        return {"csv": to_csv, "tex": to_latex}[form](table_rows(table))
+    notes = table_notes(table)
     if form == "table":
-        return to_terminal(table)
-    forms = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
-    return forms[form](table_rows(table))
+        notes = [textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in notes]
+    text = to_terminal(table) if form == "table" else to_markdown(table_rows(table))
+    return "\n\n".join([text, *notes])
 
 
 def to_terminal(table: Table) -> str:

@@ -3,6 +3,7 @@
 import pytest
 from report_runs import DATA, add_run, add_sweep
 
+from kit.base import append_history
 from kit.report import experiments, page
 from kit.report.table import columns
 
@@ -33,6 +34,17 @@ def test_table_has_the_medians_of_the_newest_kind_of_runs(loaded):
     assert (column["accuracy"], column["runs"], column["training s"]) == ("0.6000", "2", "2.00")
     assert column["accuracy, 95 % interval (Wilson)"] == "0.3968 to 0.8922"
     assert "top-accuracy" not in column
+
+
+def test_all_runs_with_the_newest_parameters_and_data_are_counted(loaded):
+    """Also those before a run with other ones, and on how many versions of the code."""
+    runs = [
+        run_of("digits", metrics={"accuracy": 0.3}, code="a"),
+        run_of("digits", metrics={"accuracy": 0.1}, parameters={"a": 0}, code="a"),
+        run_of("digits", metrics={"accuracy": 0.5}, code="b", resumed=True),
+    ]
+    column = experiments.experiment_table(loaded, runs, "digits")["local"]
+    assert (column["accuracy"], column["runs"]) == ("0.4000", "2 on 2 code versions; 1 resumed")
 
 
 @pytest.mark.parametrize("value", [0.512, 30.0, -1.0])
@@ -93,8 +105,6 @@ def test_runs_of_another_experiment_are_not_beside_the_article(loaded, monkeypat
     add_run(loaded, "local", 60.0)
     before = [column.title for column in columns(loaded)[0]]
     history = loaded.profile_dir / "history.jsonl"
-    from kit.base import append_history
-
     append_history(history, run_of("digits"))
     assert [column.title for column in columns(loaded)[0]] == before
     text = page.text(loaded, "table")[0]

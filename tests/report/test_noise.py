@@ -53,6 +53,18 @@ def test_accuracies_differ_when_their_intervals_do_not_meet(loaded, accuracy, wa
     assert f"{wanted} noise" in noise(loaded)[1].replace("the noise", "noise")
 
 
+def test_statements_on_runs_with_other_parameters_say_so(loaded):
+    for number in (1, 2):
+        add_run(loaded, "local", 60.0, number=number)
+        add_run(loaded, "cloud", 20.0, number=number)
+    assert [line for line in noise(loaded) if "different parameters" in line] == []
+    add_run(loaded, "cloud", 20.0, number=3, parameters={"threads": 1, "epochs": 1})
+    add_run(loaded, "cloud", 20.0, number=4, parameters={"threads": 1, "epochs": 1})
+    training, accuracy = noise(loaded)
+    for line in (training, accuracy):
+        assert line.endswith("noise. They were trained with different parameters: epochs.")
+
+
 def test_differences_are_judged_over_seeds_where_a_sweep_has_them(loaded):
     """Wilson over 180 images cannot tell these two apart; five seeds can."""
     add_run(loaded, "local", 60.0, accuracy=0.50)

@@ -1,7 +1,9 @@
 """The table: which runs are in a column and what it shows of them."""
 
 import pytest
+from report_runs import add_run, add_sweep
 
+import kit
 from kit.base import append_history
 from kit.report import table as report
 from kit.report.article.figures import ROWS
@@ -41,6 +43,34 @@ def test_runs_with_other_parameters_or_data_are_not_mixed(loaded):
     assert (column["runs"], column["data"], column["training s"]) == ("1", "title d2", "20.00")
     add(loaded, "local-a-2", 70.0)
     assert report.read_table(loaded)[0]["local (new)"]["training s"] == "60.00 [50.00 to 70.00]"
+
+
+def test_runs_with_other_parameters_than_the_article_say_so(loaded):
+    add(loaded, "local-a-1", 50.0)
+    table, label = report.read_table(loaded)[0], "parameter epochs"
+    assert report.table_notes(table) == []
+    add(loaded, "cloud-a-1", 50.0, epochs=1)
+    table = report.read_table(loaded)[0]
+    assert {title: column[label] for title, column in table.items()} == {
+        "article local": "5",
+        "article cloud": "5",
+        "article cloud-hpc-1": "5",
+        "article cloud-hpc-2": "5",
+        "local (new)": "5",
+        "cloud (new)": "1",
+    }
+    assert "The columns differ in the parameters epochs" in report.table_notes(table)[0]
+    own, other = (kit.compare_with_article(loaded, name) for name in ("local", "cloud"))
+    assert (label in own.index, own.attrs["notes"]) == (False, "")
+    assert list(other.loc[label]) == ["5", "1"]
+    assert "parameters epochs" in other.attrs["notes"]
+
+
+def test_a_run_with_an_interval_over_seeds_is_shown_beside_the_article(loaded):
+    add_run(loaded, "local", 60.0)
+    add_sweep(loaded, "local", {"threads": 1, "configured": False}, (0.4, 0.5))
+    beside = kit.compare_with_article(loaded, "local")
+    assert beside.loc["accuracy, 95 % interval (t over seeds)", "article"] == "-"
 
 
 def test_unconfigured_and_configured_runs_have_a_column_each_beside_the_articles(loaded):

@@ -20,6 +20,7 @@ from kit.base import (
 )
 from kit.base.settings import Settings
 from kit.report.article.figures import (
+    ARTICLE_PARAMETERS,
     OFFICIAL_TEST_ITEMS,
     OFFICIAL_TITLE,
     article_figures,
@@ -43,7 +44,6 @@ RULE = (
     "difference that no stated reason explains (other data does not explain an accuracy)",
 )
 Row = dict[str, str]
-ARTICLE_PARAMETERS = {"epochs": 5, "batch_size": 4, "learning_rate": 0.001, "momentum": 0.9}
 METRICS = ("accuracy", "precision", "recall")
 TIME = {"name": str, "start-time": float, "end-time": float, "total-seconds": float}
 PERFORMANCE = {
