@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from kit.base import DataError, Json, KitError, Unreachable, time_record
+from kit.experiments.running import Trained
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequests, RunState, RunStatus
 from kit.store import ObjectStore
@@ -226,3 +227,18 @@ def time_of_starts(stage: str, first_start: float, start: float, job_s: float) -
     if first_start < start:
         seconds = min(end - first_start, seconds + job_s)
     return time_record(stage, first_start, end, seconds)
+
+
+def times_of_training(stage: str, start: float, trained: Trained, spans: dict[str, float]) -> Json:
+    """Return the time of a stage that trains and its spans, those of this start.
+
+    A training that resumed from a checkpoint counts what earlier starts have trained.
+    """
+    end = time.time()
+    before = trained.seconds - spans["training"] if trained.start < start else 0.0
+    before, first = max(0.0, before), min(start, trained.start)
+    return {
+        "time": time_record(stage, first, end, end - start + before),
+        "spans": {**spans, "training": spans["training"] + before},
+        "resumed": first < start,
+    }

@@ -70,8 +70,8 @@ CLOUD_HPC = PipelineSpec(
 class Outcome:
     """The result of a run: the records of its stages and the seconds of the pipeline.
 
-    `start` and `end` are epoch seconds of this start of the pipeline; stages that were finished
-    by an earlier one keep their times, which are counted in `pipeline_s`.
+    `start` and `end` are epoch seconds of this start of the pipeline; what earlier starts did of
+    its stages is counted in `pipeline_s`, which so is never less than the stages together.
     """
 
     target: PipelineSpec
@@ -108,7 +108,7 @@ class Outcome:
 
     @property
     def resumed(self) -> bool:
-        """Whether a stage was killed and started again while its job went on."""
+        """Whether a stage was killed and started again."""
         return any(stage.get("resumed") for stage in self.stages.values())
 
     @property
@@ -118,9 +118,9 @@ class Outcome:
 
     @property
     def pipeline_s(self) -> float:
-        """Seconds of the pipeline: this start's, and those of stages finished before it."""
-        before = sum(float(self.stages[name]["time"]["total-seconds"]) for name in self.kept)
-        return self.end - self.start + before
+        """Seconds of the pipeline: this start's, and those of its stages before it."""
+        times = [stage["time"] for stage in self.stages.values()]
+        return self.end - self.start + sum(_seconds_before(time, self.start) for time in times)
 
     def times(self) -> Json:
         """Return the published times: each component, then the pipeline."""
@@ -136,6 +136,14 @@ class Outcome:
             for name, seconds in stage["spans"].items():
                 spans[name] = spans.get(name, 0.0) + seconds
         return {**spans, "starting components": max(0.0, self.pipeline_s - sum(spans.values()))}
+
+
+def _seconds_before(time_of_stage: Json, start: float) -> float:
+    """Return how many of a stage's seconds are not between `start` and its end."""
+    first, end, seconds = (
+        float(time_of_stage[name]) for name in ("start-time", "end-time", "total-seconds")
+    )
+    return max(0.0, seconds - max(0.0, end - max(first, start)))
 
 
 def with_runner(settings: Settings, runner: str) -> Settings:

@@ -46,7 +46,7 @@ from kit.experiments import (
 from kit.experiments.parameters import Parameters
 from kit.experiments.running import model_file, out_names
 from kit.runs.client import requests_at
-from kit.runs.follow import follow, time_of_starts
+from kit.runs.follow import follow, time_of_starts, times_of_training
 from kit.runs.objects import StageStore
 from kit.runs.requests import RunRequest
 from kit.store import open_store
@@ -270,8 +270,7 @@ def _train_here(
             "cloud-model-training", trained.start, trained.end, trained.seconds
         ),
         "resumed_step": trained.resumed_step,
-        "time": time_record(stage.name, stage.start, time.time()),
-        "spans": timeline.seconds(),
+        **times_of_training(stage.name, stage.start, trained, timeline.seconds()),
         "host": host_facts(),
     }
 

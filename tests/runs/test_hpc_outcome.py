@@ -103,7 +103,26 @@ def test_all_seconds_of_the_pipeline_are_accounted_for():
 def test_stages_of_an_earlier_start_keep_their_seconds():
     outcome = Outcome(CLOUD_HPC, stages(), [], 115.0, 131.0)
     assert outcome.kept == [HPC_PREPROCESS]
-    assert outcome.pipeline_s == 16 + 10
+    assert outcome.pipeline_s == 16 + 10 + 5  # the training, 110 to 120, had begun before
+
+
+def test_a_pipeline_that_resumed_its_training_is_not_shorter_than_its_stages():
+    """Interrupted in its training, started again at 1000: 3 s there, the job's 27 s before."""
+    records = stages()
+    records[HPC_TRAIN]["time"] = time_record(HPC_TRAIN, 110.0, 1003.0, 30.0)
+    records[HPC_EVALUATE]["time"] = time_record(HPC_EVALUATE, 1004.0, 1006.0)
+    outcome = Outcome(CLOUD_HPC, records, [], 998.0, 1007.0)
+    # this start 9 s, the upload 10 s, of the training 30 - 5 s
+    assert outcome.pipeline_s == 9 + 10 + 25
+    parts = [stage["time"]["total-seconds"] for stage in records.values()]
+    assert outcome.pipeline_s >= sum(parts)
+    assert outcome.times()["4"] == time_record("cloud-hpc-pipeline", 100.0, 1007.0, 44.0)
+
+
+def test_a_stage_that_was_retried_by_its_pipeline_counts_once():
+    records = stages()
+    records[HPC_TRAIN]["time"] = time_record(HPC_TRAIN, 110.0, 120.0, 8.0)
+    assert Outcome(CLOUD_HPC, records, [], 99.0, 131.0).pipeline_s == 32
 
 
 @pytest.fixture

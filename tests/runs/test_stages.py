@@ -23,9 +23,9 @@ from kit.experiments import GatesNotPassed
 from kit.experiments.fashion_mnist import training
 from kit.experiments.fashion_mnist.images import LABELS, Dataset, read_folder
 from kit.experiments.fashion_mnist.parameters import Parameters
-from kit.experiments.running import Data
+from kit.experiments.running import Data, Trained
 from kit.runs import stages
-from kit.runs.follow import time_of_starts
+from kit.runs.follow import time_of_starts, times_of_training
 from kit.runs.objects import StageStore
 from kit.runs.stages import EVALUATE, PREPROCESS_TRAIN
 from kit.store import open_store
@@ -226,7 +226,9 @@ def test_a_training_killed_in_its_second_epoch_resumes_there_with_the_same_resul
         train(data)
     assert uploaded.record(PREPROCESS_TRAIN) is None
     train(data)
-    assert uploaded.finished(PREPROCESS_TRAIN)["resumed_step"] == 100
+    record = uploaded.finished(PREPROCESS_TRAIN)
+    assert (record["resumed_step"], record["resumed"]) == (100, True)
+    assert record["time"]["total-seconds"] >= record["training"]["total-seconds"]
     broken = weights(uploaded)
     uploaded.store.delete(f"runs/{RUN}/preprocess-train.json")
     train(data)
@@ -472,3 +474,23 @@ def test_a_stage_killed_while_its_job_ran_reports_the_seconds_of_both_starts(
     monkeypatch.setattr(time, "time", lambda: end)
     record = time_of_starts("cloud-hpc-train", 100.0, started_again, 25.0)
     assert (record["start-time"], record["total-seconds"]) == (100.0, seconds)
+
+
+@pytest.mark.parametrize(
+    ("began", "seconds", "first", "total", "training", "resumed"),
+    [
+        (203.0, 17.0, 200.0, 25.0, 18.0, False),  # in this start
+        (100.0, 48.0, 100.0, 25.0 + 30.0, 48.0, True),  # 30 s of it before this start
+        (100.0, 17.0, 100.0, 25.0, 18.0, True),  # killed before its first checkpoint
+    ],
+)
+def test_a_training_that_resumed_counts_the_seconds_of_earlier_starts(
+    monkeypatch: pytest.MonkeyPatch, began, seconds, first, total, training, resumed
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 225.0)
+    trained = Trained(began, 221.0, seconds, 0)
+    got = times_of_training("train", 200.0, trained, {"download": 2.0, "training": 18.0})
+    assert got["time"]["start-time"] == first
+    assert got["time"]["total-seconds"] == total
+    assert got["spans"] == {"download": 2.0, "training": training}
+    assert got["resumed"] is resumed

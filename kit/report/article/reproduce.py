@@ -12,7 +12,7 @@ from kit.base import Json, KitError, UsageError
 from kit.base.settings import Settings, load
 from kit.report.article.figures import column_of
 from kit.report.noise import compare
-from kit.report.table import WIDTH, build_table, columns, read_table, to_form
+from kit.report.table import ABOUT_RESUMED, WIDTH, build_table, columns, read_table, to_form
 from kit.runs import notebooks
 from kit.tracking import Logged
 
@@ -64,6 +64,9 @@ def summary(record: Json | None) -> str:
     figures = ", ".join(f"{k} {v:.5g}" for k, v in {**record["figures"], **shown}.items())
     text = f"  {record['run']}: {figures}"
     lines = [textwrap.fill(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False)]
+    if record.get("resumed") and "pipeline_s" in record["figures"]:
+        note = textwrap.fill(ABOUT_RESUMED, WIDTH - 2, break_on_hyphens=False)
+        lines.append(textwrap.indent(note, "  "))
     if warning := record["data"].get("warning"):
         lines.append(f"  data: {warning}")
     if "tracking" in record and (note := Logged(**record["tracking"]).sentence()):

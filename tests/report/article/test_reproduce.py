@@ -82,6 +82,16 @@ def test_the_summary_of_a_run_has_its_figures():
     assert reproduce.summary(None) == "  done"
 
 
+def test_the_summary_of_a_resumed_pipeline_says_what_its_seconds_are():
+    figures = {"pipeline_s": 44.0}
+    record = {"run": "cloud-a-1", "figures": figures, "data": {}, "resumed": False}
+    assert "interrupted" not in reproduce.summary(record)
+    words = " ".join(reproduce.summary(record | {"resumed": True}).split())
+    assert "pipeline s is the last start and what the components had done before it" in words
+    local = {"run": "local-a-1", "figures": {"training_s": 1.0}, "data": {}, "resumed": True}
+    assert "pipeline" not in reproduce.summary(local)
+
+
 def test_the_summary_names_a_fault_of_the_data_and_a_run_that_waits_for_mlflow():
     record = {
         "run": "local-a-1",
