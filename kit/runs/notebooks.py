@@ -1,6 +1,7 @@
 """Run the notebooks by papermill: parameters checked first, the executed copy kept with its run."""
 
 import ast
+import asyncio
 import contextlib
 import os
 import re
@@ -213,9 +214,21 @@ def _started_kernel(folder: Path, began: float) -> Iterator[Any]:
     try:
         yield manager
     finally:  # all is on disk; a graceful end takes three seconds
+        run_sync(_end_tasks)()
         run_sync(manager.shutdown_kernel)(now=True)
         for client in clients:
             client.stop_channels()
+
+
+async def _end_tasks() -> None:
+    """End what an interrupted cell has left in the event loop.
+
+    nbclient 0.11 waits on in it: it reports the end of the kernel as a failure, with a traceback.
+    """
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """The notebooks: their form, and that they run from the root and from their own folder."""
 
+import asyncio
+import gc
 import json
 import os
 import signal
@@ -230,6 +232,26 @@ def test_a_killed_run_resumes_under_its_id_and_ends_as_an_uninterrupted_one(envi
     assert whole["metrics"] == line["metrics"]
     other = base / "runs" / whole["run"] / "out/model.safetensors"
     assert other.read_bytes() == (folder / "out/model.safetensors").read_bytes()
+
+
+def test_an_interrupted_cell_says_no_more_when_its_kernel_is_ended(caplog):
+    """nbclient makes an error of the cancelled wait, which asyncio reports if nobody takes it."""
+
+    async def cell():
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise RuntimeError("Kernel died") from None
+
+    async def interrupted():
+        task = asyncio.create_task(cell())
+        await asyncio.sleep(0)
+        await notebooks._end_tasks()
+        return task.done()
+
+    assert asyncio.run(interrupted())
+    gc.collect()
+    assert caplog.text == ""
 
 
 def test_one_profile_serves_budget_run_and_results():
