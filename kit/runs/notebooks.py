@@ -113,14 +113,20 @@ def _names(defaults: Mapping[str, Any], fields: Iterable[str], gates: Iterable[s
     return [*names, *fields, *gates]
 
 
+def _kind(value: object) -> str:
+    """The type of a value with its article: an int, a str."""
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
 def _check_type(notebook: Path, name: str, value: Any, default: Any) -> None:
     """Raise UsageError when a value has another type than its default; None accepts any."""
     if isinstance(default, float) and type(value) is int:
         return
     if default is not None and type(value) is not type(default):
         raise UsageError(
-            f"parameter {name} of {notebook.stem} is {value!r}, a {type(value).__name__}",
-            next_step=f"give a {type(default).__name__}, such as {default!r}",
+            f"parameter {name} of {notebook.stem} is {value!r}, {_kind(value)}",
+            next_step=f"give {_kind(default)}, such as {default!r}",
         )
 
 

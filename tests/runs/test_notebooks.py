@@ -70,8 +70,8 @@ def test_the_notebooks_defaults_are_the_experiments(name):
         ({"epochs": True}, "epochs = True is not valid"),
         ({"epochs": 0}, "epochs = 0 is not valid"),
         ({"min_accuracy": 0.5}, "no parameter 'min_accuracy'"),
-        ({"fresh": 1}, "fresh of local is 1, a int"),
-        ({"profile": 3}, "profile of local is 3, a int"),
+        ({"fresh": 1}, "fresh of local is 1, an int"),
+        ({"profile": 3}, "profile of local is 3, an int"),
     ],
 )
 def test_a_parameter_that_cannot_be_is_refused_before_a_kernel_starts(values, message):
