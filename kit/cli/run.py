@@ -205,7 +205,9 @@ def sweep_command(
         counts, folder = record["sweep"], settings.profile_dir / "runs" / record["run"]
         done = f"{counts['done']} of {counts['trials']} trials done"
         click.echo(f"{record['run']}: {done}, {counts['failed']} failed")
-        click.echo(f"  best: {named(counts['best'])}")
+        primary, metrics = record.get("primary", ""), record.get("metrics", {})
+        score = f": {primary} {metrics[primary]:.4g}" if primary in metrics else ""
+        click.echo(f"  best: {named(counts['best'])}{score}")
         if counts["not_run"]:
             click.echo(f"  {counts['not_run']} not run: the same command runs them")
         click.echo(f"  files: {folder} (trials.json, sweep.ipynb)")

@@ -79,7 +79,10 @@ def runs_command(ctx: click.Context, run: str | None, profile: str | None, as_js
     rows.sort(key=lambda row: (RunState[row.state].finished, row.run))
     echo_rows(rows, as_json, _cells)
     if not rows:
-        click.echo("no runs on this site yet: kit run cloud-hpc, kit submit", err=True)
+        click.echo(
+            "no runs on this site yet: kit run cloud-hpc, kit submit; kit bill lists the others",
+            err=True,
+        )
     ctx.exit(0 if all(row.known for row in rows) else EXIT_UNKNOWN)
 
 

@@ -114,11 +114,12 @@ def test_the_end_of_a_sweep_says_what_a_cancel_has_left(executed, monkeypatch, n
     sweep = {"done": 24 - not_run, "trials": 24, "failed": 0, "not_run": not_run}
     sweep["best"] = {"learning_rate": 0.01, "seed": 3}
     record = {"run": "cloud-hpc-0123456789ab-1", "sweep": sweep}
+    record |= {"primary": "accuracy", "metrics": {"accuracy": 0.985}}
     monkeypatch.setattr(notebooks, "run_notebook", lambda *_: record)
     done = CliRunner().invoke(cli, ["sweep", "local", "-p", "seed", "1..24"])
     assert done.exit_code == 0, done.output
     assert ("21 not run: the same command runs them" in done.stdout) == bool(not_run)
-    assert "  best: learning_rate 0.01, seed 3\n" in done.stdout
+    assert "  best: learning_rate 0.01, seed 3: accuracy 0.985\n" in done.stdout
 
 
 @pytest.mark.parametrize(
