@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.base import KitError, Rows, UsageError, write_bytes
+from kit.base import WIDTH, KitError, Rows, UsageError, write_bytes
 from kit.base.settings import Settings
 from kit.billing import bill_advice, bill_of_run, bill_rows, bill_summary
 from kit.report import plots
@@ -17,7 +17,6 @@ from kit.report.experiments import experiment_table, own_tables
 from kit.report.intervals import read_spreads
 from kit.report.noise import INTERVAL, OVER_SEEDS, compare, seconds_by_kind
 from kit.report.table import (
-    WIDTH,
     Column,
     Table,
     build_table,

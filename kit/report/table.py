@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.base import ROOT, DataError, Json, read_history, to_csv, to_latex, to_markdown
+from kit.base import ROOT, WIDTH, DataError, Json, read_history, to_csv, to_latex, to_markdown
 from kit.base.settings import Settings
 from kit.experiments import DEFAULT
 from kit.report.article.figures import (
@@ -30,7 +30,6 @@ from kit.report.parameters import differing, parameter_note, parameter_rows, tra
 from kit.runs.history import TARGETS
 
 NOTEBOOKS = ROOT / "notebooks"
-WIDTH = 100  # columns of a terminal
 CELL_WIDTH = 14
 RESUMED = "resumed"
 ABOUT_RESUMED = (

@@ -8,11 +8,11 @@ import os
 import textwrap
 from collections.abc import Callable
 
-from kit.base import Json, KitError, UsageError
+from kit.base import WIDTH, Json, KitError, UsageError
 from kit.base.settings import Settings, load
 from kit.report.article.figures import column_of
 from kit.report.noise import compare
-from kit.report.table import ABOUT_RESUMED, WIDTH, build_table, columns, read_table, to_form
+from kit.report.table import ABOUT_RESUMED, build_table, columns, read_table, to_form
 from kit.runs import notebooks
 from kit.tracking import Logged
 

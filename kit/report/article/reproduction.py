@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.base import (
+    WIDTH,
     DataError,
     Json,
     git_state,
@@ -27,7 +28,7 @@ from kit.report.article.figures import (
 )
 from kit.report.intervals import wilson
 from kit.report.page import Part, Section, render
-from kit.report.table import WIDTH, test_items
+from kit.report.table import test_items
 from kit.slurm import PUBLISHED
 
 NEAR = 0.2
